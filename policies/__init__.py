@@ -1,0 +1,1 @@
+"""nprobot: robot controllers that learn without backpropagation."""
