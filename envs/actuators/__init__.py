@@ -1,0 +1,1 @@
+"""Models of noisy actuators and the wrappers that put them before a robot."""

@@ -1,0 +1,1 @@
+"""Regression data of robots: generated from MuJoCo models or loaded from files."""

@@ -1,0 +1,1 @@
+"""stable-baselines3 algorithms that learn by node perturbation."""

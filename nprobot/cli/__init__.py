@@ -1,0 +1,1 @@
+"""The command line: one program, `nprobot`, with one module a command."""

@@ -1,0 +1,1 @@
+"""Training runs on disk: configuration, run folder, checkpoints, evaluation."""
