@@ -1,0 +1,172 @@
+"""What node perturbation needs of each kind of layer: pre-activation, input, weight gradient.
+
+A new kind of layer costs one class here and a line in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from nprobot.policies.layers import (
+    BiasHead,
+    DecorrelatedConv2d,
+    DecorrelatedLinear,
+    patches,
+)
+
+from .errors import UnsupportedLayerError
+
+
+class NodeLayer:
+    """A layer with nodes, for the length of one learning step.
+
+    Args:
+        name: of the module within the network.
+        module: the layer.
+    """
+
+    supports: ClassVar[tuple[type[nn.Module], ...]]
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name = name
+        self.module = module
+
+    def pre_activation(self, x: Tensor) -> Tensor:
+        """``a = W x* + b``, shape (rows, *units)."""
+        raise NotImplementedError
+
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        """What the weights multiply, ``x* = R x``, in the form that `accumulate` takes."""
+        raise NotImplementedError
+
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        """Add the outer product of node errors (B, *units) and `x` to the parameters' `.grad`."""
+        raise NotImplementedError
+
+
+class LinearNodes(NodeLayer):
+    """Nodes of a `Linear` or `DecorrelatedLinear` layer."""
+
+    supports = (nn.Linear, DecorrelatedLinear)
+    module: nn.Linear
+
+    def __init__(self, name: str, module: nn.Linear) -> None:
+        super().__init__(name, module)
+        # Folded once a step, so that clean and noisy passes cost what a plain layer does, and so
+        # that both round alike: their difference is what the rules measure.
+        self.weight = (
+            module.folded_weight() if isinstance(module, DecorrelatedLinear) else module.weight
+        )
+
+    @override
+    def pre_activation(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.module.bias)
+
+    @override
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        module = self.module
+        return module.decorrelated_input(x) if isinstance(module, DecorrelatedLinear) else x
+
+    @override
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        error, x = error.reshape(-1, error.shape[-1]), x.reshape(-1, x.shape[-1])
+        add_gradient(self.module.weight, error.mT, x)
+        add_gradient(self.module.bias, error)
+
+
+class ConvolutionNodes(NodeLayer):
+    """Nodes of a `Conv2d` or `DecorrelatedConv2d` layer: one for each channel and position."""
+
+    supports = (nn.Conv2d, DecorrelatedConv2d)
+    module: nn.Conv2d
+
+    def __init__(self, name: str, module: nn.Conv2d) -> None:
+        super().__init__(name, module)
+        if module.groups != 1:
+            raise UnsupportedLayerError(
+                f"convolution {name!r} has groups={module.groups}; only groups=1 can be perturbed"
+            )
+        self.weight = (
+            module.folded_weight() if isinstance(module, DecorrelatedConv2d) else module.weight
+        )
+
+    @override
+    def pre_activation(self, x: Tensor) -> Tensor:
+        return self.module._conv_forward(x, self.weight, self.module.bias)
+
+    @override
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        module = self.module
+        if isinstance(module, DecorrelatedConv2d):
+            return module.decorrelated_input(x)
+        return patches(module, x)
+
+    @override
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        # Positions are samples that share the weights: (B, channels, positions) to rows of nodes.
+        error = error.flatten(2).mT.flatten(0, 1)
+        add_gradient(self.module.weight, error.mT, x.flatten(0, 1))
+        add_gradient(self.module.bias, error)
+
+
+class BiasNodes(NodeLayer):
+    """Nodes of a `BiasHead`."""
+
+    supports = (BiasHead,)
+    module: BiasHead
+
+    @override
+    def pre_activation(self, x: Tensor) -> Tensor:
+        return self.module.bias.repeat(x.shape[0], 1)
+
+    @override
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        return x
+
+    @override
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        add_gradient(self.module.bias, error)
+
+
+KINDS: dict[type[nn.Module], type[NodeLayer]] = {
+    module: kind for kind in (LinearNodes, ConvolutionNodes, BiasNodes) for module in kind.supports
+}
+
+
+def node_layers(network: nn.Module) -> list[NodeLayer]:
+    """The layers of a network that have nodes to perturb: those with a trainable parameter.
+
+    Raises:
+        UnsupportedLayerError: a trainable parameter lives in another kind of module.
+    """
+    layers = []
+    for name, module in network.named_modules():
+        own = cast("dict[str, Tensor | None]", module._parameters)
+        if not own or not any(p is not None and p.requires_grad for p in own.values()):
+            continue
+        # By exact type: a subclass may compute something else.
+        kind = KINDS.get(type(module))
+        if kind is None:
+            known = ", ".join(module.__name__ for module in KINDS)
+            raise UnsupportedLayerError(
+                f"module {name or 'network'!r} ({type(module).__name__}) has parameters "
+                f"({', '.join(own)}) that node perturbation cannot reach; parameters must live in "
+                f"{known}. Replace the module, or freeze its parameters (requires_grad_(False))."
+            )
+        layers.append(kind(name, module))
+    return layers
+
+
+def add_gradient(parameter: nn.Parameter | None, error: Tensor, x: Tensor | None = None) -> None:
+    """Accumulate ``error @ x`` (or, without x, the sum of the rows of `error`) as autograd does."""
+    if parameter is None or not parameter.requires_grad:
+        return
+    gradient = error.sum(0) if x is None else (error @ x).view_as(parameter)
+    if parameter.grad is None:
+        parameter.grad = gradient
+    else:
+        parameter.grad += gradient

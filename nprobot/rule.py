@@ -1,0 +1,262 @@
+"""What all learning rules share: settings, noise stream, decorrelation, counters, saved state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from .activity import Activity, Tree
+from .decorrelation import decorrelated_layers, mean_square_correlation, update
+from .errors import NonFiniteLossError, PerSampleLossError, RuleError
+from .noise import NoiseSource
+
+Loss = Callable[[Tree], Tensor]
+"""From a network's outputs (..., B, out) to one loss per sample (..., B)."""
+
+
+class LearningRule(ABC):
+    """What all rules share: their settings, the noise stream, decorrelation, counters, saved state.
+
+    Args:
+        decorrelated: whether `decorrelate` updates R; see `nprobot.learning_rule`.
+        sigma: standard deviation σ of the node noise.
+        samples: K, noisy passes averaged in one step.
+        noise: ``"gaussian"`` or ``"rademacher"``.
+        seed: of the noise stream; None draws one.
+        decorrelation_lr: step size η_R of R.
+        whitening: share κ of the update of R that also drives the variances to 1.
+        decorrelation_interval: update R in every so-manieth call of `decorrelate`.
+
+    Attributes:
+        forward_passes: network passes of one sample spent so far.
+        backward_passes: the same for backpropagation.
+
+    Raises:
+        RuleError: a setting is out of range.
+    """
+
+    plain_name: ClassVar[str]
+    """Of the rule without decorrelation."""
+
+    def __init__(
+        self,
+        *,
+        decorrelated: bool = False,
+        sigma: float = 1e-3,
+        samples: int = 1,
+        noise: str = "gaussian",
+        seed: int | None = None,
+        decorrelation_lr: float = 1e-3,
+        whitening: float = 0.0,
+        decorrelation_interval: int = 1,
+    ) -> None:
+        _require(0.0 < sigma < float("inf"), "sigma", sigma, "a finite number above 0")
+        _require(samples >= 1 and int(samples) == samples, "samples", samples, "an integer from 1")
+        _require(0.0 <= decorrelation_lr < 1.0, "decorrelation_lr", decorrelation_lr, "in [0, 1)")
+        _require(0.0 <= whitening <= 1.0, "whitening", whitening, "in [0, 1]")
+        _require(
+            decorrelation_interval >= 1 and int(decorrelation_interval) == decorrelation_interval,
+            "decorrelation_interval",
+            decorrelation_interval,
+            "an integer from 1",
+        )
+        self.decorrelated = decorrelated
+        self.sigma = float(sigma)
+        self.samples = int(samples)
+        self.source = NoiseSource(noise, seed)
+        self.decorrelation_lr = float(decorrelation_lr)
+        self.whitening = float(whitening)
+        self.decorrelation_interval = int(decorrelation_interval)
+        self.forward_passes = 0
+        self.backward_passes = 0
+        self._decorrelate_calls: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+        self._layer_inputs: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+
+    @property
+    def name(self) -> str:
+        """The name that `nprobot.learning_rule` knows it by."""
+        return f"d{self.plain_name}" if self.decorrelated else self.plain_name
+
+    @property
+    def noise(self) -> str:
+        """Distribution of the node noise."""
+        return self.source.distribution
+
+    @abstractmethod
+    def backward(
+        self,
+        network: nn.Module,
+        inputs: Tree,
+        loss: Loss,
+        *,
+        noise: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Estimate the gradient of the mean loss and add it to the parameters' `.grad`.
+
+        Args:
+            network: any module whose parameters live in `Linear`, `Conv2d`, their decorrelated
+                versions or a `BiasHead`.
+            inputs: a batch, tensor (B, ...) or a tuple or dict of such.
+            loss: maps the network's outputs, tensors (..., B, out), to one loss per sample and per
+                leading direction axis, (..., B).
+            noise: explicit perturbations, one tensor (K, B, units) for each perturbed layer in
+                forward order, instead of drawn ones; to replay a step.
+
+        Returns:
+            The clean loss of every sample, shape (B,), without gradient.
+
+        Raises:
+            UnsupportedLayerError: a parameter lives in another kind of module.
+            PerSampleLossError: the loss is not one number per sample.
+            NonFiniteLossError: a loss is NaN or infinite.
+            NoiseShapeError: `noise` does not fit.
+        """
+
+    @torch.no_grad()
+    def decorrelate(self, network: nn.Module) -> None:
+        """Update R of every decorrelated layer from the inputs of the last `backward` call.
+
+        ``R ← R − η_R [(1 − κ) C R + κ diag(v) R]`` with C the mean of ``x* x*ᵀ`` over the batch,
+        its diagonal set to zero, and v the mean of ``x*² − 1``. Does nothing for a plain rule.
+
+        Raises:
+            RuleError: the network has no decorrelated layer, or `backward` has not seen it yet.
+        """
+        if not self.decorrelated:
+            return
+        calls = self._decorrelate_calls.get(network, 0)
+        self._decorrelate_calls[network] = calls + 1
+        layers = decorrelated_layers(network)
+        if calls % self.decorrelation_interval:
+            return
+        for name, layer in layers:
+            if (x := self._layer_inputs.get(layer)) is None:
+                raise RuleError(
+                    f"decorrelate() needs the inputs of layer {name!r}: call backward() on this "
+                    "network first"
+                )
+            update(layer.R, x, self.decorrelation_lr, self.whitening)
+
+    def decorrelation_loss(self, network: nn.Module) -> float:
+        """Mean squared correlation between a layer's decorrelated inputs, averaged over layers.
+
+        0 means uncorrelated inputs, 1 means that all inputs are copies of each other. From the
+        inputs of the last `backward` call; NaN before it.
+        """
+        seen = [x for m in network.modules() if (x := self._layer_inputs.get(m)) is not None]
+        return sum(map(mean_square_correlation, seen)) / len(seen) if seen else float("nan")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and the place in the noise stream; settings are not part of it."""
+        return {
+            "forward_passes": self.forward_passes,
+            "backward_passes": self.backward_passes,
+            "noise": self.source.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.forward_passes = int(state["forward_passes"])
+        self.backward_passes = int(state["backward_passes"])
+        self.source.load_state_dict(state["noise"])
+
+    def __repr__(self) -> str:
+        settings = (
+            f"sigma={self.sigma:g}, samples={self.samples}, noise={self.source.distribution!r}"
+        )
+        if self.decorrelated:
+            settings += f", decorrelation_lr={self.decorrelation_lr:g}"
+        return f"{type(self).__name__}({self.full_name!r}, {settings})"
+
+    def _remember_inputs(self, activity: Activity) -> None:
+        for call in activity.calls:
+            self._layer_inputs[call.layer.module] = call.inputs.detach()
+
+
+class PerturbationRule(LearningRule):
+    """A rule that needs forward passes only; autograd is off while it runs."""
+
+    @override
+    @torch.no_grad()
+    def backward(
+        self,
+        network: nn.Module,
+        inputs: Tree,
+        loss: Loss,
+        *,
+        noise: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        activity = Activity(network, inputs)
+        clean_loss = per_sample(loss, activity.outputs, (activity.batch,))
+        if noise is None:
+            shape = (self.samples, activity.batch, activity.size)
+            perturbation = self.source.draw(shape, activity.like).mul_(self.sigma)
+        else:
+            perturbation = activity.join(noise)
+        samples = perturbation.shape[0]
+
+        def delta_loss(outputs: Tree) -> Tensor:
+            """``δL = L(noisy) − L(clean)``, shape (K, B)."""
+            return per_sample(loss, outputs, (samples, activity.batch)) - clean_loss
+
+        activity.accumulate(self.node_error(activity, perturbation, delta_loss))
+        self._remember_inputs(activity)
+        self.forward_passes += activity.batch * (1 + samples * self.noisy_passes(activity))
+        return clean_loss
+
+    def noisy_passes(self, activity: Activity) -> int:
+        """Noisy passes that one draw of the noise takes."""
+        return 1
+
+    @abstractmethod
+    def node_error(
+        self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
+    ) -> Tensor:
+        """Estimate of dL/da for each node and sample, L being the mean loss of the batch.
+
+        Args:
+            activity: of the clean pass, ready for noisy ones.
+            noise: ε of every node, shape (K, B, N); may be overwritten.
+            delta_loss: from the outputs of a noisy pass to δL, shape (K, B).
+
+        Returns:
+            Node errors averaged over the K draws and divided by B, shape (B, N).
+        """
+
+
+def per_sample(loss: Loss, outputs: Tree, shape: tuple[int, ...]) -> Tensor:
+    """Evaluate a loss and check that it is one finite number per sample.
+
+    Raises:
+        PerSampleLossError: the loss has another shape.
+        NonFiniteLossError: a loss is NaN or infinite.
+    """
+    losses = loss(outputs)
+    if not isinstance(losses, Tensor) or losses.shape != shape:
+        given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise PerSampleLossError(
+            f"loss must return one number per sample, shape {shape} (draws x samples) for outputs "
+            f"with these leading axes; got {given}. A loss averaged over the batch mixes the noise "
+            "of all samples and tells a node nothing: drop the mean over the batch, and reduce "
+            "over the last axis only, for example ((y - target) ** 2).mean(-1)."
+        )
+    # A finite sum is enough, one number to fetch; only if it is not, look at each.
+    if not torch.isfinite(losses.sum()) and not torch.isfinite(losses).all():
+        bad = (~torch.isfinite(losses)).nonzero()[0].tolist()
+        raise NonFiniteLossError(
+            f"loss of sample {bad[-1]} is {losses[tuple(bad)].item()}"
+            f" ({int((~torch.isfinite(losses)).sum())} of {losses.numel()} are not finite); "
+            "look for too high a learning rate, or for bad values in the inputs or targets"
+        )
+    return losses
+
+
+def _require(met: bool, name: str, value: object, allowed: str) -> None:
+    if not met:
+        raise RuleError(f"{name} must be {allowed}, got {value!r}")

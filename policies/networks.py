@@ -1,0 +1,72 @@
+"""Plain and decorrelated multi-layer perceptrons."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from .errors import ArchitectureError
+from .layers import DecorrelatedLinear
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
+}
+"""Activations by name; the leaky ReLU has the slope 0.2 of the authors' code."""
+
+
+def mlp(
+    sizes: Sequence[int],
+    activation: str | Callable[[], nn.Module] = "tanh",
+    decorrelated: bool = False,
+    output_activation: str | Callable[[], nn.Module] | None = None,
+) -> nn.Sequential:
+    """A multi-layer perceptron, ``Linear, activation, Linear, …, Linear``.
+
+    Args:
+        sizes: units of every layer, input and output included: ``[21, 64, 64, 7]``.
+        activation: a name from `ACTIVATIONS`, or a module class, between the layers.
+        decorrelated: make every layer a `DecorrelatedLinear`; pass ``rule.decorrelated``.
+        output_activation: the same after the last layer; none by default.
+
+    Returns:
+        The network, inputs (B, sizes[0]) to outputs (B, sizes[-1]), initialised as PyTorch does.
+
+    Raises:
+        ArchitectureError: fewer than two sizes, a size below 1, or an unknown activation.
+    """
+    if len(sizes) < 2 or any(int(size) != size or size < 1 for size in sizes):
+        raise ArchitectureError(
+            "sizes must hold at least an input and an output size, all positive integers, "
+            f"got {list(sizes)}"
+        )
+    layer = DecorrelatedLinear if decorrelated else nn.Linear
+    modules: list[nn.Module] = []
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        if i:
+            modules.append(_activation(activation))
+        modules.append(layer(fan_in, fan_out))
+    if output_activation is not None:
+        modules.append(_activation(output_activation))
+    return nn.Sequential(*modules)
+
+
+def _activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
+    if callable(activation):
+        return activation()
+    if activation not in ACTIVATIONS:
+        near = difflib.get_close_matches(activation, ACTIVATIONS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ArchitectureError(
+            f"unknown activation {activation!r}{hint} Known: {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[activation]()
