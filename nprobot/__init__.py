@@ -1,1 +1,50 @@
-"""nprobot: robot controllers that learn without backpropagation."""
+"""nprobot: robot controllers that learn without backpropagation.
+
+Importing it registers the environments and loads nothing heavy; everything else, torch included, is
+imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from . import envs as envs
+from . import policies as policies
+
+if TYPE_CHECKING:
+    from .algorithms.ppo import PPO
+    from .gradient_alignment import Alignment, alignment
+    from .rules import RULES, LearningRule, learning_rule
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "PPO": "algorithms.ppo",
+    "Alignment": "gradient_alignment",
+    "alignment": "gradient_alignment",
+    "RULES": "rules",
+    "LearningRule": "rule",
+    "learning_rule": "rules",
+}
+
+__all__ = [  # noqa: RUF022 - in the order of the modules
+    "envs",
+    "policies",
+    "PPO",
+    "Alignment",
+    "alignment",
+    "RULES",
+    "LearningRule",
+    "learning_rule",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

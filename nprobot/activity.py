@@ -233,7 +233,7 @@ def _tanh_modules(network: nn.Module) -> list[nn.Module]:
 
 
 def _tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent by numpy on the CPU: a tenth of `torch.tanh`'s time (scripts/speed.py).
+    """The hyperbolic tangent by numpy on the CPU: a tenth of `torch.tanh`'s time.
 
     At K = 16 the tanh of noisy passes took as long as their matrix products.
     """
