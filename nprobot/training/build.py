@@ -1,0 +1,128 @@
+"""From a run's configuration to the model that learns, and back to the settings in use."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from nprobot.algorithms.ppo import PPO
+from nprobot.policies.export import ACTIVATION_NAMES
+from nprobot.policies.networks import ACTIVATIONS
+
+from .config import (
+    DEFAULT_STEPS,
+    AlgorithmOptions,
+    LearningOptions,
+    NetworkOptions,
+    RunConfig,
+)
+from .environments import find_spec
+from .seeds import Seeds
+
+Model = PPO
+ALGORITHM_CLASSES: dict[str, type[Model]] = {"ppo": PPO}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda remaining: 1.0,
+    "linear": lambda remaining: remaining,
+    "cosine": lambda remaining: 0.5 - 0.5 * math.cos(math.pi * remaining),
+}
+"""Learning rate, as a share of the first one, over the share of the run that remains."""
+
+SOLVING_EVALUATION = 10_000
+"""Steps between the evaluations of a run that an evaluation can stop."""
+
+
+def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Model:
+    """The algorithm on its environments, seeded, ready to learn.
+
+    Args:
+        config: the run; what it leaves open is the algorithm's default.
+        env: from `make_vector`.
+        device: torch device.
+    """
+    seeds = Seeds.spawn(config.seed)
+    learning = config.learning
+    rule_settings = {
+        "samples": config.samples,
+        "sigma": learning.sigma,
+        "noise": learning.noise,
+        "decorrelation_lr": learning.decorrelation_lr,
+    }
+    policy_settings: dict[str, Any] = {
+        "net_arch": config.network.hidden and list(config.network.hidden),
+        "activation_fn": config.network.activation and ACTIVATIONS[config.network.activation],
+    }
+    model = ALGORITHM_CLASSES[config.algo](
+        "MlpPolicy",
+        env,
+        learning.learning_rate,
+        rule=config.rule,
+        rule_kwargs={"seed": seeds.rule, **_given(rule_settings)},
+        policy_kwargs=_given(policy_settings),
+        seed=seeds.torch,
+        device=device,
+        **_given(dataclasses.asdict(config.algorithm)),
+    )
+    if learning.lr_schedule is not None:
+        start, share = float(model.lr_schedule(1.0)), SCHEDULES[learning.lr_schedule]
+        model.lr_schedule = lambda remaining: start * share(remaining)
+    env.gamma = model.gamma  # rewards are scaled by the spread of the return that is learned
+    env.seed(seeds.environments)  # SB3 has seeded them with its own seed
+    return model
+
+
+def resolve(config: RunConfig, model: Model) -> RunConfig:
+    """The same configuration with every default that is in use filled in."""
+    steps = config.steps or DEFAULT_STEPS
+    stop_at = config.stop_at
+    if config.steps is None and stop_at is None:
+        stop_at = find_spec(config.env).reward_threshold
+    evaluate_every = config.evaluate_every
+    if stop_at is not None and evaluate_every is None:
+        evaluate_every = SOLVING_EVALUATION
+    rule, schedule = model.rule, config.learning.lr_schedule
+    if schedule is None and not callable(model.learning_rate):
+        schedule = "constant"
+    return dataclasses.replace(
+        config,
+        steps=steps,
+        stop_at=stop_at,
+        samples=rule.samples,
+        normalise=config.normalise or "on",
+        checkpoint_every=config.checkpoint_every or max(steps // 10, 1),
+        evaluate_every=evaluate_every,
+        learning=LearningOptions(
+            learning_rate=float(model.lr_schedule(1.0)),
+            lr_schedule=schedule,
+            sigma=rule.sigma,
+            noise=rule.noise,  # type: ignore[arg-type]
+            decorrelation_lr=rule.decorrelation_lr,
+        ),
+        network=_network(model.policy.mlp_extractor.policy_net, config.network.activation),
+        algorithm=AlgorithmOptions(
+            **{
+                field.name: _number(getattr(model, field.name))
+                for field in dataclasses.fields(AlgorithmOptions)
+            }
+        ),
+    )
+
+
+def _network(hidden_layers: nn.Sequential, activation: str | None) -> NetworkOptions:
+    hidden = tuple(m.out_features for m in hidden_layers if isinstance(m, nn.Linear))
+    names = [ACTIVATION_NAMES[type(m)] for m in hidden_layers if type(m) in ACTIVATION_NAMES]
+    return NetworkOptions(hidden, activation or (names[0] if names else None))
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401
+    """A setting as a number; SB3 keeps some of them as schedules."""
+    return float(value(1.0)) if callable(value) else value

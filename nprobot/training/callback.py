@@ -1,0 +1,184 @@
+"""What happens during a run beside learning: checkpoints, evaluations, checks, news."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from typing_extensions import override
+
+from nprobot.policies.export import export_policy
+from nprobot.policies.policy import Policy, Task
+
+from . import environments
+from .build import Model
+from .checkpoints import save_checkpoint
+from .errors import NonFiniteError
+from .evaluation import Evaluation, evaluate
+from .reporting import Progress, Reporter
+from .run_folder import RunFolder
+from .seeds import Seeds
+from .versions import versions
+
+NEWS_INTERVAL = 64
+"""Calls of the vectorised environment's `step` between two reports of progress."""
+
+
+class StopTraining(Exception):
+    """Ends `learn` between two updates, where the state of the run is whole."""
+
+
+class RunCallback(BaseCallback):
+    """Accompanies a run.
+
+    Everything that looks at the policy or ends the run is done in `_on_rollout_start`: between two
+    updates, when no rollout is half collected.
+
+    Args:
+        folder: of the run.
+        reporter: who wants the news.
+        elapsed: seconds that earlier sessions of the run took.
+
+    Attributes:
+        stop_requested: set it to end the run after the update at hand.
+    """
+
+    model: Model
+
+    def __init__(self, folder: RunFolder, reporter: Reporter, elapsed: float = 0.0) -> None:
+        super().__init__()
+        self.folder = folder
+        self.config = folder.config
+        self.reporter = reporter
+        self.stop_requested = False
+        self._started = time.perf_counter() - elapsed
+        self._elapsed_before = elapsed
+        self._last_seen_step = 0
+        self._returns: list[float] = []
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the run has taken, all sessions together."""
+        return time.perf_counter() - self._started
+
+    @override
+    def _on_training_start(self) -> None:
+        self._first_step = self._last_seen_step = self.model.num_timesteps
+        self._news()
+
+    @override
+    def _on_rollout_start(self) -> None:
+        self.check_finite()
+        if self._due(self.config.checkpoint_every):
+            self.save()
+        if self._due(self.config.evaluate_every):
+            self._evaluate()
+        self._last_seen_step = self.model.num_timesteps
+        if self.stop_requested:
+            raise StopTraining
+
+    @override
+    def _on_step(self) -> bool:
+        self._returns += [
+            info["episode"]["r"] for info in self.locals["infos"] if "episode" in info
+        ]
+        if self.n_calls % NEWS_INTERVAL == 0:
+            self._news()
+        return True
+
+    @override
+    def _on_rollout_end(self) -> None:
+        self._news()
+        if self._returns:
+            self.logger.record("rollout/ep_rew_last", statistics.fmean(self._returns))
+        self._returns.clear()
+
+    def policy(self) -> Policy:
+        """The policy as it is now, ready to deploy."""
+        return policy_of(self.model, self.folder)
+
+    def save(self) -> Path:
+        """Write a checkpoint."""
+        counters = {"elapsed_seconds": self.elapsed}
+        return save_checkpoint(self.folder.checkpoints, self.model, self.policy(), counters)
+
+    def _due(self, every: int | None) -> bool:
+        """Whether a multiple of `every` steps was passed since the last rollout began."""
+        if every is None:
+            return False
+        return self.model.num_timesteps // every > self._last_seen_step // every
+
+    def _evaluate(self) -> None:
+        config = self.config
+        evaluation = evaluate(self.policy(), seed=Seeds.spawn(config.seed).evaluation)
+        log_evaluation(self.model, evaluation)
+        step = f"step {self.model.num_timesteps:,}"
+        self.reporter.message(f"{step}: evaluated, return {evaluation}")
+        if config.stop_at is not None and evaluation.mean >= config.stop_at:
+            self.reporter.message(f"{step}: solved, return {config.stop_at:g} reached")
+            dump(self.model)
+            raise StopTraining
+
+    def check_finite(self) -> None:
+        """Refuse to go on with, or to save, a policy that has lost its numbers."""
+        for name, value in self.logger.name_to_value.items():
+            if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
+                raise NonFiniteError(f"{name.removeprefix('train/')} is {value}")
+        check_weights(self.model)
+
+    def _news(self) -> None:
+        now = self.model.num_timesteps
+        episodes = self.model.ep_info_buffer
+        seconds = self.elapsed - self._elapsed_before
+        assert self.config.steps is not None, "the configuration of a run folder is complete"
+        self.reporter.progress(
+            Progress(
+                steps=now,
+                total=self.config.steps,
+                mean_return=statistics.fmean(e["r"] for e in episodes) if episodes else math.nan,
+                steps_per_second=(now - self._first_step) / seconds if seconds else math.nan,
+            )
+        )
+
+
+def check_weights(model: Model) -> None:
+    """Raise `NonFiniteError` if a weight of the policy is NaN or infinite."""
+    for name, tensor in model.policy.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise NonFiniteError(f"{name} of the policy has become NaN or infinite")
+
+
+def log_evaluation(model: Model, evaluation: Evaluation) -> None:
+    """Record an evaluation under SB3's names, for the next row of the table."""
+    model.logger.record("eval/mean_reward", evaluation.mean)
+    model.logger.record("eval/std_reward", evaluation.sd)
+    model.logger.record("eval/mean_ep_length", statistics.fmean(evaluation.lengths))
+
+
+def dump(model: Model) -> None:
+    """Write what is recorded as a row of its own, beside the one of each update."""
+    model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+    model.logger.dump(model.num_timesteps)
+
+
+def policy_of(model: Model, folder: RunFolder) -> Policy:
+    """The policy of a model, with the task and where it comes from."""
+    config = folder.config
+    assert model.env is not None, "a run always has its environments"
+    env = model.env.get_attr("unwrapped", 0)[0]
+    task = Task(config.env, config.env_kwargs, environments.control_rate(env))
+    provenance = {
+        "algorithm": config.algo,
+        "rule": config.rule,
+        "samples": config.samples,
+        "seed": config.seed,
+        "steps": model.num_timesteps,
+        "forward_passes": model.rule.forward_passes,
+        "backward_passes": model.rule.backward_passes,
+        "versions": versions(),
+    }
+    return export_policy(model, task, provenance)

@@ -1,0 +1,208 @@
+"""The configuration of a training run: what is trained, on what, how, and for how long.
+
+An option that is None takes the default of the algorithm, the rule or the environment; the value
+in use is what `config.json` records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from .errors import ConfigError, UnknownNameError
+
+RULES = ("np", "inp", "anp", "dnp", "dinp", "danp", "bp", "dbp")
+ALGORITHMS = ("ppo",)
+ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "identity")
+
+DEFAULT_STEPS = 500_000
+EVALUATION_EPISODES = 20
+
+Options = TypeVar("Options", bound="_Options")
+
+
+class _Options:
+    """A frozen dataclass whose values are checked against `checks` when it is made."""
+
+    @classmethod
+    def from_dict(cls: type[Options], values: Mapping[str, Any], where: str = "") -> Options:
+        """The options in a JSON object.
+
+        Raises:
+            UnknownNameError: a key is not the name of an option.
+            ConfigError: a value is not allowed.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        arguments: dict[str, Any] = {}
+        for key, value in values.items():
+            if key not in fields:
+                raise UnknownNameError("option", f"{where}{key}", [where + f for f in fields])
+            group = fields[key].default_factory
+            if isinstance(group, type) and issubclass(group, _Options):
+                arguments[key] = group.from_dict(value, f"{where}{key}.")
+            else:
+                arguments[key] = tuple(value) if isinstance(value, list) else value
+        return cls(**arguments)
+
+
+@dataclass(frozen=True)
+class LearningOptions(_Options):
+    """How the rule learns."""
+
+    learning_rate: float | None = None
+    """Step size of the optimiser (Adam) at the start."""
+    lr_schedule: Literal["constant", "linear", "cosine"] | None = None
+    """How the step size goes from there: constant, or down to 0 at the last step."""
+    sigma: float | None = None
+    """Standard deviation of the node noise."""
+    noise: Literal["gaussian", "rademacher"] | None = None
+    """Distribution of the node noise."""
+    decorrelation_lr: float | None = None
+    """Step size of the decorrelation matrices R."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "learning_rate", "sigma")
+        _within(self, 0, 1, "decorrelation_lr")
+        _one_of(self, "lr_schedule", ("constant", "linear", "cosine"))
+        _one_of(self, "noise", ("gaussian", "rademacher"))
+
+
+@dataclass(frozen=True)
+class NetworkOptions(_Options):
+    """The networks of actor and critic."""
+
+    hidden: tuple[int, ...] | None = None
+    """Units of the hidden layers."""
+    activation: str | None = None
+    """Nonlinearity of the hidden layers: tanh, relu, leaky_relu, elu, gelu, silu, sigmoid."""
+
+    def __post_init__(self) -> None:
+        for units in self.hidden or ():
+            _require(units >= 1, "hidden", self.hidden, "numbers of units from 1")
+        _one_of(self, "activation", ACTIVATIONS)
+
+
+@dataclass(frozen=True)
+class AlgorithmOptions(_Options):
+    """Settings of the algorithm, with stable-baselines3's names and meaning."""
+
+    n_steps: int | None = None
+    """Steps in each environment between updates."""
+    batch_size: int | None = None
+    """Transitions in a minibatch."""
+    n_epochs: int | None = None
+    """Passes over the transitions of one update."""
+    gamma: float | None = None
+    """Discount factor."""
+    gae_lambda: float | None = None
+    """Trade-off of bias and variance in the advantage."""
+    clip_range: float | None = None
+    """How far the new policy's probability ratio may go from 1."""
+    ent_coef: float | None = None
+    """Weight of the entropy bonus."""
+    vf_coef: float | None = None
+    """Weight of the critic's loss."""
+    max_grad_norm: float | None = None
+    """Bound of the gradient's norm."""
+    target_kl: float | None = None
+    """End an update early beyond this divergence from the old policy."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
+        _positive(self, "target_kl")
+        _within(self, 0, 1, "gamma", "gae_lambda")
+        _within(self, 0, math.inf, "ent_coef", "vf_coef")
+
+
+@dataclass(frozen=True)
+class RunConfig(_Options):
+    """A training run.
+
+    Raises:
+        ConfigError: a value is not allowed.
+        UnknownNameError: there is no such rule or algorithm.
+    """
+
+    env: str = "InvertedPendulum-v5"
+    """Environment id; `nprobot envs` lists them."""
+    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """Arguments of the environment, as name value pairs."""
+    algo: str = "ppo"
+    """Algorithm: ppo."""
+    rule: str = "danp"
+    """Learning rule: np, inp, anp, with decorrelation dnp, dinp, danp; bp and dbp to compare."""
+    samples: int | None = None
+    """Noisy passes that each gradient averages (K)."""
+    steps: int | None = None
+    """Environment steps. Left out: until the environment is solved, at most 500000."""
+    stop_at: float | None = None
+    """Stop when an evaluation reaches this return. Left out together with --steps: the return at
+    which the environment counts as solved."""
+    seed: int = 0
+    """Where all randomness of the run comes from."""
+    envs: int = 8
+    """Environments that run side by side."""
+    normalise: Literal["on", "off", "observations", "rewards"] | None = None
+    """Scale observations and rewards by their running statistics."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints. Left out: a tenth of --steps."""
+    evaluate_every: int | None = None
+    """Steps between evaluations (20 episodes). Left out: 10000 if an evaluation can stop the run,
+    otherwise only one at the end."""
+    learning: LearningOptions = field(default_factory=LearningOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    algorithm: AlgorithmOptions = field(default_factory=AlgorithmOptions)
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise UnknownNameError("learning rule", self.rule, RULES, f"Known: {', '.join(RULES)}.")
+        if self.algo not in ALGORITHMS:
+            raise UnknownNameError("algorithm", self.algo, ALGORITHMS)
+        _positive(self, "samples", "steps", "envs", "checkpoint_every", "evaluate_every")
+        _within(self, 0, 2**63, "seed")
+        _one_of(self, "normalise", ("on", "off", "observations", "rewards"))
+        if self.stop_at is not None:
+            _require(math.isfinite(self.stop_at), "stop_at", self.stop_at, "a finite return")
+
+    @property
+    def normalise_observations(self) -> bool:
+        """Whether observations are scaled; yes unless told otherwise."""
+        return self.normalise in (None, "on", "observations")
+
+    @property
+    def normalise_rewards(self) -> bool:
+        """Whether rewards are scaled; yes unless told otherwise."""
+        return self.normalise in (None, "on", "rewards")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object that `from_dict` reads."""
+        return dataclasses.asdict(self)
+
+
+def _positive(options: object, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            _require(math.isfinite(value) and value > 0, name, value, "above 0")
+
+
+def _within(options: object, low: float, high: float, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
+            _require(math.isfinite(value) and low <= value <= high, name, value, bounds)
+
+
+def _one_of(options: object, name: str, allowed: tuple[str, ...]) -> None:
+    value = getattr(options, name)
+    if value is not None and value not in allowed:
+        raise UnknownNameError(name, value, allowed, f"Known: {', '.join(allowed)}.")
+
+
+def _require(met: bool, name: str, value: object, allowed: str) -> None:
+    if not met:
+        raise ConfigError(f"{name} must be {allowed}, got {value!r}")

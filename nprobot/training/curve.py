@@ -1,0 +1,45 @@
+"""The figure of a run: return over steps."""
+
+from __future__ import annotations
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from .environments import find_spec
+from .progress_file import column, read_table
+from .run_folder import RunFolder
+
+
+def draw_curve(folder: RunFolder) -> None:
+    """Draw `curve.png` from `progress.csv`."""
+    config = folder.config
+    rows = read_table(folder.progress)
+    figure = Figure(figsize=(7.0, 4.3), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps, returns = column(rows, "rollout/ep_rew_last")
+    axes.plot(steps, returns, color="#9ecae1", linewidth=1, label="episodes since the last update")
+    steps, returns = column(rows, "rollout/ep_rew_mean")
+    axes.plot(steps, returns, color="#08519c", linewidth=2, label="mean of 100 episodes")
+    steps, returns = column(rows, "eval/mean_reward")
+    axes.plot(steps, returns, "o", color="#d94801", label="evaluation, no exploration")
+    low, high = axes.get_ylim()
+    threshold = find_spec(config.env).reward_threshold
+    # A threshold far away would squeeze the curve into a line.
+    if threshold is not None and low <= threshold <= high + (high - low):
+        axes.axhline(threshold, color="0.4", linewidth=1, linestyle="--", label="solved")
+    samples = f", K = {config.samples}" if config.samples and config.samples > 1 else ""
+    axes.set_title(
+        f"{config.env}: {config.algo.upper()} with {config.rule.upper()}{samples}, "
+        f"seed {config.seed}"
+    )
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return of an episode")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlim(left=0)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(folder.curve)

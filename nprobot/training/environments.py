@@ -1,0 +1,92 @@
+"""Gymnasium environments by id: found with near matches, made with plain errors, described."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from .errors import EnvironmentUnavailableError, UnknownNameError
+
+Env = gymnasium.Env[Any, Any]
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """The registration of an environment.
+
+    Args:
+        env_id: gymnasium id, also in the form ``module:id``, which imports the module first.
+
+    Raises:
+        UnknownNameError: it is not registered; with near matches.
+        EnvironmentUnavailableError: the module cannot be imported.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise EnvironmentUnavailableError(
+                f"environment {env_id!r} needs the module {module!r}: {error}"
+            ) from error
+    if name not in gymnasium.registry:
+        hint = "`nprobot envs` lists all."
+        raise UnknownNameError("environment", name, gymnasium.registry, hint)
+    return gymnasium.registry[name]
+
+
+def make(env_id: str, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Env:  # noqa: ANN401
+    """Make one environment.
+
+    Args:
+        env_id: gymnasium id.
+        kwargs: arguments of the environment's constructor.
+        **options: further arguments of `gymnasium.make`, such as ``render_mode``.
+
+    Raises:
+        UnknownNameError: it is not registered.
+        EnvironmentUnavailableError: something it needs is not installed, or it does not take an
+            argument.
+    """
+    find_spec(env_id)
+    try:
+        return gymnasium.make(env_id, **(kwargs or {}), **options)
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        raise EnvironmentUnavailableError(
+            f"environment {env_id!r} cannot be made: {error}"
+        ) from error
+
+
+def check_spaces(env: Env) -> None:
+    """Refuse an environment that no policy here can control, before any work is done.
+
+    Raises:
+        EnvironmentUnavailableError: observations are not a `Box` of real numbers, or actions not
+            `Box`, `Discrete` or `MultiDiscrete`.
+    """
+    observation, action = env.observation_space, env.action_space
+    if not isinstance(observation, spaces.Box) or observation.dtype.kind != "f":
+        raise EnvironmentUnavailableError(
+            f"observations of this environment are {observation}; policies here take vectors of "
+            "real numbers (Box). Wrap it, for example in FlattenObservation."
+        )
+    if not isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+        raise EnvironmentUnavailableError(
+            f"actions of this environment are {action}; policies here give Box, Discrete or "
+            "MultiDiscrete actions"
+        )
+
+
+def control_rate(env: Env) -> float | None:
+    """How often the environment takes an action, Hz of simulated time; None if it does not say."""
+    inner = env.unwrapped
+    for name in ("dt", "tau"):
+        step = getattr(inner, name, None)
+        if isinstance(step, int | float) and step > 0:
+            return float(1 / step)
+    rate = inner.metadata.get("render_fps")
+    return float(rate) if rate else None

@@ -1,0 +1,31 @@
+"""One seed a run, spawned to everything that draws random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of the parts of a run; independent of each other.
+
+    Attributes:
+        environments: of the first environment; the next ones count up from it.
+        rule: of the node noise.
+        torch: of torch, numpy and Python: initial weights, exploration, minibatches.
+        evaluation: of the evaluations during training (the one at the end has its own).
+    """
+
+    environments: int
+    rule: int
+    torch: int
+    evaluation: int
+
+    @classmethod
+    def spawn(cls, seed: int) -> Seeds:
+        """All seeds of a run from its one seed."""
+        # A new part goes to the end: the seeds of the others stay what they were.
+        children = np.random.SeedSequence(seed).spawn(4)
+        return cls(*(int(child.generate_state(1)[0]) for child in children))

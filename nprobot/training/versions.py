@@ -1,0 +1,40 @@
+"""Versions of everything that a result depends on."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("nprobot", "torch", "mujoco", "gymnasium", "numpy", "stable-baselines3")
+
+
+def versions() -> dict[str, str | None]:
+    """Version of Python and of each package that shapes a run; None for one not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that runs, ``-dirty`` after it if files were changed.
+
+    None where this package is not under git (an installed wheel, even inside another repository).
+    """
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ("git", "-C", str(here), *arguments), capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None

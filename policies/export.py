@@ -1,0 +1,134 @@
+"""From a trained stable-baselines3 model to a `Policy`: the actor alone, R folded into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
+
+from .layers import fold
+from .operations import SETTINGS, Operation
+from .policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
+
+ACTIVATION_NAMES: dict[type[nn.Module], str] = {
+    nn.Identity: "identity",
+    nn.Tanh: "tanh",
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.ELU: "elu",
+    nn.GELU: "gelu",
+    nn.SiLU: "silu",
+    nn.Sigmoid: "sigmoid",
+}
+
+
+class PolicyExportError(TypeError):
+    """The model has something that a policy file cannot describe."""
+
+
+def export_policy(
+    model: BaseAlgorithm,
+    task: Task | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Policy:
+    """The deterministic policy of a model, with the observation normaliser of its environment.
+
+    Args:
+        model: an algorithm with an actor-critic policy, such as `nprobot.PPO`.
+        task: the environment that the policy was trained on.
+        provenance: how it was trained; JSON values.
+
+    Returns:
+        A policy that gives the actions of ``model.predict(…, deterministic=True)`` for raw
+        observations.
+
+    Raises:
+        PolicyExportError: an observation space, action space or layer is not supported.
+    """
+    space = model.observation_space
+    if not isinstance(space, gymnasium.spaces.Box) or space.dtype.kind != "f":
+        raise PolicyExportError(
+            f"observation space {space} cannot be exported; only a Box of real numbers can"
+        )
+    operations = tuple(_operations(actor(model.policy)))
+    return Policy(
+        observation_shape=tuple(int(size) for size in space.shape),
+        operations=operations,
+        action=_action(model.action_space),
+        normaliser=_normaliser(model),
+        task=task,
+        provenance=dict(provenance or {}),
+    )
+
+
+def actor(policy: BasePolicy) -> nn.Sequential:
+    """The layers from observation to action mean (or logits), plain, on the CPU.
+
+    Raises:
+        PolicyExportError: the policy is not an actor-critic policy on flat observations.
+    """
+    if not isinstance(policy, ActorCriticPolicy) or policy.squash_output:
+        raise PolicyExportError(f"policies of class {type(policy).__name__} cannot be exported")
+    features = policy.pi_features_extractor
+    if not isinstance(features, FlattenExtractor):
+        raise PolicyExportError(
+            f"feature extractor {type(features).__name__} cannot be exported; use an MlpPolicy"
+        )
+    layers = [nn.Flatten(), *policy.mlp_extractor.policy_net, policy.action_net]
+    return fold(nn.Sequential(*layers)).cpu()
+
+
+def _operations(network: nn.Sequential) -> Iterator[Operation]:
+    for module in network:
+        if isinstance(module, nn.Sequential):
+            yield from _operations(module)
+        elif isinstance(module, nn.Flatten):
+            yield Operation("flatten")
+        elif isinstance(module, nn.Linear):
+            bias = torch.zeros(module.out_features) if module.bias is None else module.bias
+            arrays = {"weight": module.weight, "bias": bias}
+            yield Operation(
+                "linear", {k: v.detach().float().numpy().copy() for k, v in arrays.items()}
+            )
+        else:
+            yield _activation(module)
+
+
+def _activation(module: nn.Module) -> Operation:
+    name = ACTIVATION_NAMES.get(type(module))
+    if name is None or getattr(module, "approximate", "none") != "none":
+        raise PolicyExportError(
+            f"layer {module} cannot be exported; known: Linear, Flatten, "
+            + ", ".join(kind.__name__ for kind in ACTIVATION_NAMES)
+        )
+    return Operation(
+        name, settings={key: float(getattr(module, key)) for key in SETTINGS.get(name, ())}
+    )
+
+
+def _action(space: gymnasium.Space[Any]) -> BoxAction | DiscreteAction:
+    if isinstance(space, gymnasium.spaces.Box):
+        return BoxAction(space.low.copy(), space.high.copy())
+    if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
+        return DiscreteAction((int(space.n),))
+    if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return DiscreteAction(tuple(int(n) for n in space.nvec), several=True)
+    raise PolicyExportError(f"action space {space} cannot be exported")
+
+
+def _normaliser(model: BaseAlgorithm) -> Normaliser | None:
+    statistics = model.get_vec_normalize_env()
+    if statistics is None or not statistics.norm_obs:
+        return None
+    return Normaliser(
+        mean=statistics.obs_rms.mean.copy(),
+        var=statistics.obs_rms.var.copy(),
+        epsilon=float(statistics.epsilon),
+        clip=float(statistics.clip_obs),
+    )
