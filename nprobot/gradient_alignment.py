@@ -62,7 +62,7 @@ def alignment(rule: LearningRule, network: nn.Module, inputs: Tree, loss: Loss) 
     The predicted cosine is ``‖G_l‖ / sqrt(E‖Ĝ_l‖²)`` with the second moment of an estimate from K
     independent draws. For NP, sample b adds ``‖x*_b‖² (N_l ‖g_b‖² ± ‖g_{b,l}‖²) / (K B²)``, where
     g_b are its node gradients in all layers: plus for Gaussian noise, minus for random signs. For
-    INP it adds ``‖x*_b‖² (N_l − 1) ‖g_{b,l}‖² / (K B²)``. For one sample and all layers NP's becomes
+    INP it adds ``‖x*_b‖² (N_l − 1) ‖g_{b,l}‖² / (K B²)``. For one sample and all layers NP's is
     ``sqrt(K / (N + K + 1))``. For ANP the number is NP's, as a yardstick: ANP is biased, above it
     at small K and below at large K. For backpropagation it is 1.
 

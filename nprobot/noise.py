@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,13 @@ class NoiseSource:
             generator = torch.Generator(device).manual_seed(self.seed)
             self._generators[str(device)] = generator
         return generator
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_generators": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _generators={})
+        self.load_state_dict(state["_generators"])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The place in each device's stream, byte tensors by device name."""

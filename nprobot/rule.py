@@ -75,8 +75,10 @@ class LearningRule(ABC):
         self.decorrelation_interval = int(decorrelation_interval)
         self.forward_passes = 0
         self.backward_passes = 0
-        self._decorrelate_calls: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-        self._layer_inputs: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+        # Calls of `decorrelate` for each network, in the order in which networks came first: that
+        # order, unlike the networks, is the same in a resumed run.
+        self._decorrelate_calls: list[int] = []
+        self._forget_networks()
 
     @property
     def name(self) -> str:
@@ -130,10 +132,8 @@ class LearningRule(ABC):
         """
         if not self.decorrelated:
             return
-        calls = self._decorrelate_calls.get(network, 0)
-        self._decorrelate_calls[network] = calls + 1
         layers = decorrelated_layers(network)
-        if calls % self.decorrelation_interval:
+        if self._count_call(network) % self.decorrelation_interval:
             return
         for name, layer in layers:
             if (x := self._layer_inputs.get(layer)) is None:
@@ -157,6 +157,7 @@ class LearningRule(ABC):
         return {
             "forward_passes": self.forward_passes,
             "backward_passes": self.backward_passes,
+            "decorrelate_calls": list(self._decorrelate_calls),
             "noise": self.source.state_dict(),
         }
 
@@ -164,7 +165,17 @@ class LearningRule(ABC):
         """Go on from a saved state."""
         self.forward_passes = int(state["forward_passes"])
         self.backward_passes = int(state["backward_passes"])
+        self._decorrelate_calls = [int(calls) for calls in state["decorrelate_calls"]]
         self.source.load_state_dict(state["noise"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and SB3's `save`: everything but what was seen of networks."""
+        weak = ("_network_index", "_layer_inputs")
+        return {name: value for name, value in vars(self).items() if name not in weak}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget_networks()
 
     def __repr__(self) -> str:
         settings = (
@@ -173,6 +184,18 @@ class LearningRule(ABC):
         if self.decorrelated:
             settings += f", decorrelation_lr={self.decorrelation_lr:g}"
         return f"{type(self).__name__}({self.full_name!r}, {settings})"
+
+    def _forget_networks(self) -> None:
+        self._network_index: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+        self._layer_inputs: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+
+    def _count_call(self, network: nn.Module) -> int:
+        """How often `decorrelate` was called for this network before."""
+        index = self._network_index.setdefault(network, len(self._network_index))
+        if index == len(self._decorrelate_calls):
+            self._decorrelate_calls.append(0)
+        self._decorrelate_calls[index] += 1
+        return self._decorrelate_calls[index] - 1
 
     def _remember_inputs(self, activity: Activity) -> None:
         for call in activity.calls:

@@ -1,0 +1,54 @@
+"""The perturbations: distribution, independence, seeds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nprobot.errors import RuleError
+from nprobot.noise import NoiseSource
+
+LIKE = torch.zeros((), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
+@pytest.mark.parametrize("shape", [(3, 50, 1001), (7,), (1, 1)])
+def test_mean_variance_and_independence(distribution, shape):
+    draw = NoiseSource(distribution, 0).draw(shape, LIKE)
+    assert draw.shape == shape
+    assert draw.dtype == torch.float64
+    if draw.numel() > 1000:
+        flat = draw.flatten()
+        tolerance = 5 / flat.numel() ** 0.5
+        assert abs(flat.mean()) < tolerance
+        assert abs(flat.square().mean() - 1) < 2 * tolerance
+        # Signs come 8 a byte and 64 a word: neighbours at these lags must not be related.
+        for lag in (1, 2, 4, 7, 8, 16, 63, 64, 1001):
+            assert abs((flat[lag:] * flat[:-lag]).mean()) < tolerance
+
+
+def test_rademacher_draws_are_signs():
+    draw = NoiseSource("rademacher", 0).draw((4, 9), LIKE)
+    assert set(draw.flatten().tolist()) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
+def test_streams_depend_on_the_seed_alone_and_move_on(distribution):
+    a, b, c = (NoiseSource(distribution, seed) for seed in (1, 1, 2))
+    first = a.draw((100,), LIKE)
+    assert torch.equal(first, b.draw((100,), LIKE))
+    assert not torch.equal(first, c.draw((100,), LIKE))
+    assert not torch.equal(first, a.draw((100,), LIKE))
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    a.draw((100,), LIKE)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_no_seed_means_a_fresh_one():
+    assert NoiseSource("gaussian", None).seed != NoiseSource("gaussian", None).seed
+
+
+def test_unknown_distribution_is_refused_with_the_nearest():
+    with pytest.raises(RuleError, match=r"did you mean 'rademacher'\?"):
+        NoiseSource("rademacer", 0)

@@ -1,0 +1,253 @@
+"""`nprobot.PPO`: SB3's own under bp, no backward pass under perturbation, SB3's features kept."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import gymnasium
+import numpy as np
+import pytest
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
+
+import nprobot
+from nprobot.errors import ArchitectureError, RuleError
+from nprobot.policies import is_decorrelated
+
+SMALL = {"n_steps": 64, "batch_size": 64, "n_epochs": 2, "device": "cpu"}
+
+
+class Toy(gymnasium.Env):
+    """Reward for matching a function of the observation; any space, one step an episode."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        reward = -float(np.mean(np.abs(np.asarray(action, dtype=np.float64) - 0.5)))
+        return self.observation_space.sample(), reward, True, False, {}
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.policy.parameters()])
+
+
+def test_bp_is_sb3s_own_ppo_weight_for_weight():
+    arguments = {"n_steps": 1250, "batch_size": 50, "n_epochs": 3, "seed": 3, "device": "cpu"}
+
+    def learnt(make, **rule):
+        model = make("MlpPolicy", make_vec_env("Pendulum-v1", 4, seed=3), **rule, **arguments)
+        start = weights(model)
+        model.learn(10_000)
+        return model, start
+
+    theirs, start = learnt(stable_baselines3.PPO)
+    ours, same_start = learnt(nprobot.PPO, rule="bp")
+    assert torch.equal(start, same_start)
+    assert torch.equal(weights(ours), weights(theirs))
+    assert not torch.equal(weights(ours), start)
+    assert ours.rule.backward_passes == 2 * 3 * 10_000
+
+
+def test_bp_defaults_are_sb3s():
+    env = make_vec_env("Pendulum-v1", 1)
+    ours, theirs = nprobot.PPO("MlpPolicy", env, rule="bp"), stable_baselines3.PPO("MlpPolicy", env)
+    for name in ("batch_size", "n_steps", "n_epochs", "max_grad_norm", "ent_coef", "vf_coef"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.lr_schedule(0.5) == theirs.lr_schedule(0.5)
+
+
+@pytest.mark.parametrize("name", [name for name in nprobot.RULES if "bp" not in name])
+def test_perturbation_rules_learn_without_a_backward_pass(name):
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    model = nprobot.PPO("MlpPolicy", env, rule=name, rule_kwargs={"samples": 2}, seed=0, **SMALL)
+    assert is_decorrelated(model.policy) == name.startswith("d")
+    before = weights(model)
+    with (
+        mock.patch.object(torch.Tensor, "backward", side_effect=AssertionError),
+        mock.patch.object(torch.autograd, "backward", side_effect=AssertionError),
+        mock.patch.object(torch.autograd, "grad", side_effect=AssertionError),
+    ):
+        model.learn(256)
+    assert not torch.equal(weights(model), before)
+    assert model.rule.backward_passes == 0
+    # Two rollouts of 128 transitions, 2 epochs, two networks; clean pass + 2 draws x passes.
+    noisy = {"actor": 4, "critic": 3}
+    passes = sum(1 + 2 * (noisy[n] if name.endswith("inp") else 1) for n in noisy)
+    assert model.rule.forward_passes == 256 * 2 * passes
+
+
+def test_dbp_trains_decorrelated_layers_by_backprop():
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    model = nprobot.PPO("MlpPolicy", env, rule="dbp", seed=0, **SMALL)
+    model.learn(128)
+    assert not torch.equal(model.actor.head.R, torch.eye(64))
+    assert model.rule.backward_passes > 0
+
+
+def test_same_seed_same_run():
+    runs = []
+    for _ in range(2):
+        env = make_vec_env("Pendulum-v1", 2, seed=0)
+        model = nprobot.PPO("MlpPolicy", env, rule="danp", seed=5, **SMALL)
+        runs.append(weights(model.learn(256)))
+    assert torch.equal(*runs)
+
+
+BOX = spaces.Box(-1, 1, (3,))
+
+
+@pytest.mark.parametrize(
+    ("policy", "observations", "actions"),
+    [
+        ("MlpPolicy", BOX, spaces.Box(-1, 1, (2,))),
+        ("MlpPolicy", BOX, spaces.Discrete(3)),
+        ("MlpPolicy", BOX, spaces.MultiDiscrete([2, 3])),
+        ("MlpPolicy", BOX, spaces.MultiBinary(2)),
+        ("MlpPolicy", spaces.Discrete(4), spaces.Discrete(3)),
+        ("MultiInputPolicy", spaces.Dict(a=BOX, b=spaces.Box(-1, 1, (2, 2))), spaces.Discrete(2)),
+        ("CnnPolicy", spaces.Box(0, 255, (1, 36, 36), np.uint8), spaces.Discrete(2)),
+    ],
+)
+def test_every_policy_and_action_space_of_sb3s_ppo(policy, observations, actions):
+    model = nprobot.PPO(
+        policy,
+        Toy(observations, actions),
+        rule="danp",
+        rule_kwargs={"samples": 1},
+        seed=0,
+        n_steps=8,
+        batch_size=8,
+        n_epochs=1,
+        ent_coef=0.01,
+        clip_range_vf=0.2,
+        target_kl=10.0,
+        device="cpu",
+        policy_kwargs={"features_extractor_kwargs": {"features_dim": 16}}
+        if policy == "CnnPolicy"
+        else None,
+    )
+    before = weights(model)
+    model.learn(16)
+    assert not torch.equal(before, weights(model))
+    observation, _ = model.env.envs[0].reset(seed=0)
+    action, _ = model.predict(observation, deterministic=True)
+    assert actions.contains(action)
+
+
+def test_save_load_predict_and_go_on(tmp_path):
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    model = nprobot.PPO("MlpPolicy", env, rule="danp", rule_kwargs={"samples": 3}, seed=0, **SMALL)
+    model.learn(256)
+    model.save(tmp_path / "model.zip")
+    twin = nprobot.PPO.load(tmp_path / "model.zip", env=env, device="cpu")
+    assert twin.rule.name == "danp"
+    assert twin.rule.samples == 3
+    assert twin.rule.forward_passes == model.rule.forward_passes
+    assert torch.equal(twin.actor.head.R, model.actor.head.R)
+    observation = env.reset()
+    for deterministic in (True,):
+        a, _ = model.predict(observation, deterministic=deterministic)
+        b, _ = twin.predict(observation, deterministic=deterministic)
+        assert np.array_equal(a, b)
+    before = weights(twin)
+    twin.learn(128, reset_num_timesteps=False)
+    assert not torch.equal(before, weights(twin))
+    without = nprobot.PPO.load(tmp_path / "model.zip", device="cpu")
+    assert np.array_equal(without.predict(observation, deterministic=True)[0], a)
+
+
+def test_logger_normaliser_callback_and_alignment(tmp_path):
+    class Count(BaseCallback):
+        calls = 0
+
+        def _on_step(self):
+            Count.calls += 1
+            return True
+
+    env = VecNormalize(make_vec_env("Pendulum-v1", 2, seed=0))
+    model = nprobot.PPO(
+        "MlpPolicy", env, rule="danp", alignment_interval=1, seed=0, target_kl=10.0, **SMALL
+    )
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(256, callback=Count(), log_interval=1)
+    assert Count.calls == 128
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    logged = {name.removeprefix("train/") for name in header if name.startswith("train/")}
+    assert logged >= {
+        *("policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "std"),
+        *("grad_norm_actor", "grad_norm_critic", "weight_norm", "node_noise", "forward_passes"),
+        *("decorrelation_loss_actor", "decorrelation_loss_critic"),
+        *("alignment_actor", "alignment_critic", "explained_variance"),
+    }
+
+
+def test_alignment_does_not_change_learning():
+    runs = []
+    for interval in (0, 1):
+        env = make_vec_env("Pendulum-v1", 2, seed=0)
+        model = nprobot.PPO(
+            "MlpPolicy", env, rule="anp", alignment_interval=interval, seed=5, **SMALL
+        )
+        runs.append(weights(model.learn(256)))
+    assert torch.equal(*runs)
+
+
+def test_target_kl_stops_an_update():
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    arguments = SMALL | {"batch_size": 32, "n_epochs": 10}
+    model = nprobot.PPO("MlpPolicy", env, rule="danp", seed=0, target_kl=1e-9, **arguments)
+    model.learn(128)
+    assert model._n_updates == 1
+
+
+def test_clipping_limits_each_network():
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    model = nprobot.PPO("MlpPolicy", env, rule="danp", seed=0, max_grad_norm=1e-3, **SMALL)
+    model.learn(128)
+    for network in (model.actor, model.critic):
+        norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters()])
+        assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_gsde_and_shared_extractors_are_refused():
+    env = make_vec_env("Pendulum-v1", 1)
+    with pytest.raises(ArchitectureError, match="use_sde=False"):
+        nprobot.PPO("MlpPolicy", env, rule="danp", use_sde=True)
+    with pytest.raises(ArchitectureError, match="share_features_extractor=False"):
+        nprobot.PPO(
+            "CnnPolicy",
+            Toy(spaces.Box(0, 255, (1, 36, 36), np.uint8), spaces.Discrete(2)),
+            rule="danp",
+            policy_kwargs={"share_features_extractor": True},
+        )
+
+
+def test_settings_for_a_finished_rule_are_refused():
+    env = make_vec_env("Pendulum-v1", 1)
+    rule = nprobot.learning_rule("danp")
+    with pytest.raises(RuleError, match="rule given by name"):
+        nprobot.PPO("MlpPolicy", env, rule=rule, rule_kwargs={"samples": 3})
+    assert nprobot.PPO("MlpPolicy", env, rule=rule).rule is rule
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_danp_balances_the_pendulum(seed):
+    env = VecNormalize(make_vec_env("InvertedPendulum-v5", 8, seed=seed))
+    model = nprobot.PPO("MlpPolicy", env, rule="danp", seed=seed, n_steps=256, device="cpu")
+    model.learn(100_000)
+    env.training = env.norm_reward = False
+    mean, _ = stable_baselines3.common.evaluation.evaluate_policy(model, env, 20)
+    assert mean >= 950
