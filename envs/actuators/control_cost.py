@@ -1,0 +1,102 @@
+"""Charging the learner for its command while the robot executes what the actuators made of it.
+
+MuJoCo environments of gymnasium compute reward and information from the action that `step` receives
+and hand the same action to the simulator through `do_simulation`. For the time of one step the two
+are taken apart here: `step` receives the command, the simulator the realised action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ControlCostError
+
+#: Which action the environment's `step` sees, and with it reward, information and observation.
+ControlCost = Literal["realised", "commanded"]
+
+
+def check_separable(base: gymnasium.Env[Any, Any]) -> None:
+    """Refuses base environments whose simulator cannot be given another action than `step`.
+
+    Raises:
+        ControlCostError: If there is no `do_simulation`.
+    """
+    if not callable(getattr(base, "do_simulation", None)):
+        raise ControlCostError(
+            "control_cost='commanded' needs an environment made on gymnasium's MujocoEnv, which "
+            "passes actions to the simulator through do_simulation; "
+            f"{type(base).__name__} does not. Use control_cost='realised'."
+        )
+
+
+@contextmanager
+def executing(
+    bases: Sequence[gymnasium.Env[Any, Any]],
+    commands: Sequence[NDArray[Any]],
+    realised: Sequence[NDArray[Any]],
+) -> Iterator[None]:
+    """Lets each base environment simulate its realised action when it is stepped with its command.
+
+    Raises:
+        ControlCostError: If an environment changes the action before it simulates it, so that
+            nobody can say what the realised action should become.
+    """
+    plugs = [_Plug(*one) for one in zip(bases, commands, realised, strict=True)]
+    try:
+        for plug in plugs:
+            plug.insert()
+        yield
+    finally:
+        for plug in plugs:
+            plug.remove()
+    for plug in plugs:
+        plug.check()
+
+
+class _Plug:
+    """Stands in for `do_simulation` of one environment."""
+
+    def __init__(
+        self, base: gymnasium.Env[Any, Any], command: NDArray[Any], realised: NDArray[Any]
+    ) -> None:
+        plugged: Any = base
+        self._base = plugged
+        self._command = command
+        self._realised = realised
+        self._simulate: Callable[[NDArray[Any], int], None] = plugged.do_simulation
+        self._own = vars(base).get("do_simulation")
+        self._used = False
+
+    def insert(self) -> None:
+        self._base.do_simulation = self._do_simulation
+
+    def remove(self) -> None:
+        if self._own is None:
+            del self._base.do_simulation
+        else:
+            self._base.do_simulation = self._own
+
+    def check(self) -> None:
+        if not self._used:
+            raise ControlCostError(
+                f"{type(self._base).__name__} did not call do_simulation in its step, so the "
+                "realised action was never executed. Use control_cost='realised'."
+            )
+
+    def _do_simulation(self, ctrl: NDArray[Any], n_frames: int) -> None:
+        if not np.array_equal(ctrl, self._command):
+            raise ControlCostError(
+                f"{type(self._base).__name__}, or a wrapper below the noisy actuators, changes the "
+                "action before it is simulated. Put the noisy actuators below such wrappers, or "
+                "use control_cost='realised'."
+            )
+        self._used = True
+        self._simulate(self._realised, n_frames)
+        # Humanoid's control cost reads the simulator's copy.
+        self._base.data.ctrl[:] = self._command
