@@ -9,6 +9,7 @@ import gymnasium
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
@@ -126,9 +127,11 @@ def _normaliser(model: BaseAlgorithm) -> Normaliser | None:
     statistics = model.get_vec_normalize_env()
     if statistics is None or not statistics.norm_obs:
         return None
+    running = statistics.obs_rms
+    assert isinstance(running, RunningMeanStd), "one observation, not a dict of them"
     return Normaliser(
-        mean=statistics.obs_rms.mean.copy(),
-        var=statistics.obs_rms.var.copy(),
+        mean=running.mean.copy(),
+        var=running.var.copy(),
         epsilon=float(statistics.epsilon),
         clip=float(statistics.clip_obs),
     )

@@ -48,7 +48,7 @@ class Operation:
         if set(self.arrays) != ({"weight", "bias"} if self.name == "linear" else set()):
             raise OperationError(f"{self.name} does not take the arrays {tuple(self.arrays)}")
         for name, value in (*self.arrays.items(), *self.settings.items()):
-            if not np.isfinite(value).all():
+            if not np.isfinite(np.asarray(value)).all():
                 raise OperationError(f"the {name} of {self.name} is not finite")
         if self.name == "linear":
             weight, bias = self.arrays["weight"], self.arrays["bias"]
@@ -99,24 +99,24 @@ def linear(x: Array, weight: Array, bias: Array) -> Array:
 
 def leaky_relu(x: Array, negative_slope: float) -> Array:
     """Identity above zero, `negative_slope` times x below."""
-    return np.where(x > 0, x, x * np.float32(negative_slope))
+    return np.where(x > 0, x, x * negative_slope)
 
 
 def elu(x: Array, alpha: float) -> Array:
     """Identity above zero, ``alpha (exp x - 1)`` below."""
-    return np.where(x > 0, x, np.float32(alpha) * np.expm1(np.minimum(x, 0)))
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
 def sigmoid(x: Array) -> Array:
     """Logistic function, written with tanh so that no exponential overflows."""
-    return np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))
+    return 0.5 * (np.tanh(0.5 * x) + 1)
 
 
 def gelu(x: Array) -> Array:
     """Product of x and the cumulative normal distribution at x."""
     # numpy has no error function; one call for each number is slow but exact.
-    probability = 1 + _erf(x / math.sqrt(2)).astype(x.dtype)
-    return np.float32(0.5) * x * probability
+    probability = 0.5 + 0.5 * np.asarray(_erf(x / math.sqrt(2)), dtype=x.dtype)
+    return x * probability
 
 
 _erf = np.frompyfunc(math.erf, 1, 1)

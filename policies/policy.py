@@ -43,7 +43,7 @@ class Normaliser:
 
     def __call__(self, observations: Array) -> Array:
         """Normalised observations, same shape (B, *observation)."""
-        scaled = (observations - self.mean) / np.sqrt(self.var + self.epsilon)
+        scaled: Array = (observations - self.mean) / np.sqrt(self.var + self.epsilon)
         return np.clip(scaled, -self.clip, self.clip)
 
 
@@ -71,7 +71,7 @@ class BoxAction:
         """Actions (B, *action) of network outputs (B, outputs)."""
         actions = outputs.reshape(-1, *self.low.shape)
         if self.mapping == "rescale":
-            return self.low + 0.5 * (actions + 1) * (self.high - self.low)
+            actions = self.low + 0.5 * (actions + 1) * (self.high - self.low)
         return np.clip(actions, self.low, self.high)
 
 

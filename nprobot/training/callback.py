@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -120,7 +121,6 @@ class RunCallback(BaseCallback):
         self.reporter.message(f"{step}: evaluated, return {evaluation}")
         if config.stop_at is not None and evaluation.mean >= config.stop_at:
             self.reporter.message(f"{step}: solved, return {config.stop_at:g} reached")
-            dump(self.model)
             raise StopTraining
 
     def check_finite(self) -> None:
@@ -153,16 +153,21 @@ def check_weights(model: Model) -> None:
 
 
 def log_evaluation(model: Model, evaluation: Evaluation) -> None:
-    """Record an evaluation under SB3's names, for the next row of the table."""
-    model.logger.record("eval/mean_reward", evaluation.mean)
-    model.logger.record("eval/std_reward", evaluation.sd)
-    model.logger.record("eval/mean_ep_length", statistics.fmean(evaluation.lengths))
+    """Write an evaluation, under SB3's names, as a row of its own at the present step.
 
-
-def dump(model: Model) -> None:
-    """Write what is recorded as a row of its own, beside the one of each update."""
-    model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
-    model.logger.dump(model.num_timesteps)
+    Recorded for the row of the next update, it would stand at a step that the policy had not
+    been evaluated at.
+    """
+    values: dict[str, Any] = {
+        "eval/mean_reward": evaluation.mean,
+        "eval/std_reward": evaluation.sd,
+        "eval/mean_ep_length": statistics.fmean(evaluation.lengths),
+        "time/total_timesteps": model.num_timesteps,
+    }
+    excluded: dict[str, tuple[str, ...]] = dict.fromkeys(values, ())
+    excluded["time/total_timesteps"] = ("tensorboard",)
+    for output in model.logger.output_formats:
+        output.write(values, excluded, model.num_timesteps)
 
 
 def policy_of(model: Model, folder: RunFolder) -> Policy:

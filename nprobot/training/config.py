@@ -50,7 +50,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class LearningOptions(_Options):
-    """How the rule learns."""
+    """How the rule learns; None means the default of rule and algorithm."""
 
     learning_rate: float | None = None
     """Step size of the optimiser (Adam) at the start."""
@@ -72,7 +72,7 @@ class LearningOptions(_Options):
 
 @dataclass(frozen=True)
 class NetworkOptions(_Options):
-    """The networks of actor and critic."""
+    """The networks of actor and critic; None means the algorithm's default."""
 
     hidden: tuple[int, ...] | None = None
     """Units of the hidden layers."""
@@ -87,7 +87,7 @@ class NetworkOptions(_Options):
 
 @dataclass(frozen=True)
 class AlgorithmOptions(_Options):
-    """Settings of the algorithm, with stable-baselines3's names and meaning."""
+    """Settings with stable-baselines3's names and meaning; None means the algorithm's default."""
 
     n_steps: int | None = None
     """Steps in each environment between updates."""
@@ -180,6 +180,13 @@ class RunConfig(_Options):
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads."""
         return dataclasses.asdict(self)
+
+    def flat(self) -> dict[str, Any]:
+        """All options in one dict, those of the groups among the others."""
+        values = self.to_dict()
+        for group in ("learning", "network", "algorithm"):
+            values |= values.pop(group)
+        return values
 
 
 def _positive(options: object, *names: str) -> None:

@@ -35,11 +35,21 @@ def find_spec(env_id: str) -> EnvSpec:
             ) from error
     if name not in gymnasium.registry:
         hint = "`nprobot envs` lists all."
-        raise UnknownNameError("environment", name, gymnasium.registry, hint)
+        raise UnknownNameError("environment", name, [s.id for s in newest_versions()], hint)
     return gymnasium.registry[name]
 
 
-def make(env_id: str, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Env:  # noqa: ANN401
+def newest_versions() -> list[EnvSpec]:
+    """The registered environments, each in its newest version."""
+    newest: dict[tuple[str | None, str], EnvSpec] = {}
+    for spec in gymnasium.registry.values():
+        other = newest.setdefault((spec.namespace, spec.name), spec)
+        if (spec.version or 0) > (other.version or 0):
+            newest[spec.namespace, spec.name] = spec
+    return list(newest.values())
+
+
+def make(env_id: str, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Env:
     """Make one environment.
 
     Args:
@@ -82,7 +92,10 @@ def check_spaces(env: Env) -> None:
 
 
 def control_rate(env: Env) -> float | None:
-    """How often the environment takes an action, Hz of simulated time; None if it does not say."""
+    """How often the environment takes an action, Hz of simulated time.
+
+    Its frame rate where it does not say how long a step is; None if it has neither.
+    """
     inner = env.unwrapped
     for name in ("dt", "tau"):
         step = getattr(inner, name, None)

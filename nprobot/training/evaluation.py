@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import statistics
@@ -22,6 +23,8 @@ from .errors import ConfigError, EnvironmentUnavailableError, NonFiniteError
 
 SIDE_BY_SIDE = 20
 """Episodes that share one batched call of the policy."""
+LONGEST_EPISODE = 100_000
+"""Steps after which an episode is taken to be endless."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,11 @@ def run_episodes(
                 raise NonFiniteError(f"the reward at step {lengths[i]} of an episode is {reward}")
             if not (terminated or truncated):
                 still_running.append(i)
+            if lengths[i] >= LONGEST_EPISODE:
+                raise EnvironmentUnavailableError(
+                    f"an episode has not ended after {LONGEST_EPISODE:,} steps; register the "
+                    "environment with max_episode_steps"
+                )
         running = still_running
     return list(zip(totals, lengths, strict=True))
 
@@ -144,8 +152,8 @@ def record(
     if video.exists():
         raise ConfigError(f"{video} is there already; choose another name")
     try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg  # noqa: F401
+        imageio = importlib.import_module("imageio.v2")
+        importlib.import_module("imageio_ffmpeg")
     except ImportError as error:
         raise ConfigError(f"videos need `pip install 'nprobot[video]'` ({error})") from error
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):

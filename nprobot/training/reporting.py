@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from .run_folder import RunFolder
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -35,6 +37,9 @@ class Progress:
 class Reporter(Protocol):
     """Receives the news of a run."""
 
+    def begin(self, folder: RunFolder) -> None:
+        """The run is about to start; `folder` is on disk."""
+
     def progress(self, progress: Progress) -> None:
         """The run has moved on; called often."""
 
@@ -44,6 +49,9 @@ class Reporter(Protocol):
 
 class Silent:
     """Reports nothing."""
+
+    def begin(self, folder: RunFolder) -> None:
+        """Nothing."""
 
     def progress(self, progress: Progress) -> None:
         """Nothing."""

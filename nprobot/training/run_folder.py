@@ -106,6 +106,12 @@ def default_path(config: RunConfig, root: Path = Path("runs")) -> Path:
     return free
 
 
+def find_policy(path: Path) -> Path:
+    """The folder of the policy file that a path means: of the newest checkpoint, for a run."""
+    last = path / "checkpoints" / "last"
+    return last if last.exists() else path
+
+
 def refuse_existing(path: Path) -> None:
     """Raise `RunExistsError` if there is anything but an empty folder at `path`."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

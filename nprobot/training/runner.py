@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from nprobot.policies.policy import Policy
 
 from . import environments
 from .build import Model, build_model, resolve
-from .callback import RunCallback, StopTraining, check_weights, dump, log_evaluation
+from .callback import RunCallback, StopTraining, log_evaluation
 from .checkpoints import last_checkpoint, load_checkpoint
 from .config import RunConfig
 from .curve import draw_curve
@@ -131,12 +130,12 @@ CHANGEABLE = ("steps", "stop_at", "checkpoint_every", "evaluate_every")
 
 def check_changes(old: RunConfig, new: RunConfig) -> None:
     """Raise `ConfigError` if `new` changes an option that a resumed run has to keep."""
-    for field in dataclasses.fields(old):
-        before, after = getattr(old, field.name), getattr(new, field.name)
-        if before != after and field.name not in CHANGEABLE:
+    before, after = old.flat(), new.flat()
+    for name in before:
+        if before[name] != after[name] and name not in CHANGEABLE:
             raise ConfigError(
-                f"a resumed run keeps its {field.name} ({before}); only "
-                f"{', '.join(CHANGEABLE)} may change"
+                f"a resumed run keeps its {name}, {before[name]}; only {', '.join(CHANGEABLE)} "
+                "may change"
             )
 
 
@@ -153,6 +152,7 @@ def _learn(folder: RunFolder, model: Model, reporter: Reporter, elapsed: float =
     model.set_logger(make_logger(folder.path, model.num_timesteps))
     run = RunCallback(folder, reporter, elapsed)
     with _interruptible(run, reporter):
+        reporter.begin(folder)
         try:
             model.learn(config.steps - model.num_timesteps, run, reset_num_timesteps=False)
             run.check_finite()
@@ -164,9 +164,11 @@ def _learn(folder: RunFolder, model: Model, reporter: Reporter, elapsed: float =
         evaluation = _final_evaluation(run)
     policy = run.policy()
     seconds = run.elapsed
+    # What the last update recorded has no row yet: SB3 writes it with the next rollout.
+    model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+    model.logger.dump(model.num_timesteps)
     if evaluation is not None:
         log_evaluation(model, evaluation)
-    dump(model)
     model.logger.close()
     model.env.close()
     draw_curve(folder)
@@ -191,18 +193,16 @@ def _final_evaluation(run: RunCallback) -> Evaluation | None:
 
 
 def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
-    """The same error, or, if numbers were lost, one that says when and what to do."""
-    if not isinstance(error, ArithmeticError):
-        try:
-            check_weights(model)  # torch complains about the distribution of a policy with NaN
-        except NonFiniteError as cause:
-            error = cause
-        else:
-            return error
+    """The same error, or, if the policy has diverged, one that says when and what to do."""
+    what = str(error)
+    if what.startswith("Expected parameter"):  # torch, of a distribution without a density
+        what = "the distribution of the actions has become invalid"
+    elif not isinstance(error, ArithmeticError):
+        return error
     last = folder.checkpoints / "last"
     kept = f"The last good checkpoint is {last}." if last.exists() else "No checkpoint was made."
     return NonFiniteError(
-        f"at step {model.num_timesteps:,}: {error}. {kept} A lower --learning-rate, or "
+        f"at step {model.num_timesteps:,}: {what}. {kept} A lower --learning-rate, or "
         "--normalise on, often helps."
     )
 

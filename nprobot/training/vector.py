@@ -74,7 +74,7 @@ def vector_state(vector: VecNormalize) -> dict[str, Any]:
         "generators": [generator.bit_generator.state for generator in vector.get_attr("np_random")],
     }
     if vector.norm_obs:
-        state["observations"] = _statistics(vector.obs_rms)
+        state["observations"] = _statistics(_observations(vector))
     return state
 
 
@@ -82,13 +82,19 @@ def restore_vector(vector: VecNormalize, state: dict[str, Any]) -> None:
     """Go on from a saved state; the next reset draws from the restored generators."""
     _restore_statistics(vector.ret_rms, state["returns"])
     if vector.norm_obs:
-        _restore_statistics(vector.obs_rms, state["observations"])
+        _restore_statistics(_observations(vector), state["observations"])
     vector.returns = state["discounted_returns"].copy()
     vector.training = False
     vector.reset()  # uses up the seeds, which would restart the generators
     vector.training = True
     for generator, saved in zip(vector.get_attr("np_random"), state["generators"], strict=True):
         generator.bit_generator.state = saved
+
+
+def _observations(vector: VecNormalize) -> RunningMeanStd:
+    running = vector.obs_rms
+    assert isinstance(running, RunningMeanStd), "observations are one vector, not a dict of them"
+    return running
 
 
 def _statistics(running: RunningMeanStd) -> dict[str, Any]:

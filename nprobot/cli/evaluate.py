@@ -1,0 +1,97 @@
+"""`nprobot evaluate`: measure a trained policy, film it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from nprobot.policies import policy_file
+from nprobot.training.config import EVALUATION_EPISODES
+from nprobot.training.evaluation import Evaluation, evaluate, record
+from nprobot.training.run_folder import find_policy
+
+from .console import facts, say
+from .exit_codes import DONE
+from .mujoco_messages import tame_mujoco
+from .options import parse
+
+HELP = """\
+Run a policy without exploration and without learning, from its policy file alone.
+
+examples:
+  nprobot evaluate runs/reacher
+  nprobot evaluate runs/reacher/checkpoints/step_000100000 --episodes 100 --json
+  nprobot evaluate runs/reacher --record reacher.mp4
+"""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Options of the command."""
+
+    policy: Annotated[Path, tyro.conf.Positional]
+    """A run folder (its newest checkpoint counts) or a folder with a policy file."""
+    episodes: int = EVALUATION_EPISODES
+    """How many episodes."""
+    env: str | None = None
+    """Environment id. Left out: the one it was trained on."""
+    seed: int = 0
+    """Where the starts of the episodes come from; the same ones for every policy."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+    record: Path | None = None
+    """Film the first episode, as .mp4."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parse(Evaluate, arguments, "evaluate", HELP)
+    tame_mujoco()
+    folder = find_policy(options.policy)
+    policy = policy_file.load(folder)
+    if options.record is not None:
+        record(policy, options.record, options.env, seed=options.seed)
+    result = evaluate(policy, options.env, episodes=options.episodes, seed=options.seed)
+    if options.json:
+        print(json.dumps(as_json(result, folder)))
+        return DONE
+    console = Console()
+    provenance = policy.provenance
+    console.print(
+        facts(
+            f"{result.env}: deterministic episodes, seed {result.seed}",
+            {
+                "episodes": str(len(result.returns)),
+                "return": str(result),
+                "lowest, highest": f"{min(result.returns):.1f}, {max(result.returns):.1f}",
+                "episode length": f"{statistics.fmean(result.lengths):.1f} steps",
+                "trained with": f"{provenance.get('algorithm', '?')}, {provenance.get('rule', '?')}"
+                f", {provenance.get('steps', '?')} steps, seed {provenance.get('seed', '?')}",
+            },
+        ),
+        highlight=False,
+    )
+    say(console, f"Policy: {folder}")
+    if options.record is not None:
+        say(console, f"Film: {options.record}")
+    return DONE
+
+
+def as_json(result: Evaluation, folder: Path) -> dict[str, object]:
+    """An evaluation as a JSON object; the spread of a single episode is null."""
+    return {
+        **dataclasses.asdict(result),
+        "episodes": len(result.returns),
+        "return_mean": result.mean,
+        "return_sd": None if math.isnan(result.sd) else result.sd,
+        "policy": str(folder),
+    }

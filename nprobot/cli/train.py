@@ -1,0 +1,120 @@
+"""`nprobot train`: train a policy, or go on with a run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from nprobot.training.config import RunConfig
+from nprobot.training.environments import find_spec
+from nprobot.training.errors import ConfigError
+from nprobot.training.run_folder import RunFolder, refuse_existing
+
+from .console import display, facts, say, title
+from .exit_codes import INTERRUPTED
+from .mujoco_messages import tame_mujoco
+from .options import parse
+
+if TYPE_CHECKING:
+    from nprobot.training.runner import Result
+
+
+HELP = """\
+Train a policy by node perturbation, without a backward pass (or by backprop,
+to compare). Without any option: a DANP policy on InvertedPendulum-v5 until it
+balances. Ctrl-C ends a run with a checkpoint; --resume goes on from there.
+
+examples:
+  nprobot train
+  nprobot train --env Reacher-v5 --samples 8 --steps 300000 --out runs/reacher
+  nprobot train --env Reacher-v5 --rule bp --steps 300000 --seed 1
+  nprobot train --resume runs/reacher --steps 600000
+"""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the run is kept, and where it computes."""
+
+    out: Path | None = None
+    """The run folder to make. Left out: runs/ENV-ALGO-RULE-SEED-TIME."""
+    resume: Path | None = None
+    """A run folder: go on from its last checkpoint. Only --steps, --stop-at, --checkpoint-every and
+    --evaluate-every may be given with it."""
+    device: str = "cpu"
+    """Where the networks are: cpu, or cuda. Small networks are fastest on the CPU."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Options of the command."""
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    output: Output = field(default_factory=Output)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parse(Train, arguments, "train", HELP)
+    config, output = options.run, options.output
+    if output.resume is None:
+        find_spec(config.env)
+        if output.out is not None:
+            refuse_existing(output.out)
+    elif output.out is not None:
+        raise ConfigError("a resumed run stays in its own folder; leave --out away")
+    else:
+        # Parsed again over the run's own configuration: options that were not given stay.
+        stored = Train(run=RunFolder.open(output.resume).config)
+        config = parse(Train, arguments, "train", HELP, stored).run
+
+    # Everything above answers at once; torch takes seconds to load.
+    import torch
+
+    from nprobot.training.runner import resume, train
+
+    torch.set_num_threads(1)  # networks this small are slower on two threads than on one
+    tame_mujoco()
+    console = Console()
+    with display(console) as shown:
+        if output.resume is None:
+            command = shlex.join(("nprobot", "train", *arguments))
+            result = train(
+                config, output.out, reporter=shown, command=command, device=output.device
+            )
+        else:
+            result = resume(output.resume, config, reporter=shown, device=output.device)
+    show(console, result)
+    return INTERRUPTED if result.interrupted else 0
+
+
+def show(console: Console, result: Result) -> None:
+    """Print what came out of a run, where it is, and what to do with it."""
+    evaluation = result.evaluation
+    console.print(
+        facts(
+            title(result.folder),
+            {
+                "return": "not evaluated"
+                if evaluation is None
+                else f"{evaluation} ({len(evaluation.returns)} deterministic episodes)",
+                "steps": f"{result.steps:,}",
+                "time": f"{result.seconds / 60:.1f} min",
+                "forward passes": f"{result.forward_passes:,}",
+                "backward passes": f"{result.backward_passes:,}",
+            },
+        ),
+        highlight=False,
+    )
+    path = result.folder.path
+    say(console, f"Run: {path}")
+    if result.interrupted:
+        say(console, f"Interrupted; go on: nprobot train --resume {path}")
+    else:
+        say(console, f"Next: nprobot evaluate {path} --record {path / 'film.mp4'}")
