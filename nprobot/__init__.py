@@ -15,7 +15,8 @@ from . import policies as policies
 if TYPE_CHECKING:
     from .algorithms.ppo import PPO
     from .gradient_alignment import Alignment, alignment
-    from .rules import RULES, LearningRule, learning_rule
+    from .rule import LearningRule
+    from .rules import RULES, learning_rule
 
 __version__ = "0.1.0"
 

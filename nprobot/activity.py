@@ -169,7 +169,7 @@ class Activity:
         clean = call.pre_activation
         if index < noisy.start:
             return _repeat(noise.shape[0], clean)
-        own = noise[..., call.nodes].unflatten(-1, clean.shape[1:])
+        own = _units(noise, call)
         if index == noisy.start:
             a = clean + own
         elif index in noisy:
@@ -177,8 +177,7 @@ class Activity:
         else:
             a = layer.pre_activation(x).view_as(own)
         if activity is not None:
-            out = activity[..., call.nodes].unflatten(-1, clean.shape[1:])
-            torch.sub(a, clean, out=out)
+            torch.sub(a, clean, out=_units(activity, call))
         return a.flatten(0, 1)
 
     @contextmanager
@@ -188,7 +187,9 @@ class Activity:
         An entry in the instance's own dict comes before the class's method; setting it there avoids
         the bookkeeping of `nn.Module.__setattr__`.
         """
-        stand_ins = {layer.module: partial(handler, layer) for layer in self.layers}
+        stand_ins: dict[nn.Module, Callable[[Tensor], Tensor]] = {
+            layer.module: partial(handler, layer) for layer in self.layers
+        }
         stand_ins |= dict.fromkeys(self._tanh, _tanh)
         before = {module: module.__dict__.get("forward") for module in stand_ins}
         for module, forward in stand_ins.items():
@@ -240,5 +241,12 @@ def _tanh(x: Tensor) -> Tensor:
     return torch.tanh(x) if x.is_cuda else torch.from_numpy(np.tanh(x.numpy()))
 
 
+def _units(flat: Tensor, call: Call) -> Tensor:
+    """The part of (K, B, N) that belongs to one call, as a view of shape (K, B, *units)."""
+    draws, batch = flat.shape[:2]
+    return flat[..., call.nodes].view(draws, batch, *call.pre_activation.shape[1:])
+
+
 def _repeat(times: int, x: Tensor) -> Tensor:
+    """A batch repeated as a whole, (B, ...) to (times · B, ...)."""
     return x.expand(times, *x.shape).flatten(0, 1)

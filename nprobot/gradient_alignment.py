@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from .activity import Activity, Call, Tree
 from .rule import LearningRule, Loss
+
+Pairs = Sequence[tuple[Tensor | None, Tensor | None]]
+"""Estimate and gradient of some parameters; None where a parameter got none."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def alignment(rule: LearningRule, network: nn.Module, inputs: Tree, loss: Loss) 
     for call, own in zip(calls, g, strict=True):
         variances.append(_variance(rule, call, own, square))
         parts = [id(p) for p in call.layer.module.parameters(recurse=False) if p.requires_grad]
-        pairs = [(estimate[key], gradient[key]) for key in parts]
+        pairs: Pairs = [(estimate[key], gradient[key]) for key in parts]
         rows.append(_compare(call.layer.name or "network", own.shape[1], pairs, variances[-1]))
     pairs = [(estimate[key], gradient[key]) for key in gradient]
     total = _compare("all", activity.size, pairs, sum(variances))
@@ -144,9 +148,7 @@ def _variance(rule: LearningRule, call: Call, own: Tensor, square: Tensor) -> fl
     return float((inputs_square * moment).sum()) / (rule.samples * batch**2)
 
 
-def _compare(
-    name: str, nodes: int, pairs: list[tuple[Tensor | None, Tensor | None]], variance: float
-) -> LayerAlignment:
+def _compare(name: str, nodes: int, pairs: Pairs, variance: float) -> LayerAlignment:
     """Cosine, norm ratio and prediction over (estimate, gradient) pairs of parameters."""
     known = [(e.flatten(), g.flatten()) for e, g in pairs if e is not None and g is not None]
     if not known:

@@ -96,7 +96,8 @@ class ConvolutionNodes(NodeLayer):
 
     @override
     def pre_activation(self, x: Tensor) -> Tensor:
-        return self.module._conv_forward(x, self.weight, self.module.bias)
+        a: Tensor = self.module._conv_forward(x, self.weight, self.module.bias)
+        return a
 
     @override
     def decorrelated_input(self, x: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ def node_layers(network: nn.Module) -> list[NodeLayer]:
     return layers
 
 
-def add_gradient(parameter: nn.Parameter | None, error: Tensor, x: Tensor | None = None) -> None:
+def add_gradient(parameter: Tensor | None, error: Tensor, x: Tensor | None = None) -> None:
     """Accumulate ``error @ x`` (or, without x, the sum of the rows of `error`) as autograd does."""
     if parameter is None or not parameter.requires_grad:
         return

@@ -183,7 +183,7 @@ class LearningRule(ABC):
         )
         if self.decorrelated:
             settings += f", decorrelation_lr={self.decorrelation_lr:g}"
-        return f"{type(self).__name__}({self.full_name!r}, {settings})"
+        return f"{type(self).__name__}({self.name!r}, {settings})"
 
     def _forget_networks(self) -> None:
         self._network_index: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()

@@ -179,7 +179,7 @@ def learning_rule(
 
 def square_norm(values: Tensor) -> Tensor:
     """``‖v‖²`` over the last axis; never 0, so that noise lost to rounding gives no NaN."""
-    norm = torch.linalg.vector_norm(values, dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(values, dim=-1)
     return norm.square_().clamp_min_(torch.finfo(values.dtype).tiny)
 
 

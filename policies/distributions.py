@@ -68,7 +68,7 @@ class Categorical(ActionDistribution):
         """See the base class."""
         chosen = actions.long().view(-1, len(self.choices))
         total = torch.zeros(())
-        for i, logits in enumerate(outputs[0].split(self.choices, dim=-1)):
+        for i, logits in enumerate(torch.split(outputs[0], self.choices, dim=-1)):
             index = chosen[:, i : i + 1].expand(*logits.shape[:-1], 1)
             total = total + F.log_softmax(logits, dim=-1).gather(-1, index).squeeze(-1)
         return total
@@ -76,7 +76,7 @@ class Categorical(ActionDistribution):
     def entropy(self, outputs: tuple[Tensor, ...]) -> Tensor:
         """See the base class."""
         total = torch.zeros(())
-        for logits in outputs[0].split(self.choices, dim=-1):
+        for logits in torch.split(outputs[0], self.choices, dim=-1):
             log_p = F.log_softmax(logits, dim=-1)
             total = total - (log_p.exp() * log_p).sum(-1)
         return total

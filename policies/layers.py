@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -74,8 +74,8 @@ class DecorrelatedConv2d(nn.Conv2d):
 
     R: Tensor
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         if self.groups != 1:
             raise UnsupportedLayerError(
                 f"a decorrelated convolution needs groups=1, got groups={self.groups}"
@@ -95,7 +95,8 @@ class DecorrelatedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pre-activations, shape (B, out_channels, height, width)."""
-        return self._conv_forward(x, self.folded_weight(), self.bias)
+        a: Tensor = self._conv_forward(x, self.folded_weight(), self.bias)
+        return a
 
 
 class BiasHead(nn.Module):
@@ -121,7 +122,7 @@ def patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Input patches of a convolution, (B, positions, d), in the order of ``weight.flatten(1)``."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    columns = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)  # type: ignore[arg-type]
+    columns = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
     return columns.mT
 
 
@@ -196,7 +197,7 @@ def _folded(layer: nn.Module) -> nn.Module:
     return _adopt(new, weight, layer.bias, layer.training)
 
 
-def _conv_arguments(layer: nn.Conv2d) -> tuple[object, ...]:
+def _conv_arguments(layer: nn.Conv2d) -> tuple[Any, ...]:
     """Positional arguments of a convolution like `layer`, without a bias (adopted afterwards)."""
     return (
         *(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding),
@@ -205,10 +206,8 @@ def _conv_arguments(layer: nn.Conv2d) -> tuple[object, ...]:
     )
 
 
-def _adopt(
-    layer: nn.Module, weight: nn.Parameter, bias: nn.Parameter | None, training: bool
-) -> nn.Module:
+def _adopt(layer: nn.Module, weight: Tensor, bias: Tensor | None, training: bool) -> nn.Module:
     """Give a new layer existing parameters, as the same objects."""
-    layer.register_parameter("weight", weight)
-    layer.register_parameter("bias", bias)
+    layer.register_parameter("weight", cast("nn.Parameter", weight))
+    layer.register_parameter("bias", cast("nn.Parameter | None", bias))
     return layer.train(training)

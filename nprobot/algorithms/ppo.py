@@ -96,7 +96,7 @@ class PPO(stable_baselines3.PPO):
         policy_kwargs: dict[str, Any] | None = None,
         seed: int | None = None,
         _init_setup_model: bool = True,
-        **kwargs: Any,  # noqa: ANN401 - SB3's own arguments
+        **kwargs: Any,
     ) -> None:
         if isinstance(rule, str):
             settings = RULE_DEFAULTS | {"seed": seed} | (rule_kwargs or {})
@@ -110,7 +110,9 @@ class PPO(stable_baselines3.PPO):
             "batch_size": batch_size,
             "max_grad_norm": max_grad_norm,
         }
-        arguments = {name: value for name, value in given.items() if value is not None}
+        arguments: dict[str, Any] = {
+            name: value for name, value in given.items() if value is not None
+        }
         if rule.name != "bp":
             arguments = PERTURBATION_DEFAULTS | arguments
             policy_kwargs = {"share_features_extractor": False} | (policy_kwargs or {})
@@ -212,7 +214,7 @@ class PPO(stable_baselines3.PPO):
         observations = preprocess_obs(
             batch.observations, self.observation_space, self.policy.normalize_images
         )
-        return observations  # type: ignore[return-value]
+        return observations
 
     def _advantages(self, batch: RolloutBufferSamples) -> torch.Tensor:
         advantages = batch.advantages

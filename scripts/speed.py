@@ -1,0 +1,195 @@
+"""How long one learning step takes under each rule, as a ratio to autograd backpropagation.
+
+All rules take turns in one process on one thread, and each counts with its shortest time, so that
+whatever else the machine does falls out. Beside each ratio stands the multiply-add bound: what the
+ratio would be if only matrix products cost time.
+
+    python scripts/speed.py                 # gradient steps, then PPO
+    python scripts/speed.py --steps 0       # gradient steps only
+    python scripts/speed.py --out speed.csv # and keep the rows
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import stable_baselines3
+import torch
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3.common.env_util import make_vec_env
+from torch import Tensor
+
+import nprobot
+from nprobot.policies import mlp
+
+NETWORKS = [([17, 64, 64, 6], 64), ([17, 256, 256, 6], 256), ([21, 512, 512, 512, 7], 256)]
+DRAWS = (1, 4, 16)
+RULES = ("np", "inp", "anp", "dnp", "dinp", "danp")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement."""
+
+    network: str
+    batch: int
+    activation: str
+    rule: str
+    noise: str
+    samples: int
+    microseconds: float
+    ratio: float
+    bound: float
+
+
+def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
+    """Multiply-adds of a step over those of backpropagation, taken as three forward passes.
+
+    NP and ANP: K noisy passes, a clean one, an outer product. INP: one pass a layer, begun there.
+    With decorrelation: x* = R x, the product W R, C = mean x* x*ᵀ and C R for every layer.
+    """
+    layers = [batch * d * h for d, h in pairwise(sizes)]
+    forward = sum(layers)
+    if name.endswith("inp"):
+        noisy = sum(sum(layers[i + 1 :]) for i in range(len(layers)))
+    else:
+        noisy = forward
+    extra = 0
+    if name.startswith("d"):
+        extra = sum(2 * batch * d * d + h * d * d + d**3 for d, h in pairwise(sizes))
+    return (draws * noisy + 2 * forward + extra) / (3 * forward)
+
+
+def backprop_step(net: torch.nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """One gradient by autograd, as anyone would write it."""
+
+    def step() -> None:
+        net.zero_grad()
+        (net(x) - y).square().mean().backward()
+
+    return step
+
+
+def perturbation_step(
+    rule: nprobot.LearningRule, net: torch.nn.Module, x: Tensor, y: Tensor
+) -> Callable[[], None]:
+    """One gradient, and one update of R, by a rule."""
+
+    def step() -> None:
+        net.zero_grad()
+        rule.backward(net, x, lambda out: (out - y).square().mean(-1))
+        rule.decorrelate(net)
+
+    return step
+
+
+def measure(steps: list[Callable[[], None]], seconds: float) -> list[float]:
+    """Shortest time of every step in seconds, over rounds in which the steps take turns."""
+    start = time.perf_counter()
+    for step in steps:
+        step()
+    rounds = max(7, int(seconds / (time.perf_counter() - start)))
+    times: list[list[float]] = [[] for _ in steps]
+    for _ in range(rounds):
+        for i, step in enumerate(steps):
+            start = time.perf_counter()
+            step()
+            times[i].append(time.perf_counter() - start)
+    return [min(t) for t in times]
+
+
+def gradient_steps(seconds: float, activation: str, noise: str) -> list[Row]:
+    """Time every rule on every network."""
+    rows = []
+    for sizes, batch in NETWORKS:
+        x, y = torch.randn(batch, sizes[0]), torch.randn(batch, sizes[-1])
+        cases = [(name, draws) for name in RULES for draws in DRAWS]
+        steps = [backprop_step(mlp(sizes, activation), x, y)]
+        for name, draws in cases:
+            rule = nprobot.learning_rule(name, samples=draws, noise=noise, seed=0)
+            net = mlp(sizes, activation, decorrelated=rule.decorrelated)
+            steps.append(perturbation_step(rule, net, x, y))
+        backprop, *times = measure(steps, seconds)
+        label = "-".join(map(str, sizes))
+        rows.append(Row(label, batch, activation, "bp", "", 0, backprop * 1e6, 1.0, 1.0))
+        for (name, draws), took in zip(cases, times, strict=True):
+            limit = bound(name, sizes, batch, draws)
+            time_and_ratio = (took * 1e6, took / backprop)
+            rows.append(Row(label, batch, activation, name, noise, draws, *time_and_ratio, limit))
+    return rows
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """One table a network: ratio to backprop, and its multiply-add bound in brackets."""
+    for label, batch in dict.fromkeys((row.network, row.batch) for row in rows):
+        own = [row for row in rows if row.network == label]
+        table = Table(
+            title=f"{label} {own[0].activation}, batch {batch}: time of a step / autograd BP "
+            f"({own[0].microseconds:.0f} µs) \\[multiply-add bound]"
+        )
+        table.add_column("rule")
+        for draws in DRAWS:
+            table.add_column(f"K = {draws}", justify="right")
+        for name in RULES:
+            cells = [f"{r.ratio:.2f} \\[{r.bound:.2f}]" for r in own if r.rule == name]
+            table.add_row(name, *cells)
+        console.print(table)
+
+
+def ppo_speed(env: str, steps: int, console: Console) -> None:
+    """Environment steps a second of our PPO and of SB3's, same batch size and epochs."""
+    arguments = {"n_steps": 256, "batch_size": 256, "seed": 0, "device": "cpu"}
+    table = Table(title=f"PPO on {env}, 8 environments, batch 256, 10 epochs, {steps} steps")
+    for column in ("learner", "env steps / s", "time / SB3"):
+        table.add_column(column, justify="right")
+    baseline = None
+    for name, draws in (("sb3", 0), ("np", 1), ("anp", 1), ("danp", 1), ("danp", 8)):
+        envs = make_vec_env(env, 8, seed=0)
+        if name == "sb3":
+            model = stable_baselines3.PPO("MlpPolicy", envs, **arguments)
+        else:
+            rule = {"samples": draws}
+            model = nprobot.PPO("MlpPolicy", envs, rule=name, rule_kwargs=rule, **arguments)
+        start = time.perf_counter()
+        model.learn(steps)
+        took = time.perf_counter() - start
+        baseline = baseline or took
+        label = "SB3 PPO (autograd)" if name == "sb3" else f"{name}, K = {draws}"
+        table.add_row(label, f"{model.num_timesteps / took:.0f}", f"{took / baseline:.2f}")
+    console.print(table)
+
+
+def main() -> None:
+    """Measure, print, and keep the rows if asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=15.0, help="for each network")
+    parser.add_argument("--activation", default="tanh")
+    parser.add_argument("--noise", default="rademacher", choices=["rademacher", "gaussian"])
+    parser.add_argument("--env", default="Reacher-v5", help="for PPO")
+    parser.add_argument("--steps", type=int, default=20480, help="of PPO; 0 leaves it out")
+    parser.add_argument("--out", type=Path, help="write the rows to this CSV file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console()
+    rows = gradient_steps(options.seconds, options.activation, options.noise)
+    show(rows, console)
+    if options.out:
+        with options.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(Row.__dataclass_fields__))
+            writer.writeheader()
+            writer.writerows(vars(row) for row in rows)
+    if options.steps:
+        ppo_speed(options.env, options.steps, console)
+
+
+if __name__ == "__main__":
+    main()
