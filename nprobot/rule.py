@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .activity import Activity, Tree
+from .activity import Activity, Tree, first_tensor
 from .decorrelation import decorrelated_layers, mean_square_correlation, update
 from .errors import NonFiniteLossError, PerSampleLossError, RuleError
 from .noise import NoiseSource
@@ -75,9 +75,7 @@ class LearningRule(ABC):
         self.decorrelation_interval = int(decorrelation_interval)
         self.forward_passes = 0
         self.backward_passes = 0
-        # Calls of `decorrelate` for each network, in the order in which networks came first: that
-        # order, unlike the networks, is the same in a resumed run.
-        self._decorrelate_calls: list[int] = []
+        self._decorrelate_calls: dict[int, int] = {}
         self._forget_networks()
 
     @property
@@ -157,7 +155,7 @@ class LearningRule(ABC):
         return {
             "forward_passes": self.forward_passes,
             "backward_passes": self.backward_passes,
-            "decorrelate_calls": list(self._decorrelate_calls),
+            "decorrelate_calls": dict(self._decorrelate_calls),
             "noise": self.source.state_dict(),
         }
 
@@ -165,7 +163,9 @@ class LearningRule(ABC):
         """Go on from a saved state."""
         self.forward_passes = int(state["forward_passes"])
         self.backward_passes = int(state["backward_passes"])
-        self._decorrelate_calls = [int(calls) for calls in state["decorrelate_calls"]]
+        self._decorrelate_calls = {
+            int(index): int(calls) for index, calls in state["decorrelate_calls"].items()
+        }
         self.source.load_state_dict(state["noise"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -189,13 +189,20 @@ class LearningRule(ABC):
         self._network_index: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         self._layer_inputs: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
 
+    def _index(self, network: nn.Module) -> int:
+        """Number of a network, in the order in which this rule met them.
+
+        Saved state is kept by this number: the order, unlike the networks, is the same in a resumed
+        run.
+        """
+        return self._network_index.setdefault(network, len(self._network_index))
+
     def _count_call(self, network: nn.Module) -> int:
         """How often `decorrelate` was called for this network before."""
-        index = self._network_index.setdefault(network, len(self._network_index))
-        if index == len(self._decorrelate_calls):
-            self._decorrelate_calls.append(0)
-        self._decorrelate_calls[index] += 1
-        return self._decorrelate_calls[index] - 1
+        index = self._index(network)
+        calls = self._decorrelate_calls.get(index, 0)
+        self._decorrelate_calls[index] = calls + 1
+        return calls
 
     def _remember_inputs(self, activity: Activity) -> None:
         for call in activity.calls:
@@ -226,7 +233,8 @@ class PerturbationRule(LearningRule):
 
         def delta_loss(outputs: Tree) -> Tensor:
             """``δL = L(noisy) − L(clean)``, shape (K, B)."""
-            return per_sample(loss, outputs, (samples, activity.batch)) - clean_loss
+            draws = first_tensor(outputs).shape[0]
+            return per_sample(loss, outputs, (draws, activity.batch)) - clean_loss
 
         activity.accumulate(self.node_error(activity, perturbation, delta_loss))
         self._remember_inputs(activity)

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, RolloutBufferSamples, Schedule
-from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.utils import LinearSchedule, explained_variance
 from torch import nn
 from typing_extensions import override
 
@@ -26,14 +26,14 @@ from nprobot.rules import learning_rule
 from .objectives import ClippedSurrogate, SquaredValueError
 
 PERTURBATION_DEFAULTS: dict[str, Any] = {
-    "learning_rate": 1e-3,
+    "learning_rate": LinearSchedule(2e-3, 0.0, 1.0),
     "batch_size": 256,
     "max_grad_norm": None,
 }
 """Where PPO under a perturbation rule departs from SB3's defaults."""
 
 RULE_DEFAULTS: dict[str, Any] = {
-    "sigma": 1e-3,
+    "sigma": 1e-2,
     "samples": 8,
     "noise": "rademacher",
     "decorrelation_lr": 1e-3,

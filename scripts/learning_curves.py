@@ -1,0 +1,226 @@
+"""Learning curves of PPO by backpropagation and by node perturbation: one figure, one table.
+
+Three seeds of every learner on InvertedPendulum-v5 (100k steps) and Reacher-v5 (300k). Every run is
+a call of `nprobot train`, which is kept in the row; a finished run is not repeated, so a cut-off
+costs one run. Learning rates come from `search`, the same small search for every learner.
+
+    python scripts/learning_curves.py search   # rows of search.csv
+    python scripts/learning_curves.py run       # rows.csv, curves.csv
+    python scripts/learning_curves.py report    # figure and table in docs/
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "learning_curves"
+RUNS = ROOT / "runs" / "learning_curves"
+TASKS = {"InvertedPendulum-v5": 100_000, "Reacher-v5": 300_000}
+LEARNERS = {
+    "BP": ("bp", 1),
+    "NP": ("np", 1),
+    "ANP": ("anp", 1),
+    "DNP": ("dnp", 1),
+    "DANP": ("danp", 1),
+    "DANP, K = 8": ("danp", 8),
+}
+SEEDS = (0, 1, 2)
+SEARCH_TASK, SEARCH_STEPS, SEARCH_SEEDS = "Reacher-v5", 100_000, (100, 101)
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+BATCH_SIZES = {"BP": (64, 256)}
+"""Tried by `search`; the perturbation rules use their default of 256."""
+EPISODES = 100
+"""Deterministic episodes that measure a finished policy."""
+COMMON = ("--lr-schedule", "linear", "--normalise", "on", "--sigma", "0.01")
+"""What helps every learner: decay of the learning rate, normalised observations and rewards."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    task: str
+    learner: str
+    steps: int
+    seed: int
+    learning_rate: float
+    batch_size: int
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells its row from others."""
+        return tuple(str(value) for value in vars(self).values())
+
+    @property
+    def command(self) -> list[str]:
+        """The command line of the run, without its folder."""
+        rule, samples = LEARNERS[self.learner]
+        return [
+            *("train", "--env", self.task, "--rule", rule, "--samples", str(samples)),
+            *("--steps", str(self.steps), "--seed", str(self.seed)),
+            *("--learning-rate", str(self.learning_rate)),
+            *("--batch-size", str(self.batch_size), "--n-steps", "256"),
+            *COMMON,
+        ]
+
+
+def main() -> None:
+    """Search, run or report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=["search", "run", "report"])
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default 2)")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="of `run`")
+    options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if options.stage == "search":
+        execute(search_jobs(), RESULTS / "search.csv", None, options.jobs)
+    elif options.stage == "run":
+        execute(run_jobs(options.tasks), RESULTS / "rows.csv", RESULTS / "curves.csv", options.jobs)
+    else:
+        from learning_curves_report import report
+
+        report()
+
+
+def search_jobs() -> list[Job]:
+    """Every learner with every learning rate (and batch size, where there is a choice)."""
+    return [
+        Job(SEARCH_TASK, learner, SEARCH_STEPS, seed, rate, batch)
+        for seed in SEARCH_SEEDS
+        for rate in LEARNING_RATES
+        for learner in LEARNERS
+        for batch in BATCH_SIZES.get(learner, (256,))
+    ]
+
+
+def run_jobs(tasks: list[str]) -> list[Job]:
+    """Every learner on every task with the settings that `search` found best."""
+    best = best_settings()
+    return [
+        Job(task, learner, TASKS[task], seed, *best[learner])
+        for task in tasks
+        for seed in SEEDS
+        for learner in LEARNERS
+    ]
+
+
+def best_settings() -> dict[str, tuple[float, int]]:
+    """Learning rate and batch size with the best mean return in the search, of every learner."""
+    returns: dict[str, dict[tuple[float, int], list[float]]] = {}
+    for row in read(RESULTS / "search.csv"):
+        setting = (float(row["learning_rate"]), int(row["batch_size"]))
+        own = returns.setdefault(row["learner"], {}).setdefault(setting, [])
+        own.append(float(row["return_mean"]))
+    if missing := set(LEARNERS) - set(returns):
+        sys.exit(f"no search rows for {', '.join(missing)}: run the stage `search` first")
+    return {
+        learner: max(own, key=lambda setting: sum(own[setting]) / len(own[setting]))
+        for learner, own in returns.items()
+    }
+
+
+def execute(jobs: list[Job], rows: Path, curves: Path | None, workers: int) -> None:
+    """Run the jobs that have no row yet; write each row as its run ends."""
+    done = {tuple(row[name] for name in Job.__dataclass_fields__) for row in read(rows)}
+    waiting = [job for job in jobs if job.key not in done]
+    print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are there; {len(waiting)} to go")
+    lock = Lock()
+
+    def work(job: Job) -> None:
+        result, curve = run(job)
+        with lock:
+            if curves is not None:
+                append(curves, curve)
+            append(rows, [result])
+            print(f"{job.task} {job.learner}, seed {job.seed}: {float(result['return_mean']):.2f}")
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, waiting))
+
+
+def run(job: Job) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """Train and measure; the row of the result, and those of the curve."""
+    folder = RUNS / "-".join(job.key).replace("/", "_").replace(" ", "")
+    if folder.exists():  # left by a run that was cut off
+        shutil.rmtree(folder)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "nprobot"]
+    trained = subprocess.run(
+        [*program, *job.command, "--out", str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if trained.returncode:
+        sys.exit(f"{shlex.join(job.command)} failed:\n{trained.stderr}")
+    measured = subprocess.run(
+        [*program, "evaluate", str(folder), "--episodes", str(EPISODES), "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    evaluation = json.loads(measured.stdout)
+    description = json.loads((folder / "checkpoints" / "last" / "policy.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    progress = read(folder / "progress.csv")
+    made = description["provenance"]
+    row: dict[str, object] = {
+        **vars(job),
+        "return_mean": evaluation["mean"],
+        "return_sd": evaluation["sd"],
+        "episodes": EPISODES,
+        "forward_passes": made["forward_passes"],
+        "backward_passes": made["backward_passes"],
+        "seconds": max(float(r["time/time_elapsed"]) for r in progress if r["time/time_elapsed"]),
+        **config["versions"],
+        "command": "nprobot " + shlex.join(job.command),
+    }
+    curve: list[dict[str, object]] = [
+        {
+            "task": job.task,
+            "learner": job.learner,
+            "seed": job.seed,
+            "step": r["time/total_timesteps"],
+            "return": r["rollout/ep_rew_mean"],
+        }
+        for r in progress
+        if r.get("rollout/ep_rew_mean")
+    ]
+    return row, curve
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, rows: list[dict[str, object]]) -> None:
+    """Add rows to a CSV file, with a header if it is new."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
