@@ -19,7 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -146,10 +146,14 @@ def execute(jobs: list[Job], rows: Path, curves: Path | None, workers: int) -> N
             if curves is not None:
                 append(curves, curve)
             append(rows, [result])
-            print(f"{job.task} {job.learner}, seed {job.seed}: {float(result['return_mean']):.2f}")
+            what = f"{job.task} {job.learner}, seed {job.seed}, rate {job.learning_rate:g}"
+            print(f"{what}: {float(result['return_mean']):.2f}", flush=True)
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, waiting))
+        for future in as_completed([pool.submit(work, job) for job in waiting]):
+            if error := future.exception():
+                pool.shutdown(cancel_futures=True)
+                raise error
 
 
 def run(job: Job) -> tuple[dict[str, object], list[dict[str, object]]]:
@@ -166,7 +170,7 @@ def run(job: Job) -> tuple[dict[str, object], list[dict[str, object]]]:
         text=True,
     )
     if trained.returncode:
-        sys.exit(f"{shlex.join(job.command)} failed:\n{trained.stderr}")
+        raise RuntimeError(f"{shlex.join(job.command)} failed:\n{trained.stderr}")
     measured = subprocess.run(
         [*program, "evaluate", str(folder), "--episodes", str(EPISODES), "--json"],
         env=environment,
@@ -187,7 +191,7 @@ def run(job: Job) -> tuple[dict[str, object], list[dict[str, object]]]:
         "forward_passes": made["forward_passes"],
         "backward_passes": made["backward_passes"],
         "seconds": max(float(r["time/time_elapsed"]) for r in progress if r["time/time_elapsed"]),
-        **config["versions"],
+        **config["sessions"][-1]["versions"],
         "command": "nprobot " + shlex.join(job.command),
     }
     curve: list[dict[str, object]] = [
