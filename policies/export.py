@@ -82,7 +82,9 @@ def actor(policy: BasePolicy) -> nn.Sequential:
             f"feature extractor {type(features).__name__} cannot be exported; use an MlpPolicy"
         )
     layers = [nn.Flatten(), *policy.mlp_extractor.policy_net, policy.action_net]
-    return fold(nn.Sequential(*layers)).cpu()
+    # New layers draw initial weights; exporting must not change what a run goes on to do.
+    with torch.random.fork_rng(devices=[]):
+        return fold(nn.Sequential(*layers)).cpu()
 
 
 def _operations(network: nn.Sequential) -> Iterator[Operation]:

@@ -16,7 +16,7 @@ from nprobot.training.environments import find_spec
 from nprobot.training.errors import ConfigError
 from nprobot.training.run_folder import RunFolder, refuse_existing
 
-from .console import display, facts, say, title
+from .console import display, duration, facts, say, title
 from .exit_codes import INTERRUPTED
 from .mujoco_messages import tame_mujoco
 from .options import parse
@@ -105,7 +105,7 @@ def show(console: Console, result: Result) -> None:
                 if evaluation is None
                 else f"{evaluation} ({len(evaluation.returns)} deterministic episodes)",
                 "steps": f"{result.steps:,}",
-                "time": f"{result.seconds / 60:.1f} min",
+                "time": duration(result.seconds),
                 "forward passes": f"{result.forward_passes:,}",
                 "backward passes": f"{result.backward_passes:,}",
             },

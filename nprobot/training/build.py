@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
@@ -18,6 +19,7 @@ from .config import (
     DEFAULT_STEPS,
     AlgorithmOptions,
     LearningOptions,
+    LRSchedule,
     NetworkOptions,
     RunConfig,
 )
@@ -26,7 +28,7 @@ from .seeds import Seeds
 
 Model = PPO
 ALGORITHM_CLASSES: dict[str, type[Model]] = {"ppo": PPO}
-SCHEDULES: dict[str, Callable[[float], float]] = {
+SCHEDULES: dict[LRSchedule, Callable[[float], float]] = {
     "constant": lambda remaining: 1.0,
     "linear": lambda remaining: remaining,
     "cosine": lambda remaining: 0.5 - 0.5 * math.cos(math.pi * remaining),
@@ -60,7 +62,6 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
     model = ALGORITHM_CLASSES[config.algo](
         "MlpPolicy",
         env,
-        learning.learning_rate,
         rule=config.rule,
         rule_kwargs={"seed": seeds.rule, **_given(rule_settings)},
         policy_kwargs=_given(policy_settings),
@@ -68,12 +69,30 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         device=device,
         **_given(dataclasses.asdict(config.algorithm)),
     )
-    if learning.lr_schedule is not None:
-        start, share = float(model.lr_schedule(1.0)), SCHEDULES[learning.lr_schedule]
-        model.lr_schedule = lambda remaining: start * share(remaining)
+    model.lr_schedule = learning_rates(learning, model.lr_schedule)
     env.gamma = model.gamma  # rewards are scaled by the spread of the return that is learned
     env.seed(seeds.environments)  # SB3 has seeded them with its own seed
     return model
+
+
+def learning_rates(options: LearningOptions, default: Schedule) -> Schedule:
+    """The learning rate over the share of the run that remains.
+
+    First value and shape are separate options: each that is left open is the algorithm's own.
+    """
+    start = options.learning_rate or float(default(1.0))
+    if options.lr_schedule is None:
+        return lambda remaining: start * default(remaining) / default(1.0)
+    share = SCHEDULES[options.lr_schedule]
+    return lambda remaining: start * share(remaining)
+
+
+def schedule_name(rates: Schedule) -> LRSchedule | None:
+    """The name of a schedule; None for one that has none."""
+    for name, share in SCHEDULES.items():
+        if all(math.isclose(rates(r), rates(1.0) * share(r), abs_tol=1e-12) for r in (0, 0.3, 0.7)):
+            return name
+    return None
 
 
 def resolve(config: RunConfig, model: Model) -> RunConfig:
@@ -85,9 +104,7 @@ def resolve(config: RunConfig, model: Model) -> RunConfig:
     evaluate_every = config.evaluate_every
     if stop_at is not None and evaluate_every is None:
         evaluate_every = SOLVING_EVALUATION
-    rule, schedule = model.rule, config.learning.lr_schedule
-    if schedule is None and not callable(model.learning_rate):
-        schedule = "constant"
+    rule = model.rule
     return dataclasses.replace(
         config,
         steps=steps,
@@ -98,7 +115,7 @@ def resolve(config: RunConfig, model: Model) -> RunConfig:
         evaluate_every=evaluate_every,
         learning=LearningOptions(
             learning_rate=float(model.lr_schedule(1.0)),
-            lr_schedule=schedule,
+            lr_schedule=schedule_name(model.lr_schedule),
             sigma=rule.sigma,
             noise=rule.noise,  # type: ignore[arg-type]
             decorrelation_lr=rule.decorrelation_lr,

@@ -21,6 +21,8 @@ ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "
 DEFAULT_STEPS = 500_000
 EVALUATION_EPISODES = 20
 
+LRSchedule = Literal["constant", "linear", "cosine"]
+
 Options = TypeVar("Options", bound="_Options")
 
 
@@ -54,7 +56,7 @@ class LearningOptions(_Options):
 
     learning_rate: float | None = None
     """Step size of the optimiser (Adam) at the start."""
-    lr_schedule: Literal["constant", "linear", "cosine"] | None = None
+    lr_schedule: LRSchedule | None = None
     """How the step size goes from there: constant, or down to 0 at the last step."""
     sigma: float | None = None
     """Standard deviation of the node noise."""

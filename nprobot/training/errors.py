@@ -10,7 +10,7 @@ class RunError(Exception):
     """A run cannot start, or cannot go on; the subclasses say why."""
 
 
-class ConfigError(RunError, ValueError):
+class ConfigError(RunError):
     """A setting of a run makes no sense."""
 
 

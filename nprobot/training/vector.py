@@ -80,13 +80,13 @@ def vector_state(vector: VecNormalize) -> dict[str, Any]:
 
 def restore_vector(vector: VecNormalize, state: dict[str, Any]) -> None:
     """Go on from a saved state; the next reset draws from the restored generators."""
+    vector.training = False
+    vector.reset()  # uses up the seeds, which would restart the generators
+    vector.training = True
     _restore_statistics(vector.ret_rms, state["returns"])
     if vector.norm_obs:
         _restore_statistics(_observations(vector), state["observations"])
     vector.returns = state["discounted_returns"].copy()
-    vector.training = False
-    vector.reset()  # uses up the seeds, which would restart the generators
-    vector.training = True
     for generator, saved in zip(vector.get_attr("np_random"), state["generators"], strict=True):
         generator.bit_generator.state = saved
 

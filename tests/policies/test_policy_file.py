@@ -114,6 +114,16 @@ def test_actions_equal_those_of_the_model(action_space, normalise, tmp_path):
     assert len(np.unique(actions.round(3), axis=0)) > 3  # the comparison is not of constants
 
 
+def test_export_leaves_the_model_and_the_generator_alone():
+    model, _ = trained(BOX)
+    before = [tensor.clone() for tensor in model.policy.state_dict().values()]
+    generator = torch.get_rng_state()
+    export_policy(model)
+    assert torch.equal(torch.get_rng_state(), generator)
+    after = model.policy.state_dict().values()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_equals_torch(activation):
     model, env = trained(BOX, activation=activation)
