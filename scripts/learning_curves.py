@@ -185,8 +185,8 @@ def run(job: Job) -> tuple[dict[str, object], list[dict[str, object]]]:
     made = description["provenance"]
     row: dict[str, object] = {
         **vars(job),
-        "return_mean": evaluation["mean"],
-        "return_sd": evaluation["sd"],
+        "return_mean": evaluation["return_mean"],
+        "return_sd": evaluation["return_sd"],
         "episodes": EPISODES,
         "forward_passes": made["forward_passes"],
         "backward_passes": made["backward_passes"],
