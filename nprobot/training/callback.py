@@ -95,7 +95,10 @@ class RunCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         self._news()
         if self._returns:
+            # SB3's mean is over the last 100 episodes; these are those since the last update.
             self.logger.record("rollout/ep_rew_last", statistics.fmean(self._returns))
+            self.logger.record("rollout/ep_rew_min", min(self._returns))
+            self.logger.record("rollout/ep_rew_max", max(self._returns))
         self._returns.clear()
 
     def policy(self) -> Policy:
