@@ -26,7 +26,7 @@ Tree = Any
 """A tensor, or a tuple or dict of trees: what a network takes and returns."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One execution of a layer in the clean pass."""
 
@@ -214,6 +214,18 @@ def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return tree
 
 
+def tensors(tree: Tree) -> list[Tensor]:
+    """All tensors of a tree, in order."""
+    found: list[Tensor] = []
+
+    def collect(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    tree_map(collect, tree)
+    return found
+
+
 def first_tensor(tree: Tree) -> Tensor:
     """The first tensor of a tree.
 
@@ -222,10 +234,8 @@ def first_tensor(tree: Tree) -> Tensor:
     """
     if isinstance(tree, Tensor):
         return tree
-    children = tree.values() if isinstance(tree, dict) else tree
-    if isinstance(tree, dict | tuple | list):
-        for child in children:
-            return first_tensor(child)
+    if found := tensors(tree):
+        return found[0]
     raise RuleError(f"network inputs must be tensors, or tuples or dicts of them; got {type(tree)}")
 
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .activity import Activity, Tree, first_tensor
+from .activity import Activity, Call, Tree, first_tensor
 from .errors import RuleError
+from .feedback import Feedback, flatten, output_error
 from .rule import LearningRule, Loss, PerturbationRule, per_sample
 
 
@@ -78,6 +80,84 @@ class ActivityNodePerturbation(PerturbationRule):
         return average(weight, delta_activity)
 
 
+class FeedbackRule(PerturbationRule):
+    """What the two rules with learned feedback share.
+
+    Args:
+        feedback_lr: step size of the feedback matrices.
+        settings: of `LearningRule`.
+    """
+
+    def __init__(self, *, feedback_lr: float = 0.01, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.feedback = Feedback(feedback_lr)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"feedback": self.feedback.state_dict()}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.feedback.load_state_dict(state["feedback"])
+
+
+class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
+    """NP with learned feedback: ``g⁰_l + (δL − Σ_m g⁰_m·ε_m) ε_l / σ²``; see `nprobot.feedback`.
+
+    One noisy pass, and evaluations of the loss; unbiased as NP is, whatever the guess g⁰.
+    """
+
+    @override
+    def node_error(
+        self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
+    ) -> Tensor:
+        network = self._index(activity.network)
+        error = output_error(activity, delta_loss, self.sigma)
+        guess = self.feedback.guess(network, activity, error)
+        hidden = self.feedback.hidden(network, activity)
+        silence_others(noise, activity, [call for _, call, _ in hidden])
+        outputs = activity.perturbed(noise)
+        residual = delta_loss(outputs) - torch.einsum("bn,kbn->kb", guess, noise)
+
+        unexplained = flatten(outputs, 2) - flatten(activity.outputs, 1)
+        for _, call, B in hidden:
+            unexplained -= noise[..., call.nodes] @ B
+        for _, call, B in hidden:
+            self.feedback.learn(B, noise[..., call.nodes], unexplained, self.sigma)
+        return guess / activity.batch + average(residual / self.sigma**2, noise)
+
+
+class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation):
+    """INP with learned feedback: ``g⁰_l + N_l (δL⁽ˡ⁾ − g⁰_l·ε_l) ε_l / ‖ε_l‖²``.
+
+    One noisy pass a hidden layer; unbiased as INP is, whatever the guess g⁰.
+    """
+
+    @override
+    def noisy_passes(self, activity: Activity) -> int:
+        return len(self.feedback.hidden(self._index(activity.network), activity))
+
+    @override
+    def node_error(
+        self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
+    ) -> Tensor:
+        network = self._index(activity.network)
+        error = output_error(activity, delta_loss, self.sigma)
+        guess = self.feedback.guess(network, activity, error)
+        total = guess / activity.batch
+        clean = flatten(activity.outputs, 1)
+        for layer, call, B in self.feedback.hidden(network, activity):
+            own = noise[..., call.nodes]
+            outputs = activity.perturbed(noise, start=layer, stop=layer + 1)
+            explained = torch.einsum("bn,kbn->kb", guess[:, call.nodes], own)
+            unexplained = flatten(outputs, 2) - clean - own @ B
+            self.feedback.learn(B, own, unexplained, self.sigma)
+            weight = own.shape[-1] * (delta_loss(outputs) - explained) / square_norm(own)
+            total[:, call.nodes] += average(weight, own)
+        return total
+
+
 class Backpropagation(LearningRule):
     """BP and DBP, the baseline: reverse-mode differentiation, with R held constant.
 
@@ -113,6 +193,11 @@ class Backpropagation(LearningRule):
         return losses.detach()
 
 
+_WITH_FEEDBACK: dict[str, type[FeedbackRule]] = {
+    "np": FeedbackNodePerturbation,
+    "inp": FeedbackIterativeNodePerturbation,
+}
+
 _KINDS: dict[str, type[LearningRule]] = {
     kind.plain_name: kind
     for kind in (
@@ -137,6 +222,8 @@ def learning_rule(
     decorrelation_lr: float = 1e-3,
     whitening: float = 0.0,
     decorrelation_interval: int = 1,
+    feedback: bool = False,
+    feedback_lr: float = 0.01,
 ) -> LearningRule:
     """A learning rule by name.
 
@@ -153,6 +240,12 @@ def learning_rule(
         decorrelation_lr: step size η_R of the decorrelation matrices; decorrelated rules only.
         whitening: share κ of R's update that drives the variances to 1; 0 in the paper.
         decorrelation_interval: update R in every so-manieth step, to save time.
+        feedback: learn a guess of the node errors on the side and let the noise find only what it
+            leaves; the estimate stays unbiased and its variance falls (`nprobot.feedback`). For NP,
+            INP and their decorrelated versions. Not for ANP: it divides by the realised change of
+            the activity, so its mean is not the gradient that the guess would have to be
+            subtracted from. Not for BP, which has no noise.
+        feedback_lr: step size of the feedback matrices.
 
     Returns:
         The rule; call its `backward`, step an optimiser, then call its `decorrelate`.
@@ -165,22 +258,39 @@ def learning_rule(
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise RuleError(f"unknown learning rule {name!r}{hint} Known: {', '.join(RULES)}")
     decorrelated = name not in _KINDS
-    return _KINDS[name[decorrelated:]](
-        decorrelated=decorrelated,
-        sigma=sigma,
-        samples=samples,
-        noise=noise,
-        seed=seed,
-        decorrelation_lr=decorrelation_lr,
-        whitening=whitening,
-        decorrelation_interval=decorrelation_interval,
-    )
+    plain = name[decorrelated:]
+    settings: dict[str, Any] = {
+        "decorrelated": decorrelated,
+        "sigma": sigma,
+        "samples": samples,
+        "noise": noise,
+        "seed": seed,
+        "decorrelation_lr": decorrelation_lr,
+        "whitening": whitening,
+        "decorrelation_interval": decorrelation_interval,
+    }
+    if not feedback:
+        return _KINDS[plain](**settings)
+    if plain not in _WITH_FEEDBACK:
+        raise RuleError(
+            f"feedback=True is for np, inp, dnp and dinp, not for {name!r}: ANP divides by the "
+            "realised change of the activity, which a guess of the gradient cannot be subtracted "
+            "from, and backpropagation has no noise"
+        )
+    return _WITH_FEEDBACK[plain](feedback_lr=feedback_lr, **settings)
 
 
 def square_norm(values: Tensor) -> Tensor:
     """``‖v‖²`` over the last axis; never 0, so that noise lost to rounding gives no NaN."""
     norm: Tensor = torch.linalg.vector_norm(values, dim=-1)
     return norm.square_().clamp_min_(torch.finfo(values.dtype).tiny)
+
+
+def silence_others(noise: Tensor, activity: Activity, noisy: list[Call]) -> None:
+    """Set the noise of all calls but the given ones to 0, in place."""
+    for call in activity.calls:
+        if call not in noisy:
+            noise[..., call.nodes] = 0.0
 
 
 def average(weight: Tensor, values: Tensor) -> Tensor:

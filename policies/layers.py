@@ -171,24 +171,23 @@ def _swap(module: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> nn.Mo
 
 
 def _decorrelated(layer: nn.Module) -> nn.Module:
+    new: DecorrelatedLinear | DecorrelatedConv2d
     if isinstance(layer, DecorrelatedLinear | DecorrelatedConv2d):
         return layer
-    new: nn.Module
     if isinstance(layer, nn.Linear):
-        new = DecorrelatedLinear(
-            layer.in_features, layer.out_features, False, layer.weight.device, layer.weight.dtype
-        )
+        new = DecorrelatedLinear(layer.in_features, layer.out_features, False, "meta")
     elif isinstance(layer, nn.Conv2d):
         new = DecorrelatedConv2d(*_conv_arguments(layer))
     else:
         return layer
+    new.R = torch.eye(len(new.R), device=layer.weight.device, dtype=layer.weight.dtype)
     return _adopt(new, layer.weight, layer.bias, layer.training)
 
 
 def _folded(layer: nn.Module) -> nn.Module:
     new: nn.Module
     if isinstance(layer, DecorrelatedLinear):
-        new = nn.Linear(layer.in_features, layer.out_features, False, layer.weight.device)
+        new = nn.Linear(layer.in_features, layer.out_features, False, "meta")
     elif isinstance(layer, DecorrelatedConv2d):
         new = nn.Conv2d(*_conv_arguments(layer))
     else:
@@ -198,11 +197,14 @@ def _folded(layer: nn.Module) -> nn.Module:
 
 
 def _conv_arguments(layer: nn.Conv2d) -> tuple[Any, ...]:
-    """Positional arguments of a convolution like `layer`, without a bias (adopted afterwards)."""
+    """Arguments of a convolution like `layer`, without values: these are adopted afterwards.
+
+    On the device "meta", so that no random numbers are drawn for weights that nobody will use: a
+    conversion must not change the random stream of a running experiment.
+    """
     return (
         *(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding),
-        *(layer.dilation, layer.groups, False, layer.padding_mode),
-        *(layer.weight.device, layer.weight.dtype),
+        *(layer.dilation, layer.groups, False, layer.padding_mode, "meta"),
     )
 
 

@@ -104,6 +104,13 @@ def test_convolutions_decorrelate_and_fold():
     torch.testing.assert_close(first(x).flatten(2).mT, expected, rtol=0, atol=1e-5)
 
 
+def test_conversions_draw_no_random_numbers():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 4))
+    before = torch.random.get_rng_state()
+    fold(decorrelate(net))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_grouped_convolutions_are_refused():
     with pytest.raises(UnsupportedLayerError, match="groups=2"):
         decorrelate(nn.Sequential(nn.Conv2d(2, 2, 1, groups=2)))
