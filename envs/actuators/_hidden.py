@@ -94,6 +94,11 @@ class Actuation:
             self.begin(row)
 
     @property
+    def acts(self) -> bool:
+        """Whether any model has an effect, so that there is something to hide."""
+        return len(self._models) > 0
+
+    @property
     def has_sensor(self) -> bool:
         """Whether the realised action is read."""
         return self._sensor is not None

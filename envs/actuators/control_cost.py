@@ -3,6 +3,9 @@
 MuJoCo environments of gymnasium compute reward and information from the action that `step` receives
 and hand the same action to the simulator through `do_simulation`. For the time of one step the two
 are taken apart here: `step` receives the command, the simulator the realised action.
+
+Other environments can offer the same with an attribute `executed_action`, usually None: where it is
+an action, `step` is to simulate that one, and to compute everything else from its argument.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ def check_separable(base: gymnasium.Env[Any, Any]) -> None:
     """Refuses base environments whose simulator cannot be given another action than `step`.
 
     Raises:
-        ControlCostError: If there is no `do_simulation`.
+        ControlCostError: If there is neither `executed_action` nor `do_simulation`.
     """
-    if not callable(getattr(base, "do_simulation", None)):
+    if not hasattr(base, "executed_action") and not hasattr(base, "do_simulation"):
         raise ControlCostError(
-            "control_cost='commanded' needs an environment made on gymnasium's MujocoEnv, which "
-            "passes actions to the simulator through do_simulation; "
-            f"{type(base).__name__} does not. Use control_cost='realised'."
+            "control_cost='commanded' needs an environment with an attribute executed_action, or "
+            "one that passes its actions to gymnasium's MujocoEnv.do_simulation; "
+            f"{type(base).__name__} is neither. Use control_cost='realised'."
         )
 
 
@@ -47,7 +50,10 @@ def executing(
         ControlCostError: If an environment changes the action before it simulates it, so that
             nobody can say what the realised action should become.
     """
-    plugs = [_Plug(*one) for one in zip(bases, commands, realised, strict=True)]
+    plugs = [
+        (_Handover if hasattr(base, "executed_action") else _Plug)(base, command, action)
+        for base, command, action in zip(bases, commands, realised, strict=True)
+    ]
     try:
         for plug in plugs:
             plug.insert()
@@ -57,6 +63,26 @@ def executing(
             plug.remove()
     for plug in plugs:
         plug.check()
+
+
+class _Handover:
+    """Gives the realised action to an environment that knows what to do with it."""
+
+    def __init__(
+        self, base: gymnasium.Env[Any, Any], command: NDArray[Any], realised: NDArray[Any]
+    ) -> None:
+        plugged: Any = base
+        self._base = plugged
+        self._realised = realised
+
+    def insert(self) -> None:
+        self._base.executed_action = self._realised
+
+    def remove(self) -> None:
+        self._base.executed_action = None
+
+    def check(self) -> None:
+        """Nothing: the environment says that it simulates the action."""
 
 
 class _Plug:

@@ -147,7 +147,6 @@ class NoiseStream:
     def seed(self, row: int, sequence: SeedSequence) -> None:
         """Starts the row's numbers afresh."""
         self._generators[row] = Generator(PCG64(sequence))
-        self._before[row] = {}
         self._place(row, BLOCK)
 
     def take(self, active: Mask | None) -> Array:
@@ -174,7 +173,10 @@ class NoiseStream:
         """For each row the generator's state before the current block, and the place in it."""
         positions = [self._next] if self._one_row else self._position.tolist()
         return [
-            {"generator": before or generator.bit_generator.state, "position": position}
+            {
+                "generator": before if position < BLOCK else generator.bit_generator.state,
+                "position": position,
+            }
             for before, generator, position in zip(
                 self._before, self._generators, positions, strict=True
             )
@@ -184,7 +186,6 @@ class NoiseStream:
         """Goes back to what `save` described."""
         for row, entry in enumerate(saved):
             self._generators[row].bit_generator.state = entry["generator"]
-            self._before[row] = {}
             if entry["position"] < BLOCK:
                 self._fill(row)
             self._place(row, entry["position"])

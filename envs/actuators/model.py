@@ -122,6 +122,12 @@ class ActuatorModel:
         """Makes what runs this model for the robots and the action range of `plant`."""
         raise NotImplementedError
 
+    @classmethod
+    def parameters(cls) -> list[str]:
+        """Names of the parameters, those that are common to many models last."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return sorted(names, key=("units", "actuators").__contains__)
+
     @property
     def inert(self) -> bool:
         """Whether the parameters are such that commands pass unchanged."""
@@ -143,7 +149,7 @@ class ActuatorModel:
 
     def to_dict(self) -> dict[str, Any]:
         """All parameters under their names, and the model's name under "model"; fit for JSON."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in self.parameters()}
         if self.actuators is not None:
             values["actuators"] = list(self.actuators)
         return {"model": type(self).__name__, **values}
@@ -155,7 +161,7 @@ class ActuatorModel:
         Raises:
             ModelConfigError: For a key that is no parameter of this model, or a missing one.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
+        known = cls.parameters()
         for key in values:
             if key not in known:
                 raise ModelConfigError(

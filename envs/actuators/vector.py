@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ._hidden import Actuation, Clip, hidden, hide, one_of, secret_words
 from .control_cost import ControlCost, check_separable, executing
+from .disclosure import declared_keys, undisclosed, warn_of_observed_forces
 from .dynamics import Mask
 from .errors import ControlCostError, ModelConfigError, NestedActuatorsError
 from .oracle import ActuatorOracle
@@ -22,7 +23,6 @@ from .wrapper import (
     control_period,
     refusal_to_copy,
     refuse_nesting,
-    warn_of_observed_forces,
 )
 
 
@@ -85,6 +85,7 @@ class NoisyActuatorsVector(VectorWrapper[Any, Any, Any, Any, Any], RecordConstru
         self.sensor = reader
         self._mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self._bases = _bases(env)
+        self._declared = declared_keys(env.metadata)
         self._charge_command = control_cost == "commanded"
         if self._charge_command and not self._bases:
             raise ControlCostError(
@@ -119,12 +120,12 @@ class NoisyActuatorsVector(VectorWrapper[Any, Any, Any, Any, Any], RecordConstru
         """Resets the sub-environments (those of `options["reset_mask"]`) and their actuators."""
         mask = None if options is None else options.get("reset_mask")
         seeds = _reset_seeds(seed, self.num_envs)
-        result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         actuation = hidden(self)
         for row in range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist():
             actuation.reset(row, seeds[row])
             actuation.finished[row] = False
-        return result
+        return observations, undisclosed(infos, self._declared) if actuation.acts else infos
 
     def step(
         self, actions: NDArray[Any]
@@ -155,6 +156,8 @@ class NoisyActuatorsVector(VectorWrapper[Any, Any, Any, Any, Any], RecordConstru
             result = self.env.step(realised)
         observations, rewards, terminations, truncations, infos = result
         done = np.logical_or(terminations, truncations)
+        if actuation.acts:
+            infos = undisclosed(infos, self._declared)
         if actuation.has_sensor:
             infos = self._with_readings(infos, actuation.read(realised, active), active, done)
         if self._mode is AutoresetMode.NEXT_STEP:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, Never, TypeGuard, get_args
 
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 
 from ._hidden import Actuation, Clip, hidden, hide, one_of, secret_words
 from .control_cost import ControlCost, check_separable, executing
+from .disclosure import declared_keys, undisclosed, warn_of_observed_forces
 from .errors import (
-    ActuatorForcesObservedWarning,
     HiddenStateError,
     ModelConfigError,
     NestedActuatorsError,
@@ -103,6 +102,7 @@ class NoisyActuators(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArg
         self.models = resolved
         self.sensor = reader
         self._charge_command = control_cost == "commanded"
+        self._declared = declared_keys(env.metadata)
         hide(
             self,
             Actuation(
@@ -121,9 +121,10 @@ class NoisyActuators(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArg
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Resets the environment, and the actuators with it."""
-        result = self.env.reset(seed=seed, options=options)
-        hidden(self).reset(0, seed)
-        return result
+        observation, info = self.env.reset(seed=seed, options=options)
+        actuation = hidden(self)
+        actuation.reset(0, seed)
+        return observation, undisclosed(info, self._declared) if actuation.acts else info
 
     def step(self, action: NDArray[Any]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps the environment with what the actuators make of the action.
@@ -139,6 +140,8 @@ class NoisyActuators(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArg
                 observation, reward, terminated, truncated, info = self.env.step(action)
         else:
             observation, reward, terminated, truncated, info = self.env.step(realised)
+        if actuation.acts:
+            info = undisclosed(info, self._declared)
         if actuation.has_sensor:
             info = {**info, READING: actuation.read(realised)}
         return observation, reward, terminated, truncated, info
@@ -205,17 +208,6 @@ def refuse_nesting(env: gymnasium.Env[Any, Any]) -> None:
                 "sets to one wrapper, such as NoisyActuators(env, ['servo', WhiteNoise(0.1)])."
             )
         env = env.env
-
-
-def warn_of_observed_forces(base: gymnasium.Env[Any, Any]) -> None:
-    """Warns if the observation itself holds what the actuators did."""
-    if getattr(base, "_include_qfrc_actuator_in_observation", False):
-        warnings.warn(
-            f"{type(base).__name__} observes the actuator forces, so the learner can see what the "
-            "noisy actuators did. Make it with include_qfrc_actuator_in_observation=False.",
-            ActuatorForcesObservedWarning,
-            stacklevel=3,
-        )
 
 
 def refusal_to_copy(wrapper: object) -> HiddenStateError:

@@ -1,0 +1,407 @@
+"""`NoisyActuators` as a gymnasium wrapper: contract, seeds, identity, clipping, cost, errors."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box, Discrete
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+import nprobot
+from nprobot.envs.actuators import (
+    ActionShapeError,
+    ActuatorError,
+    ActuatorOracle,
+    ControlCostError,
+    DroppedCommands,
+    EpisodeBias,
+    GainLoss,
+    Lag,
+    ModelConfigError,
+    NestedActuatorsError,
+    NoisyActuators,
+    OffsetDrift,
+    OrnsteinUhlenbeckNoise,
+    UnboundedRangeError,
+    UnknownModelError,
+    UnknownTimeStepError,
+    UnsupportedActionSpaceError,
+    WhiteNoise,
+    scale_noise,
+)
+from nprobot.envs.actuators.dynamics import NoiseStream
+
+ALL_KINDS = [
+    WhiteNoise(0.1),
+    OrnsteinUhlenbeckNoise(0.1, 0.1),
+    EpisodeBias(0.1),
+    OffsetDrift(diffusion=0.1),
+    DroppedCommands(0.1),
+    Lag(0.05),
+]
+
+
+def trajectory(env, steps=150, seed=0):
+    """Everything that comes out in some steps of random actions, episodes restarting as they end."""
+    out = [env.reset(seed=seed)]
+    env.action_space.seed(seed)
+    for _ in range(steps):
+        out.append(env.step(env.action_space.sample()))
+        if out[-1][2] or out[-1][3]:
+            out.append(env.reset())
+    return out
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert (one[0] == other[0]).all()
+        assert one[1:] == other[1:]
+
+
+def test_it_is_where_users_look_for_it():
+    assert nprobot.envs.NoisyActuators is NoisyActuators
+
+
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "Reacher-v5", "HalfCheetah-v5"])
+@pytest.mark.parametrize(
+    "models",
+    ["ideal", scale_noise(ALL_KINDS[:5], 0), [Lag(0.0), GainLoss(1.0)]],
+    ids=["ideal", "no noise", "no effect"],
+)
+@pytest.mark.parametrize("control_cost", ["realised", "commanded"])
+def test_without_noise_it_is_the_identity(env_id, models, control_cost):
+    bare = trajectory(gymnasium.make(env_id))
+    wrapped = NoisyActuators(gymnasium.make(env_id), models, control_cost=control_cost)
+    assert_same(trajectory(wrapped), bare)
+
+
+@pytest.mark.parametrize("action", [np.array([0.1, 0.7]), np.float32([0.1, -0.0]), [0, 1]])
+def test_without_noise_actions_keep_value_and_type(still, action):
+    env = still(2, dtype=np.float32)
+    wrapped = NoisyActuators(env, "ideal")
+    wrapped.reset(seed=0)
+    wrapped.step(action)
+    assert (env.received[0] == action).all()
+    if isinstance(action, np.ndarray):
+        assert env.received[0].dtype == action.dtype
+        assert (np.signbit(env.received[0]) == np.signbit(action)).all()
+
+
+def test_wrapping_does_not_change_the_environments_random_stream():
+    bare, wrapped = gymnasium.make("Reacher-v5"), gymnasium.make("Reacher-v5")
+    noisy = NoisyActuators(wrapped, ALL_KINDS)
+    for seed in (4, None, None, 9, None):
+        goals = [env.reset(seed=seed)[0] for env in (bare, noisy)]
+        assert (goals[0] == goals[1]).all()
+        for _ in range(3):
+            noisy.step(np.zeros(2, np.float32))
+    assert bare.np_random.bit_generator.state == noisy.np_random.bit_generator.state
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_the_same_seeds_make_the_same_noise(seed):
+    def run():
+        env = NoisyActuators(
+            gymnasium.make("InvertedPendulum-v5"), ALL_KINDS, sensor="current-sense", seed=seed
+        )
+        return trajectory(env, seed=3)
+
+    first, second = run(), run()
+    for one, other in zip(first, second, strict=True):
+        assert (one[0] == other[0]).all()
+        assert one[1:-1] == other[1:-1]
+        assert one[-1].keys() == other[-1].keys()
+        assert all(np.all(one[-1][key] == other[-1][key]) for key in one[-1])
+
+
+def test_other_seeds_make_other_noise(still):
+    def noise(seed, reset_seed):
+        env = still(3)
+        wrapped = NoisyActuators(env, WhiteNoise(0.1), seed=seed)
+        wrapped.reset(seed=reset_seed)
+        wrapped.step(np.zeros(3))
+        return env.received[0]
+
+    draws = [noise(None, 0), noise(None, 1), noise(0, None), noise(1, None), noise(0, 0)]
+    draws += [noise(0, 1), noise(1, 0), noise(None, None), noise(None, None)]
+    assert len({tuple(draw) for draw in draws}) == len(draws)
+
+
+def test_noise_is_not_the_environments_own_stream(still):
+    env = still(3)
+    wrapped = NoisyActuators(env, WhiteNoise(1.0), clip="none")
+    wrapped.reset(seed=7)
+    wrapped.step(np.zeros(3))
+    assert not np.isclose(env.received[0], np.random.default_rng(7).standard_normal(3)).any()
+
+
+def test_a_model_more_does_not_change_what_the_others_draw(still):
+    def realised(models):
+        env = still(2)
+        wrapped = NoisyActuators(env, models, clip="none")
+        wrapped.reset(seed=0)
+        for _ in range(3):
+            wrapped.step(np.zeros(2))
+        return np.array(env.received)
+
+    white, bias = realised([WhiteNoise(0.1)]), realised([WhiteNoise(0), EpisodeBias(0.1)])
+    assert realised([WhiteNoise(0.1), EpisodeBias(0.1)]) == pytest.approx(white + bias)
+    assert realised([WhiteNoise(0.3)]) == pytest.approx(3 * white)
+
+
+def test_noise_blocks_join_without_a_seam():
+    """Noise is drawn in blocks; together they must be what one long draw would be."""
+    stream = NoiseStream(1, 2, np.random.Generator.standard_normal)
+    stream.seed(0, np.random.SeedSequence(4))
+    blocks = np.array([stream.take(None)[0] for _ in range(1000)])
+    assert (blocks == np.random.default_rng(4).standard_normal((1000, 2))).all()
+
+
+@pytest.mark.parametrize(
+    ("clip", "expected"),
+    [("none", 3.0), ("realised", 1.0), ("command", 2.0), ("both", 1.0)],
+)
+def test_clipping_is_what_was_asked_for(still, clip, expected):
+    env = still()
+    wrapped = NoisyActuators(env, OffsetDrift(rate=50.0, diffusion=0, limit=1.0), clip=clip)
+    wrapped.reset(seed=0)
+    wrapped.step(np.array([2.0]))
+    assert env.received[0].tolist() == [expected]
+
+
+@pytest.mark.parametrize("env_id", ["Reacher-v5", "HalfCheetah-v5", "Humanoid-v5"])
+def test_the_control_cost_sees_the_action_that_was_chosen(env_id):
+    arguments = {"include_qfrc_actuator_in_observation": False} if "Human" in env_id else {}
+
+    def run(control_cost):
+        oracle = ActuatorOracle()
+        env = NoisyActuators(
+            gymnasium.make(env_id, **arguments),
+            WhiteNoise(0.3),
+            control_cost=control_cost,
+            oracle=oracle,
+        )
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        rows = [env.step(0.5 * env.action_space.sample()) for _ in range(5)]
+        return rows, oracle
+
+    (charged, oracle), (plain, _) = run("commanded"), run("realised")
+    weight = {"Reacher-v5": 1.0, "HalfCheetah-v5": 0.1, "Humanoid-v5": 0.1}[env_id]
+    for commanded, realised, u, v in zip(
+        charged, plain, oracle.commands, oracle.realised, strict=True
+    ):
+        assert (commanded[0] == realised[0]).all(), "the robot must move the same way"
+        assert commanded[4]["reward_ctrl"] == pytest.approx(-weight * np.square(u).sum(), rel=1e-5)
+        assert realised[4]["reward_ctrl"] == pytest.approx(-weight * np.square(v).sum(), rel=1e-5)
+        difference = commanded[4]["reward_ctrl"] - realised[4]["reward_ctrl"]
+        assert commanded[1] - realised[1] == pytest.approx(difference, abs=1e-6)
+
+
+def test_charging_the_command_leaves_nothing_behind():
+    env = NoisyActuators(gymnasium.make("Reacher-v5"), "torque-motor", control_cost="commanded")
+    env.reset(seed=0)
+    env.step(np.zeros(2, np.float32))
+    assert "do_simulation" not in vars(env.unwrapped)
+    with pytest.raises(ValueError, match="mismatch"):
+        env.unwrapped.step(np.zeros(3))
+    assert "do_simulation" not in vars(env.unwrapped)
+
+
+def test_an_environment_can_take_the_realised_action_by_itself(still):
+    class Knowing(still):
+        executed_action = None
+
+        def step(self, action):
+            self.executed = np.array(self.executed_action)
+            return super().step(action)
+
+    env = Knowing()
+    wrapped = NoisyActuators(env, GainLoss(0.5), control_cost="commanded")
+    wrapped.reset(seed=0)
+    wrapped.step(np.ones(1))
+    assert (env.received[0].item(), env.executed.item()) == (1.0, 0.5)
+    assert env.executed_action is None
+
+
+def test_charging_the_command_is_refused_where_it_cannot_work(still):
+    with pytest.raises(ControlCostError, match="Still is neither"):
+        NoisyActuators(still(), "servo", control_cost="commanded")
+    scaled = gymnasium.wrappers.RescaleAction(gymnasium.make("Pusher-v5"), -1.0, 1.0)
+    env = NoisyActuators(scaled, "torque-motor", control_cost="commanded")
+    env.reset(seed=0)
+    with pytest.raises(ControlCostError, match="changes the action before it is simulated"):
+        env.step(np.ones(7, np.float32))
+    assert "do_simulation" not in vars(env.unwrapped)
+
+
+@pytest.mark.parametrize("models", ["servo", "torque-motor", "worn-gearbox", "hard", ALL_KINDS])
+def test_the_environment_checkers_are_content(models):
+    env = NoisyActuators(gymnasium.make("Reacher-v5"), models, sensor="current-sense")
+    check_env(env, skip_render_check=True)
+    check_env_for_sb3(env)
+
+
+def test_the_spec_rebuilds_the_wrapped_environment():
+    env = NoisyActuators(
+        gymnasium.make("Reacher-v5", max_episode_steps=20),
+        ["servo", GainLoss(0.5, at=0.1, actuators=(1,)), WhiteNoise(0.02, units="native")],
+        sensor=WhiteNoise(0.02),
+        control_cost="commanded",
+        clip="both",
+        dt=0.05,
+    )
+    text = env.spec.to_json()
+    for again in (gymnasium.make(env.spec), gymnasium.make(EnvSpec.from_json(text))):
+        layer = again
+        while not isinstance(layer, NoisyActuators):
+            layer = layer.env
+        assert layer.models == env.models
+        assert layer.sensor == env.sensor
+        first, second = trajectory(env), trajectory(again)
+        assert all((a[0] == b[0]).all() for a, b in zip(first, second, strict=True))
+        assert [row[1] for row in first] == [row[1] for row in second]
+
+
+@pytest.mark.parametrize("vec_env_cls", [None, SubprocVecEnv])
+def test_it_works_in_sb3s_vectorised_environments(vec_env_cls):
+    def run():
+        venv = make_vec_env(
+            "InvertedPendulum-v5",
+            n_envs=2,
+            seed=0,
+            wrapper_class=NoisyActuators,
+            wrapper_kwargs={"models": ALL_KINDS, "sensor": WhiteNoise(0.1), "seed": 1},
+            vec_env_cls=vec_env_cls,
+            vec_env_kwargs={"start_method": "fork"} if vec_env_cls else None,
+        )
+        rows = [venv.reset()]
+        for _ in range(40):
+            observations, _, _, infos = venv.step(np.zeros((2, 1), np.float32))
+            readings = [info["actuator_reading"] for info in infos]
+            rows.append(np.column_stack([observations, readings]))
+        capsules = venv.env_method("save_actuators")
+        models = venv.get_attr("models")
+        venv.close()
+        return rows, capsules, models
+
+    first, second = run(), run()
+    assert all((a == b).all() for a, b in zip(first[0], second[0], strict=True))
+    assert first[1] == second[1]
+    assert first[2] == [tuple(ALL_KINDS)] * 2
+    last = first[0][-1]
+    assert not np.isclose(last[0], last[1]).any(), "environments must have noise of their own"
+
+
+def test_actions_of_any_shape_are_perturbed_element_by_element():
+    class Grid(gymnasium.Env):
+        action_space = Box(-1, 1, (2, 3), np.float32)
+        observation_space = Box(-1, 1, (1,), np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            self.received = action
+            return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    env = NoisyActuators(Grid(), [GainLoss(0.5, actuators=(1, 5))], sensor=WhiteNoise(0.1))
+    env.reset(seed=0)
+    info = env.step(np.ones((2, 3), np.float32))[-1]
+    assert env.unwrapped.received.tolist() == [[1, 0.5, 1], [1, 1, 0.5]]
+    assert env.unwrapped.received.dtype == np.float32
+    assert info["actuator_reading"].shape == (2, 3)
+
+
+def test_the_environment_gets_an_array_of_its_own(still):
+    env = still()
+    wrapped = NoisyActuators(env, [Lag(0.1), WhiteNoise(0.1)])
+    wrapped.reset(seed=0)
+    command = np.ones(1)
+    wrapped.step(command)
+    first = env.received[0].copy()
+    wrapped.step(command)
+    assert command.tolist() == [1.0]
+    assert (env.received[0] == first).all()
+
+
+def test_the_control_period_is_the_environments_or_the_one_given(still):
+    class NoPeriod(gymnasium.Wrapper):
+        pass
+
+    def share(env, **arguments):
+        wrapped = NoisyActuators(env, Lag(0.1), **arguments)
+        wrapped.reset(seed=0)
+        wrapped.step(np.ones(1))
+        return env.unwrapped.received[-1].item()
+
+    assert share(still(dt=0.02)) == pytest.approx(1 - np.exp(-0.2))
+    assert share(still(dt=0.02), dt=0.05) == pytest.approx(1 - np.exp(-0.5))
+    from_metadata = still(dt=None)
+    from_metadata.metadata = {"render_fps": 10}
+    assert share(from_metadata) == pytest.approx(1 - np.exp(-1))
+    unknown = still(dt=None)
+    unknown.metadata = {}
+    with pytest.raises(UnknownTimeStepError, match="dt=<seconds>"):
+        share(unknown)
+    NoisyActuators(unknown, WhiteNoise(0.1))
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "arguments"),
+    [
+        (UnknownModelError, "did you mean 'servo'", {"models": "servos"}),
+        (UnknownModelError, "write WhiteNoise\\(\\)", {"models": "WhiteNoise"}),
+        (ModelConfigError, "neither a preset", {"models": 3}),
+        (ModelConfigError, "not one of", {"models": "servo", "clip": "all"}),
+        (ModelConfigError, "did you mean 'realised'", {"models": "servo", "control_cost": "real"}),
+        (ModelConfigError, "positive number", {"models": "servo", "dt": 0}),
+        (ModelConfigError, "SeedSequence", {"models": "servo", "seed": -1}),
+        (ModelConfigError, "SeedSequence", {"models": "servo", "seed": "a"}),
+        (ModelConfigError, "0 to 1", {"models": WhiteNoise(0.1, actuators=(0, 2))}),
+    ],
+)
+def test_wrong_arguments_are_explained(error, text, arguments):
+    with pytest.raises(error, match=text) as caught:
+        NoisyActuators(gymnasium.make("Reacher-v5"), **arguments)
+    assert isinstance(caught.value, ActuatorError)
+
+
+@pytest.mark.parametrize("space", [Discrete(3), Box(0, 255, (2,), np.uint8)])
+def test_actions_that_are_not_floats_are_refused(still, space):
+    env = still()
+    env.action_space = space
+    with pytest.raises(UnsupportedActionSpaceError, match="Box of floats"):
+        NoisyActuators(env, "ideal")
+
+
+def test_an_infinite_range_needs_native_units(still):
+    def env():
+        return still(2, low=np.array([-1.0, -np.inf]), high=np.array([1.0, np.inf]))
+
+    with pytest.raises(UnboundedRangeError, match=r"actuator 1 is infinite.*units='native'"):
+        NoisyActuators(env(), WhiteNoise(0.1))
+    NoisyActuators(env(), WhiteNoise(0.1, actuators=(0,)))
+    wrapped = NoisyActuators(env(), WhiteNoise(0.1, units="native"))
+    wrapped.reset(seed=0)
+    wrapped.step(np.array([0.0, 100.0]))
+    assert wrapped.unwrapped.received[0][1] == pytest.approx(100, abs=1)
+
+
+def test_an_action_of_the_wrong_shape_is_refused():
+    env = NoisyActuators(gymnasium.make("Reacher-v5"), "servo")
+    env.reset(seed=0)
+    with pytest.raises(ActionShapeError, match=r"shape \(1,\).* \(2,\)"):
+        env.step(np.zeros(1, np.float32))
+
+
+def test_actuators_on_actuators_are_refused():
+    inner = NoisyActuators(gymnasium.make("Reacher-v5"), "servo")
+    with pytest.raises(NestedActuatorsError, match="to one wrapper"):
+        NoisyActuators(gymnasium.wrappers.ClipAction(inner), "servo")
