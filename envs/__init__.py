@@ -1,4 +1,4 @@
-"""MuJoCo environments, robot models, actuator hardware and regression data; heavy parts on first use.
+"""MuJoCo environments, robot models, actuators and regression data; heavy parts on first use.
 
 Importing this package registers the environments with gymnasium and nothing more: MuJoCo is loaded
 when an environment is made.

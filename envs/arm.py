@@ -57,7 +57,7 @@ def model_path() -> Path:
     return Path(str(resources.files(__package__) / "assets" / "arm7.xml"))
 
 
-class ArmEnv(MujocoEnv):  # type: ignore[misc]
+class ArmEnv(MujocoEnv):
     """What `ArmReachEnv` and `ArmTrackEnv` share: motors, payload, friction, gravity, rendering.
 
     Args:
@@ -68,7 +68,7 @@ class ArmEnv(MujocoEnv):  # type: ignore[misc]
             interfaces of such arms do. A payload is not known to it.
         payload: mass held at the tool's tip, kg.
         friction_scale: factor on the joints' Coulomb and viscous friction.
-        mujoco_arguments: `render_mode`, `width`, `height`, `camera_name`, … of gymnasium's `MujocoEnv`.
+        mujoco_arguments: `render_mode`, `width`, `height`, `camera_name`, … of `MujocoEnv`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ArmEnv(MujocoEnv):  # type: ignore[misc]
         gravity_compensation: bool,
         payload: float,
         friction_scale: float,
-        **mujoco_arguments: Any,  # noqa: ANN401 - gymnasium's own
+        **mujoco_arguments: Any,
     ) -> None:
         check_shift(payload, friction_scale)
         self.normalize_actions = normalize_actions
@@ -114,9 +114,7 @@ class ArmEnv(MujocoEnv):  # type: ignore[misc]
             if hasattr(model, field):
                 getattr(model, field)[:] = getattr(self._nominal, field)
         offset = model.site_pos[self._site]
-        shift(
-            model, payload=payload, friction_scale=friction_scale, body=self._tool, offset=offset
-        )
+        shift(model, payload=payload, friction_scale=friction_scale, body=self._tool, offset=offset)
         if payload == 0:
             mujoco.mj_setConst(model, mujoco.MjData(model))
         ball = model.geom("payload").id
@@ -203,7 +201,8 @@ class ArmEnv(MujocoEnv):  # type: ignore[misc]
         """The action that asks for torques `(…, 7)` in N·m, clipped to the action space."""
         share = np.asarray(torque, dtype=np.float64) / TORQUE_LIMITS
         share = np.clip(share, -1.0, 1.0)
-        return (share if self.normalize_actions else share * TORQUE_LIMITS).astype(np.float32)
+        action = share if self.normalize_actions else share * TORQUE_LIMITS
+        return np.asarray(action, dtype=np.float32)
 
     def _simulate_step(self, torque: Array) -> Array:
         """One physics step under `torque`; returns what the motors gave, N·m."""
@@ -218,4 +217,4 @@ class ArmEnv(MujocoEnv):  # type: ignore[misc]
         """Bring positions of bodies and sites up to the joints', which `mj_step` leaves behind."""
         mujoco.mj_kinematics(self.model, self.data)
         if self.render_mode == "human":
-            self.render()
+            self.render()  # type: ignore[no-untyped-call]

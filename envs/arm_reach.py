@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -63,14 +63,15 @@ class ArmReachEnv(ArmEnv, utils.EzPickle):
         reset_noise: largest displacement of the first posture, rad.
         tolerance: distance that counts as success, m.
         frame_skip: physics steps of 2 ms each; 10 make 50 Hz.
-        mujoco_arguments: `render_mode` ("rgb_array", "human", "depth_array", "rgbd_tuple"), `width`,
-            `height`, `camera_name` ("main" or "side"), … of gymnasium's `MujocoEnv`.
+        mujoco_arguments: `render_mode` ("rgb_array", "human", "depth_array", "rgbd_tuple"),
+            `width`, `height`, `camera_name` ("main" or "side"), … of `MujocoEnv`.
 
     ## Versions
     * v0: first.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+    # Set again for each instance, as gymnasium's own MuJoCo environments do.
+    metadata: dict[str, Any] = {  # noqa: RUF012
         "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
         "render_fps": 50,
     }
@@ -86,7 +87,7 @@ class ArmReachEnv(ArmEnv, utils.EzPickle):
         reset_noise: float = 0.1,
         tolerance: float = 0.05,
         frame_skip: int = 10,
-        **mujoco_arguments: Any,  # noqa: ANN401 - gymnasium's own
+        **mujoco_arguments: Any,
     ) -> None:
         utils.EzPickle.__init__(
             self,
@@ -132,7 +133,7 @@ class ArmReachEnv(ArmEnv, utils.EzPickle):
     def reset_model(self) -> Array:
         """Draw the first posture and the target."""
         noise = self.np_random.uniform(-self.reset_noise, self.reset_noise, JOINTS)
-        self.set_state(self.home + noise, np.zeros(JOINTS))
+        self.set_state(self.home + noise, np.zeros(JOINTS))  # type: ignore[no-untyped-call]
         self.target = self._draw_target()
         self.data.mocap_pos[0] = self.target
         mujoco.mj_kinematics(self.model, self.data)
@@ -147,7 +148,10 @@ class ArmReachEnv(ArmEnv, utils.EzPickle):
             if not self.collides(posture):
                 return self.end_effector_at(posture)
 
-    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:  # noqa: ANN401
+    def step(  # type: ignore[override]
+        self,
+        action: Any,  # noqa: ANN401 - as gymnasium has it
+    ) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Apply torques for one step of `dt` seconds."""
         torque = self.torque_from_action(action)
         given = np.zeros(JOINTS)

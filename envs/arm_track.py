@@ -1,4 +1,4 @@
-"""`nprobot/ArmTrack-v0`: follow random smooth joint trajectories with the seven-joint arm at 100 Hz."""
+"""`nprobot/ArmTrack-v0`: follow random smooth joint trajectories with the arm, at 100 Hz."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from .arm import JOINTS, TORQUE_LIMITS, WORKING_LIMITS, ArmEnv
 from .errors import EnvironmentConfigError
-from .trajectories import Trajectory, point_to_point, rhythmic
+from .trajectories import Trajectory, point_to_point, rhythmic, synergies
 
 Array = NDArray[np.float64]
 Control = Literal["feedforward", "torque"]
 Motion = Literal["mixed", "rhythmic", "point-to-point"]
 
-#: PD gains chosen by us: compliant enough to be pushed aside by hand, critically damped or nearly so.
+#: PD gains chosen by us: compliant enough to be pushed aside by hand, and well damped.
 STIFFNESS = np.array([200.0, 200.0, 150.0, 150.0, 50.0, 50.0, 30.0])  # N·m/rad
 DAMPING = np.array([40.0, 40.0, 20.0, 20.0, 4.0, 4.0, 2.5])  # N·m·s/rad
 STIFFNESS.setflags(write=False)
@@ -29,14 +29,20 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
     """Follow a random smooth joint trajectory with a seven-joint arm, at 100 Hz.
 
     ## Action space
-    `Box(-1, 1, (7,), float32)`: torques as a share of the limits (87 N·m for joints 1–4, 12 N·m for
-    joints 5–7); with `normalize_actions=False` the torques themselves. Actions beyond the bounds are
-    clipped. What the torque is added to depends on `control`:
+    `Box(-1, 1, (7,), float32)`: torques as a share of the limits; with `normalize_actions=False`
+    the torques themselves. Actions beyond the bounds are clipped.
+
+    | index | joint | range, N·m |
+    |---|---|---|
+    | 0–3 | base, shoulder, upper arm, elbow | -87 … 87 |
+    | 4–6 | forearm, wrist, hand | -12 … 12 |
 
     | `control` | torque of the motors |
     |---|---|
-    | `"feedforward"` (default) | action + stiffness · (q_ref - q) + damping · (q̇_ref - q̇), the PD part at 500 Hz; a zero action is the PD controller alone |
+    | `"feedforward"` (default) | action + stiffness · (q_ref - q) + damping · (q̇_ref - q̇) |
     | `"torque"` | action alone |
+
+    The PD part runs at 500 Hz; with it, a zero action is the PD controller alone.
 
     ## Observation space
     `Box(-inf, inf, (14 + 21 · lookahead,), float64)`; k counts the steps looked ahead, from 1.
@@ -63,15 +69,17 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
     `feedback_torque` (7,); `reward_tracking`, `reward_control`.
 
     ## Start and end
-    The arm starts on the reference, each joint displaced by up to `reset_noise`. The reference keeps
-    inside the working range and the speed limits, and clear of floor and pedestal. The episode is cut
-    off at its end, after `duration`; nothing ends it earlier. (The environment does this itself: no
-    `max_episode_steps` is needed.)
+    The arm starts on the reference, each joint displaced by up to `reset_noise`. The reference
+    keeps inside the working range and the speed limits, and clear of floor and pedestal. The
+    episode is cut off at its end, after `duration`; nothing ends it earlier. (The environment does
+    this itself: no `max_episode_steps` is needed.)
 
     ## Arguments
     Args:
         control: see above.
         motion: "rhythmic", "point-to-point", or "mixed": each episode draws one of the two.
+        synergy: share of the joints' motion that follows common patterns, as in the recordings of
+            `nprobot.envs.datasets` (see `nprobot.envs.trajectories.synergies`).
         speed: pace of the references, as a share of the arm's speed limits; at most 1.
         duration: length of an episode, s.
         lookahead: number of reference steps in the observation.
@@ -85,13 +93,13 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
         friction_scale: factor on joint friction; also an option of `reset`.
         control_cost: weight of the mean squared action.
         reset_noise: largest displacement of the first posture, rad.
-        mujoco_arguments: `render_mode`, `width`, `height`, `camera_name`, … of gymnasium's `MujocoEnv`.
+        mujoco_arguments: `render_mode`, `width`, `height`, `camera_name`, … of `MujocoEnv`.
 
     ## Versions
     * v0: first.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+    metadata: dict[str, Any] = {  # noqa: RUF012 - declared by gymnasium
         "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
         "render_fps": 100,
     }
@@ -104,6 +112,7 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
         *,
         control: Control = "feedforward",
         motion: Motion = "mixed",
+        synergy: float = 0.8,
         speed: float = 1.0,
         duration: float = 5.0,
         lookahead: int = 1,
@@ -115,12 +124,13 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
         friction_scale: float = 1.0,
         control_cost: float = 0.01,
         reset_noise: float = 0.01,
-        **mujoco_arguments: Any,  # noqa: ANN401 - gymnasium's own
+        **mujoco_arguments: Any,
     ) -> None:
         utils.EzPickle.__init__(
             self,
             control=control,
             motion=motion,
+            synergy=synergy,
             speed=speed,
             duration=duration,
             lookahead=lookahead,
@@ -153,6 +163,7 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
         self.damping = _gains("damping", damping)
         self.control_cost = control_cost
         self.reset_noise = reset_noise
+        self.mixing = synergies(JOINTS, synergy)
         self.limits = WORKING_LIMITS.scaled(speed)
         ArmEnv.__init__(
             self,
@@ -180,7 +191,8 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
         self._fine = self._draw_reference()
         self._step = 0
         noise = self.np_random.uniform(-self.reset_noise, self.reset_noise, JOINTS)
-        self.set_state(self._fine.position[0] + noise, self._fine.velocity[0].copy())
+        start, speed = self._fine.position[0] + noise, self._fine.velocity[0].copy()
+        self.set_state(start, speed)  # type: ignore[no-untyped-call]
         self._show_reference()
         return self._observation()
 
@@ -193,7 +205,9 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
             if self.motion == "mixed":
                 steady = bool(self.np_random.integers(2))
             draw = rhythmic if steady else point_to_point
-            fine = draw(self.np_random, self.limits, duration=duration, rate=rate)
+            fine = draw(
+                self.np_random, self.limits, duration=duration, rate=rate, mixing=self.mixing
+            )
             if not any(self.collides(q) for q in fine.position[:: 2 * _SUBSTEPS]):
                 return fine
 
@@ -211,7 +225,10 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
             raise EnvironmentConfigError("ArmTrack has no reference before reset(); call it first.")
         return self._fine
 
-    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:  # noqa: ANN401
+    def step(  # type: ignore[override]
+        self,
+        action: Any,  # noqa: ANN401 - as gymnasium has it
+    ) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Apply the action's torques for 10 ms."""
         feedforward = self.torque_from_action(action)
         fine = self._reference()
@@ -284,5 +301,5 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
 def _gains(name: str, value: ArrayLike) -> Array:
     gains = np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), JOINTS))
     if not np.isfinite(gains).all() or (gains < 0).any():
-        raise EnvironmentConfigError(f"{name} must be finite and ≥ 0 for every joint; got {value}.")
+        raise EnvironmentConfigError(f"{name} must be finite and ≥ 0 for every joint; got {gains}.")
     return gains

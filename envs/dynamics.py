@@ -1,4 +1,4 @@
-"""What a robot's rigid-body model says: inverse dynamics, gravity, and a changed load or friction."""
+"""What a robot's model says: inverse dynamics, gravity, and a changed load or friction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IGNORED = (
 def in_free_space(model: mujoco.MjModel) -> mujoco.MjModel:
     """A copy of `model` without contacts, joint limits and equality constraints.
 
-    What is left is the open chain of the robot itself: inertia, gravity, springs, damping, friction.
+    What is left is the robot's open chain: inertia, gravity, springs, damping, friction.
     """
     model = copy.copy(model)
     model.opt.disableflags |= int(_IGNORED)

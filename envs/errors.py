@@ -1,4 +1,4 @@
-"""Errors and warnings of environments and data sets: what was given, what is allowed, what to do."""
+"""Errors and warnings of environments and data sets."""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ Array = NDArray[np.float64]
 #: Peak speed and peak acceleration of a minimum-jerk move of unit length and unit duration.
 _PEAK_SPEED = 15 / 8
 _PEAK_ACCELERATION = 10 / np.sqrt(3)
+#: Seed of the patterns of `synergies`: part of what the data is, not of a run.
+_PATTERNS = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +98,52 @@ def _times(duration: float, rate: float) -> Array:
     return np.arange(steps) / rate
 
 
+def synergies(joints: int, strength: float, rank: int = 3) -> NDArray[np.float64]:
+    """How joints move together: the mixing of independent signals into joint motion.
+
+    Robots at work do not move their joints independently, and their recordings show it: a few
+    common patterns explain most of the motion. Here `rank` patterns, the same for every call,
+    carry the share `strength` of each joint's motion, and a signal of its own carries the rest.
+
+    Args:
+        joints: number of joints.
+        strength: 0 for independent joints, towards 1 for joints that move in patterns only.
+        rank: number of patterns.
+
+    Returns:
+        `(joints, rank + joints)`, each row of absolute sum 1: signals in [-1, 1] stay there.
+    """
+    if not (0 <= strength <= 1 and rank >= 1 and joints >= 1):
+        raise EnvironmentConfigError(
+            f"synergies needs 0 ≤ strength ≤ 1, rank ≥ 1 and joints ≥ 1; got {strength}, {rank} "
+            f"and {joints}."
+        )
+    patterns = np.random.default_rng(_PATTERNS).normal(size=(rank, joints)).T
+    patterns /= np.abs(patterns).sum(axis=1, keepdims=True)
+    return np.hstack([strength * patterns, (1 - strength) * np.eye(joints)])
+
+
+def _mixing(limits: JointLimits, mixing: ArrayLike | None) -> Array:
+    matrix = np.eye(len(limits)) if mixing is None else np.asarray(mixing, dtype=np.float64)
+    if matrix.ndim != 2 or len(matrix) != len(limits) or (np.abs(matrix).sum(1) > 1 + 1e-9).any():
+        raise EnvironmentConfigError(
+            f"mixing must have one row for each of {len(limits)} joints, of absolute sum 1 at "
+            f"most; got the shape {matrix.shape}. `synergies` makes one."
+        )
+    return matrix
+
+
 def rhythmic(
     rng: np.random.Generator,
     limits: JointLimits,
     *,
     duration: float,
     rate: float = 100.0,
+    mixing: ArrayLike | None = None,
     frequency: tuple[float, float] = (0.1, 0.4),
     harmonics: int = 3,
 ) -> Trajectory:
-    """A periodic movement: one rhythm shared by all joints, each with its own Fourier series.
+    """A periodic movement: one rhythm, in which each signal has its own Fourier series.
 
     Limits hold at every time, not just at the samples: amplitudes are bounded by the sum of their
     harmonics.
@@ -115,6 +153,7 @@ def rhythmic(
         limits: positions, speeds and accelerations that are never exceeded, for `joints` joints.
         duration: length in s.
         rate: samples a second, Hz.
+        mixing: `(joints, signals)`, from `synergies`; None: joints move independently.
         frequency: the range of the fundamental, Hz, drawn uniformly.
         harmonics: number of terms; the k-th is drawn with a spread that falls as 1/k².
 
@@ -128,33 +167,34 @@ def rhythmic(
             f"rhythmic needs harmonics ≥ 1 and 0 < lowest ≤ highest frequency; got {harmonics} "
             f"and {frequency}."
         )
-    joints = len(limits)
+    mix = _mixing(limits, mixing)
+    signals = mix.shape[1]
     order = np.arange(1, harmonics + 1)[:, None]
     omega = 2 * np.pi * rng.uniform(*frequency) * order
-    amplitude = rng.normal(size=(harmonics, joints)) / order**2
-    phase = rng.uniform(0, 2 * np.pi, size=(harmonics, joints))
+    amplitude = rng.normal(size=(harmonics, signals)) / order**2
+    phase = rng.uniform(0, 2 * np.pi, size=(harmonics, signals))
+    swing = rng.uniform(0.3, 1.0, size=signals)
+    centre = rng.uniform(-1, 1, size=signals) * (1 - swing)
+    amplitude *= swing / np.abs(amplitude).sum(0)
 
-    # The largest multiple of this series that respects every limit, then a random share of it.
-    size = np.abs(amplitude)
+    # Where a joint would be too fast, it swings less: the pattern of the movement stays.
     half = (limits.high - limits.low) / 2
-    reach = np.minimum.reduce(
+    size = np.abs(amplitude) @ np.abs(mix).T * half
+    swing_of_joint = half * np.minimum.reduce(
         [
-            half / size.sum(0),
+            np.ones(len(limits)),
             limits.speed / (size * omega).sum(0),
             limits.acceleration / (size * omega**2).sum(0),
         ]
     )
-    amplitude = amplitude * reach * rng.uniform(0.3, 1.0, size=joints)
-    slack = half - np.abs(amplitude).sum(0)
-    centre = (limits.low + limits.high) / 2 + rng.uniform(-1, 1, size=joints) * slack
-
     angle = omega * time[:, None, None] + phase
-    sine, cosine = np.sin(angle), np.cos(angle)
+    sine, cosine = amplitude * np.sin(angle), amplitude * np.cos(angle)
+    middle = (limits.low + limits.high) / 2 + half * (mix @ centre)
     return Trajectory(
         time,
-        centre + (amplitude * sine).sum(1),
-        (amplitude * omega * cosine).sum(1),
-        -(amplitude * omega**2 * sine).sum(1),
+        middle + swing_of_joint * (sine.sum(1) @ mix.T),
+        swing_of_joint * ((omega * cosine).sum(1) @ mix.T),
+        -swing_of_joint * ((omega**2 * sine).sum(1) @ mix.T),
     )
 
 
@@ -183,6 +223,7 @@ def point_to_point(
     *,
     duration: float,
     rate: float = 100.0,
+    mixing: ArrayLike | None = None,
     dwell: tuple[float, float] = (0.0, 0.3),
     pace: tuple[float, float] = (0.4, 1.0),
 ) -> Trajectory:
@@ -193,6 +234,7 @@ def point_to_point(
         limits: positions, speeds and accelerations that are never exceeded, for `joints` joints.
         duration: length in s; the last move may be cut short.
         rate: samples a second, Hz.
+        mixing: `(joints, signals)`, from `synergies`; None: joints move independently.
         dwell: the range of the rests, s.
         pace: the range of each move's speed, as a share of what `limits` allow.
 
@@ -206,13 +248,19 @@ def point_to_point(
             f"point_to_point needs 0 ≤ dwell[0] ≤ dwell[1] and 0 < pace[0] ≤ pace[1] ≤ 1; got "
             f"dwell {dwell} and pace {pace}."
         )
-    start = rng.uniform(limits.low, limits.high)
+    mix = _mixing(limits, mixing)
+    middle, half = (limits.low + limits.high) / 2, (limits.high - limits.low) / 2
+
+    def posture() -> Array:
+        return np.asarray(middle + half * (mix @ rng.uniform(-1, 1, size=mix.shape[1])))
+
+    start = posture()
     position = np.tile(start, (len(time), 1))
     velocity = np.zeros_like(position)
     acceleration = np.zeros_like(position)
     begin = rng.uniform(*dwell)
     while begin < duration:
-        goal = rng.uniform(limits.low, limits.high)
+        goal = posture()
         step = goal - start
         needed = np.maximum(
             _PEAK_SPEED * np.abs(step) / limits.speed,

@@ -1,0 +1,219 @@
+"""Splitting rows without leaks: by trajectory, in blocks of time, or one by one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import (
+    ContiguousSplitWarning,
+    DataShapeError,
+    DuplicateRowsWarning,
+    SettingsError,
+    ShuffledRowsWarning,
+    SplitError,
+)
+from .data import Split, as_rows, as_targets
+
+How = Literal["auto", "trajectory", "blocks", "rows"]
+Fractions = tuple[float, float, float]
+
+_BLOCKS = 20
+#: Rows follow each other in time below this ratio of successive to overall variation (1: shuffled).
+_IN_ORDER = 0.5
+
+
+class Splits(NamedTuple):
+    """Three splits and, in words, how they were made."""
+
+    train: Split
+    validation: Split
+    test: Split
+    how: str
+
+
+def split_rows(
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    trajectory: ArrayLike | None = None,
+    *,
+    fractions: Fractions = (0.7, 0.15, 0.15),
+    how: How = "auto",
+    seed: int = 0,
+) -> Splits:
+    """Split rows in training, validation and test data.
+
+    Args:
+        inputs: `(rows, columns)`.
+        targets: `(rows, columns)`, or integer labels `(rows,)`.
+        trajectory: `(rows,)`, any labels: which recording a row belongs to.
+        fractions: shares of the three splits, of sum 1.
+        how: "trajectory": whole trajectories, drawn at random. "blocks": contiguous blocks of rows,
+            drawn at random, with a gap of dropped rows where two splits meet, since neighbours in
+            time are near-copies. "rows": each row by itself, right for independent samples only.
+            "auto": by trajectory where there are labels of trajectories; else by rows for
+            classification; else in blocks, with a `ContiguousSplitWarning`.
+        seed: of the draw.
+
+    Raises:
+        SplitError: fewer than three trajectories, or too few rows.
+    """
+    x, y = as_rows("inputs", inputs), as_targets(targets)
+    if len(x) != len(y):
+        raise DataShapeError(f"There are {len(x)} rows of inputs and {len(y)} of targets.")
+    _check(fractions, how)
+    if how == "auto":
+        if trajectory is not None:
+            how = "trajectory"
+        else:
+            how = "rows" if y.ndim == 1 else "blocks"
+            if how == "blocks":
+                warnings.warn(
+                    "There are no trajectory labels, so the rows were split in contiguous blocks. "
+                    "Name the column of trajectories, or say how='blocks' to silence this.",
+                    ContiguousSplitWarning,
+                    stacklevel=3,
+                )
+    if how == "trajectory":
+        if trajectory is None:
+            raise SettingsError("how='trajectory' needs labels of trajectories; none were given.")
+        labels = np.asarray(trajectory)
+        if labels.shape != (len(x),):
+            raise DataShapeError(
+                f"There are {len(x)} rows and trajectory labels of shape {labels.shape}."
+            )
+        names, groups = np.unique(labels, return_inverse=True)
+        if len(names) < 3:
+            raise SplitError(
+                f"A split by trajectory needs at least three trajectories; the data has "
+                f"{len(names)} ({', '.join(map(str, names))}). Record more, or leave the labels out "
+                "and split in contiguous blocks with how='blocks'."
+            )
+        part = _draw(np.bincount(groups), fractions, seed)[groups]
+        words = f"by trajectory ({len(names)} trajectories)"
+    elif how == "blocks":
+        _warn_shuffled(x)
+        groups, part = _blocks(len(x), fractions, seed)
+        words = f"in {groups.max() + 1} contiguous blocks, rows dropped where splits meet"
+    else:
+        _need(len(x), 3)
+        groups = np.arange(len(x))
+        part = _draw(np.ones(len(x), dtype=np.int64), fractions, seed)
+        words = "row by row, at random"
+    train, validation, test = (
+        Split(x[rows], y[rows], groups[rows]) for rows in (part == 0, part == 1, part == 2)
+    )
+    return Splits(train, validation, test, words)
+
+
+def _check(fractions: Sequence[float], how: str) -> None:
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise SettingsError(
+            f"fractions are three positive shares of sum 1 (train, validation, test); got "
+            f"{fractions}."
+        )
+    if how not in get_args(How):
+        raise SettingsError(f"how is one of {get_args(How)}; got {how!r}.")
+
+
+def _need(rows: int, least: int) -> None:
+    if rows < least:
+        raise SplitError(f"{rows} rows are too few to split in three; at least {least} are needed.")
+
+
+def _draw(sizes: NDArray[Any], fractions: Fractions, seed: int) -> NDArray[np.int64]:
+    """Assign groups of `sizes` rows to parts 0, 1, 2: shares as near as whole groups allow."""
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    filled = np.cumsum(sizes[order]) / sizes.sum()
+    # A group goes where its middle lies.
+    middle = filled - sizes[order] / sizes.sum() / 2
+    part = np.searchsorted(np.cumsum(fractions)[:2], middle, side="right")
+    # Long trajectories can leave a part empty: each takes at least one.
+    part[0], part[-1] = 0, 2
+    if not (part == 1).any():
+        part[np.flatnonzero(part == 2)[0] if (part == 2).sum() > 1 else -2] = 1
+    assigned = np.empty(len(sizes), dtype=np.int64)
+    assigned[order] = part
+    return assigned
+
+
+def _blocks(
+    rows: int, fractions: Fractions, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    _need(rows, 30)
+    count = min(_BLOCKS, rows // 10)
+    block = np.arange(rows) * count // rows
+    part = _draw(np.bincount(block), fractions, seed)[block]
+    gap = max(1, rows // count // 20)
+    for border in np.flatnonzero(np.diff(part)) + 1:
+        part[border : border + gap] = -1
+    return block, part
+
+
+def _warn_shuffled(inputs: NDArray[Any]) -> None:
+    """Compare successive differences with the variance (von Neumann's ratio, halved)."""
+    if len(inputs) < 100:
+        return
+    x = inputs.astype(np.float64)
+    variance = x.var(axis=0)
+    moving = variance > 0
+    if not moving.any():
+        return
+    ratio = (np.diff(x[:, moving], axis=0) ** 2).mean(axis=0) / (2 * variance[moving])
+    if float(np.median(ratio)) > _IN_ORDER:
+        warnings.warn(
+            "The rows do not follow each other in time (successive rows differ as much as any "
+            "two): "
+            "blocks cannot keep trajectories apart, and a test error may flatter the network. Use "
+            "the recording before it was shuffled, or label its trajectories.",
+            ShuffledRowsWarning,
+            stacklevel=4,
+        )
+
+
+def duplicates(rows: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of `rows` (n, columns) are also among `others`, to float32 precision: `(n,)`."""
+
+    def keys(array: NDArray[Any]) -> NDArray[np.void]:
+        # Adding zero turns −0 into +0, whose bytes differ.
+        plain = np.ascontiguousarray(array.astype(np.float32) + np.float32(0))
+        return plain.view(np.dtype((np.void, plain.dtype.itemsize * plain.shape[1]))).ravel()
+
+    ours, theirs = keys(rows), keys(others)
+    return np.fromiter(map(set(theirs.tolist()).__contains__, ours.tolist()), bool, len(ours))
+
+
+def warn_duplicates(train: Split, test: Split, *, drop: bool) -> Split:
+    """Warn of test rows that are also training rows (inputs and targets); drop them if asked.
+
+    Raises:
+        SplitError: dropping leaves no test row.
+    """
+
+    def whole(split: Split) -> NDArray[Any]:
+        targets = split.targets if split.targets.ndim == 2 else split.targets[:, None]
+        return np.hstack([split.inputs, targets])
+
+    same = duplicates(whole(test), whole(train))
+    if not same.any():
+        return test
+    found = f"{same.sum():,} of {len(test):,} test rows are also in the training data"
+    if not drop:
+        warnings.warn(
+            f"{found}: a test error would flatter the network. Leave the test file out and split "
+            "the training file by trajectory or in blocks, or pass drop_duplicates=True.",
+            DuplicateRowsWarning,
+            stacklevel=4,
+        )
+        return test
+    if same.all():
+        raise SplitError(
+            f"All {len(test):,} test rows are also in the training data; dropping them leaves "
+            "none. Leave the test file out and split the training file."
+        )
+    warnings.warn(f"{found}; they were dropped.", DuplicateRowsWarning, stacklevel=4)
+    return Split(test.inputs[~same], test.targets[~same], test.trajectory[~same])
