@@ -14,6 +14,7 @@ from torch import nn
 from nprobot.algorithms.ppo import PPO
 from nprobot.policies.export import ACTIVATION_NAMES
 from nprobot.policies.networks import ACTIVATIONS
+from nprobot.rules import FeedbackRule
 
 from .config import (
     DEFAULT_STEPS,
@@ -54,6 +55,7 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         "sigma": learning.sigma,
         "noise": learning.noise,
         "decorrelation_lr": learning.decorrelation_lr,
+        "feedback": learning.feedback,
     }
     policy_settings: dict[str, Any] = {
         "net_arch": config.network.hidden and list(config.network.hidden),
@@ -64,6 +66,7 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         env,
         rule=config.rule,
         rule_kwargs={"seed": seeds.rule, **_given(rule_settings)},
+        alignment_interval=learning.alignment_every or 0,
         policy_kwargs=_given(policy_settings),
         seed=seeds.torch,
         device=device,
@@ -119,6 +122,8 @@ def resolve(config: RunConfig, model: Model) -> RunConfig:
             sigma=rule.sigma,
             noise=rule.noise,  # type: ignore[arg-type]
             decorrelation_lr=rule.decorrelation_lr,
+            feedback=isinstance(rule, FeedbackRule),
+            alignment_every=config.learning.alignment_every,
         ),
         network=_network(model.policy.mlp_extractor.policy_net, config.network.activation),
         algorithm=AlgorithmOptions(

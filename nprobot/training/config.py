@@ -64,9 +64,14 @@ class LearningOptions(_Options):
     """Distribution of the node noise."""
     decorrelation_lr: float | None = None
     """Step size of the decorrelation matrices R."""
+    feedback: bool | None = None
+    """Learn a guess of the node errors that lowers the variance (np, inp, dnp, dinp)."""
+    alignment_every: int | None = None
+    """Log the cosine to the backprop gradient in every so-manieth update; learning does not see
+    it."""
 
     def __post_init__(self) -> None:
-        _positive(self, "learning_rate", "sigma")
+        _positive(self, "learning_rate", "sigma", "alignment_every")
         _within(self, 0, 1, "decorrelation_lr")
         _one_of(self, "lr_schedule", ("constant", "linear", "cosine"))
         _one_of(self, "noise", ("gaussian", "rademacher"))
