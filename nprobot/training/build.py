@@ -36,6 +36,9 @@ SCHEDULES: dict[LRSchedule, Callable[[float], float]] = {
 }
 """Learning rate, as a share of the first one, over the share of the run that remains."""
 
+ROLLOUT = 2048
+"""Transitions between two updates, all environments together, as in SB3 with one environment."""
+
 SOLVING_EVALUATION = 10_000
 """Steps between the evaluations of a run that an evaluation can stop."""
 
@@ -57,6 +60,7 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         "decorrelation_lr": learning.decorrelation_lr,
         "feedback": learning.feedback,
     }
+    algorithm = dataclasses.asdict(config.algorithm)
     policy_settings: dict[str, Any] = {
         "net_arch": config.network.hidden and list(config.network.hidden),
         "activation_fn": config.network.activation and ACTIVATIONS[config.network.activation],

@@ -97,7 +97,7 @@ class AlgorithmOptions(_Options):
     """Settings with stable-baselines3's names and meaning; None means the algorithm's default."""
 
     n_steps: int | None = None
-    """Steps in each environment between updates."""
+    """Steps in each environment between updates. Left out: 2048, shared among the environments."""
     batch_size: int | None = None
     """Transitions in a minibatch."""
     n_epochs: int | None = None
