@@ -200,7 +200,10 @@ class Actuation:
 
 @functools.cache
 def _cell(owner: int) -> list[Actuation]:
-    """The place where an object's actuators lie; a cached list, so always the same one."""
+    """The place where an object's actuators lie: a cached list, so always the same one.
+
+    An empty list stays behind for each address that ever held a wrapper; addresses are used again.
+    """
     return []
 
 

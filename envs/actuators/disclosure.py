@@ -49,7 +49,7 @@ def warn_of_observed_forces(base: gymnasium.Env[Any, Any]) -> None:
             f"{type(base).__name__} observes the actuator forces, so the learner can see what the "
             "noisy actuators did. Make it with include_qfrc_actuator_in_observation=False.",
             ActuatorForcesObservedWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

@@ -139,10 +139,10 @@ class NoiseStream:
         self._every_row = np.arange(rows)
         self._generators = [Generator(PCG64(0)) for _ in range(rows)]
         self._before: list[dict[str, Any]] = [{} for _ in range(rows)]
-        self._blocks = np.zeros((rows, BLOCK, width))
+        self._blocks = np.zeros((BLOCK, rows, width))
         self._position = np.full(rows, BLOCK)
-        self._one_row = rows == 1
-        self._next = BLOCK
+        # As long as all rows are at the same place, which is the quick way, only this is counted.
+        self._common: int | None = BLOCK
 
     def seed(self, row: int, sequence: SeedSequence) -> None:
         """Starts the row's numbers afresh."""
@@ -150,35 +150,30 @@ class NoiseStream:
         self._place(row, BLOCK)
 
     def take(self, active: Mask | None) -> Array:
-        """The next numbers, shape (R, width); those of rows that are not `active` mean nothing."""
-        if self._one_row and active is None:
-            position = self._next
-            if position == BLOCK:
-                self._fill(0)
-                position = 0
-            self._next = position + 1
-            return self._blocks[:, position]
-        if self._one_row:
-            self._position[0] = self._next
-        rows = self._every_row if active is None else np.flatnonzero(active)
-        for row in rows[self._position[rows] == BLOCK]:
-            self._fill(row)
-            self._position[row] = 0
-        numbers: Array = self._blocks[self._every_row, np.minimum(self._position, BLOCK - 1)]
-        self._position[rows] += 1
-        self._next = int(self._position[0])
+        """The next numbers, shape (R, width), good until the next call.
+
+        Those of rows that are not `active` mean nothing.
+        """
+        position = self._common
+        if position is None or active is not None:
+            return self._take_apart(active)
+        if position == BLOCK:
+            for row in range(len(self._generators)):
+                self._fill(row)
+            position = 0
+        self._common = position + 1
+        numbers: Array = self._blocks[position]
         return numbers
 
     def save(self) -> list[dict[str, Any]]:
         """For each row the generator's state before the current block, and the place in it."""
-        positions = [self._next] if self._one_row else self._position.tolist()
         return [
             {
                 "generator": before if position < BLOCK else generator.bit_generator.state,
                 "position": position,
             }
             for before, generator, position in zip(
-                self._before, self._generators, positions, strict=True
+                self._before, self._generators, self._positions().tolist(), strict=True
             )
         ]
 
@@ -190,16 +185,35 @@ class NoiseStream:
                 self._fill(row)
             self._place(row, entry["position"])
 
+    def _take_apart(self, active: Mask | None) -> Array:
+        positions = self._positions()
+        used_up = positions == BLOCK
+        if active is not None:
+            used_up &= active
+        for row in np.flatnonzero(used_up).tolist():
+            self._fill(row)
+            positions[row] = 0
+        # A row that rests may stand behind the end of its block.
+        numbers: Array = self._blocks[np.minimum(positions, BLOCK - 1), self._every_row]
+        positions += 1 if active is None else active
+        if active is not None:
+            self._common = int(positions[0]) if (positions == positions[0]).all() else None
+        return numbers
+
     def _fill(self, row: int) -> None:
         generator = self._generators[row]
         self._before[row] = dict(generator.bit_generator.state)
-        self._blocks[row] = self._draw(generator, (BLOCK, self._width))
-        self._blocks[row] *= self._scale
+        self._blocks[:, row] = self._draw(generator, (BLOCK, self._width)) * self._scale
+
+    def _positions(self) -> NDArray[np.int_]:
+        if self._common is not None:
+            self._position[:] = self._common
+        return self._position
 
     def _place(self, row: int, position: int) -> None:
-        self._position[row] = position
-        if row == 0:
-            self._next = position
+        positions = self._positions()
+        positions[row] = position
+        self._common = position if (positions == position).all() else None
 
 
 def clip(u: Array, low: Array, high: Array) -> Array:

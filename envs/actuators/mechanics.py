@@ -19,7 +19,9 @@ class Quantisation(ScaledModel):
 
     formula: ClassVar[str] = "v = step·round(u/step), halves to the even multiple"
 
-    step: float = number(2 / 4096, "u", "one step; 2/4096: 4096 over the action range", neutral=0)
+    step: float = number(
+        2 / 4096, "units", "one step; 2/4096: 4096 over the action range", neutral=0
+    )
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the converters of these robots."""
@@ -41,7 +43,7 @@ class DeadZone(ScaledModel):
 
     formula: ClassVar[str] = "v = sign(u)·max(|u| − width, 0)"
 
-    width: float = number(0.02, "u", "largest command that does nothing", neutral=0)
+    width: float = number(0.02, "units", "largest command that does nothing", neutral=0)
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the dead zone for these robots."""
@@ -63,7 +65,7 @@ class Backlash(ScaledModel):
     formula: ClassVar[str] = "v ← clip(v, u − width/2, u + width/2)"
     memory: ClassVar[str] = "v = the rest command"
 
-    width: float = number(0.01, "u", "width of the gap", neutral=0)
+    width: float = number(0.01, "units", "width of the gap", neutral=0)
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the gears of these robots."""
@@ -93,7 +95,7 @@ class Saturation(ScaledModel):
         "v = clip(u, c ± limit), c the middle of the action range (0 in native units)"
     )
 
-    limit: float = number(1.0, "u", "largest output; 1 is the edge of the action range")
+    limit: float = number(1.0, "units", "largest output; 1 is the edge of the action range")
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the limits for these robots."""

@@ -32,7 +32,7 @@ def number(
 
     Args:
         default: Its default; none makes it a required argument.
-        unit: Unit, for the documentation; "u" stands for what the field `units` of the model says.
+        unit: Unit, for the documentation; "units" is what the parameter `units` of the model says.
         about: One line for the documentation.
         minimum: Smallest value allowed.
         maximum: Largest value allowed.

@@ -20,7 +20,7 @@ class WhiteNoise(ScaledModel):
     formula: ClassVar[str] = "v = u + std·ξ"
     draws_each_step: ClassVar[bool] = True
 
-    std: float = number(0.05, "u", "standard deviation", neutral=0, noise=True)
+    std: float = number(0.05, "units", "standard deviation", neutral=0, noise=True)
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the noise for these robots."""
@@ -67,7 +67,7 @@ class OrnsteinUhlenbeckNoise(ScaledModel):
     memory: ClassVar[str] = "x drawn afresh from N(0, std²)"
     draws_each_step: ClassVar[bool] = True
 
-    std: float = number(0.05, "u", "standard deviation of x at any time", neutral=0, noise=True)
+    std: float = number(0.05, "units", "standard deviation of x at any time", neutral=0, noise=True)
     tau: float = number(0.05, "s", "correlation time; 0 is white noise")
 
     def build(self, plant: Plant) -> Dynamics:
@@ -100,7 +100,7 @@ class EpisodeBias(ScaledModel):
     formula: ClassVar[str] = "v = u + b with b ~ N(0, std²)"
     memory: ClassVar[str] = "b drawn afresh"
 
-    std: float = number(0.05, "u", "standard deviation of the bias", neutral=0, noise=True)
+    std: float = number(0.05, "units", "standard deviation of the bias", neutral=0, noise=True)
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the bias for these robots."""
@@ -135,7 +135,9 @@ class DeviceMismatch(ScaledModel):
     memory: ClassVar[str] = "kept for life"
 
     gain_std: float = number(0.1, "1", "standard deviation of the gain", neutral=0, noise=True)
-    offset_std: float = number(0.0, "u", "standard deviation of the offset", neutral=0, noise=True)
+    offset_std: float = number(
+        0.0, "units", "standard deviation of the offset", neutral=0, noise=True
+    )
     device_seed: int | None = count(
         0, "1", "number of the device; null: from the wrapper's seed", optional=True
     )
@@ -173,9 +175,9 @@ class OffsetDrift(ScaledModel):
     memory: ClassVar[str] = "goes on; only `reset(seed=…)` makes x = 0"
     draws_each_step: ClassVar[bool] = True
 
-    rate: float = number(0.0, "u/s", "steady drift", minimum=-math.inf, neutral=0, noise=True)
-    diffusion: float = number(0.002, "u/√s", "random walk", neutral=0, noise=True)
-    limit: float = number(0.2, "u", "largest offset")
+    rate: float = number(0.0, "units/s", "steady drift", minimum=-math.inf, neutral=0, noise=True)
+    diffusion: float = number(0.002, "units/√s", "random walk", neutral=0, noise=True)
+    limit: float = number(0.2, "units", "largest offset")
     start: float = number(0.0, "s", "when it sets in, in the device's time")
 
     def build(self, plant: Plant) -> Dynamics:
@@ -254,9 +256,11 @@ class TelegraphNoise(ScaledModel):
     memory: ClassVar[str] = "s drawn afresh"
     draws_each_step: ClassVar[bool] = True
 
-    amplitude: float = number(0.05, "u", "half the distance of the levels", neutral=0, noise=True)
+    amplitude: float = number(
+        0.05, "units", "half the distance of the levels", neutral=0, noise=True
+    )
     dwell: float = number(0.5, "s", "mean time on a level", minimum=1e-9)
-    offset: float = number(0.0, "u", "middle of the levels", minimum=-math.inf, neutral=0)
+    offset: float = number(0.0, "units", "middle of the levels", minimum=-math.inf, neutral=0)
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the noise for these robots."""

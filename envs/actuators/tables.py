@@ -1,10 +1,15 @@
-"""The tables of `docs/actuators.md`; `python -m nprobot.envs.actuators.tables` prints them."""
+"""The tables of `docs/actuators.md`, made from the code.
+
+`python -m nprobot.envs.actuators.tables docs/actuators.md` puts them into the page.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .model import ActuatorModel
@@ -84,5 +89,5 @@ def _escape(cell: str) -> str:
 
 
 if __name__ == "__main__":
-    for table in tables().values():
-        print(table, end="\n\n")
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

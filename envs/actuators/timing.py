@@ -20,7 +20,7 @@ class Delay(ActuatorModel):
     formula: ClassVar[str] = "v(t) = u(t − steps); the rest command until the first one arrives"
     memory: ClassVar[str] = "no command under way"
 
-    steps: int = count(1, "steps", "delay", neutral=0)
+    steps: int = count(1, "1", "delay, control steps", neutral=0)
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the delay line for these robots."""
@@ -72,8 +72,8 @@ class RandomDelay(ActuatorModel):
     memory: ClassVar[str] = "no command under way"
     draws_each_step: ClassVar[bool] = True
 
-    minimum: int = count(0, "steps", "shortest delay", neutral=0)
-    maximum: int = count(2, "steps", "longest delay", neutral=0)
+    minimum: int = count(0, "1", "shortest delay, control steps", neutral=0)
+    maximum: int = count(2, "1", "longest delay, control steps", neutral=0)
 
     def __post_init__(self) -> None:
         """Checks the order of the two delays too."""
@@ -127,7 +127,7 @@ class DroppedCommands(ActuatorModel):
     probability: float = number(
         0.01, "1", "chance of an outage at a step", maximum=1.0, neutral=0, noise=True
     )
-    steps: int = count(1, "steps", "length of an outage", minimum=1)
+    steps: int = count(1, "1", "length of an outage, control steps", minimum=1)
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the faulty line of these robots."""
@@ -147,7 +147,7 @@ class StuckCommands(ActuatorModel):
     probability: float = number(
         0.01, "1", "chance of an outage at a step", maximum=1.0, neutral=0, noise=True
     )
-    steps: int = count(1, "steps", "length of an outage", minimum=1)
+    steps: int = count(1, "1", "length of an outage, control steps", minimum=1)
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the faulty line of these robots."""
@@ -200,7 +200,7 @@ class SampleAndHold(ActuatorModel):
     formula: ClassVar[str] = "v(t) = u(steps·⌊t/steps⌋), t counted from the start of the episode"
     memory: ClassVar[str] = "takes the first command"
 
-    steps: int = count(2, "steps", "control steps between updates", minimum=1, neutral=1)
+    steps: int = count(2, "1", "control steps between updates", minimum=1, neutral=1)
 
     def build(self, plant: Plant) -> Dynamics:
         """Makes the slow actuators of these robots."""

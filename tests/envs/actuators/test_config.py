@@ -1,4 +1,4 @@
-"""Models as configuration: checked, named, written to JSON and read back; presets; documentation."""
+"""Models as configuration: checked, named, written to JSON and read back; presets; docs."""
 
 from __future__ import annotations
 
@@ -131,9 +131,18 @@ def test_the_real_world_rl_presets_do_what_the_suite_does(drive, name, delay, no
     assert error.std() == pytest.approx(noise, rel=0.05)
 
 
+def test_the_examples_on_the_page_run():
+    scope = {}
+    blocks = PAGE.read_text(encoding="utf-8").split("```python\n")[1:]
+    assert len(blocks) >= 2
+    for block in blocks:
+        exec(block.split("```")[0], scope)
+    assert scope["env"].models[-1] == GainLoss(0.4, at=300.0, actuators=(0,))
+
+
 def test_the_page_shows_what_the_code_says():
     page = PAGE.read_text(encoding="utf-8")
     for name in tables():
         assert f"<!-- {name} -->" in page
         assert f"<!-- end {name} -->" in page
-    assert filled(page) == page, "python -m nprobot.envs.actuators.tables prints the tables"
+    assert filled(page) == page, "run python -m nprobot.envs.actuators.tables docs/actuators.md"

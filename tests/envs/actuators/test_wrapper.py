@@ -47,7 +47,7 @@ ALL_KINDS = [
 
 
 def trajectory(env, steps=150, seed=0):
-    """Everything that comes out in some steps of random actions, episodes restarting as they end."""
+    """All that comes out in some steps of random actions, episodes restarting as they end."""
     out = [env.reset(seed=seed)]
     env.action_space.seed(seed)
     for _ in range(steps):
@@ -159,7 +159,7 @@ def test_noise_blocks_join_without_a_seam():
     """Noise is drawn in blocks; together they must be what one long draw would be."""
     stream = NoiseStream(1, 2, np.random.Generator.standard_normal)
     stream.seed(0, np.random.SeedSequence(4))
-    blocks = np.array([stream.take(None)[0] for _ in range(1000)])
+    blocks = np.array([stream.take(None)[0].copy() for _ in range(1000)])
     assert (blocks == np.random.default_rng(4).standard_normal((1000, 2))).all()
 
 
