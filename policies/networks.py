@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from .activations import Quantised, Sign, Step
 from .errors import ArchitectureError
 from .layers import DecorrelatedLinear
 
@@ -23,6 +24,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 """Activations by name; the leaky ReLU has the slope 0.2 of the authors' code."""
 
+HARDWARE_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "saturating": nn.Hardtanh,
+    "sign": Sign,
+    "step": Step,
+    "quantised": Quantised,
+}
+"""Activations of hardware, which `mlp` knows by name too; policy files do not hold them."""
+
 
 def mlp(
     sizes: Sequence[int],
@@ -34,7 +43,8 @@ def mlp(
 
     Args:
         sizes: units of every layer, input and output included: ``[21, 64, 64, 7]``.
-        activation: a name from `ACTIVATIONS`, or a module class, between the layers.
+        activation: a name from `ACTIVATIONS` or `HARDWARE_ACTIVATIONS`, or a module class, between
+            the layers.
         decorrelated: make every layer a `DecorrelatedLinear`; pass ``rule.decorrelated``.
         output_activation: the same after the last layer; none by default.
 
@@ -63,10 +73,9 @@ def mlp(
 def _activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
     if callable(activation):
         return activation()
-    if activation not in ACTIVATIONS:
-        near = difflib.get_close_matches(activation, ACTIVATIONS, n=1)
+    known = ACTIVATIONS | HARDWARE_ACTIVATIONS
+    if activation not in known:
+        near = difflib.get_close_matches(activation, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ArchitectureError(
-            f"unknown activation {activation!r}{hint} Known: {', '.join(ACTIVATIONS)}"
-        )
-    return ACTIVATIONS[activation]()
+        raise ArchitectureError(f"unknown activation {activation!r}{hint} Known: {', '.join(known)}")
+    return known[activation]()
