@@ -74,7 +74,7 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         policy_kwargs=_given(policy_settings),
         seed=seeds.torch,
         device=device,
-        **_given(dataclasses.asdict(config.algorithm)),
+        **{"n_steps": max(ROLLOUT // config.envs, 1), **_given(algorithm)},
     )
     model.lr_schedule = learning_rates(learning, model.lr_schedule)
     env.gamma = model.gamma  # rewards are scaled by the spread of the return that is learned
