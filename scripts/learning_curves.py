@@ -28,13 +28,14 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "learning_curves"
 RUNS = ROOT / "runs" / "learning_curves"
 TASKS = {"InvertedPendulum-v5": 100_000, "Reacher-v5": 300_000}
-LEARNERS = {
-    "BP": ("bp", 1),
-    "NP": ("np", 1),
-    "ANP": ("anp", 1),
-    "DNP": ("dnp", 1),
-    "DANP": ("danp", 1),
-    "DANP, K = 8": ("danp", 8),
+LEARNERS: dict[str, tuple[str, ...]] = {
+    "BP": ("--rule", "bp"),
+    "NP": ("--rule", "np", "--samples", "1"),
+    "ANP": ("--rule", "anp", "--samples", "1"),
+    "DNP": ("--rule", "dnp", "--samples", "1"),
+    "DANP": ("--rule", "danp", "--samples", "1"),
+    "DANP, K = 8": ("--rule", "danp", "--samples", "8"),
+    "DNP + feedback, K = 8": ("--rule", "dnp", "--samples", "8", "--feedback"),
 }
 SEEDS = (0, 1, 2)
 SEARCH_TASK, SEARCH_STEPS, SEARCH_SEEDS = "Reacher-v5", 100_000, (100, 101)
@@ -66,9 +67,8 @@ class Job:
     @property
     def command(self) -> list[str]:
         """The command line of the run, without its folder."""
-        rule, samples = LEARNERS[self.learner]
         return [
-            *("train", "--env", self.task, "--rule", rule, "--samples", str(samples)),
+            *("train", "--env", self.task, *LEARNERS[self.learner]),
             *("--steps", str(self.steps), "--seed", str(self.seed)),
             *("--learning-rate", str(self.learning_rate)),
             *("--batch-size", str(self.batch_size), "--n-steps", "256"),
@@ -192,6 +192,7 @@ def run(job: Job) -> tuple[dict[str, object], list[dict[str, object]]]:
         "backward_passes": made["backward_passes"],
         "seconds": max(float(r["time/time_elapsed"]) for r in progress if r["time/time_elapsed"]),
         **config["sessions"][-1]["versions"],
+        "commit": config["sessions"][-1]["git_commit"],
         "command": "nprobot " + shlex.join(job.command),
     }
     curve: list[dict[str, object]] = [

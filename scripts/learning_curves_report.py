@@ -15,7 +15,11 @@ from learning_curves import EPISODES, LEARNERS, RESULTS, ROOT, SEEDS, TASKS, bes
 FIGURE = ROOT / "docs" / "figures" / "learning_curves.png"
 PAGE = ROOT / "docs" / "learning_curves.md"
 COLOURS = dict(
-    zip(LEARNERS, ("black", "#9ecae1", "#3182bd", "#fdae6b", "#e6550d", "#a50f15"), strict=True)
+    zip(
+        LEARNERS,
+        ("black", "#9ecae1", "#3182bd", "#fdae6b", "#e6550d", "#a50f15", "#756bb1"),
+        strict=True,
+    )
 )
 SOLVED = {"InvertedPendulum-v5": 950.0}
 
@@ -42,7 +46,7 @@ def draw(curves: list[dict[str, str]]) -> None:
                 continue
             steps = np.array([step for step, _ in min(runs.values(), key=len)])
             returns = np.array([np.interp(steps, *zip(*run, strict=True)) for run in runs.values()])
-            style = {"color": colour, "lw": 2.2 if learner in ("BP", "DANP, K = 8") else 1.4}
+            style = {"color": colour, "lw": 2.2 if learner == "BP" or "K = 8" in learner else 1.4}
             axis.plot(steps / 1e3, returns.mean(0), label=learner, **style)
             axis.fill_between(
                 steps / 1e3, returns.min(0), returns.max(0), color=colour, alpha=0.12, lw=0
