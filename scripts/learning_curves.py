@@ -219,10 +219,10 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def append(path: Path, rows: list[dict[str, object]]) -> None:
     """Add rows to a CSV file, with a header if it is new."""
-    new = not path.exists()
+    there = read(path)
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if new:
+        writer = csv.DictWriter(file, list((there or rows)[0]), lineterminator="\n")
+        if not there:
             writer.writeheader()
         writer.writerows(rows)
 
