@@ -187,14 +187,10 @@ class NoiseStream:
 
     def _take_apart(self, active: Mask | None) -> Array:
         positions = self._positions()
-        used_up = positions == BLOCK
-        if active is not None:
-            used_up &= active
-        for row in np.flatnonzero(used_up).tolist():
+        for row in np.flatnonzero(positions == BLOCK).tolist():
             self._fill(row)
             positions[row] = 0
-        # A row that rests may stand behind the end of its block.
-        numbers: Array = self._blocks[np.minimum(positions, BLOCK - 1), self._every_row]
+        numbers: Array = self._blocks[positions, self._every_row]
         positions += 1 if active is None else active
         if active is not None:
             self._common = int(positions[0]) if (positions == positions[0]).all() else None

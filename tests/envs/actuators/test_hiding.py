@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Space
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.random import BitGenerator, Generator, SeedSequence
 
 from nprobot.envs.actuators import (
@@ -294,16 +295,21 @@ def test_a_sensor_must_be_noisy_itself(sensor):
 def test_the_reading_differs_from_what_the_actuator_did():
     oracle = ActuatorOracle()
     env = NoisyActuators(
-        gymnasium.make("Reacher-v5"), MODELS, sensor=WhiteNoise(0.02), oracle=oracle
+        gymnasium.make("Reacher-v5", max_episode_steps=1000),
+        WhiteNoise(0.1),
+        sensor=WhiteNoise(0.02),
+        oracle=oracle,
     )
     env.reset(seed=0)
     readings = []
-    for _ in range(50):
+    for _ in range(1000):
         info = env.step(np.zeros(2, np.float32))[-1]
         readings.append(info["actuator_reading"])
-    error = np.array(readings) - np.array(oracle.realised)
+    error = (np.array(readings) - np.array(oracle.realised)).ravel()
     assert (error != 0).all()
-    assert error.std() == pytest.approx(0.02, rel=0.3)
+    assert error.std() == pytest.approx(0.02, rel=0.1)
+    # Were the sensor to draw the same numbers as the actuator, they could be told apart again.
+    assert abs(np.corrcoef(error, np.ravel(oracle.perturbations))[0, 1]) < 0.1
 
 
 def test_an_environment_that_observes_its_actuator_forces_is_pointed_out():
@@ -333,13 +339,36 @@ def test_nothing_that_comes_out_follows_the_realised_action(name):
     assert explained.max() < 0.97
 
 
-def test_information_that_tells_the_action_is_withheld():
-    class Telling(gymnasium.Wrapper):
-        def step(self, action):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            info = {**info, "torque": action, "last_action": action, "drive": action, "speed": 1.0}
-            return observation, reward, terminated, truncated, info
+class Telling(gymnasium.Wrapper):
+    """Tells the action that it was given under some usual and one unusual name."""
 
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info = {**info, "torque": action, "last_action": action, "drive": action, "speed": 1.0}
+        return observation, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_vectors_withhold_it_too(mode):
+    def telling():
+        env = Telling(gymnasium.make("Reacher-v5", max_episode_steps=2))
+        env.metadata = {**env.metadata, "actuator_info": ["drive"]}
+        return env
+
+    env = NoisyActuatorsVector(SyncVectorEnv([telling] * 2, autoreset_mode=mode), "servo")
+    env.reset(seed=0)
+    keys = set()
+    for _ in range(2):
+        info = env.step(np.zeros((2, 2), np.float32))[-1]
+        keys |= info.keys() | info.get("final_info", {}).keys()
+    allowed = {"reward_dist", "reward_ctrl", "speed"}
+    assert keys - {"final_obs", "_final_obs", "final_info", "_final_info"} == {
+        *allowed,
+        *(f"_{key}" for key in allowed),
+    }
+
+
+def test_information_that_tells_the_action_is_withheld():
     def info(models, declared):
         env = Telling(gymnasium.make("Reacher-v5"))
         env.metadata = {**env.metadata, "actuator_info": declared}
