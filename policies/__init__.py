@@ -16,6 +16,10 @@ if TYPE_CHECKING:
         is_decorrelated,
     )
     from .networks import ACTIVATIONS, mlp
+    from .onnx_file import OnnxPolicy, load_onnx, save_onnx
+    from .policy import Policy
+    from .policy_file import PolicyFileError, load, save
+    from .sb3_zip import load_trusted_sb3_zip
 
 _HOME = {
     "ArchitectureError": "errors",
@@ -28,6 +32,14 @@ _HOME = {
     "is_decorrelated": "layers",
     "ACTIVATIONS": "networks",
     "mlp": "networks",
+    "OnnxPolicy": "onnx_file",
+    "load_onnx": "onnx_file",
+    "save_onnx": "onnx_file",
+    "Policy": "policy",
+    "PolicyFileError": "policy_file",
+    "load": "policy_file",
+    "save": "policy_file",
+    "load_trusted_sb3_zip": "sb3_zip",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the modules
@@ -41,6 +53,14 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "is_decorrelated",
     "ACTIVATIONS",
     "mlp",
+    "OnnxPolicy",
+    "load_onnx",
+    "save_onnx",
+    "Policy",
+    "PolicyFileError",
+    "load",
+    "save",
+    "load_trusted_sb3_zip",
 ]
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import nprobot
+from nprobot.deploy.errors import DeployError
 from nprobot.errors import ArchitectureError, RuleError
 from nprobot.policies.operations import OperationError
 from nprobot.policies.policy import InvalidPolicyError, ObservationError
@@ -19,7 +20,10 @@ from .exit_codes import DONE, FAILED, INTERRUPTED, MISUSED
 COMMANDS = {
     "train": "train a policy, or go on with a run",
     "evaluate": "measure a trained policy, film it",
+    "export": "make a policy folder that can be given away",
+    "deploy": "run a policy on a simulated robot, or serve it",
     "envs": "list the environments to train on",
+    "policies": "list the trained policies that come with nprobot",
 }
 """Each is a module of this package with a function `main(arguments) -> exit code`."""
 
@@ -38,13 +42,15 @@ examples:
       eight noisy passes a step, for as many environment steps, into a folder of your choice
   nprobot evaluate runs/reacher --episodes 100 --record reacher.mp4
       its return, and a film
+  nprobot deploy zoo:InvertedPendulum --record pendulum.mp4
+      a policy that comes with nprobot, on a simulated robot
 
 `nprobot COMMAND --help` explains the options of a command.
 """
 
 EXPECTED_ERRORS = (
     *(RunError, PolicyFileError, InvalidPolicyError, ObservationError, OperationError),
-    *(RuleError, ArchitectureError),
+    *(RuleError, ArchitectureError, DeployError),
 )
 """What a person can do something about: shown as one line, without a traceback."""
 

@@ -1,0 +1,313 @@
+"""`nprobot deploy`: run a trained policy on a simulated robot, or offer it to other programs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from nprobot.deploy.controller import Controller, DeployablePolicy
+from nprobot.deploy.errors import DeployError, SafetyConfigError
+from nprobot.deploy.flight import Episode, Observer, fly
+from nprobot.deploy.flight_recorder import FlightRecord
+from nprobot.deploy.policies import load_policy
+from nprobot.deploy.rendering import Film, check_film, choose_backend, require_display
+from nprobot.deploy.replaying import replay
+from nprobot.deploy.robot import check_rate, make_robot
+from nprobot.deploy.safe_actions import Damping, Hold, SafeAction, Zero
+from nprobot.deploy.safety import MISSED_DEADLINES, Safety
+from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
+
+from .console import say
+from .deploy_table import FlightDisplay, summary
+from .exit_codes import DONE, FAILED, INTERRUPTED
+from .mujoco_messages import tame_mujoco
+from .options import parse
+
+HELP = """\
+Run a policy on a simulated robot: as fast as it goes or in real time, with
+limits on what it may do, and a record of what it did. Needs no torch.
+
+examples:
+  nprobot deploy zoo:InvertedPendulum --record pendulum.mp4
+  nprobot deploy runs/reacher --hardware servo --realtime --episodes 10
+  nprobot deploy my-policy --slew 20 --safe-action hold --flight flight.npz
+  nprobot deploy my-policy --replay flight.npz
+  nprobot deploy my-policy --serve
+"""
+
+
+@dataclass(frozen=True)
+class RobotOptions:
+    """The simulated robot."""
+
+    env: str | None = None
+    """Environment id. Left out: the one it was trained on."""
+    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """Arguments of the environment, as name value pairs."""
+    hardware: str | None = None
+    """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
+    rate: float | None = None
+    """Actions a second of simulated time. Left out: what the policy was trained at."""
+    any_rate: bool = False
+    """Allow another rate than the policy was trained at."""
+
+
+@dataclass(frozen=True)
+class FlightOptions:
+    """What is done with it."""
+
+    episodes: int = 1
+    """How many episodes."""
+    seed: int = 0
+    """Where the starts of the episodes come from; as for `nprobot evaluate`."""
+    realtime: bool = False
+    """One step each control period of the clock, with a watchdog, instead of as fast as it goes."""
+    record: Path | None = None
+    """Film it, as .mp4; needs no screen."""
+    viewer: bool = False
+    """Show it in a window."""
+    flight: Path | None = None
+    """Where the flight record goes, as .npz. Left out: written only after a fault."""
+    replay: Path | None = None
+    """Run nothing; replay a flight record and compare the actions."""
+    json: bool = False
+    """Print one JSON object at the end instead of a table."""
+
+
+@dataclass(frozen=True)
+class SafetyOptions:
+    """Limits between policy and robot; what is left out is not checked."""
+
+    safe_action: Literal["zero", "hold", "damping"] = "zero"
+    """What the robot is told after a fault."""
+    velocities: tuple[int, ...] = ()
+    """For damping: where in the observation the joint velocity of each actuator is."""
+    damping: tuple[float, ...] = (1.0,)
+    """For damping: action units per rad/s (or m/s), one number or one for each actuator."""
+    action_low: tuple[float, ...] | None = None
+    """Lowest action, one number or one for each actuator."""
+    action_high: tuple[float, ...] | None = None
+    """Highest action."""
+    slew: tuple[float, ...] | None = None
+    """Most change of the action, units a second."""
+    observation_low: tuple[float, ...] | None = None
+    """Lowest observation, one number or one for each element; below it is a fault."""
+    observation_high: tuple[float, ...] | None = None
+    """Highest observation."""
+    observation_deviations: float | None = None
+    """Standard deviations from the mean of training beyond which an observation is a fault."""
+    max_age: float | None = None
+    """Seconds after which an observation is stale."""
+    max_repeats: int | None = None
+    """Identical observations in a row after which a sensor counts as frozen."""
+    max_missed_deadlines: int = MISSED_DEADLINES
+    """Actions in a row that may take longer than a control period before it is a fault."""
+    clear_faults: bool = False
+    """Clear a fault before the next episode instead of ending there."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The controller for other programs."""
+
+    serve: bool = False
+    """Answer JSON messages on a ZeroMQ socket (docs/deploy.md) instead of simulating a robot."""
+    host: str = LOOPBACK
+    """Address to listen on. Beyond this machine, whoever reaches it controls the robot."""
+    port: int = PORT
+    """Port to listen on; 0 for any that is free."""
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """Options of the command."""
+
+    policy: Annotated[str, tyro.conf.Positional]
+    """A policy folder, a run folder, an .onnx file, or zoo:NAME (`nprobot policies` lists them)."""
+    backend: Literal["numpy", "onnx"] = "numpy"
+    """What evaluates the policy; onnx takes the folder's policy.onnx."""
+    robot: RobotOptions = field(default_factory=RobotOptions)
+    flight: FlightOptions = field(default_factory=FlightOptions)
+    safety: SafetyOptions = field(default_factory=SafetyOptions)
+    server: ServeOptions = field(default_factory=ServeOptions)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parse(Deploy, arguments, "deploy", HELP)
+    policy = load_policy(options.policy, backend=options.backend)
+    if options.flight.replay is not None:
+        result = replay(FlightRecord.load(options.flight.replay), policy)
+        print(result)
+        return DONE if result.identical else FAILED
+    return _serve(policy, options) if options.server.serve else _fly(policy, options)
+
+
+def _fly(policy: DeployablePolicy, options: Deploy) -> int:
+    flight, robot_options = options.flight, options.robot
+    if flight.viewer and flight.record is not None:
+        raise DeployError("--viewer and --record cannot go together: a robot is drawn in one way")
+    mode = None
+    if flight.viewer:
+        require_display()
+        mode = "human"
+    if flight.record is not None:
+        check_film(flight.record)
+        choose_backend()
+        mode = "rgb_array"
+    tame_mujoco()
+    with _warnings_as_lines():
+        robot = make_robot(
+            policy,
+            robot_options.env,
+            env_kwargs=robot_options.env_kwargs or None,
+            rate=robot_options.rate,
+            any_rate=robot_options.any_rate,
+            hardware=robot_options.hardware,
+            render_mode=mode,
+        )
+    controller = Controller(policy, rate=robot.rate, safety=safety_of(options.safety))
+    console = Console(stderr=flight.json)
+    episodes: list[Episode] = []
+    interrupted = False
+    with ExitStack() as stack:
+        stack.callback(robot.env.close)
+        observers: list[Observer] = []
+        if flight.record is not None:
+            observers.append(stack.enter_context(Film(flight.record, robot)))
+        display = stack.enter_context(FlightDisplay(console, robot, controller, flight.episodes))
+        observers.append(display)
+        try:
+            for episode in fly(
+                robot,
+                controller,
+                episodes=flight.episodes,
+                seed=flight.seed,
+                realtime=flight.realtime,
+                clear_faults=options.safety.clear_faults,
+                observer=_All(observers),
+            ):
+                episodes.append(episode)
+                display.ended(episode)
+        except KeyboardInterrupt:
+            interrupted = True
+    faulted = any(episode.fault for episode in episodes) or controller.fault is not None
+    path = flight.flight
+    if path is None and faulted:
+        path = Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz")
+    if path is not None:
+        controller.recorder.record().save(path)
+    if flight.json:
+        print(json.dumps(as_json(robot.id, episodes, controller)))
+    else:
+        summary(console, robot, controller, episodes)
+    for label, file in (("Film", flight.record), ("Flight record", path)):
+        if file is not None:
+            say(console, f"{label}: {file}")
+    if interrupted:
+        return INTERRUPTED
+    return FAILED if faulted else DONE
+
+
+def _serve(policy: DeployablePolicy, options: Deploy) -> int:
+    robot, server_options = options.robot, options.server
+    with _warnings_as_lines():
+        check_rate(policy, robot.rate, robot.any_rate)
+    controller = Controller(policy, rate=robot.rate, safety=safety_of(options.safety))
+    with PolicyServer(controller, server_options.host, server_options.port) as server:
+        console = Console()
+        if not is_loopback(server_options.host):
+            print(
+                f"Warning: whoever reaches {server.endpoint} controls the robot; there is no "
+                "password and no encryption.",
+                file=sys.stderr,
+            )
+        say(console, f"Serving {options.policy} at {server.endpoint}; Ctrl-C ends it.")
+        sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            server.serve()
+        say(console, f"{server.answered:,} messages, {controller.latency.summary()}")
+    if options.flight.flight is not None:
+        controller.recorder.record().save(options.flight.flight)
+    if controller.fault is not None:
+        say(console, f"Fault: {controller.fault}")
+    return DONE
+
+
+def safety_of(options: SafetyOptions) -> Safety:
+    """The safety settings that the options mean."""
+    safe: SafeAction
+    if options.safe_action == "damping":
+        gains = options.damping
+        safe = Damping(options.velocities, gains[0] if len(gains) == 1 else gains)
+    else:
+        if options.velocities:
+            raise SafetyConfigError("--velocities belongs to --safe-action damping")
+        safe = Zero() if options.safe_action == "zero" else Hold()
+    return Safety(
+        safe_action=safe,
+        action_low=options.action_low,
+        action_high=options.action_high,
+        slew=options.slew,
+        observation_low=options.observation_low,
+        observation_high=options.observation_high,
+        observation_deviations=options.observation_deviations,
+        max_age=options.max_age,
+        max_repeats=options.max_repeats,
+        max_missed_deadlines=options.max_missed_deadlines,
+    )
+
+
+def as_json(env: str, episodes: list[Episode], controller: Controller) -> dict[str, Any]:
+    """A flight as a JSON object."""
+    latency = controller.latency.summary()
+    totals = [episode.total for episode in episodes]
+    return {
+        "env": env,
+        "rate": controller.rate,
+        "episodes": len(episodes),
+        "returns": totals,
+        "lengths": [episode.length for episode in episodes],
+        "return_mean": statistics.fmean(totals) if totals else None,
+        "faults": [str(episode.fault) for episode in episodes if episode.fault],
+        "late": sum(episode.late for episode in episodes),
+        "latency": {
+            "p50": latency.p50 if latency.steps else None,
+            "p99": latency.p99 if latency.steps else None,
+            "max": latency.longest,
+            "missed": latency.missed,
+        },
+    }
+
+
+class _All:
+    """Several observers as one."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = observers
+
+    def moved(self, episode: int, length: int, total: float) -> None:
+        """Tell all of them."""
+        for observer in self.observers:
+            observer.moved(episode, length, total)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show what Python warns of as lines for a person, without the place in the code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"Warning: {text}", file=sys.stderr)

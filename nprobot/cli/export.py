@@ -1,0 +1,77 @@
+"""`nprobot export`: make a policy folder that can be given away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from nprobot.deploy.export import EPISODES, export_run
+
+from .console import facts, say
+from .exit_codes import DONE
+from .mujoco_messages import tame_mujoco
+from .options import parse
+
+HELP = """\
+Make a policy folder: the policy file, scores, a card with the learning curve,
+and on request an ONNX file with normaliser and action scaling inside.
+
+examples:
+  nprobot export runs/reacher
+  nprobot export runs/reacher --onnx --licence MIT --out reacher-policy
+  nprobot deploy reacher-policy
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Options of the command."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder (its newest checkpoint counts) or one of its checkpoints."""
+    out: Path | None = None
+    """The folder to make. Left out: RUN/policy."""
+    onnx: bool = False
+    """Also write policy.onnx, checked against numpy and torch to 1e-5."""
+    episodes: int = EPISODES
+    """Deterministic episodes that the scores on the card come from; 0 for none."""
+    seed: int = 0
+    """Where the starts of these episodes come from."""
+    licence: str | None = None
+    """Under which others may use the policy, such as MIT; goes onto the card."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parse(Export, arguments, "export", HELP)
+    tame_mujoco()
+    result = export_run(
+        options.run,
+        options.out,
+        onnx=options.onnx,
+        episodes=options.episodes,
+        seed=options.seed,
+        licence=options.licence,
+    )
+    console = Console()
+    rows = {
+        "files": ", ".join(sorted(file.name for file in result.folder.iterdir())),
+        "score": "not measured"
+        if result.evaluation is None
+        else f"{result.evaluation} ({len(result.evaluation.returns)} deterministic episodes)",
+        "licence": options.licence or "not stated; name one with --licence before you share it",
+    }
+    if result.onnx is not None and result.torch is not None:
+        rows["largest difference"] = (
+            f"ONNX to numpy {result.onnx:.1e}, torch to numpy {result.torch:.1e}"
+        )
+    title = result.policy.task.id if result.policy.task else "policy"
+    console.print(facts(title, rows), highlight=False, markup=False)
+    say(console, f"Policy: {result.folder}")
+    say(console, f"Next: nprobot deploy {result.folder}")
+    return DONE

@@ -1,0 +1,280 @@
+"""`Controller`: observation in, safe action out, at a fixed rate; what runs on the robot."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nprobot.policies.policy import Array, BoxAction, DiscreteAction, Task
+
+from .errors import RateError, SafetyConfigError
+from .faults import Fault, FaultKind
+from .flight_recorder import FlightRecorder, Step
+from .latency import Latency
+from .policies import load_policy
+from .safety import Safety, Supervisor
+
+
+class DeployablePolicy(Protocol):
+    """What a controller needs of a policy; `Policy` and `OnnxPolicy` have it."""
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation."""
+
+    @property
+    def action(self) -> BoxAction | DiscreteAction:
+        """Bounds of the actions, or how many there are."""
+
+    @property
+    def task(self) -> Task | None:
+        """What it was trained on."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """How it was trained."""
+
+    def predict(self, observation: npt.ArrayLike) -> Array:
+        """Action of an observation."""
+
+
+class Controller:
+    """Runs a policy on a robot: checks what comes in, limits what goes out, records both.
+
+    `step` always returns an action and never raises: whatever goes wrong becomes a latched `fault`,
+    and from then on the answer is the safe action, until somebody calls `clear_fault`.
+
+        controller = Controller.load("zoo:InvertedPendulum")
+        while True:
+            action = controller.step(robot.observe())
+
+    Args:
+        policy: from `nprobot.policies.load` or `load_onnx`.
+        rate: how often `step` will be called, Hz; by default the policy's control rate.
+        safety: limits and safe action.
+        record: how many of the last steps the flight recorder keeps.
+        clock: seconds; for tests and replays.
+
+    Attributes:
+        policy: the policy.
+        rate: Hz; None if neither the policy nor the caller says.
+        safety: the limits.
+        latency: times from observation to action.
+        recorder: the last steps.
+        steps: how many steps were taken since the controller was made.
+
+    Raises:
+        RateError: the rate is not above 0.
+        SafetyConfigError: a limit does not fit the policy.
+    """
+
+    def __init__(
+        self,
+        policy: DeployablePolicy,
+        *,
+        rate: float | None = None,
+        safety: Safety | None = None,
+        record: int = 10_000,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if rate is None and policy.task is not None:
+            rate = policy.task.control_rate
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise RateError(f"the control rate must be above 0 Hz, got {rate}")
+        if record < 1:
+            raise SafetyConfigError(f"the flight recorder keeps 1 step or more, got {record}")
+        self.policy = policy
+        self.rate = rate
+        self.safety = safety or Safety()
+        period = math.inf if rate is None else 1 / rate
+        # The first call of a runtime is slow; made here, it is not the robot's first action.
+        trial = policy.predict(np.zeros(policy.observation_shape))
+        self._supervisor = Supervisor(
+            self.safety,
+            policy.observation_shape,
+            policy.action,
+            trial.dtype,
+            getattr(policy, "normaliser", None),
+            period,
+        )
+        self.latency = Latency(deadline=period)
+        self.recorder = FlightRecorder(
+            record,
+            policy.observation_shape,
+            self._supervisor.rest,
+            {
+                "rate": rate,
+                "safety": self.safety.to_dict(),
+                "environment": policy.task.id if policy.task else None,
+            },
+        )
+        self.steps = 0
+        self._clock = clock
+        self._fault: Fault | None = None
+        self._lock = threading.Lock()  # `trip` may come from another thread
+        self._previous = self._supervisor.rest
+        self._missed_in_a_row = 0
+        self._begins = True
+        self._cleared = False
+
+    @classmethod
+    def load(cls, reference: str | Path, *, backend: str = "numpy", **options: Any) -> Controller:
+        """A controller for a policy on disk or in the zoo.
+
+        Args:
+            reference: a policy folder, a run folder, an ``.onnx`` file or ``zoo:NAME``.
+            backend: "numpy" or "onnx".
+            **options: as of the constructor.
+
+        Raises:
+            PolicyFileError: there is no such policy, or it cannot be used.
+        """
+        return cls(load_policy(reference, backend=backend), **options)
+
+    @property
+    def fault(self) -> Fault | None:
+        """The fault that has latched; None if all is well."""
+        return self._fault
+
+    @property
+    def previous_action(self) -> Array:
+        """The action of the last step; a robot at rest before the first."""
+        action: Array = self._previous.copy()
+        return action
+
+    def step(self, observation: object, *, age: float = 0.0) -> Array:
+        """The next action.
+
+        Args:
+            observation: raw, of the policy's shape; anything else is a fault.
+            age: time since it was measured, s.
+
+        Returns:
+            The action, inside all limits; the safe action if there is a fault.
+        """
+        started = self._clock()
+        age = _seconds(age)
+        with np.errstate(all="ignore"):  # what overflows is found by looking at the result
+            values = self._supervisor.numbers(observation)
+            action, commanded, finding = self._choose(values, age)
+        seconds = self._clock() - started
+        missed = self.latency.add(seconds)
+        self._missed_in_a_row = self._missed_in_a_row + 1 if missed else 0
+        most = self.safety.max_missed_deadlines
+        if finding is None and most is not None and self._missed_in_a_row >= most:
+            finding = (
+                FaultKind.DEADLINE,
+                f"{self._missed_in_a_row} actions in a row took longer than "
+                f"{self.latency.deadline:.3g} s, the last {seconds:.3g} s",
+            )
+        if finding is not None:
+            self._latch(*finding)
+        if self._fault is not None:
+            trusted = values if finding is None or finding[0] in _READABLE else None
+            action = self._supervisor.safe(trusted, self._previous)
+        self.recorder.add(
+            Step(
+                observation=values,
+                age=age,
+                previous=self._previous,
+                commanded=commanded,
+                action=action,
+                fault=None if self._fault is None else self._fault.kind,
+                seconds=seconds,
+                begins=self._begins,
+                cleared=self._cleared,
+                repeats=self._supervisor.repeats,
+                missed=self._missed_in_a_row,
+            )
+        )
+        self._previous = action
+        self._begins = self._cleared = False
+        self.steps += 1
+        return action.copy()
+
+    def reset(self, action: npt.ArrayLike | None = None) -> None:
+        """Begin a new episode. A latched fault stays.
+
+        Args:
+            action: what the robot does now, where slew limits and `Hold` start from; by default it
+                rests.
+
+        Raises:
+            SafetyConfigError: `action` is not an action of this policy.
+        """
+        rest = self._supervisor.rest
+        begin = rest if action is None else np.asarray(action, rest.dtype)
+        if begin.shape != rest.shape or not np.isfinite(begin).all():
+            raise SafetyConfigError(f"an action has shape {rest.shape}, got {begin.shape}")
+        self._previous = begin.copy()
+        self._missed_in_a_row = 0
+        self._supervisor.begin()
+        self._begins = True
+
+    def trip(self, message: str, kind: FaultKind = FaultKind.EXTERNAL) -> None:
+        """Latch a fault from outside, such as an emergency stop; may come from any thread."""
+        self._latch(kind, message)
+
+    def clear_fault(self) -> Fault | None:
+        """Go back to work after a fault; returns the fault."""
+        with self._lock:
+            fault, self._fault = self._fault, None
+        if fault is not None:
+            self._cleared = True
+            self._missed_in_a_row = 0
+        return fault
+
+    def resume(self, step: Step) -> None:
+        """Go on as if `step` had been the last one; for replays of a flight without its start."""
+        self._previous = step.action
+        self._missed_in_a_row = step.missed
+        self._supervisor.resume(step.observation, step.repeats)
+        if step.fault is not None:
+            self._fault = Fault(step.fault, self.steps, "as recorded")
+        self._begins = False
+
+    def _choose(
+        self, values: Array | None, age: float
+    ) -> tuple[Array, Array | None, tuple[FaultKind, str] | None]:
+        """Limited action, the policy's own wish, and what is wrong with the observation."""
+        if values is None:
+            shape = self.policy.observation_shape
+            finding = FaultKind.UNUSABLE, f"it is not an array of numbers of shape {shape}"
+            return self._previous, None, finding
+        if (wrong := self._supervisor.inspect(values, age)) is not None:
+            return self._previous, None, wrong
+        if self._fault is not None:
+            return self._previous, None, None
+        try:
+            commanded = self.policy.predict(values)
+        except Exception as error:  # a robot needs an action, whatever has failed
+            finding = FaultKind.POLICY, f"{type(error).__name__}: {error}"
+            return self._previous, None, finding
+        if not np.isfinite(commanded).all():
+            return self._previous, None, (FaultKind.ACTION, f"the policy gives {commanded}")
+        return self._supervisor.limit(commanded, self._previous), commanded, None
+
+    def _latch(self, kind: FaultKind, message: str) -> None:
+        """Keep the first fault; later ones are its consequences."""
+        with self._lock:
+            if self._fault is None:
+                self._fault = Fault(kind, self.steps, message)
+
+
+def _seconds(age: object) -> float:
+    """An age as a number; NaN, which is stale, if it is none."""
+    try:
+        return float(age)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+_READABLE = (FaultKind.POLICY, FaultKind.ACTION, FaultKind.DEADLINE)
+"""Faults that leave the observation itself trustworthy."""

@@ -1,0 +1,157 @@
+"""The card of a policy: a page that says what it does, how well, and where it comes from.
+
+Everything on it comes from the policy itself, so a card can be written anew at any time and cannot
+disagree with the file beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from .policy import BoxAction, Policy
+
+CARD_FILE = "README.md"
+CURVE_FILE = "curve.png"
+UNKNOWN = "not recorded"
+
+
+def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> str:
+    """The card as Markdown.
+
+    Args:
+        policy: with its provenance; "evaluation" there holds the scores.
+        reference: what `nprobot deploy` is given to run it, such as ``zoo:Reacher``.
+        curve: whether a `curve.png` lies beside the card.
+    """
+    made = policy.provenance
+    task = policy.task
+    env = task.id if task else "an unnamed task"
+    rule = str(made.get("rule", UNKNOWN)).upper()
+    lines = [
+        f"# {env} by {rule}",
+        "",
+        f"A controller for `{env}`, trained {_how(made)}.",
+        "It is deterministic: one observation in, one action out.",
+        "",
+        *(["![Return over the steps of training](curve.png)", ""] if curve else []),
+        "## Score",
+        "",
+        *_score(made.get("evaluation")),
+        "## What it is",
+        "",
+        *_table(_facts(policy)),
+        "",
+        *_command(made.get("command")),
+        "## How to run it",
+        "",
+        f"    nprobot deploy {reference}",
+        "",
+        "```python",
+        "import nprobot.policies",
+        "",
+        'policy = nprobot.policies.load("FOLDER")   # numpy alone; nothing in the file is executed',
+        "action = policy.predict(observation)",
+        "```",
+        "",
+        "It was trained and measured in simulation. On a real robot it has never run: keep the "
+        "limits and the",
+        "fault handling of `nprobot.deploy.Controller` between it and the motors.",
+        "",
+        f"Licence: {made.get('licence') or 'not stated'}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def network_name(policy: Policy) -> str:
+    """The network in a few words, such as ``4-64-64-1, tanh``."""
+    widths = [
+        size
+        for number, weight in enumerate(
+            operation.arrays["weight"] for operation in policy.operations if operation.arrays
+        )
+        for size in (weight.shape[::-1] if number == 0 else weight.shape[:1])
+    ]
+    names = dict.fromkeys(
+        operation.name
+        for operation in policy.operations
+        if operation.name not in ("linear", "flatten")
+    )
+    return "-".join(map(str, widths)) + "".join(f", {name}" for name in names)
+
+
+def _how(made: Mapping[str, Any]) -> str:
+    """With what, and for how long, a policy was trained."""
+    algorithm = str(made.get("algorithm", "an algorithm that is not recorded")).upper()
+    rule, steps = made.get("rule"), made.get("steps")
+    parts = [f"with {algorithm}"]
+    if rule:
+        samples = made.get("samples")
+        passes = f" (K = {samples} noisy passes)" if samples and rule not in ("bp", "dbp") else ""
+        parts.append(f"by {str(rule).upper()}{passes}")
+    if isinstance(steps, int):
+        parts.append(f"for {steps:,} environment steps")
+    if made.get("backward_passes") == 0:
+        parts.append("without a single backward pass")
+    return " ".join(parts)
+
+
+def _score(evaluation: Any) -> list[str]:  # noqa: ANN401 - JSON
+    """The lines about how well it does."""
+    if not isinstance(evaluation, Mapping) or not evaluation.get("returns"):
+        return ["Not measured.", ""]
+    returns, lengths = evaluation["returns"], evaluation["lengths"]
+    spread = f" ± {statistics.stdev(returns):.1f}" if len(returns) > 1 else ""
+    return [
+        f"Return **{statistics.fmean(returns):.1f}{spread}** (mean ± standard deviation over "
+        f"{len(returns)} deterministic episodes of",
+        f"`{evaluation['env']}`, seed {evaluation['seed']}; lowest {min(returns):.1f}, highest "
+        f"{max(returns):.1f}; {statistics.fmean(lengths):.0f} steps an episode), "
+        f"with MuJoCo {evaluation['versions'].get('mujoco') or UNKNOWN}.",
+        "",
+    ]
+
+
+def _facts(policy: Policy) -> dict[str, str]:
+    made, task, action = policy.provenance, policy.task, policy.action
+    rate = task.control_rate if task else None
+    versions = made.get("versions") or {}
+    facts = {
+        "environment": f"`{task.id}`" if task else UNKNOWN,
+        "control rate": f"{rate:g} Hz of simulated time" if rate else UNKNOWN,
+        "observation": f"{policy.observation_shape}, "
+        + ("normalised inside the policy" if policy.normaliser else "as it is"),
+        "action": f"{action.low.shape}, from {_numbers(action.low)} to {_numbers(action.high)}"
+        if isinstance(action, BoxAction)
+        else f"one of {' × '.join(map(str, action.choices))}",
+        "network": network_name(policy),
+        "seed": str(made.get("seed", UNKNOWN)),
+        "forward passes in training": _count(made.get("forward_passes")),
+        "backward passes in training": _count(made.get("backward_passes")),
+        "versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v) or UNKNOWN,
+    }
+    if task and task.kwargs:
+        facts["environment"] += f" with `{json.dumps(dict(task.kwargs))}`"
+    return facts
+
+
+def _table(facts: Mapping[str, str]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
+
+
+def _command(command: Any) -> list[str]:  # noqa: ANN401 - JSON
+    if not isinstance(command, str):
+        return []
+    return ["Trained by", "", f"    {command}", ""]
+
+
+def _count(value: Any) -> str:  # noqa: ANN401 - JSON
+    return f"{value:,}" if isinstance(value, int) else UNKNOWN
+
+
+def _numbers(values: Any) -> str:  # noqa: ANN401 - an array
+    """A bound: one number if it is the same everywhere."""
+    flat = [f"{float(value):g}" for value in values.ravel()]
+    return flat[0] if len(set(flat)) == 1 else f"({', '.join(flat)})"

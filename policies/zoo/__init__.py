@@ -1,0 +1,51 @@
+"""Trained policies that come with the package: each a folder with policy file, card and curve.
+
+`scripts/train_zoo.py` holds the command that made each of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from ..policy import Policy
+from ..policy_file import DESCRIPTION_FILE, MissingPolicyError, load
+
+__all__ = ["UnknownPolicyError", "folder", "load_policy", "names"]
+
+ROOT = Path(__file__).parent
+
+
+class UnknownPolicyError(MissingPolicyError):
+    """The zoo has no policy of that name."""
+
+
+def names() -> list[str]:
+    """Names of the policies, sorted."""
+    return sorted(file.parent.name for file in ROOT.glob(f"*/{DESCRIPTION_FILE}"))
+
+
+def folder(name: str) -> Path:
+    """Where a policy lies.
+
+    Raises:
+        UnknownPolicyError: there is no such policy; with near matches.
+    """
+    known = names()
+    if name not in known:
+        lower = {other.lower(): other for other in known}
+        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}."
+        raise UnknownPolicyError(
+            f"the zoo has no policy {name!r}; {hint} `nprobot policies` lists all."
+        )
+    return ROOT / name
+
+
+def load_policy(name: str) -> Policy:
+    """A policy of the zoo.
+
+    Raises:
+        UnknownPolicyError: there is no such policy.
+    """
+    return load(folder(name))
