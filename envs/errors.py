@@ -31,6 +31,10 @@ class DataError(ValueError):
     """Data cannot be used for regression; the base of the errors below."""
 
 
+class MissingDependencyError(ImportError):
+    """A loader needs a package that is not installed."""
+
+
 class DataFileError(DataError):
     """A file is missing, damaged, or not in the format that its loader reads."""
 

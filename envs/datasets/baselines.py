@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError
-from .data import Dataset, as_rows
+from .data import Dataset, as_rows, is_constant
 
 Array = NDArray[np.float64]
 
@@ -25,8 +25,7 @@ def moments(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]
     """
     array = as_rows("values", values).astype(np.float64)
     mean, scale = array.mean(axis=0), array.std(axis=0)
-    still = scale <= 1e-12 * np.maximum(1.0, np.abs(mean))
-    return mean, np.where(still, 1.0, scale)
+    return mean, np.where(is_constant(array), 1.0, scale)
 
 
 def nmse(predicted: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
@@ -46,10 +45,8 @@ def nmse(predicted: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
     guess = as_rows("predicted", predicted).astype(np.float64)
     if guess.shape != y.shape:
         raise DataError(f"Predictions have the shape {guess.shape}, targets {y.shape}.")
-    variance = y.var(axis=0)
-    error = ((guess - y) ** 2).mean(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(variance > 0, error / variance, np.nan))
+    variance = np.where(is_constant(y), np.nan, y.var(axis=0))
+    return np.asarray(((guess - y) ** 2).mean(axis=0) / variance)
 
 
 def linear_regression(dataset: Dataset) -> dict[str, NDArray[np.float64]]:

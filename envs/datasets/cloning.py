@@ -12,8 +12,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..errors import DataError, DataFileError, DataShapeError, SettingsError, SplitError
+from ..errors import (
+    DataError,
+    DataFileError,
+    DataShapeError,
+    MissingDependencyError,
+    SettingsError,
+    SplitError,
+)
 from .data import Dataset
+from .optional import optional
 from .splitting import Fractions, split_rows
 
 Array = NDArray[Any]
@@ -124,10 +132,10 @@ def from_minari(
 
     Raises:
         DataFileError: there is none, or Minari cannot read it.
+        MissingDependencyError: Minari, or what it needs for this file's format, is not installed.
         SplitError: fewer than three episodes.
     """
-    import minari
-
+    minari = optional("minari", "Reading Minari data sets")
     folder = Path(source)
     data = folder if folder.name == "data" else folder / "data"
     try:
@@ -145,6 +153,9 @@ def from_minari(
             episode += [int(recorded.id)] * steps
     except DataError:
         raise
+    except ImportError as error:
+        # Minari's storage formats have dependencies of their own, such as h5py.
+        raise MissingDependencyError(f"Minari cannot read {str(source)!r}: {error}") from error
     # What Minari raises for a missing or damaged folder depends on its storage back end.
     except Exception as error:
         raise DataFileError(

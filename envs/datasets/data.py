@@ -272,8 +272,17 @@ def as_targets(values: object) -> Array:
 
 def constant_columns(values: Array, names: tuple[str, ...]) -> list[str]:
     """Names of the columns of `values` (rows, columns) that hold one value only."""
-    same = values.min(axis=0) == values.max(axis=0)
-    return [name for name, flag in zip(names, same, strict=True) if flag]
+    return [name for name, still in zip(names, is_constant(values), strict=True) if still]
+
+
+def is_constant(values: Array) -> NDArray[np.bool_]:
+    """Which columns of `values` (rows, columns) never change, but for rounding: `(columns,)`.
+
+    A planar robot's coordinate out of its plane is not 0 but 1e-17 or so: standardising that would
+    make noise of it.
+    """
+    spread = values.max(axis=0).astype(np.float64) - values.min(axis=0)
+    return np.asarray(spread <= 1e-12 + 1e-9 * np.abs(values).max(axis=0))
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataFileError, DataShapeError, MissingColumnsError, SettingsError
 from .data import UNREADABLE, Dataset, Split, as_rows, as_targets
+from .optional import optional
 from .splitting import Fractions, How, Splits, split_rows, warn_duplicates
 
 PathLike = str | os.PathLike[str]
@@ -80,11 +81,10 @@ def load_sarcos(
 
 
 def _sarcos_table(path: PathLike) -> Array:
-    from scipy.io import loadmat
-
+    reader = optional("scipy.io", "Reading MATLAB files")
     _must_exist(path)
     try:
-        content = loadmat(path)
+        content = reader.loadmat(path)
     # What a damaged file makes scipy raise is not documented: reading ends here either way.
     except Exception as error:
         raise DataFileError(f"{path} cannot be read as a MATLAB file: {error}") from error
@@ -137,9 +137,10 @@ def load_npz(
     """
     _must_exist(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataFileError(f"{path} holds one bare array; save an .npz with named arrays.")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataFileError(f"{path} holds one bare array; save an .npz with named arrays.")
+        with loaded as file:
             arrays = {name: file[name] for name in file.files}
     except DataFileError:
         raise
@@ -251,8 +252,7 @@ def load_table(
         MissingColumnsError: columns that the file does not have.
         DataShapeError: a column does not hold numbers.
     """
-    import pandas
-
+    pandas = optional("pandas", "Reading tables")
     _must_exist(path)
     if not inputs or not targets:
         raise SettingsError("Name at least one input column and one target column.")

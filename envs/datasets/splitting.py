@@ -90,8 +90,8 @@ def split_rows(
         if len(names) < 3:
             raise SplitError(
                 f"A split by trajectory needs at least three trajectories; the data has "
-                f"{len(names)} ({', '.join(map(str, names))}). Record more, or leave the labels out "
-                "and split in contiguous blocks with how='blocks'."
+                f"{len(names)} ({', '.join(map(str, names))}). Record more, or leave the labels "
+                "out and split in contiguous blocks with how='blocks'."
             )
         part = _draw(np.bincount(groups), fractions, seed)[groups]
         words = f"by trajectory ({len(names)} trajectories)"
