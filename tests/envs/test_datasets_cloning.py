@@ -10,7 +10,13 @@ from stable_baselines3 import PPO
 
 import nprobot.envs  # noqa: F401 - registers the environments
 from nprobot.envs import datasets
-from nprobot.envs.errors import DataFileError, SettingsError, SplitError
+from nprobot.envs.datasets.optional import optional
+from nprobot.envs.errors import (
+    DataFileError,
+    MissingDependencyError,
+    SettingsError,
+    SplitError,
+)
 
 #: Minari's storage format that needs no package beyond this project's.
 FORMAT = "arrow"
@@ -55,6 +61,7 @@ def test_rows_are_observations_and_the_actions_taken_split_by_episode(reacher):
     assert data.target_names == ("action0", "action1")
 
 
+@pytest.mark.filterwarnings("ignore::nprobot.envs.errors.ConstantColumnWarning")
 def test_same_seed_same_rows(reacher):
     policy = Proportional(reacher)
     first, again, other = (
@@ -71,6 +78,7 @@ def test_an_sb3_algorithm_can_be_cloned_by_environment_id():
     assert np.allclose(data.test.targets, action, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::nprobot.envs.errors.ConstantColumnWarning")
 def test_preprocessing_is_what_the_policy_sees_not_what_is_recorded(reacher):
     policy = Proportional(reacher)
     data = datasets.from_policy(policy, reacher, rows=150, preprocess=lambda o: 0 * o)
@@ -185,3 +193,10 @@ def test_minari_data_that_cannot_be_used_is_refused(minari_folder, tmp_path):
     (folder / "data" / "metadata.json").write_text("{")
     with pytest.raises(DataFileError, match="no readable Minari"):
         datasets.from_minari(folder)
+
+
+def test_a_missing_package_is_named_with_the_way_to_get_it():
+    with pytest.raises(
+        MissingDependencyError, match=r"Reading scrolls needs papyrus.*nprobot\[data\]"
+    ):
+        optional("papyrus.reader", "Reading scrolls")
