@@ -1,0 +1,214 @@
+"""How close each rule's estimate comes to the gradient, for how many forward passes.
+
+On real batches of three kinds: PPO's actor and critic on Reacher-v5 after 40k steps of learning,
+and inverse dynamics of the seven-joint arm after two epochs. All rules look at the same network
+state: the plain rules at the folded network, the decorrelated ones at the network with its R. Rules
+with learned feedback first learn their feedback matrices on batches of the same kind, while the
+weights stay.
+
+    python scripts/alignment.py            # measure (minutes), then draw
+    python scripts/alignment.py --draw     # draw again from the raw rows
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
+
+import nprobot
+from nprobot.algorithms.objectives import ClippedSurrogate, SquaredValueError
+from nprobot.envs import datasets
+
+ROOT = Path(__file__).parents[1]
+ROWS = ROOT / "results" / "alignment" / "rows.csv"
+FIGURE = ROOT / "docs" / "figures" / "alignment.png"
+DRAWS = (1, 2, 4, 8, 16, 32, 64)
+BATCH = 256
+BATCHES = 5
+FEEDBACK_STEPS = 400
+SEED = 0
+RULES: dict[str, tuple[str, bool, str, str]] = {
+    # label: rule, feedback, colour, line
+    "NP": ("np", False, "#9ecae1", "-"),
+    "INP": ("inp", False, "#4292c6", "-"),
+    "ANP": ("anp", False, "#084594", "-"),
+    "DNP": ("dnp", False, "#fdae6b", "-"),
+    "DINP": ("dinp", False, "#f16913", "-"),
+    "DANP": ("danp", False, "#a63603", "-"),
+    "DNP + feedback": ("dnp", True, "#756bb1", "--"),
+    "DINP + feedback": ("dinp", True, "#3f007d", "--"),
+}
+
+Batch = tuple[Any, Callable[[Any], Tensor]]
+"""Inputs and loss, as `LearningRule.backward` takes them."""
+
+
+@dataclass
+class Kind:
+    """One kind of batch: a decorrelated network in mid-training, and batches for it."""
+
+    name: str
+    network: nn.Module
+    batch: Callable[[], Batch]
+
+
+def main() -> None:
+    """Measure and draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--draw", action="store_true", help="only draw")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if not options.draw:
+        measure()
+    draw()
+
+
+def ppo_kinds() -> list[Kind]:
+    """Actor and critic of PPO on Reacher-v5, with minibatches of its next rollout."""
+    env = VecNormalize(make_vec_env("Reacher-v5", 8, seed=SEED))
+    model = nprobot.PPO("MlpPolicy", env, rule="danp", seed=SEED, n_steps=256, device="cpu")
+    model.learn(40_960)
+    model.n_epochs = 0  # collect one more rollout and learn nothing from it
+    model.learn(2048, reset_num_timesteps=False)
+    buffer = model.rollout_buffer
+
+    def minibatch() -> Any:  # noqa: ANN401 - SB3's own sample type
+        return next(iter(buffer.get(BATCH)))
+
+    def actor_batch() -> Batch:
+        data = minibatch()
+        advantages = (data.advantages - data.advantages.mean()) / data.advantages.std()
+        arguments = (data.actions, data.old_log_prob, advantages, 0.2, 0.0)
+        return data.observations, ClippedSurrogate(model.distribution, *arguments)
+
+    def critic_batch() -> Batch:
+        data = minibatch()
+        return data.observations, SquaredValueError(data.returns, data.old_values, None, 0.5)
+
+    return [
+        Kind("PPO actor (Reacher-v5)", model.actor, actor_batch),
+        Kind("PPO critic (Reacher-v5)", model.critic, critic_batch),
+    ]
+
+
+def regression_kind() -> Kind:
+    """Inverse dynamics of the arm."""
+    split = datasets.make("arm-inverse-dynamics").train
+    x, y = (torch.as_tensor(part, dtype=torch.float32) for part in (split.inputs, split.targets))
+    x, y = ((part - part.mean(0)) / part.std(0) for part in (x, y))
+    torch.manual_seed(SEED)
+    network = nprobot.policies.mlp([x.shape[1], 128, 128, y.shape[1]], decorrelated=True)
+
+    def batch() -> Batch:
+        rows = torch.randint(len(x), (BATCH,))
+        target = y[rows]
+        return x[rows], lambda out: (out - target).square().mean(-1)
+
+    rule = nprobot.learning_rule("danp", sigma=1e-2, samples=8, noise="rademacher", seed=SEED)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(2 * len(x) // BATCH):
+        optimizer.zero_grad()
+        rule.backward(network, *batch())
+        optimizer.step()
+        rule.decorrelate(network)
+    return Kind("inverse dynamics (arm)", network, batch)
+
+
+def measure() -> None:
+    """Cosine of every rule at every K, on several batches of every kind."""
+    rows = []
+    for kind in [*ppo_kinds(), regression_kind()]:
+        plain = nprobot.policies.fold(kind.network)
+        for label, (name, feedback, *_) in RULES.items():
+            network = kind.network if name.startswith("d") else plain
+            for draws in DRAWS:
+                rule = nprobot.learning_rule(
+                    name, sigma=1e-2, samples=draws, noise="rademacher", seed=1, feedback=feedback
+                )
+                torch.manual_seed(1)
+                if feedback:
+                    learn_feedback(rule, network, kind)
+                results = [nprobot.alignment(rule, network, *kind.batch()) for _ in range(BATCHES)]
+                before = rule.forward_passes
+                rule.backward(network, *kind.batch())
+                network.zero_grad()
+                rows.append(
+                    {
+                        "batch": kind.name,
+                        "rule": label,
+                        "samples": draws,
+                        "passes": (rule.forward_passes - before) // BATCH,
+                        "cosine": fmean(r.total.cosine for r in results),
+                        "predicted": fmean(r.total.predicted_cosine for r in results),
+                        "norm_ratio": fmean(r.total.norm_ratio for r in results),
+                    }
+                )
+            last = rows[-1]
+            print(f"{kind.name}: {label}, K = {last['samples']}: {last['cosine']:.3f}", flush=True)
+    ROWS.parent.mkdir(parents=True, exist_ok=True)
+    with ROWS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def learn_feedback(rule: nprobot.LearningRule, network: nn.Module, kind: Kind) -> None:
+    """Let the feedback matrices learn; the weights stay as they are."""
+    for _ in range(FEEDBACK_STEPS):
+        rule.backward(network, *kind.batch())
+    network.zero_grad()
+
+
+def draw() -> None:
+    """Cosine over forward passes, one panel for each kind of batch."""
+    with ROWS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = list(dict.fromkeys(row["batch"] for row in rows))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(13, 4.4), sharey=True, layout="constrained")
+    for axis, kind in zip(axes, kinds, strict=True):
+        curves = defaultdict(list)
+        for row in rows:
+            if row["batch"] == kind:
+                curves[row["rule"]].append(row)
+        for label, (_, _, colour, line) in RULES.items():
+            own = curves[label]
+            passes = [float(row["passes"]) for row in own]
+            cosines = [float(row["cosine"]) for row in own]
+            axis.plot(passes, cosines, line, color=colour, label=label, marker=".", ms=5)
+        own = curves["NP"]
+        axis.plot(
+            [float(row["passes"]) for row in own],
+            [float(row["predicted"]) for row in own],
+            ":",
+            color="grey",
+            label="theory, NP",
+        )
+        axis.set(title=kind, xscale="log", xlabel="forward passes a step", ylim=(0, 1))
+        axis.grid(alpha=0.25, which="both")
+    axes[0].set_ylabel("cosine to the backprop gradient")
+    axes[0].legend(fontsize=8, loc="upper left")
+    figure.suptitle(f"Alignment with backpropagation, batches of {BATCH}", size=12)
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, dpi=130)
+    print(FIGURE.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
