@@ -50,10 +50,8 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
         f"    nprobot deploy {reference}",
         "",
         "```python",
-        "import nprobot.policies",
-        "",
-        'policy = nprobot.policies.load("FOLDER")   # numpy alone; nothing in the file is executed',
-        "action = policy.predict(observation)",
+        *_snippet(reference),
+        "action = policy.predict(observation)   # numpy alone; nothing in the file is executed",
         "```",
         "",
         "It was trained and measured in simulation. On a real robot it has never run: keep the "
@@ -145,6 +143,14 @@ def _command(command: Any) -> list[str]:  # noqa: ANN401 - JSON
     if not isinstance(command, str):
         return []
     return ["Trained by", "", f"    {command}", ""]
+
+
+def _snippet(reference: str) -> list[str]:
+    """The lines of Python that load the policy."""
+    if reference.startswith("zoo:"):
+        name = reference.removeprefix("zoo:")
+        return ["from nprobot.policies import zoo", "", f'policy = zoo.load_policy("{name}")']
+    return ["import nprobot.policies", "", f'policy = nprobot.policies.load("{reference}")']
 
 
 def _count(value: Any) -> str:  # noqa: ANN401 - JSON

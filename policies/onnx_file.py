@@ -233,8 +233,8 @@ def _read(data: bytes, name: str) -> OnnxPolicy:
             f"{name} is not an ONNX policy of nprobot: it holds {error}"
         ) from None
     session = _session(data, name)
-    metadata = session.get_modelmeta().custom_metadata_map
     try:
+        metadata = session.get_modelmeta().custom_metadata_map
         description = {key: json.loads(value) for key, value in metadata.items()}
     except (ValueError, RecursionError) as error:
         raise DamagedPolicyError(f"the metadata of {name} is not JSON: {error}") from None

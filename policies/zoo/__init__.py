@@ -22,7 +22,8 @@ class UnknownPolicyError(MissingPolicyError):
 
 def names() -> list[str]:
     """Names of the policies, sorted."""
-    return sorted(file.parent.name for file in ROOT.glob(f"*/{DESCRIPTION_FILE}"))
+    found = (file.parent.name for file in ROOT.glob(f"*/{DESCRIPTION_FILE}"))
+    return sorted(name for name in found if not name.startswith("."))  # not one being written
 
 
 def folder(name: str) -> Path:
