@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from nprobot.policies.errors import ArchitectureError, UnsupportedLayerError
+from nprobot.policies.errors import (
+    ArchitectureError,
+    HardwareError,
+    NoiseInaccessibleError,
+    UnsupportedLayerError,
+)
 
 __all__ = [
     "ArchitectureError",
+    "HardwareError",
     "NoiseInaccessibleError",
     "NoiseShapeError",
     "NonFiniteLossError",
@@ -29,7 +35,3 @@ class NoiseShapeError(RuleError):
 
 class NonFiniteLossError(FloatingPointError):
     """The loss is NaN or infinite."""
-
-
-class NoiseInaccessibleError(TypeError):
-    """The rule needs to read the noise of a network whose noise is hidden."""

@@ -51,7 +51,8 @@ class Quantised(nn.Module):
         """The nearest of the values, of the shape of x."""
         intervals = 2**self.bits - 1
         # Halves up, so that with one bit the threshold is where `Sign` has it.
-        return torch.floor((x.clamp(-1.0, 1.0) + 1.0) / 2 * intervals + 0.5) * 2 / intervals - 1.0
+        level = torch.floor((x.clamp(-1.0, 1.0) + 1.0) / 2 * intervals + 0.5)
+        return level * 2 / intervals - 1.0
 
     def extra_repr(self) -> str:
         """What is printed between the brackets."""
@@ -77,5 +78,5 @@ class StraightThrough(nn.Module):
         value: Tensor = self.activation(x)
         if not torch.is_grad_enabled():
             return value
-        line = F.hardtanh(x)
+        line: Tensor = F.hardtanh(x)
         return line + (value - line).detach()

@@ -77,5 +77,7 @@ def _activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
     if activation not in known:
         near = difflib.get_close_matches(activation, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ArchitectureError(f"unknown activation {activation!r}{hint} Known: {', '.join(known)}")
+        raise ArchitectureError(
+            f"unknown activation {activation!r}{hint} Known: {', '.join(known)}"
+        )
     return known[activation]()
