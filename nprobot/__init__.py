@@ -15,6 +15,7 @@ from . import policies as policies
 if TYPE_CHECKING:
     from .algorithms.ppo import PPO
     from .gradient_alignment import Alignment, alignment
+    from .noisy_network import NoisyNetwork
     from .rule import LearningRule
     from .rules import RULES, learning_rule
 
@@ -24,6 +25,7 @@ _HOME = {
     "PPO": "algorithms.ppo",
     "Alignment": "gradient_alignment",
     "alignment": "gradient_alignment",
+    "NoisyNetwork": "noisy_network",
     "RULES": "rules",
     "LearningRule": "rule",
     "learning_rule": "rules",
@@ -35,6 +37,7 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "PPO",
     "Alignment",
     "alignment",
+    "NoisyNetwork",
     "RULES",
     "LearningRule",
     "learning_rule",

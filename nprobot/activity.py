@@ -78,6 +78,10 @@ class Activity:
         """A tensor of the device and type in which noise is to be drawn."""
         return self.calls[0].pre_activation
 
+    def layer_inputs(self) -> list[tuple[nn.Module, Tensor]]:
+        """Every layer that ran, and its clean input x*."""
+        return [(call.layer.module, call.inputs) for call in self.calls]
+
     def join(self, noise: Sequence[Tensor]) -> Tensor:
         """Explicit perturbations, a tensor (K, B, units) a layer call, as one tensor (K, B, N).
 
@@ -124,13 +128,13 @@ class Activity:
         Returns:
             The network's outputs, each tensor of shape (K, B, ...).
         """
-        repeats = noise.shape[0]
+        draws = noise.shape[0]
         calls = iter(enumerate(self.calls))
         noisy = range(start, len(self.calls) if stop is None else stop)
         handler = partial(self._noisy, calls, noise, noisy, activity)
         with self._intercept(handler):
-            outputs = self.network(tree_map(partial(_repeat, repeats), self.inputs))
-        return tree_map(lambda y: y.reshape(repeats, -1, *y.shape[1:]), outputs)
+            outputs = self.network(tree_map(partial(repeat, draws), self.inputs))
+        return tree_map(lambda y: y.reshape(draws, -1, *y.shape[1:]), outputs)
 
     def accumulate(self, node_error: Tensor) -> None:
         """Add the gradient that node errors make to every parameter's `.grad`.
@@ -168,7 +172,7 @@ class Activity:
             )
         clean = call.pre_activation
         if index < noisy.start:
-            return _repeat(noise.shape[0], clean)
+            return repeat(noise.shape[0], clean)
         own = _units(noise, call)
         if index == noisy.start:
             a = clean + own
@@ -257,6 +261,6 @@ def _units(flat: Tensor, call: Call) -> Tensor:
     return flat[..., call.nodes].view(draws, batch, *call.pre_activation.shape[1:])
 
 
-def _repeat(times: int, x: Tensor) -> Tensor:
+def repeat(times: int, x: Tensor) -> Tensor:
     """A batch repeated as a whole, (B, ...) to (times · B, ...)."""
     return x.expand(times, *x.shape).flatten(0, 1)

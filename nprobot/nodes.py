@@ -11,6 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nprobot.policies.hardware import (
+    ChipBiasHead,
+    ChipConv2d,
+    ChipDecorrelatedConv2d,
+    ChipDecorrelatedLinear,
+    ChipLayer,
+    ChipLinear,
+)
 from nprobot.policies.layers import (
     BiasHead,
     DecorrelatedConv2d,
@@ -133,8 +141,55 @@ class BiasNodes(NodeLayer):
         add_gradient(self.module.bias, error)
 
 
+class ChipNodes(NodeLayer):
+    """Nodes of a layer on a noisy chip: the chip computes them, and they come out noisy."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        NodeLayer.__init__(self, name, module)
+
+    @override
+    def pre_activation(self, x: Tensor) -> Tensor:
+        # Of the class, as the instance's own may be stood in for.
+        a: Tensor = type(self.module).forward(self.module, x)
+        return a
+
+    @override
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        return cast("ChipLayer", self.module).crossbar_input(x)
+
+
+class ChipLinearNodes(ChipNodes, LinearNodes):
+    """Nodes of a linear layer on a noisy chip."""
+
+    supports = (ChipLinear, ChipDecorrelatedLinear)
+    module: ChipLinear
+
+
+class ChipConvolutionNodes(ChipNodes, ConvolutionNodes):
+    """Nodes of a convolution on a noisy chip."""
+
+    supports = (ChipConv2d, ChipDecorrelatedConv2d)
+    module: ChipConv2d
+
+
+class ChipBiasNodes(ChipNodes, BiasNodes):
+    """Nodes of a bias head on a noisy chip."""
+
+    supports = (ChipBiasHead,)
+    module: ChipBiasHead
+
+
 KINDS: dict[type[nn.Module], type[NodeLayer]] = {
-    module: kind for kind in (LinearNodes, ConvolutionNodes, BiasNodes) for module in kind.supports
+    module: kind
+    for kind in (
+        LinearNodes,
+        ConvolutionNodes,
+        BiasNodes,
+        ChipLinearNodes,
+        ChipConvolutionNodes,
+        ChipBiasNodes,
+    )
+    for module in kind.supports
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nprobot.policies.hardware import on_chip
+
 from .activity import Activity, Tree, first_tensor
 from .decorrelation import decorrelated_layers, mean_square_correlation, update
-from .errors import NonFiniteLossError, PerSampleLossError, RuleError
+from .errors import NoiseInaccessibleError, NonFiniteLossError, PerSampleLossError, RuleError
 from .noise import NoiseSource
 
 Loss = Callable[[Tree], Tensor]
@@ -116,6 +118,7 @@ class LearningRule(ABC):
             PerSampleLossError: the loss is not one number per sample.
             NonFiniteLossError: a loss is NaN or infinite.
             NoiseShapeError: `noise` does not fit.
+            NoiseInaccessibleError: the network's noise is hidden, and the rule has to know it.
         """
 
     @torch.no_grad()
@@ -204,9 +207,9 @@ class LearningRule(ABC):
         self._decorrelate_calls[index] = calls + 1
         return calls
 
-    def _remember_inputs(self, activity: Activity) -> None:
-        for call in activity.calls:
-            self._layer_inputs[call.layer.module] = call.inputs.detach()
+    def _remember_inputs(self, layers: Iterable[tuple[nn.Module, Tensor]]) -> None:
+        for layer, inputs in layers:
+            self._layer_inputs[layer] = inputs.detach()
 
 
 class PerturbationRule(LearningRule):
@@ -222,6 +225,12 @@ class PerturbationRule(LearningRule):
         *,
         noise: Sequence[Tensor] | None = None,
     ) -> Tensor:
+        if on_chip(network):
+            if noise is not None:
+                raise NoiseInaccessibleError(
+                    "the network is on a chip whose noise is its own: none can be put in its place"
+                )
+            return self.learn_from_hidden_noise(network, inputs, loss)
         activity = Activity(network, inputs)
         clean_loss = per_sample(loss, activity.outputs, (activity.batch,))
         if noise is None:
@@ -237,9 +246,20 @@ class PerturbationRule(LearningRule):
             return per_sample(loss, outputs, (draws, activity.batch)) - clean_loss
 
         activity.accumulate(self.node_error(activity, perturbation, delta_loss))
-        self._remember_inputs(activity)
+        self._remember_inputs(activity.layer_inputs())
         self.forward_passes += activity.batch * (1 + samples * self.noisy_passes(activity))
         return clean_loss
+
+    def learn_from_hidden_noise(self, network: nn.Module, inputs: Tree, loss: Loss) -> Tensor:
+        """What `backward` does for a network that is noisy by itself; the same results.
+
+        Raises:
+            NoiseInaccessibleError: the rule has to know the noise.
+        """
+        raise NoiseInaccessibleError(
+            f"{self.name!r} multiplies the loss by the noise of every node, and this network is on "
+            "a chip whose noise cannot be read; 'anp' and 'danp' need only its activity"
+        )
 
     def noisy_passes(self, activity: Activity) -> int:
         """Noisy passes that one draw of the noise takes."""

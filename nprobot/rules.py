@@ -20,6 +20,7 @@ from typing_extensions import override
 from .activity import Activity, Call, Tree, first_tensor
 from .errors import RuleError
 from .feedback import Feedback, flatten, output_error
+from .hidden_noise import NoisyPasses, make_reference
 from .rule import LearningRule, Loss, PerturbationRule, per_sample
 
 
@@ -66,9 +67,28 @@ class ActivityNodePerturbation(PerturbationRule):
 
     One noisy pass. Not unbiased: its mean is the gradient times the covariance of δa, a positive
     semi-definite preconditioning. It does not need to know the noise, only what it did.
+
+    On a network whose noise is hidden, δL and δa are differences of noisy passes; see
+    `nprobot.hidden_noise`.
+
+    Args:
+        reference: what noisy passes are compared with then: ``"second-pass"`` or
+            ``"running-mean"``.
+        reference_rate: weight of the newest call in the running mean.
+        settings: of `LearningRule`.
     """
 
     plain_name = "anp"
+
+    def __init__(
+        self,
+        *,
+        reference: str = "second-pass",
+        reference_rate: float = 0.1,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.reference = make_reference(reference, reference_rate)
 
     @override
     def node_error(
@@ -78,6 +98,28 @@ class ActivityNodePerturbation(PerturbationRule):
         change = delta_loss(activity.perturbed(noise, activity=delta_activity))
         weight = activity.size * change / square_norm(delta_activity)
         return average(weight, delta_activity)
+
+    @override
+    def learn_from_hidden_noise(self, network: nn.Module, inputs: Tree, loss: Loss) -> Tensor:
+        passes = NoisyPasses(network, inputs, self.reference.passes(self.samples))
+        losses = passes.losses(loss)
+        delta_activity, delta_loss = self.reference.compare(
+            self._index(network), passes.pre_activations, losses
+        )
+        weight = delta_activity.shape[-1] * delta_loss / square_norm(delta_activity)
+        passes.accumulate(delta_activity * (weight / weight.numel()).unsqueeze(-1))
+        self._remember_inputs(passes.layer_inputs())
+        self.forward_passes += passes.activity.batch
+        return losses[0]
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"reference": self.reference.state_dict()}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.reference.load_state_dict(state.get("reference", {}))
 
 
 class FeedbackRule(PerturbationRule):
@@ -183,7 +225,7 @@ class Backpropagation(LearningRule):
         if self.decorrelated:
             activity = Activity(network, inputs)
             outputs = activity.outputs
-            self._remember_inputs(activity)
+            self._remember_inputs(activity.layer_inputs())
         else:
             outputs = network(inputs)
         losses = per_sample(loss, outputs, (batch,))
@@ -224,6 +266,8 @@ def learning_rule(
     decorrelation_interval: int = 1,
     feedback: bool = False,
     feedback_lr: float = 0.01,
+    reference: str = "second-pass",
+    reference_rate: float = 0.1,
 ) -> LearningRule:
     """A learning rule by name.
 
@@ -246,6 +290,10 @@ def learning_rule(
             the activity, so its mean is not the gradient that the guess would have to be
             subtracted from. Not for BP, which has no noise.
         feedback_lr: step size of the feedback matrices.
+        reference: what ANP and DANP compare a noisy pass with where the network's own noise is
+            hidden: ``"second-pass"``, or ``"running-mean"``, which needs no second pass but rows
+            that go on from batch to batch (`nprobot.hidden_noise.RunningMean`).
+        reference_rate: weight of the newest call in the running mean.
 
     Returns:
         The rule; call its `backward`, step an optimiser, then call its `decorrelate`.
@@ -270,6 +318,10 @@ def learning_rule(
         "decorrelation_interval": decorrelation_interval,
     }
     if not feedback:
+        if plain == ActivityNodePerturbation.plain_name:
+            settings |= {"reference": reference, "reference_rate": reference_rate}
+        elif reference != "second-pass":
+            raise RuleError(f"reference={reference!r} is for anp and danp, not for {name!r}")
         return _KINDS[plain](**settings)
     if plain not in _WITH_FEEDBACK:
         raise RuleError(
