@@ -1,0 +1,182 @@
+"""`nprobot fit`: learn a regression or classification task, or go on with a fit."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from nprobot.regression.config import FitConfig
+from nprobot.regression.folder import FitFolder, default_path, refuse_existing
+from nprobot.regression.sources import Source
+from nprobot.training.errors import ConfigError
+
+from .console import duration, facts, say
+from .exit_codes import DONE, INTERRUPTED
+from .fit_display import FitBar, FitLines, error_table, fit_display, interruptible
+from .mujoco_messages import tame_mujoco
+from .options import parse
+
+if TYPE_CHECKING:
+    from nprobot.envs.datasets import Dataset
+    from nprobot.regression import FitResult
+
+HELP = """\
+Learn a regression or classification task by node perturbation, without a
+backward pass (or by backprop, to compare): the inverse dynamics of an arm, its
+kinematics, or data of your own. Ctrl-C ends a fit with a checkpoint; --resume
+goes on from there.
+
+examples:
+  nprobot fit --task arm-inverse-dynamics --rule danp --samples 8
+  nprobot fit --task inverse-dynamics --robot my_robot.xml --epochs 40
+  nprobot fit --data arm.csv --inputs q1 q2 --targets tau1 tau2 --trajectory run
+  nprobot fit --data digits.npz --rule danp
+  nprobot fit --resume runs/fit --epochs 40
+"""
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network that learns."""
+
+    hidden: tuple[int, ...] = (128, 128)
+    """Units of the hidden layers."""
+    activation: str = "tanh"
+    """Nonlinearity of the hidden layers: tanh, relu, leaky_relu, elu, gelu, silu, sigmoid."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the fit is kept, and where it computes."""
+
+    out: Path | None = None
+    """The run folder to make. Left out: runs/TASK-RULE-SEED-TIME."""
+    resume: Path | None = None
+    """A run folder: go on from its last checkpoint. Only --epochs, --patience and
+    --checkpoint-every may be given with it."""
+    device: str = "cpu"
+    """Where the network is: cpu, or cuda. Small networks are fastest on the CPU."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Options of the command."""
+
+    source: Source = field(default_factory=Source)
+    fit: FitConfig = field(default_factory=FitConfig)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    output: Output = field(default_factory=Output)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parse(Fit, arguments, "fit", HELP)
+    path = options.output.out
+    if options.output.resume is not None:
+        options = resumed(options.output, arguments)
+    elif path is not None:
+        refuse_existing(path)
+
+    # Everything above answers at once; torch takes seconds to load.
+    import torch
+
+    from nprobot.regression.api import fit, network_for, resume
+
+    torch.set_num_threads(1)  # networks this small are slower on two threads than on one
+    tame_mujoco()
+    console = Console()
+    data = load(options.source)
+    device = torch.device(options.output.device)
+    with fit_display(console) as shown, interruptible(shown):
+        if options.output.resume is None:
+            config, shape = options.fit, options.network
+            path = path or default_path(options.source.name, config)
+            introduce(shown, data, config, path)
+            result = fit(
+                network_for(data, config, shape.hidden, shape.activation).to(device),
+                data,
+                out=path,
+                reporter=shown,
+                source=options.source.to_dict(),
+                command=shlex.join(("nprobot", "fit", *arguments)),
+                **config.to_dict(),
+            )
+        else:
+            introduce(shown, data, options.fit, options.output.resume)
+            changes = options.fit.to_dict()
+            result = resume(options.output.resume, data, reporter=shown, device=device, **changes)
+    show(console, result)
+    return INTERRUPTED if result.end == "interrupted" else DONE
+
+
+def resumed(output: Output, arguments: Sequence[str]) -> Fit:
+    """The options of a fit that goes on: its own, and what may be changed."""
+    assert output.resume is not None
+    if output.out is not None:
+        raise ConfigError("a resumed fit stays in its own folder; leave --out away")
+    folder = FitFolder.open(output.resume)
+    if not folder.source:
+        raise ConfigError(
+            f"the data of the fit at {output.resume} was made in Python; go on with it there: "
+            "nprobot.regression.resume(path, data)"
+        )
+    # Parsed again over the fit's own settings: options that were not given stay.
+    stored = Fit(source=Source.from_dict(folder.source), fit=folder.config)
+    options = parse(Fit, arguments, "fit", HELP, stored)
+    if options.source != stored.source or options.network != stored.network:
+        raise ConfigError("a resumed fit keeps its data and its network; leave their options away")
+    return options
+
+
+def load(source: Source) -> Dataset:
+    """The data; warnings about it are lines on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = source.load()
+    for warning in caught:
+        print(f"nprobot fit: warning: {warning.message}", file=sys.stderr)
+    return data
+
+
+def introduce(shown: FitLines | FitBar, data: Dataset, config: FitConfig, path: Path) -> None:
+    """Say what is learned and where it goes."""
+    samples = "" if config.rule in ("bp", "dbp") else f", K = {config.samples}"
+    shown.message(data.summary())
+    shown.message(f"{config.rule.upper()}{samples}, seed {config.seed}, {config.epochs} epochs")
+    shown.message(f"run folder {path}")
+
+
+def show(console: Console, result: FitResult) -> None:
+    """Print what came out of a fit, where it is, and what to do with it."""
+    console.print(error_table(result), highlight=False)
+    ends = {
+        "complete": "all epochs done",
+        "patience": "no better model for long enough",
+        "interrupted": "interrupted",
+    }
+    console.print(
+        facts(
+            "best model by validation error",
+            {
+                "epoch": f"{result.best_epoch} of {result.epochs} ({ends[result.end]})",
+                "time": duration(result.seconds),
+                "forward passes": f"{result.forward_passes:,}",
+                "backward passes": f"{result.backward_passes:,}",
+            },
+        ),
+        highlight=False,
+    )
+    assert result.folder is not None
+    path = result.folder.path
+    say(console, f"Run: {path}")
+    if result.end == "interrupted":
+        say(console, f"Go on: nprobot fit --resume {path}")
+    elif result.controls is not None:
+        say(console, f"Next: nprobot evaluate {path} --env {result.controls}")

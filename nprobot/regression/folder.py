@@ -1,0 +1,249 @@
+"""A fit on disk: `config.json`, `progress.csv`, checkpoints, scores, and the figure.
+
+| in ``runs/<task>-<rule>-<seed>-<time>/`` | |
+|---|---|
+| `config.json` | settings, data, network, versions: everything needed to do it again |
+| `progress.csv` | one row an epoch |
+| `checkpoints/step_000002580/` | written whole and renamed; `last` points at the newest |
+| … `model.json`, `.safetensors` | the best model so far, by validation error |
+| … `policy.json`, `.safetensors` | the same, for deployment without torch |
+| … `training.json`, `.safetensors` | where learning goes on |
+| `scores.csv` | error of every target in every split, at the end |
+| `curve.png` | error over epochs |
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nprobot.training.errors import DamagedRunError, RunExistsError, RunNotFoundError
+from nprobot.training.versions import git_commit, versions
+
+from .config import FitConfig
+
+CONFIG_FILE = "config.json"
+FORMAT = "nprobot-fit"
+VERSION = 1
+LAST = "last"
+
+Row = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FitFolder:
+    """The folder of a fit.
+
+    Attributes:
+        path: the folder.
+        config: what the fit does, every default filled in.
+        source: how to make the data again, JSON values; empty for data made in Python.
+    """
+
+    path: Path
+    config: FitConfig
+    source: Mapping[str, Any]
+
+    @property
+    def progress(self) -> Path:
+        """Table with one row an epoch."""
+        return self.path / "progress.csv"
+
+    @property
+    def scores(self) -> Path:
+        """Table of errors by split and target."""
+        return self.path / "scores.csv"
+
+    @property
+    def curve(self) -> Path:
+        """Figure of the error over the epochs."""
+        return self.path / "curve.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        config: FitConfig,
+        *,
+        source: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
+        command: str | None = None,
+    ) -> FitFolder:
+        """Make the folder of a new fit and write its `config.json`.
+
+        Args:
+            path: the folder; it may exist only if it is empty.
+            config: with every default filled in.
+            source: how to make the data again.
+            about: data and network, for a reader.
+            command: the command line that started the fit.
+
+        Raises:
+            RunExistsError: there is something at `path`.
+        """
+        refuse_existing(path)
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, config, dict(source or {}))
+        folder._write(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "command": command,
+                "config": config.to_dict(),
+                "source": dict(folder.source),
+                "about": dict(about or {}),
+                "sessions": [_session(0)],
+            }
+        )
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> FitFolder:
+        """Find a fit.
+
+        Raises:
+            RunNotFoundError: the folder has no `config.json`.
+            DamagedRunError: that cannot be read, or is of another kind of run.
+        """
+        description = _read(path)
+        try:
+            return cls(path, FitConfig.from_dict(description["config"]), description["source"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DamagedRunError(f"{path / CONFIG_FILE} makes no sense: {error!r}") from error
+
+    def update(self, epochs: int) -> None:
+        """Write `config.json` anew for a fit that goes on after some number of epochs."""
+        description = _read(self.path)
+        description["config"] = self.config.to_dict()
+        description["sessions"].append(_session(epochs))
+        self._write(description)
+
+    def write_progress(self, rows: Iterable[Row]) -> None:
+        """Write `progress.csv` whole."""
+        write_table(self.progress, list(rows))
+
+    def read_progress(self, epochs: int) -> list[dict[str, float]]:
+        """The rows of the first so many epochs."""
+        if not self.progress.exists():
+            return []
+        with self.progress.open(newline="", encoding="utf-8") as stream:
+            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(stream)]
+        return [row for row in rows if row["epoch"] <= epochs]
+
+    def _write(self, description: Mapping[str, Any]) -> None:
+        """Write `config.json` whole or not at all."""
+        text = json.dumps(description, indent=2, ensure_ascii=False, default=str)
+        writing = self.path / f".{CONFIG_FILE}.writing"
+        writing.write_text(text + "\n", encoding="utf-8")
+        os.replace(writing, self.path / CONFIG_FILE)
+
+
+def default_path(task: str, config: FitConfig, root: Path = Path("runs")) -> Path:
+    """``runs/<task>-<rule>-<seed>-<time>``, not yet taken."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in task)
+    path = root / f"{plain}-{config.rule}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `RunExistsError` if there is anything but an empty folder at `path`."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise RunExistsError(
+            f"{path} exists; a run is never written over another. Choose another --out, or go on "
+            f"with the fit that is there: nprobot fit --resume {path}"
+        )
+
+
+def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """Write ``step_<step>`` under another name, rename it, and let ``last`` point at it.
+
+    Args:
+        folder: of the checkpoints.
+        step: number of the checkpoint.
+        write: writes the files into the folder that it is given.
+
+    Returns:
+        The checkpoint; the one that is there if that step has one.
+    """
+    final = folder / f"step_{step:09d}"
+    if final.exists():
+        return final
+    writing = folder / f".writing_{final.name}"
+    shutil.rmtree(writing, ignore_errors=True)  # left by a fit that was killed
+    writing.mkdir(parents=True)
+    write(writing)
+    for file in writing.iterdir():
+        _sync(file)
+    os.rename(writing, final)
+    link = folder / f".{LAST}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(final.name)
+    os.replace(link, folder / LAST)
+    _sync(folder)
+    return final
+
+
+def write_table(file: Path, rows: list[Mapping[str, Any]]) -> None:
+    """Write a CSV file whole or not at all; the first row names the columns."""
+    writing = file.with_name(f".{file.name}.writing")
+    with writing.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(writing, file)
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
+
+
+def _sync(path: Path) -> None:
+    """Make sure a file or folder is on the disk before it gets its final name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _session(epochs: int) -> dict[str, Any]:
+    """What this process adds to the fit, after some number of epochs."""
+    return {
+        "after_epoch": epochs,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    file = path / CONFIG_FILE
+    try:
+        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        kind, version = description["format"], description["version"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunNotFoundError(f"there is no fit at {path}: it has no {CONFIG_FILE}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedRunError(f"{file} cannot be read: {error!r}") from error
+    if kind != FORMAT or version > VERSION:
+        raise DamagedRunError(
+            f"{file} has the format {kind!r}, version {version}; this command reads {FORMAT!r} "
+            f"up to version {VERSION}"
+        )
+    return description

@@ -1,0 +1,145 @@
+"""How well a feed-forward controller lets the arm follow its references: rad and N·m."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from nprobot.envs.arm import JOINTS
+from nprobot.envs.arm_track import ArmTrackEnv
+from nprobot.policies import policy_file
+from nprobot.policies.policy import Policy
+from nprobot.training.errors import ConfigError
+from nprobot.training.evaluation import check_fit, episode_seeds
+
+from .controller import ARM_TRACK, feedforward_policy
+from .model import Model
+
+Array = NDArray[Any]
+Controller = Callable[[ArmTrackEnv, Array], Array]
+"""From the environment and an observation (35,) to an action (7,)."""
+
+NOMINAL: Mapping[str, float] = {"payload": 0.0, "friction_scale": 1.0}
+SHIFTED: Mapping[str, float] = {"payload": 0.5, "friction_scale": 1.5}
+"""The robots that the training data and its shifted split come from; kg, and a factor."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """How well a controller followed the references of some episodes.
+
+    Root mean squares are over steps, joints and episodes.
+
+    Attributes:
+        position_error: reference minus position, rad RMS.
+        feedback_torque: what the PD controller had to add, N·m RMS: the part of the torque that
+            the feed-forward got wrong.
+        torque_error: feed-forward torque minus exact inverse dynamics of the robot that is
+            simulated, at the reference, N·m RMS.
+        joint_errors: position error of each joint, rad RMS, `(7,)`.
+        joint_feedback: feedback torque of each joint, N·m RMS, `(7,)`.
+        episode_errors: position error of each episode, rad RMS.
+    """
+
+    position_error: float
+    feedback_torque: float
+    torque_error: float
+    joint_errors: tuple[float, ...]
+    joint_feedback: tuple[float, ...]
+    episode_errors: tuple[float, ...]
+
+
+def track(
+    controller: Controller | Policy | Model | str | Path | None,
+    *,
+    episodes: int = 20,
+    seed: int = 0,
+    payload: float = 0.0,
+    friction_scale: float = 1.0,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Tracking:
+    """Follow random references on `nprobot/ArmTrack-v0` with PD control and a feed-forward.
+
+    Args:
+        controller: a model of the arm's inverse dynamics, a policy or the folder of one, "exact"
+            for exact inverse dynamics, "nominal" for that of the arm without payload and with its
+            own friction, a function of environment and observation; None for PD control alone.
+        episodes: how many references.
+        seed: where references and starts come from; the same ones for every controller.
+        payload: mass in the hand, kg.
+        friction_scale: factor on joint friction.
+        env_kwargs: further arguments of the environment.
+
+    Raises:
+        ConfigError: there is no such controller, or `episodes` is below 1.
+        ArchitectureError: the model is not one of the arm's inverse dynamics.
+        EnvironmentUnavailableError: the policy does not fit the environment.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes must be 1 or more, got {episodes}")
+    kwargs = {**(env_kwargs or {}), "payload": payload, "friction_scale": friction_scale}
+    made = gymnasium.make(ARM_TRACK, **kwargs)
+    try:
+        env = cast("ArmTrackEnv", made.unwrapped)
+        act = _controller(controller, made)
+        runs = [_follow(env, act, episode) for episode in episode_seeds(seed, episodes)]
+    finally:
+        made.close()
+    error, feedback, torque = (np.stack(part) for part in zip(*runs, strict=True))
+    return Tracking(
+        position_error=_rms(error),
+        feedback_torque=_rms(feedback),
+        torque_error=_rms(torque),
+        joint_errors=tuple(_rms(error[..., j]) for j in range(JOINTS)),
+        joint_feedback=tuple(_rms(feedback[..., j]) for j in range(JOINTS)),
+        episode_errors=tuple(_rms(run) for run in error),
+    )
+
+
+def _controller(
+    given: Controller | Policy | Model | str | Path | None, made: gymnasium.Env[Any, Any]
+) -> Controller:
+    if given is None:
+        return lambda env, observation: np.zeros(JOINTS, dtype=np.float32)
+    if given in ("exact", "nominal"):
+        return lambda env, observation: env.exact_action(nominal=given == "nominal")
+    if isinstance(given, Model):
+        given = feedforward_policy(given)
+    elif isinstance(given, str | Path):
+        given = policy_file.load(given)
+    if isinstance(given, Policy):
+        check_fit(given, made, ARM_TRACK)
+        predict = given.predict
+        return lambda env, observation: predict(observation)
+    if not callable(given):
+        raise ConfigError(
+            "a controller is a model, a policy, a folder, 'exact', 'nominal', a function of "
+            f"environment and observation, or None; got {type(given).__name__}"
+        )
+    return given
+
+
+def _follow(
+    env: ArmTrackEnv, act: Controller, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """One episode: joint errors, feedback torques, errors of the feed-forward; (steps, 7) each."""
+    observation, _ = env.reset(seed=seed)
+    errors, feedback, wrong = [], [], []
+    done = False
+    while not done:
+        exact = env.inverse_dynamics(*np.split(observation[ArmTrackEnv.REFERENCE], 3))
+        observation, _, _, done, info = env.step(act(env, observation))
+        errors.append(info["joint_error"])
+        feedback.append(info["feedback_torque"])
+        wrong.append(info["feedforward_torque"] - exact)
+    return np.array(errors), np.array(feedback), np.array(wrong)
+
+
+def _rms(values: Sequence[float] | Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
