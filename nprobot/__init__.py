@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .algorithms.ppo import PPO
     from .gradient_alignment import Alignment, alignment
     from .noisy_network import NoisyNetwork
+    from .regression import fit
     from .rule import LearningRule
     from .rules import RULES, learning_rule
 
@@ -26,6 +27,7 @@ _HOME = {
     "Alignment": "gradient_alignment",
     "alignment": "gradient_alignment",
     "NoisyNetwork": "noisy_network",
+    "fit": "regression",
     "RULES": "rules",
     "LearningRule": "rule",
     "learning_rule": "rules",
@@ -38,6 +40,7 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "Alignment",
     "alignment",
     "NoisyNetwork",
+    "fit",
     "RULES",
     "LearningRule",
     "learning_rule",

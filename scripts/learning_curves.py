@@ -6,7 +6,8 @@ costs one run. Learning rates come from `search`, the same small search for ever
 
     python scripts/learning_curves.py search   # rows of search.csv
     python scripts/learning_curves.py run       # rows.csv, curves.csv
-    python scripts/learning_curves.py report    # figure and table in docs/
+    python scripts/learning_curves.py ablate    # DANP with one default changed at a time
+    python scripts/learning_curves.py report    # figure and tables in docs/
 """
 
 from __future__ import annotations
@@ -44,6 +45,17 @@ BATCH_SIZES = {"BP": (64, 256)}
 """Tried by `search`; the perturbation rules use their default of 256."""
 EPISODES = 100
 """Deterministic episodes that measure a finished policy."""
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "as chosen": (),
+    "σ = 0.001": ("--sigma", "0.001"),
+    "Gaussian noise": ("--noise", "gaussian"),
+    "gradient clipped at 0.5": ("--max-grad-norm", "0.5"),
+    "constant learning rate": ("--lr-schedule", "constant"),
+    "η_R = 0.01": ("--decorrelation-lr", "0.01"),
+    "η_R = 0.0001": ("--decorrelation-lr", "0.0001"),
+    "not normalised": ("--normalise", "off"),
+}
+"""What `ablate` changes for DANP with K = 8, on the search's task, three seeds each."""
 COMMON = ("--lr-schedule", "linear", "--normalise", "on", "--sigma", "0.01")
 """What helps every learner: decay of the learning rate, normalised observations and rewards."""
 
@@ -58,6 +70,7 @@ class Job:
     seed: int
     learning_rate: float
     batch_size: int
+    change: str = "as chosen"
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -73,15 +86,16 @@ class Job:
             *("--learning-rate", str(self.learning_rate)),
             *("--batch-size", str(self.batch_size), "--n-steps", "256"),
             *COMMON,
+            *ABLATIONS[self.change],
         ]
 
 
 def main() -> None:
-    """Search, run or report."""
+    """Search, run, ablate or report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=["search", "run", "report"])
+    parser.add_argument("stage", choices=["search", "run", "ablate", "report"])
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default 2)")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="of `run`")
     options = parser.parse_args()
@@ -90,6 +104,8 @@ def main() -> None:
         execute(search_jobs(), RESULTS / "search.csv", None, options.jobs)
     elif options.stage == "run":
         execute(run_jobs(options.tasks), RESULTS / "rows.csv", RESULTS / "curves.csv", options.jobs)
+    elif options.stage == "ablate":
+        execute(ablation_jobs(), RESULTS / "ablations.csv", None, options.jobs)
     else:
         from learning_curves_report import report
 
@@ -118,6 +134,17 @@ def run_jobs(tasks: list[str]) -> list[Job]:
     ]
 
 
+def ablation_jobs() -> list[Job]:
+    """DANP with K = 8, one setting changed at a time."""
+    learner = "DANP, K = 8"
+    best = best_settings()[learner]
+    return [
+        Job(SEARCH_TASK, learner, SEARCH_STEPS, seed, *best, change)
+        for seed in SEEDS
+        for change in ABLATIONS
+    ]
+
+
 def best_settings() -> dict[str, tuple[float, int]]:
     """Learning rate and batch size with the best mean return in the search, of every learner."""
     returns: dict[str, dict[tuple[float, int], list[float]]] = {}
@@ -135,7 +162,9 @@ def best_settings() -> dict[str, tuple[float, int]]:
 
 def execute(jobs: list[Job], rows: Path, curves: Path | None, workers: int) -> None:
     """Run the jobs that have no row yet; write each row as its run ends."""
-    done = {tuple(row[name] for name in Job.__dataclass_fields__) for row in read(rows)}
+    done = {
+        tuple(row.get(name, "as chosen") for name in Job.__dataclass_fields__) for row in read(rows)
+    }
     waiting = [job for job in jobs if job.key not in done]
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are there; {len(waiting)} to go")
     lock = Lock()
@@ -221,7 +250,8 @@ def append(path: Path, rows: list[dict[str, object]]) -> None:
     """Add rows to a CSV file, with a header if it is new."""
     there = read(path)
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list((there or rows)[0]), lineterminator="\n")
+        header = list((there or rows)[0])
+        writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
         if not there:
             writer.writeheader()
         writer.writerows(rows)
