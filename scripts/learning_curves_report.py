@@ -96,8 +96,9 @@ def page(rows: list[dict[str, str]]) -> str:
         )
         + ".",
         "",
+        *ablation_lines(),
         "    python scripts/learning_curves.py search && python scripts/learning_curves.py run",
-        "    python scripts/learning_curves.py report",
+        "    python scripts/learning_curves.py ablate && python scripts/learning_curves.py report",
         "",
         "Raw rows with versions and the command of every run: `results/learning_curves/`.",
         "",
@@ -130,6 +131,31 @@ def table(rows: list[dict[str, str]]) -> str:
             ]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def ablation_lines() -> list[str]:
+    """What DANP with K = 8 loses or gains when one setting is changed."""
+    found = defaultdict(list)
+    for row in read(RESULTS / "ablations.csv"):
+        found[row["change"]].append(float(row["return_mean"]))
+    if not found:
+        return []
+    steps = int(read(RESULTS / "ablations.csv")[0]["steps"]) // 1000
+    return [
+        "## One setting changed at a time",
+        "",
+        f"DANP, K = 8, Reacher-v5 after {steps}k steps, {len(SEEDS)} seeds: mean return ± standard "
+        "deviation between seeds. This is where the defaults of `nprobot.PPO` come from.",
+        "",
+        "| change | return |",
+        "| --- | --- |",
+        *(
+            f"| {change} | {fmean(own):.2f} ± {stdev(own):.2f} |"
+            for change, own in found.items()
+            if len(own) > 1
+        ),
+        "",
+    ]
 
 
 def search_table() -> str:
