@@ -26,7 +26,7 @@ from nprobot.rules import learning_rule
 from .objectives import ClippedSurrogate, SquaredValueError
 
 PERTURBATION_DEFAULTS: dict[str, Any] = {
-    "learning_rate": LinearSchedule(2e-3, 0.0, 1.0),
+    "learning_rate": LinearSchedule(3e-3, 0.0, 1.0),
     "batch_size": 256,
     "max_grad_norm": None,
 }
