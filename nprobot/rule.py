@@ -122,11 +122,16 @@ class LearningRule(ABC):
         """
 
     @torch.no_grad()
-    def decorrelate(self, network: nn.Module) -> None:
+    def decorrelate(self, network: nn.Module, *, scale: float = 1.0) -> None:
         """Update R of every decorrelated layer from the inputs of the last `backward` call.
 
         ``R ← R − η_R [(1 − κ) C R + κ diag(v) R]`` with C the mean of ``x* x*ᵀ`` over the batch,
         its diagonal set to zero, and v the mean of ``x*² − 1``. Does nothing for a plain rule.
+
+        Args:
+            network: as given to `backward`.
+            scale: factor on η_R. Let it fall with the learning rate: an R that goes on moving while
+                the weights no longer follow undoes what they have learned.
 
         Raises:
             RuleError: the network has no decorrelated layer, or `backward` has not seen it yet.
@@ -142,7 +147,7 @@ class LearningRule(ABC):
                     f"decorrelate() needs the inputs of layer {name!r}: call backward() on this "
                     "network first"
                 )
-            update(layer.R, x, self.decorrelation_lr, self.whitening)
+            update(layer.R, x, scale * self.decorrelation_lr, self.whitening)
 
     def decorrelation_loss(self, network: nn.Module) -> float:
         """Mean squared correlation between a layer's decorrelated inputs, averaged over layers.

@@ -162,6 +162,8 @@ class PPO(stable_baselines3.PPO):
         progress = self._current_progress_remaining
         clip_range = self.clip_range(progress)  # type: ignore[operator]
         clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
+        # R follows the schedule of the weights, or it would go on moving under weights at rest.
+        decay = self.lr_schedule(progress) / self.lr_schedule(1.0)
         terms: dict[str, list[float]] = {}
         kl: list[float] = []
         go_on = True
@@ -189,8 +191,8 @@ class PPO(stable_baselines3.PPO):
                 critic_loss = self.rule.backward(self.critic, observations, value_error)
                 norms = [self._clip(network) for network in (self.actor, self.critic)]
                 self.policy.optimizer.step()
-                self.rule.decorrelate(self.actor)
-                self.rule.decorrelate(self.critic)
+                self.rule.decorrelate(self.actor, scale=decay)
+                self.rule.decorrelate(self.critic, scale=decay)
                 _append(
                     terms,
                     policy_gradient_loss=float(actor_loss.mean()),
