@@ -92,3 +92,17 @@ def test_interval_counts_for_each_network_and_survives_a_save():
             rule.decorrelate(net)
             changed.append(not torch.equal(before, net[0].R))
     assert changed == [True, True, False, False, False, False] * 2 + [True, True]
+
+
+def test_scale_shortens_the_step():
+    steps = []
+    for scale in (1.0, 0.5, 0.0):
+        rule = nprobot.learning_rule("dnp", decorrelation_lr=0.1, seed=0)
+        torch.manual_seed(0)
+        net = mlp([3, 2], decorrelated=True)
+        rule.backward(net, correlated(50).float(), lambda y: y.square().mean(-1))
+        rule.decorrelate(net, scale=scale)
+        steps.append(net[0].R - torch.eye(3))
+    torch.testing.assert_close(steps[1], 0.5 * steps[0])
+    assert not steps[2].any()
+    assert steps[0].any()

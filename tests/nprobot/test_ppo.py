@@ -96,6 +96,19 @@ def test_dbp_trains_decorrelated_layers_by_backprop():
     assert model.rule.backward_passes > 0
 
 
+def test_r_comes_to_rest_with_the_weights():
+    def change(schedule):
+        env = make_vec_env("Pendulum-v1", 2, seed=0)
+        model = nprobot.PPO("MlpPolicy", env, schedule, rule="danp", seed=0, **SMALL)
+        model.learn(128)
+        return model.actor.head.R - torch.eye(64)
+
+    full = change(lambda remaining: 1e-3)
+    # The learning rate of the only update is a tenth of the first one.
+    less = change(lambda remaining: 1e-3 if remaining == 1 else 1e-4)
+    assert 0.05 < less.norm() / full.norm() < 0.2
+
+
 def test_same_seed_same_run():
     runs = []
     for _ in range(2):
