@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -235,7 +237,7 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
             )
         say(console, f"Serving {options.policy} at {server.endpoint}; Ctrl-C ends it.")
         sys.stdout.flush()
-        with suppress(KeyboardInterrupt):
+        with _until_told_to_stop(server):
             server.serve()
         say(console, f"{server.answered:,} messages, {controller.latency.summary()}")
     if options.flight.flight is not None:
@@ -301,6 +303,21 @@ class _All:
         """Tell all of them."""
         for observer in self.observers:
             observer.moved(episode, length, total)
+
+
+@contextmanager
+def _until_told_to_stop(server: PolicyServer) -> Iterator[None]:
+    """Let Ctrl-C, or a polite kill, end the serving and not the program."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: server.stop()) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager

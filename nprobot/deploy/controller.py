@@ -210,9 +210,14 @@ class Controller:
             SafetyConfigError: `action` is not an action of this policy.
         """
         rest = self._supervisor.rest
-        begin = rest if action is None else np.asarray(action, rest.dtype)
+        try:
+            begin = rest if action is None else np.asarray(action, rest.dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SafetyConfigError(f"an action is an array of numbers: {error}") from None
         if begin.shape != rest.shape or not np.isfinite(begin).all():
-            raise SafetyConfigError(f"an action has shape {rest.shape}, got {begin.shape}")
+            raise SafetyConfigError(
+                f"an action is finite and has shape {rest.shape}, got {begin.shape}"
+            )
         self._previous = begin.copy()
         self._missed_in_a_row = 0
         self._supervisor.begin()
@@ -245,6 +250,7 @@ class Controller:
     ) -> tuple[Array, Array | None, tuple[FaultKind, str] | None]:
         """Limited action, the policy's own wish, and what is wrong with the observation."""
         if values is None:
+            self._supervisor.begin()  # what comes next repeats nothing
             shape = self.policy.observation_shape
             finding = FaultKind.UNUSABLE, f"it is not an array of numbers of shape {shape}"
             return self._previous, None, finding

@@ -132,7 +132,7 @@ def _reset(controller: Controller, message: Message) -> dict[str, Any]:
         _only_numbers(action)
     try:
         controller.reset(action)
-    except (SafetyConfigError, ValueError, TypeError, OverflowError) as error:
+    except SafetyConfigError as error:
         raise MessageError("bad-action", f"{error!s:.200}") from None
     return {"type": "done", "fault": _fault(controller.fault)}
 

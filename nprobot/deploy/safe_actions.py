@@ -104,7 +104,7 @@ class Damping:
             return rest
         velocity = observation.ravel()[list(self.velocities)]
         torque = -np.asarray(self.gain, float).ravel() * velocity
-        return torque.reshape(rest.shape).astype(rest.dtype)
+        return torque.reshape(rest.shape)
 
 
 KINDS: dict[str, type[Zero] | type[Hold] | type[Damping]] = {

@@ -148,7 +148,7 @@ class Supervisor:
         safety.safe_action.check(observation_shape, self.rest)
 
     def begin(self) -> None:
-        """A new episode: what came before says nothing about what comes."""
+        """Begin a new row of observations: what came before says nothing about what comes."""
         self._last, self.repeats = None, 0
 
     def resume(self, observation: Array | None, repeats: int) -> None:
@@ -205,11 +205,9 @@ class Supervisor:
             previous: the action before.
         """
         action = self.safety.safe_action(observation, previous, self.rest)
-        return (
-            action
-            if self._bounds is None
-            else np.clip(action, *self._bounds).astype(self.rest.dtype)
-        )
+        if self._bounds is None:
+            return action
+        return np.clip(action, *self._bounds).astype(self.rest.dtype)
 
     def _out_of_range(self, observation: Array) -> tuple[FaultKind, str] | None:
         for limit, beyond, word in (

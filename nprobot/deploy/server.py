@@ -80,8 +80,9 @@ class PolicyServer:
         if not self._socket.poll(_WAIT):
             return False
         parts = self._socket.recv_multipart()
-        self._socket.send(answer(self.controller, parts[0] if len(parts) == 1 else b""))
-        self.answered += 1
+        reply = answer(self.controller, parts[0] if len(parts) == 1 else b"")
+        self.answered += 1  # before whoever asked can see the answer
+        self._socket.send(reply)
         return True
 
     def stop(self) -> None:
