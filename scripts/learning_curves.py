@@ -230,10 +230,10 @@ def run(job: Job) -> tuple[dict[str, object], list[dict[str, object]]]:
             "learner": job.learner,
             "seed": job.seed,
             "step": r["time/total_timesteps"],
-            "return": r["rollout/ep_rew_mean"],
+            "return": r["rollout/ep_rew_last"],
         }
         for r in progress
-        if r.get("rollout/ep_rew_mean")
+        if r.get("rollout/ep_rew_last")
     ]
     return row, curve
 

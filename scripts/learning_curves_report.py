@@ -57,7 +57,7 @@ def draw(curves: list[dict[str, str]]) -> None:
             axis.axhline(SOLVED[task], color="grey", ls=":", lw=1)
             axis.text(0, SOLVED[task] - 35, " solved", color="grey", size=8, va="top")
     axes[-1].set_ylim(bottom=-25)
-    axes[0].set_ylabel("return of training episodes (last 100)")
+    axes[0].set_ylabel("return of training episodes (with exploration)")
     axes[-1].legend(loc="lower right", fontsize=9)
     figure.suptitle(
         f"PPO by backpropagation and by node perturbation: mean and range of {len(SEEDS)} seeds",
@@ -79,8 +79,9 @@ def page(rows: list[dict[str, str]]) -> str:
         "",
         f"Return: {EPISODES} deterministic episodes of the finished policy; mean over "
         f"{len(SEEDS)} seeds ± standard deviation between seeds (worst seed in brackets). Passes: "
-        "network passes of one sample that learning took, actor and critic together. Minutes on "
-        "one core of a shared machine, two runs side by side.",
+        "network passes of one sample that learning took, actor and critic together. Minutes: on "
+        "one core of a shared machine under changing load, so no measure of speed; see the table "
+        "that `scripts/speed.py` makes for that.",
         "",
         "Every learner: 8 environments, 256 steps each between updates, 10 epochs, networks of "
         "64-64 tanh units, observations and rewards normalised, learning rate decayed linearly to "

@@ -28,14 +28,14 @@ RUNS = Path("runs") / "zoo"
 """Relative, so that no path of a machine gets into a file."""
 LICENCE = "MIT"
 
-COMMON = "--rule danp --samples 8 --sigma 0.01 --lr-schedule linear --normalise on"
+COMMON = "--rule danp --samples 8"
 COMMANDS = {
     "InvertedPendulum": f"--env InvertedPendulum-v5 --steps 60000 {COMMON}",
-    "InvertedDoublePendulum": f"--env InvertedDoublePendulum-v5 --steps 500000 {COMMON}",
-    "Reacher": f"--env Reacher-v5 --steps 1000000 {COMMON}",
-    "ArmReach": f"--env nprobot/ArmReach-v0 --steps 1000000 {COMMON}",
+    "InvertedDoublePendulum": f"--env InvertedDoublePendulum-v5 --steps 300000 {COMMON}",
+    "Reacher": f"--env Reacher-v5 --steps 300000 {COMMON}",
+    "ArmReach": f"--env nprobot/ArmReach-v0 --steps 300000 {COMMON}",
     "ArmTrack": f"--env nprobot/ArmTrack-v0 --steps 1000000 {COMMON}",
-    "Hopper": f"--env Hopper-v5 --steps 1000000 {COMMON}",
+    "Hopper": f"--env Hopper-v5 --steps 500000 {COMMON}",
 }
 """Name in the zoo → options of `nprobot train`."""
 
