@@ -30,20 +30,17 @@ def draw_curve(
     epochs = [row["epoch"] for row in rows]
     if regression:
         validation = [row["validation/nmse"] for row in rows]
-        axes.plot(
-            *(epochs[1:], [row["train/loss"] for row in rows[1:]]),
-            **{"color": "#9ecae1", "linewidth": 1.5, "label": "training rows, while learning"},
-        )
+        training = [row["train/loss"] for row in rows]
+        label = "training rows, while learning"
+        axes.plot(epochs[1:], training[1:], color="#9ecae1", linewidth=1.5, label=label)
         axes.set_ylabel("mean squared error / variance")
     else:
         validation = [1 - row["validation/accuracy"] for row in rows]
         axes.set_ylabel("share of wrong labels")
     axes.plot(epochs, validation, color="#08519c", linewidth=2, label="validation rows")
     best = min(range(len(rows)), key=lambda i: (not validation[i] >= 0, validation[i]))
-    axes.plot(
-        *(epochs[best], validation[best], "o"),
-        **{"color": "#d94801", "label": f"best: {validation[best]:.4g}"},
-    )
+    label = f"best: {validation[best]:.4g}"
+    axes.plot(epochs[best], validation[best], "o", color="#d94801", label=label)
     for (name, value), style in zip((bounds or {}).items(), ("--", ":"), strict=False):
         axes.axhline(value, color="0.4", linewidth=1, linestyle=style, label=f"{name}: {value:.3g}")
     if min(validation) > 0:

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,9 +130,9 @@ class FitFolder:
         description["sessions"].append(_session(epochs))
         self._write(description)
 
-    def write_progress(self, rows: Iterable[Row]) -> None:
+    def write_progress(self, rows: Sequence[Row]) -> None:
         """Write `progress.csv` whole."""
-        write_table(self.progress, list(rows))
+        write_table(self.progress, rows)
 
     def read_progress(self, epochs: int) -> list[dict[str, float]]:
         """The rows of the first so many epochs."""
@@ -199,7 +199,7 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None]) -> 
     return final
 
 
-def write_table(file: Path, rows: list[Mapping[str, Any]]) -> None:
+def write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a CSV file whole or not at all; the first row names the columns."""
     writing = file.with_name(f".{file.name}.writing")
     with writing.open("w", newline="", encoding="utf-8") as stream:

@@ -98,7 +98,8 @@ class Model(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Targets (B, targets) in their own units, or logits (B, classes), of raw inputs."""
-        return self.network(self.standardise(inputs)) * self.target_scale + self.target_mean
+        outputs: Tensor = self.network(self.standardise(inputs))
+        return outputs * self.target_scale + self.target_mean
 
     @torch.no_grad()
     def outputs(self, inputs: ArrayLike) -> NDArray[np.float64]:
@@ -126,9 +127,10 @@ class Model(nn.Module):
         """
         given = np.asarray(inputs, dtype=np.float64)
         outputs = self.outputs(given.reshape(-1, given.shape[-1]) if given.ndim else given)
+        lead = given.shape[:-1]
         if self.classes:
-            return outputs.argmax(-1).reshape(given.shape[:-1])
-        return outputs.reshape(*given.shape[:-1], -1)
+            return np.asarray(outputs.argmax(-1).reshape(lead))
+        return outputs.reshape(*lead, outputs.shape[-1])
 
 
 def describe_data(data: Dataset) -> Description:
@@ -146,11 +148,12 @@ def describe_data(data: Dataset) -> Description:
 
 def describe_network(network: nn.Module) -> Description | None:
     """How `mlp` would build a network; None for one that it could not have built."""
-    if type(network) is not nn.Sequential or len(network) % 2 == 0:
+    layers = list(network.children())
+    if type(network) is not nn.Sequential or len(layers) % 2 == 0:
         return None
-    linear, between = list(network[::2]), list(network[1::2])
+    linear, between = layers[::2], layers[1::2]
     kinds = {type(layer) for layer in linear}
-    if kinds not in ({nn.Linear}, {DecorrelatedLinear}):
+    if kinds not in ({nn.Linear}, {DecorrelatedLinear}) or any(x.bias is None for x in linear):
         return None
     for name, make in ACTIVATIONS.items():
         if all(repr(layer) == repr(make()) for layer in between):
