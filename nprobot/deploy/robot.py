@@ -77,10 +77,10 @@ def make_robot(
     options = {} if render_mode is None else {"render_mode": render_mode}
     made = environments.make(id, kwargs, **options)
     try:
+        check_fit(policy, made, id)  # type: ignore[arg-type]
         wanted = _wanted_rate(policy, rate, any_rate, environments.control_rate(made))
         if not _same(environments.control_rate(made), wanted):
             made = _at_rate(made, id, kwargs, wanted, options)
-        check_fit(policy, made, id)  # type: ignore[arg-type]
         if hardware is not None:
             made = _with_actuators(made, id, hardware)
     except Exception:

@@ -62,7 +62,7 @@ def test_runs_as_a_module():
     assert done.returncode == 2
     assert done.stderr == (
         "nprobot: error: unknown command 'tran'; did you mean train? "
-        "Commands: train, evaluate, envs.\n"
+        f"Commands: {', '.join(app.COMMANDS)}.\n"
     )
 
 

@@ -228,6 +228,12 @@ def test_robots_that_do_not_fit():
         make_robot(POLICY, "InvertedDoublePendulum-v5", any_rate=True)
 
 
+def unset_backend(monkeypatch):
+    """Have no back end chosen, and none that a test chooses afterwards."""
+    monkeypatch.setenv("MUJOCO_GL", "")  # so that its absence is what comes back
+    monkeypatch.delenv("MUJOCO_GL")
+
+
 class TestRendering:
     def test_a_back_end_that_was_chosen_is_kept(self, monkeypatch):
         monkeypatch.setenv("MUJOCO_GL", "osmesa")
@@ -236,11 +242,11 @@ class TestRendering:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one back end")
     def test_the_first_that_works_is_chosen(self, monkeypatch):
-        monkeypatch.delenv("MUJOCO_GL", raising=False)
+        unset_backend(monkeypatch)
         monkeypatch.delenv("DISPLAY", raising=False)
         monkeypatch.setattr(rendering, "_probe", {"egl": "no driver", "osmesa": None}.get)
         assert choose_backend() == "osmesa"
-        monkeypatch.delenv("MUJOCO_GL")
+        unset_backend(monkeypatch)
         monkeypatch.setattr(rendering, "_probe", lambda backend: f"no {backend}")
         with pytest.raises(DisplayError, match=r"egl: no egl; osmesa: no osmesa.*apt install"):
             choose_backend()
@@ -259,7 +265,7 @@ class TestRendering:
 
     def test_film_shows_a_pole_that_stands(self, tmp_path, monkeypatch):
         """Two films, of a policy that balances and of none: the pole stands, the pole falls."""
-        monkeypatch.delenv("MUJOCO_GL", raising=False)
+        unset_backend(monkeypatch)
         backend = choose_backend()
         if backend is not None:
             monkeypatch.setenv("MUJOCO_GL", backend)

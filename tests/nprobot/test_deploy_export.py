@@ -1,0 +1,162 @@
+"""Exported policies: complete, checked, truthful, and the same as in the run."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import nprobot
+from nprobot.cli import main
+from nprobot.deploy import export_run
+from nprobot.deploy.export import ExportError, without_paths
+from nprobot.policies.card import card
+from nprobot.policies.onnx_file import DisagreementError
+from nprobot.policies.policy_file import MissingPolicyError
+from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
+from nprobot.training.errors import RunExistsError
+from nprobot.training.evaluation import evaluate
+from nprobot.training.runner import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = RunConfig(
+        steps=256,
+        envs=2,
+        samples=1,
+        network=NetworkOptions(hidden=(8,)),
+        algorithm=AlgorithmOptions(n_steps=64, batch_size=32),
+    )
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train(config, path, command=f"nprobot train --steps 256 --out {path}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    return export_run(run, run.parent / "exported", onnx=True, episodes=5, licence="MIT")
+
+
+def test_folder_is_complete(exported):
+    assert sorted(file.name for file in exported.folder.iterdir()) == [
+        *("README.md", "curve.png", "policy.json", "policy.onnx", "policy.safetensors"),
+    ]
+    assert exported.onnx <= 1e-5
+    assert exported.torch <= 1e-5
+
+
+def test_policy_is_that_of_the_run(run, exported):
+    own = nprobot.policies.load(run / "checkpoints" / "last")
+    given = nprobot.policies.load(exported.folder)
+    x = np.random.default_rng(0).normal(0, 1, (50, 4))
+    assert (given.predict(x) == own.predict(x)).all()
+    onnx = nprobot.policies.load_onnx(exported.folder)
+    assert np.abs(onnx.predict(x) - own.predict(x)).max() <= 1e-5
+    assert given.task == own.task == onnx.task
+    assert given.task.control_rate == 25
+
+
+def test_provenance_says_where_it_comes_from(exported):
+    made = json.loads((exported.folder / "policy.json").read_text())["provenance"]
+    assert made["licence"] == "MIT"
+    assert made["rule"] == "danp"
+    assert made["backward_passes"] == 0
+    assert made["command"] == "nprobot train --steps 256"
+    expected = evaluate(nprobot.policies.load(exported.folder), episodes=5)
+    assert made["evaluation"]["returns"] == list(expected.returns)
+
+
+def test_card_tells_what_the_policy_says(run, exported):
+    policy = nprobot.policies.load(exported.folder)
+    text = (exported.folder / "README.md").read_text()
+    assert text == card(policy)
+    assert f"**{exported.evaluation}**" in text
+    for fact in ("InvertedPendulum-v5", "25 Hz", "4-8-1, tanh", "DANP", "Licence: MIT", "256"):
+        assert fact in text
+    assert "(curve.png)" in text
+    assert str(run) not in text
+
+
+def test_card_of_a_policy_of_which_little_is_known(exported):
+    policy = dataclasses.replace(
+        nprobot.policies.load(exported.folder), provenance={}, task=None, normaliser=None
+    )
+    text = card(policy, curve=False)
+    assert "Not measured." in text
+    assert "Licence: not stated." in text
+    assert "curve.png" not in text
+
+
+def test_a_checkpoint_can_be_exported(run, tmp_path):
+    checkpoint = next((run / "checkpoints").glob("step_*"))
+    result = export_run(checkpoint, tmp_path / "policy", episodes=0)
+    assert result.evaluation is None
+    assert (tmp_path / "policy" / "curve.png").exists()
+    assert not (tmp_path / "policy" / "policy.onnx").exists()
+
+
+def test_a_policy_folder_without_a_run_can_be_exported(exported, tmp_path):
+    shutil.copytree(exported.folder, tmp_path / "a" / "b" / "source")
+    result = export_run(tmp_path / "a" / "b" / "source", tmp_path / "policy", episodes=0)
+    assert not (result.folder / "curve.png").exists()
+    assert "curve.png" not in (result.folder / "README.md").read_text()
+
+
+def test_curve_is_drawn_for_a_run_that_was_cut_off(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, symlinks=True)
+    (copy / "curve.png").unlink()
+    result = export_run(copy, episodes=0)
+    assert result.folder == copy / "policy"
+    assert (result.folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_written_over(run, exported):
+    with pytest.raises(RunExistsError, match="choose another --out"):
+        export_run(run, exported.folder)
+
+
+def test_nothing_half_written_is_left(run, tmp_path, monkeypatch):
+    def disagree(*arguments):
+        raise DisagreementError("they differ")
+
+    monkeypatch.setattr("nprobot.deploy.export.save_onnx", disagree)
+    with pytest.raises(DisagreementError):
+        export_run(run, tmp_path / "policy", onnx=True, episodes=0)
+    assert not (tmp_path / "policy").exists()
+    monkeypatch.undo()
+    assert export_run(run, tmp_path / "policy", episodes=0).folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_arguments_that_make_no_sense(run, tmp_path):
+    with pytest.raises(ExportError, match="0 or more"):
+        export_run(run, episodes=-1)
+    with pytest.raises(MissingPolicyError):
+        export_run(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("command", "without"),
+    [
+        ("nprobot train --env A-v0 --out /home/me/x --seed 1", "nprobot train --env A-v0 --seed 1"),
+        ("nprobot train --out=/home/me/x", "nprobot train"),
+        ("nprobot train --out '/my runs/x'", "nprobot train"),
+        ("nprobot train", "nprobot train"),
+    ],
+)
+def test_the_command_on_the_card_names_no_folder(command, without):
+    assert without_paths(command) == without
+
+
+def test_command_line(run, tmp_path, capsys):
+    arguments = ["export", str(run), "--onnx", "--episodes", "2", "--out", str(tmp_path / "p")]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "ONNX to numpy" in out
+    assert f"Next: nprobot deploy {tmp_path / 'p'}" in out
+    assert "not stated" in out
+    assert main(arguments) == 2
+    assert "there already" in capsys.readouterr().err
