@@ -60,8 +60,11 @@ class Activity:
         self.network = network
         self.inputs = inputs
         self.layers = node_layers(network)
-        # While autograd is off: DBP differentiates through what runs here.
-        self._tanh = [] if torch.is_grad_enabled() else _tanh_modules(network)
+        self._stand_ins: list[tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = [
+            (layer.module.__dict__, partial(self._run, layer)) for layer in self.layers
+        ]
+        if not torch.is_grad_enabled():  # DBP differentiates through what runs here
+            self._stand_ins += [(module.__dict__, _tanh) for module in _tanh_modules(network)]
         self.calls: list[Call] = []
         self.batch = first_tensor(inputs).shape[0]
         self.size = 0
@@ -191,20 +194,20 @@ class Activity:
         An entry in the instance's own dict comes before the class's method; setting it there avoids
         the bookkeeping of `nn.Module.__setattr__`.
         """
-        stand_ins: dict[nn.Module, Callable[[Tensor], Tensor]] = {
-            layer.module: partial(handler, layer) for layer in self.layers
-        }
-        stand_ins |= dict.fromkeys(self._tanh, _tanh)
-        before = {module: module.__dict__.get("forward") for module in stand_ins}
-        for module, forward in stand_ins.items():
-            module.__dict__["forward"] = forward
+        self._handler = handler
+        before = [attributes.get("forward") for attributes, _ in self._stand_ins]
+        for attributes, forward in self._stand_ins:
+            attributes["forward"] = forward
         try:
             yield
         finally:
-            for module, own in before.items():
-                del module.__dict__["forward"]
+            for (attributes, _), own in zip(self._stand_ins, before, strict=True):
+                del attributes["forward"]
                 if own is not None:
-                    module.__dict__["forward"] = own
+                    attributes["forward"] = own
+
+    def _run(self, layer: NodeLayer, x: Tensor) -> Tensor:
+        return self._handler(layer, x)
 
 
 def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
@@ -252,7 +255,9 @@ def _tanh(x: Tensor) -> Tensor:
 
     At K = 16 the tanh of noisy passes took as long as their matrix products.
     """
-    return torch.tanh(x) if x.is_cuda else torch.from_numpy(np.tanh(x.numpy()))
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return torch.tanh(x)
+    return torch.from_numpy(np.tanh(x.detach().numpy()))
 
 
 def _units(flat: Tensor, call: Call) -> Tensor:
