@@ -24,6 +24,8 @@ from .exit_codes import DONE
 from .mujoco_messages import tame_mujoco
 from .options import parse
 
+ARM_TRACK = "nprobot/ArmTrack-v0"
+
 HELP = """\
 Run a policy without exploration and without learning, from its policy file alone.
 
@@ -31,6 +33,8 @@ examples:
   nprobot evaluate runs/reacher
   nprobot evaluate runs/reacher/checkpoints/step_000100000 --episodes 100 --json
   nprobot evaluate runs/reacher --record reacher.mp4
+  nprobot evaluate runs/fit --env nprobot/ArmTrack-v0
+      what a fit of arm-inverse-dynamics is worth as feed-forward of the arm
 """
 
 
@@ -61,8 +65,14 @@ def main(arguments: Sequence[str]) -> int:
     if options.record is not None:
         record(policy, options.record, options.env, seed=options.seed)
     result = evaluate(policy, options.env, episodes=options.episodes, seed=options.seed)
+    tracking = []
+    if result.env == ARM_TRACK:
+        from .arm_tracking import measure, tracking_table
+
+        tracking = measure(policy, episodes=options.episodes, seed=options.seed)
     if options.json:
-        print(json.dumps(as_json(result, folder)))
+        extra = {"tracking": tracking} if tracking else {}
+        print(json.dumps(as_json(result, folder) | extra))
         return DONE
     console = Console()
     provenance = policy.provenance
@@ -80,6 +90,8 @@ def main(arguments: Sequence[str]) -> int:
         ),
         highlight=False,
     )
+    if tracking:
+        console.print(tracking_table(tracking), highlight=False)
     say(console, f"Policy: {folder}")
     if options.record is not None:
         say(console, f"Film: {options.record}")

@@ -60,8 +60,8 @@ def track(
     *,
     episodes: int = 20,
     seed: int = 0,
-    payload: float = 0.0,
-    friction_scale: float = 1.0,
+    payload: float | None = None,
+    friction_scale: float | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Tracking:
     """Follow random references on `nprobot/ArmTrack-v0` with PD control and a feed-forward.
@@ -72,8 +72,8 @@ def track(
             own friction, a function of environment and observation; None for PD control alone.
         episodes: how many references.
         seed: where references and starts come from; the same ones for every controller.
-        payload: mass in the hand, kg.
-        friction_scale: factor on joint friction.
+        payload: mass in the hand, kg; None: the environment's own.
+        friction_scale: factor on joint friction; None: the environment's own.
         env_kwargs: further arguments of the environment.
 
     Raises:
@@ -83,7 +83,8 @@ def track(
     """
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
-    kwargs = {**(env_kwargs or {}), "payload": payload, "friction_scale": friction_scale}
+    shift = {"payload": payload, "friction_scale": friction_scale}
+    kwargs = {**(env_kwargs or {}), **{k: v for k, v in shift.items() if v is not None}}
     made = gymnasium.make(ARM_TRACK, **kwargs)
     try:
         env = cast("ArmTrackEnv", made.unwrapped)

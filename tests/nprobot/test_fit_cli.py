@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
+from nprobot.cli import evaluate
 from nprobot.cli import fit as command
 from nprobot.cli.fit_display import FitLines, interruptible
 from nprobot.envs.errors import MissingColumnsError, RobotError, SettingsError
@@ -69,6 +70,22 @@ def test_a_task_from_start_to_end(tmp_path, capsys):
         run("--resume", out, "--out", tmp_path / "other")
     with pytest.raises(ConfigError, match="--epochs 6"):
         run("--resume", out)
+
+
+def test_evaluate_says_what_a_fit_is_worth_on_the_arm(tmp_path, capsys):
+    assert run("--rule", "bp", *QUICK, *TASK, "--epochs", 5, "--out", "run") == 0
+    capsys.readouterr()
+    assert evaluate.main(["run", "--episodes", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["tracking"]
+    error = {(row["robot"], row["controller"]): row["position_error"] for row in rows}
+    assert len(error) == 6
+    for robot in {row["robot"] for row in rows}:
+        alone, model, exact = (
+            error[robot, name] for name in ("PD alone", "this policy", "exact model")
+        )
+        assert exact < model < 0.5 * alone
+    assert evaluate.main(["run", "--episodes", "1", "--env", "nprobot/ArmTrack-v0"]) == 0
+    assert "exact model" in capsys.readouterr().out
 
 
 def test_a_table_of_ones_own(table, capsys, monkeypatch):
