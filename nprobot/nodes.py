@@ -55,6 +55,10 @@ class NodeLayer:
         """Add the outer product of node errors (B, *units) and `x` to the parameters' `.grad`."""
         raise NotImplementedError
 
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What `accumulate` adds for each sample by itself: parameters, with parts (B, *shape)."""
+        raise NotImplementedError
+
 
 class LinearNodes(NodeLayer):
     """Nodes of a `Linear` or `DecorrelatedLinear` layer."""
@@ -84,6 +88,11 @@ class LinearNodes(NodeLayer):
         error, x = error.reshape(-1, error.shape[-1]), x.reshape(-1, x.shape[-1])
         add_gradient(self.module.weight, error.mT, x)
         add_gradient(self.module.bias, error)
+
+    @override
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        rows, n, d = error.shape[0], error.shape[-1], x.shape[-1]
+        return _outer(self.module, error.reshape(rows, -1, n), x.reshape(rows, -1, d))
 
 
 class ConvolutionNodes(NodeLayer):
@@ -121,6 +130,10 @@ class ConvolutionNodes(NodeLayer):
         add_gradient(self.module.weight, error.mT, x.flatten(0, 1))
         add_gradient(self.module.bias, error)
 
+    @override
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return _outer(self.module, error.flatten(2).mT, x)
+
 
 class BiasNodes(NodeLayer):
     """Nodes of a `BiasHead`."""
@@ -139,6 +152,10 @@ class BiasNodes(NodeLayer):
     @override
     def accumulate(self, error: Tensor, x: Tensor) -> None:
         add_gradient(self.module.bias, error)
+
+    @override
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(self.module.bias, error)] if self.module.bias.requires_grad else []
 
 
 class ChipNodes(NodeLayer):
@@ -226,3 +243,13 @@ def add_gradient(parameter: Tensor | None, error: Tensor, x: Tensor | None = Non
         parameter.grad = gradient
     else:
         parameter.grad += gradient
+
+
+def _outer(module: nn.Linear | nn.Conv2d, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For error (B, positions, n) and x (B, positions, d)."""
+    parts = []
+    if module.weight.requires_grad:
+        parts.append((module.weight, (error.mT @ x).view(-1, *module.weight.shape)))
+    if module.bias is not None and module.bias.requires_grad:
+        parts.append((module.bias, error.sum(1)))
+    return parts

@@ -212,7 +212,8 @@ class LearningRule(ABC):
         self._decorrelate_calls[index] = calls + 1
         return calls
 
-    def _remember_inputs(self, layers: Iterable[tuple[nn.Module, Tensor]]) -> None:
+    def remember_inputs(self, layers: Iterable[tuple[nn.Module, Tensor]]) -> None:
+        """Note what layers were fed, for `decorrelate`; `backward` does so by itself."""
         for layer, inputs in layers:
             self._layer_inputs[layer] = inputs.detach()
 
@@ -251,7 +252,7 @@ class PerturbationRule(LearningRule):
             return per_sample(loss, outputs, (draws, activity.batch)) - clean_loss
 
         activity.accumulate(self.node_error(activity, perturbation, delta_loss))
-        self._remember_inputs(activity.layer_inputs())
+        self.remember_inputs(activity.layer_inputs())
         self.forward_passes += activity.batch * (1 + samples * self.noisy_passes(activity))
         return clean_loss
 

@@ -108,7 +108,7 @@ class ActivityNodePerturbation(PerturbationRule):
         )
         weight = delta_activity.shape[-1] * delta_loss / square_norm(delta_activity)
         passes.accumulate(delta_activity * (weight / weight.numel()).unsqueeze(-1))
-        self._remember_inputs(passes.layer_inputs())
+        self.remember_inputs(passes.layer_inputs())
         self.forward_passes += passes.activity.batch
         return losses[0]
 
@@ -225,7 +225,7 @@ class Backpropagation(LearningRule):
         if self.decorrelated:
             activity = Activity(network, inputs)
             outputs = activity.outputs
-            self._remember_inputs(activity.layer_inputs())
+            self.remember_inputs(activity.layer_inputs())
         else:
             outputs = network(inputs)
         losses = per_sample(loss, outputs, (batch,))
