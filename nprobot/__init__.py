@@ -13,6 +13,7 @@ from . import envs as envs
 from . import policies as policies
 
 if TYPE_CHECKING:
+    from .algorithms.nrl import NRL
     from .algorithms.ppo import PPO
     from .gradient_alignment import Alignment, alignment
     from .noisy_network import NoisyNetwork
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "NRL": "algorithms.nrl",
     "PPO": "algorithms.ppo",
     "Alignment": "gradient_alignment",
     "alignment": "gradient_alignment",
@@ -36,6 +38,7 @@ _HOME = {
 __all__ = [  # noqa: RUF022 - in the order of the modules
     "envs",
     "policies",
+    "NRL",
     "PPO",
     "Alignment",
     "alignment",

@@ -49,7 +49,7 @@ class Quantised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The nearest of the values, of the shape of x."""
-        intervals = 2**self.bits - 1
+        intervals: int = 2**self.bits - 1
         # Halves up, so that with one bit the threshold is where `Sign` has it.
         level = torch.floor((x.clamp(-1.0, 1.0) + 1.0) / 2 * intervals + 0.5)
         return level * 2 / intervals - 1.0

@@ -1,0 +1,527 @@
+"""`nprobot.NRL`: traces against the policy gradient, modes, SB3's interface, and that it learns."""
+
+from __future__ import annotations
+
+import pickle
+from unittest import mock
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import nprobot
+from nprobot.activity import Activity
+from nprobot.algorithms.nrl import with_last_observations
+from nprobot.algorithms.nrl_exploration import (
+    ActuatorNoise,
+    HiddenNoise,
+    InjectedNoise,
+    RunningPower,
+)
+from nprobot.algorithms.nrl_prediction import (
+    RunningMeanPrediction,
+    Transition,
+    generalised_advantages,
+)
+from nprobot.algorithms.nrl_reinforce import REINFORCE, BackpropagatedNoise
+from nprobot.algorithms.nrl_trace import EligibilityTraces
+from nprobot.envs import NoisyActuators
+from nprobot.envs.actuators import WhiteNoise
+from nprobot.errors import ArchitectureError, NoiseInaccessibleError, RuleError
+from nprobot.policies import DecorrelatedLinear, is_decorrelated, mlp
+from nprobot.policies.hardware import on_chip
+
+BOX = spaces.Box(-1, 1, (3,))
+
+
+class Reach(gymnasium.Env):
+    """Reward for an action near a linear function of the observation; four steps an episode."""
+
+    def __init__(self, observation_space=BOX, action_space=None):
+        self.observation_space = observation_space
+        self.action_space = spaces.Box(-2.0, 6.0, (2,)) if action_space is None else action_space
+
+    def _observe(self):
+        self.seen = self.observation_space.sample()
+        return self.seen
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        seen = self.seen["a"] if isinstance(self.seen, dict) else self.seen
+        target = 2.0 + 2.0 * np.array([seen[0], -seen[1]])
+        reward = -float(np.square((action.ravel() - target) / 4).sum())
+        self.steps += 1
+        return self._observe(), reward, False, self.steps == 4, {}
+
+
+def reach(n_envs=4, seed=0, wrapper=None):
+    def make(rank):
+        def made():
+            env = Monitor(Reach())
+            return env if wrapper is None else wrapper(env, rank)
+
+        return made
+
+    env = DummyVecEnv([make(rank) for rank in range(n_envs)])
+    env.seed(seed)
+    return env
+
+
+def noisy_actuators(env, rank):
+    return NoisyActuators(env, WhiteNoise(0.2), sensor="current-sense", seed=rank, dt=0.1)
+
+
+SMALL = {"n_steps": 8, "policy_kwargs": {"net_arch": [16]}, "device": "cpu", "seed": 0}
+
+
+def made(**kwargs):
+    mode = kwargs.get("noise")
+    env = reach(wrapper=noisy_actuators if mode == "actuators" else None)
+    return nprobot.NRL("MlpPolicy", env, **SMALL | kwargs)
+
+
+def weights(model, network="actor"):
+    return torch.cat([p.detach().flatten() for p in getattr(model.policy, network).parameters()])
+
+
+MODES = {
+    "network": {"noise": "network"},
+    "actuators": {"noise": "actuators"},
+    "injected": {"noise": "injected"},
+    "running mean": {"baseline": "running-mean"},
+    "three references": {"references": 3},
+    "no decorrelation": {"rule": "np"},
+    "strictly on-line": {"n_steps": 1},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_learns_something_without_a_backward_pass(mode):
+    model = made(**MODES[mode])
+    before = weights(model), weights(model, "critic")
+    with (
+        mock.patch.object(torch.Tensor, "backward", side_effect=AssertionError),
+        mock.patch.object(torch.autograd, "backward", side_effect=AssertionError),
+        mock.patch.object(torch.autograd, "grad", side_effect=AssertionError),
+    ):
+        model.learn(64)
+    assert model.num_timesteps == 64
+    assert not torch.equal(weights(model), before[0])
+    assert torch.equal(weights(model, "critic"), before[1]) == (mode == "running mean")
+    assert model.rule.backward_passes == 0
+    assert on_chip(model.policy) == (MODES[mode].get("noise", "network") == "network")
+    moved = [
+        not torch.equal(layer.R, torch.eye(len(layer.R)))
+        for layer in model.policy.actor
+        if isinstance(layer, DecorrelatedLinear)
+    ]
+    assert all(moved)
+    assert bool(moved) == (mode != "no decorrelation") == is_decorrelated(model.policy)
+
+
+def test_forward_passes_are_counted():
+    model = made(references=2, rule_kwargs={"samples": 5}, critic_epochs=3)
+    model.learn(32)
+    # 32 steps: 3 passes of the actor, 2 values; then 3 epochs of a clean and 5 noisy passes.
+    assert model.rule.forward_passes == 32 * (3 + 2) + 3 * 32 * 6
+
+
+# Traces
+
+
+def test_advantages_by_hand():
+    errors = torch.tensor([[1.0, 1.0], [2.0, 2.0], [4.0, 4.0]])
+    ended = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    expected = torch.tensor([[1 + 0.5 * 4, 1 + 0.5 * 2], [2 + 0.5 * 4, 2.0], [4.0, 4.0]])
+    torch.testing.assert_close(generalised_advantages(errors, ended, 0.5), expected)
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_traces_sum_up_to_the_advantages(convolution):
+    """Σ δ e in the order of time = Σ A ⊗ eligibility ⊗ x with advantages from the end backwards."""
+    torch.manual_seed(0)
+    steps, robots = 7, 3
+    if convolution:
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 2, 2), torch.nn.Flatten(), torch.nn.Linear(8, 2)
+        )
+        observations = torch.randn(steps, robots, 1, 3, 3)
+    else:
+        net, observations = mlp([3, 4, 2]), torch.randn(steps, robots, 3)
+    errors = torch.randn(steps, robots)
+    ended = (torch.rand(steps, robots) < 0.3).float()
+    advantages = generalised_advantages(errors, ended, 0.8)
+
+    traces = EligibilityTraces(0.8)
+    expected = [torch.zeros_like(p) for p in net.parameters()]
+    for t in range(steps):
+        with torch.no_grad():
+            activity = Activity(net, observations[t])
+            eligibility = torch.randn(robots, activity.size)
+            inputs = [call.inputs for call in activity.calls]
+            traces.mark(activity.calls, eligibility, inputs)
+            traces.reinforce(errors[t], 0.25)
+            traces.cut(ended[t] > 0)
+        reinforced = [p.grad for p in net.parameters()]
+        for p in net.parameters():
+            p.grad = None
+        activity.accumulate(-0.25 * advantages[t][:, None] * eligibility)
+        for total, p, own in zip(expected, net.parameters(), reinforced, strict=True):
+            total += p.grad
+            p.grad = own
+    for total, p in zip(expected, net.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, total)
+    traces.clear()
+    assert not traces.traces
+
+
+# Explorations
+
+
+def score(exploration, net, x, weight, sensed=None, repeats=60):
+    """Mean over trials of reward x eligibility, for a reward that is linear in the outputs."""
+    total = 0.0
+    with torch.no_grad():
+        for _ in range(repeats):
+            trial = exploration.act(net, x)
+            what = None if sensed is None else sensed(trial.outputs)
+            done = trial.outputs if what is None else what
+            reward = (done * weight).sum(-1, keepdim=True)
+            total = total + reward * exploration.eligibility(trial, what)
+    return total / repeats
+
+
+def test_every_exploration_finds_the_gradient_of_the_reward():
+    """E[reward x eligibility] is the derivative of the expected reward, node by node."""
+    torch.manual_seed(1)
+    net = mlp([3, 5, 2])
+    with torch.no_grad():
+        net[2].weight.mul_(0.5)
+    x, weight = 0.5 * torch.randn(64, 3).repeat(50, 1), torch.tensor([1.0, -0.5])
+    activity = Activity(net, x)
+    truth = torch.autograd.grad(
+        (activity.outputs * weight).sum(), [call.pre_activation for call in activity.calls]
+    )
+    truth = torch.cat(truth, -1)
+    noise = torch.Generator().manual_seed(2)
+
+    def sensed(outputs):
+        return outputs + 0.1 * torch.randn(outputs.shape, generator=noise)
+
+    rule = nprobot.learning_rule("np", sigma=1e-2, samples=64, noise="rademacher", seed=0)
+    found = {
+        "injected": score(InjectedNoise(0.1, seed=0), net, x, weight),
+        "actuators": score(ActuatorNoise(rule), net, x, weight, sensed, repeats=20),
+        "backprop": score(BackpropagatedNoise(0.1, seed=0), net, x, weight),
+        "backprop, sensed": score(BackpropagatedNoise(0.0, seed=0), net, x, weight, sensed),
+    }
+    chip = nprobot.NoisyNetwork(net, 0.1, seed=0)
+    found["hidden"] = score(HiddenNoise(), chip, x, weight)
+    found["hidden, 3 references"] = score(HiddenNoise(3), chip, x, weight)
+    found["hidden, sensed"] = score(HiddenNoise(), chip, x, weight, sensed)
+    for name, estimate in found.items():
+        for nodes in (slice(0, 5), slice(5, 7)):
+            own, true = estimate[:, nodes].mean(0), truth[:, nodes].mean(0)
+            cosine = torch.nn.functional.cosine_similarity(own, true, dim=0)
+            assert cosine > 0.95, (name, nodes)
+            if "sensed" not in name:
+                assert float(own.norm() / true.norm()) == pytest.approx(1, abs=0.35), name
+
+
+def test_the_acting_pass_is_the_one_that_is_reinforced():
+    """Reward for what pass 1 did: with pass 2 acting, the eligibility would have the other sign."""
+    net = nprobot.NoisyNetwork(torch.nn.Linear(1, 1), 0.1, seed=0)
+    with torch.no_grad():
+        trial = HiddenNoise().act(net, torch.ones(1000, 1))
+        eligibility = HiddenNoise().eligibility(trial, None)
+        reward = trial.outputs - trial.outputs.mean()
+        assert (reward * eligibility).mean() > 0.5
+
+
+def test_offsets_of_the_chip_teach_nothing():
+    chip = nprobot.NoisyNetwork(mlp([2, 3, 1]), 0.1, seed=0)
+    offset = nprobot.NoisyNetwork(
+        chip.digital(), [0.1, nprobot.policies.hardware_models.Offset(5)], seed=0
+    )
+    with torch.no_grad():
+        for net in (chip, offset):
+            trial = HiddenNoise().act(net, torch.ones(5000, 2))
+            assert abs(float(trial.perturbation.mean())) < 0.01
+
+
+def test_silent_nodes_are_not_eligible_and_harm_nobody():
+    power = RunningPower()
+    assert power.update(torch.zeros(4)) == 1.0
+    assert power.update(torch.full((4,), 2.0)) == 4.0
+    assert 0 < power.update(torch.zeros(4)) < 4.0
+    with pytest.raises(RuleError, match="references"):
+        HiddenNoise(0)
+
+
+# Predictions
+
+
+def transition(rewards):
+    robots = len(rewards)
+    nothing = torch.zeros(robots, 1)
+    return Transition(
+        nothing, torch.tensor(rewards), nothing, torch.zeros(robots), torch.zeros(robots)
+    )
+
+
+def test_running_mean_by_hand():
+    prediction = RunningMeanPrediction(0.5)
+    assert prediction.error(transition([1.0, 3.0])).tolist() == [-1.0, 1.0]
+    assert prediction.error(transition([4.0, 4.0])).tolist() == [2.0, 2.0]
+    assert prediction.error(transition([3.0, 3.0])).tolist() == [0.0, 0.0]
+    twin = RunningMeanPrediction(0.5)
+    twin.load_state_dict(prediction.state_dict())
+    assert twin.mean == prediction.mean == 3.0
+
+
+def test_prediction_errors_are_temporal_differences():
+    model = made(gamma=0.9)
+    x, successor = torch.randn(4, 3), torch.randn(4, 3)
+    rewards, terminated = torch.randn(4), torch.tensor([0.0, 1.0, 0.0, 0.0])
+    with torch.no_grad():
+        error = model.prediction.error(
+            Transition(x, rewards, successor, terminated, ended=terminated)
+        )
+        values, later = model.policy.values(x), model.policy.values(successor)
+    plain = rewards + 0.9 * (1 - terminated) * later - values
+    torch.testing.assert_close(error - error.mean(), plain - plain.mean())
+
+
+def test_the_critic_learns_the_values():
+    model = made(gamma=0.5, gae_lambda=0.9, rule_kwargs={"samples": 8}, learning_rate=1e-2)
+    x = torch.ones(4, 3)
+    no, yes = torch.zeros(4), torch.ones(4)
+    for _ in range(150):
+        for ended in (no, yes):
+            with torch.no_grad():
+                model.prediction.error(Transition(x, yes, x, terminated=no, ended=ended))
+        logged = model.prediction.learn()
+    # Reward 1 for ever, discounted by half: an episode's end that is no terminal one is no end.
+    assert model.policy.values(x)[0].item() == pytest.approx(2.0, abs=0.1)
+    assert logged["value_loss"] < 0.05
+
+
+def test_last_observations_are_those_of_the_episode_that_ended():
+    new = np.arange(6.0).reshape(3, 2)
+    dones = np.array([False, True, False])
+    infos = [{}, {"terminal_observation": np.array([7.0, 8.0])}, {}]
+    assert with_last_observations(new, dones, infos).tolist() == [[0, 1], [7, 8], [4, 5]]
+    assert new[1].tolist() == [2, 3]
+    nested = with_last_observations(
+        {"a": new}, dones, [{}, {"terminal_observation": {"a": np.array([7.0, 8.0])}}, {}]
+    )
+    assert nested["a"][1].tolist() == [7, 8]
+    assert with_last_observations(new, ~dones & False, infos) is new
+
+
+# The interface
+
+
+def test_same_seed_same_run():
+    runs = [made(noise=noise).learn(64) for noise in ("network", "network", "injected", "injected")]
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+    assert torch.equal(weights(runs[2]), weights(runs[3]))
+    assert not torch.equal(weights(runs[0]), weights(made(seed=1).learn(64)))
+
+
+@pytest.mark.parametrize("noise", ["network", "actuators", "injected"])
+def test_save_load_predict_and_go_on(noise, tmp_path):
+    model = made(noise=noise, node_noise=0.1, learning_rate=1e-3)
+    model.learn(64)
+    model.save(tmp_path / "model")
+    twin = nprobot.NRL.load(tmp_path / "model", env=model.env, device="cpu")
+    assert torch.equal(weights(twin), weights(model))
+    assert twin.noise == noise
+    assert twin.rule.forward_passes == model.rule.forward_passes
+    assert repr(twin.exploration.state_dict()) == repr(model.exploration.state_dict())
+    for a, b in zip(
+        model.policy.optimizer.state_dict()["state"].values(),
+        twin.policy.optimizer.state_dict()["state"].values(),
+        strict=True,
+    ):
+        assert torch.equal(a["exp_avg"], b["exp_avg"])
+    observation = model.env.reset()
+    a, b = (m.predict(observation, deterministic=True)[0] for m in (model, twin))
+    assert (noise == "network") != np.array_equal(a, b)
+    before = weights(twin)
+    twin.learn(32, reset_num_timesteps=False)
+    assert twin.num_timesteps == 96
+    assert not torch.equal(before, weights(twin))
+
+
+def test_the_chip_is_the_same_device_after_loading(tmp_path):
+    model = made(node_noise=[nprobot.policies.hardware_models.WeightMismatch(0.5)], device_seed=3)
+    model.save(tmp_path / "model")
+    twin = nprobot.NRL.load(tmp_path / "model", device="cpu")
+    x = torch.randn(5, 3)
+    with torch.no_grad():
+        assert torch.equal(model.policy.actor(x), twin.policy.actor(x))
+        other = made(node_noise=model.node_noise, device_seed=4).policy.actor
+        other.load_state_dict(model.policy.actor.state_dict())
+        assert not torch.allclose(model.policy.actor(x), other(x))
+
+
+def test_a_saved_model_holds_no_noise(tmp_path):
+    model = made()
+    model.learn(32)
+    model.save(tmp_path / "model")
+    with pytest.raises(NoiseInaccessibleError):
+        pickle.dumps(model.policy)
+
+
+def test_callbacks_loggers_and_normalisation(tmp_path):
+    class Count(BaseCallback):
+        calls = 0
+
+        def _on_step(self):
+            self.calls += 1
+            assert self.locals["infos"]
+            assert self.locals["rewards"].shape == (4,)
+            return self.calls < 20
+
+    env = VecNormalize(reach())
+    model = nprobot.NRL("MlpPolicy", env, **SMALL)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    callback = Count()
+    model.learn(10_000, callback=callback, log_interval=1)
+    assert callback.calls == 20
+    assert model.num_timesteps == 80
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0]
+    for name in (
+        "rollout/ep_rew_mean",
+        "train/value_loss",
+        "train/forward_passes",
+        "train/decorrelation_loss_actor",
+        "train/explained_variance",
+    ):
+        assert name in header
+    model.learn(32, progress_bar=False)  # and it can go on
+
+
+def test_actions_span_the_range_and_are_cut_off_at_its_ends():
+    model = made(node_noise=0.0)
+    policy = model.policy
+    outputs = torch.tensor([[-1.0, 1.0], [0.0, 0.5], [-7.0, 7.0]])
+    actions = policy.actions(outputs)
+    np.testing.assert_allclose(actions, [[-2, 6], [2, 4], [-2, 6]])
+    torch.testing.assert_close(policy.outputs_for(actions), outputs.clamp(-1, 1))
+    observation = np.zeros((1, 3), np.float32)
+    with torch.no_grad():
+        policy.actor[-1].bias[:] = torch.tensor([0.5, -9.0])
+        policy.actor[-1].weight.zero_()
+    np.testing.assert_allclose(model.predict(observation)[0], [[4.0, -2.0]])
+    assert model.predict(observation[0])[0].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("policy", "env"),
+    [
+        ("MlpPolicy", lambda: Reach(action_space=spaces.Box(-1.0, 1.0, (1, 2)))),
+        ("MultiInputPolicy", lambda: Reach(spaces.Dict(a=BOX, b=spaces.Box(-1, 1, (2, 2))))),
+        ("MlpPolicy", lambda: "Pendulum-v1"),
+    ],
+)
+def test_any_box_environment(policy, env):
+    model = nprobot.NRL(policy, env(), **SMALL)
+    before = weights(model)
+    model.learn(16)
+    assert not torch.equal(before, weights(model))
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(RuleError, match=r"noise 'netwrok'; did you mean 'network'\?"):
+        made(noise="netwrok")
+    with pytest.raises(RuleError, match=r"baseline 'mean'.*Known: critic"):
+        made(baseline="mean")
+    with pytest.raises(RuleError, match="standard deviation"):
+        made(noise="injected", node_noise="analog")
+    with pytest.raises(RuleError, match="above 0"):
+        made(noise="injected", node_noise=0.0)
+    with pytest.raises(RuleError, match="perturbation rule"):
+        made(noise="actuators", rule="bp")
+    with pytest.raises(RuleError, match="rule_kwargs"):
+        made(rule=nprobot.learning_rule("np"), rule_kwargs={"samples": 1})
+    with pytest.raises(RuleError, match="sensor='current-sense'"):
+        nprobot.NRL("MlpPolicy", reach(), noise="actuators", **SMALL).learn(8)
+    with pytest.raises(RuleError, match="node_noise"):
+        made(node_noise=None).learn(8)
+    for noise in ("injected", "actuators"):
+        chip = {"net_arch": [4], "node_noise": 0.1}
+        with pytest.raises(NoiseInaccessibleError, match="choose noise='network'"):
+            made(noise=noise, policy_kwargs=chip).learn(8)
+    with pytest.raises(AssertionError, match="action space"):
+        nprobot.NRL("MlpPolicy", "CartPole-v1", **SMALL)
+
+
+def test_unbounded_actions_are_refused():
+    with pytest.raises((ArchitectureError, AssertionError), match="bound"):
+        nprobot.NRL("MlpPolicy", Reach(action_space=spaces.Box(-np.inf, np.inf, (2,))), **SMALL)
+
+
+# Learning
+
+
+def final_reward(model, steps):
+    """Mean reward a step after learning, noise and all; about −0.67 at first, 0 at best."""
+    model.learn(steps)
+    env = model.env
+    observation, rewards = env.reset(), []
+    for _ in range(200):
+        action, _ = model.predict(observation)
+        observation, reward, _, _ = env.step(action)
+        rewards.append(reward.mean())
+    return float(np.mean(rewards))
+
+
+@pytest.mark.parametrize("mode", ["network", "actuators", "injected", "running mean"])
+def test_a_robot_learns_on_line(mode):
+    model = made(learning_rate=1e-2, gamma=0.5, **MODES[mode])
+    assert final_reward(model, 12_000) > -0.2
+
+
+def test_the_backprop_twin_learns_and_does_use_backpropagation():
+    def twin():
+        return REINFORCE("MlpPolicy", reach(), learning_rate=1e-2, gamma=0.5, **SMALL)
+
+    assert final_reward(twin(), 12_000) > -0.2
+    with (
+        mock.patch.object(torch.autograd, "grad", side_effect=AssertionError("differentiated")),
+        pytest.raises(AssertionError, match="differentiated"),
+    ):
+        twin().learn(8)
+    with pytest.raises(RuleError, match="action_noise"):
+        REINFORCE("MlpPolicy", reach(), action_noise=0.0, **SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_inverted_pendulum_is_solved_with_all_noise_hidden(seed):
+    env = VecNormalize(make_vec_env("InvertedPendulum-v5", 8, seed=seed))
+    model = nprobot.NRL("MlpPolicy", env, seed=seed, device="cpu")
+    model.learn(150_000)
+    env.training, env.norm_reward = False, False
+    lengths, observation, steps = [], env.reset(), np.zeros(8)
+    while len(lengths) < 8:
+        observation, _, dones, _ = env.step(model.predict(observation)[0])
+        steps += 1
+        lengths += steps[dones].tolist()
+        steps[dones] = 0
+    assert np.mean(lengths) >= 950
