@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table
 
 from nprobot.policies.policy import Policy
-from nprobot.regression.tracking import ARM_TRACK, SHIFTED, track
+from nprobot.regression.controller import ARM_TRACK
+from nprobot.regression.tracking import SHIFTED, track
 
 ROBOTS: Mapping[str, Mapping[str, float]] = {
     "as it is": {},
