@@ -23,6 +23,16 @@ ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "nprobot/ArmTrack-v0": ("nprobot.envs.arm_track:ArmTrackEnv", None),
 }
 
+#: The same for robots that `pip install 'nprobot[robots]'` brings.
+OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
+    "nprobot/FetchReach-v0": ("nprobot.envs.robotics:fetch_reach", 50),
+    "nprobot/FetchPush-v0": ("nprobot.envs.robotics:fetch_push", 50),
+    "nprobot/FetchSlide-v0": ("nprobot.envs.robotics:fetch_slide", 50),
+    "nprobot/FetchPickAndPlace-v0": ("nprobot.envs.robotics:fetch_pick_and_place", 50),
+    "nprobot/HandReach-v0": ("nprobot.envs.robotics:hand_reach", 50),
+    "nprobot/HandManipulateBlock-v0": ("nprobot.envs.robotics:hand_manipulate_block", 100),
+}
+
 #: Public name → the module that holds it (a name of a module itself maps to that module).
 _HOME = {
     "NoisyActuators": ".actuators",
@@ -32,7 +42,7 @@ _HOME = {
 
 
 def _register() -> None:
-    for name, (entry_point, steps) in ENVIRONMENTS.items():
+    for name, (entry_point, steps) in (ENVIRONMENTS | OPTIONAL_ENVIRONMENTS).items():
         if name not in gymnasium.registry:
             gymnasium.register(id=name, entry_point=entry_point, max_episode_steps=steps)
 

@@ -18,6 +18,7 @@ from gymnasium.spaces import Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.random import BitGenerator, Generator, SeedSequence
 
+from nprobot.envs import ENVIRONMENTS
 from nprobot.envs.actuators import (
     PRESETS,
     ActuatorForcesObservedWarning,
@@ -319,7 +320,7 @@ def test_an_environment_that_observes_its_actuator_forces_is_pointed_out():
 
 @pytest.mark.parametrize(
     "name",
-    ["HalfCheetah-v5", *sorted(name for name in gymnasium.registry if name.startswith("nprobot/"))],
+    ["HalfCheetah-v5", *ENVIRONMENTS],
 )
 def test_nothing_that_comes_out_follows_the_realised_action(name):
     """No number in observation or info may be a linear function of it, whatever the scale."""
