@@ -91,7 +91,7 @@ def test_perturbation_rules_learn_without_a_backward_pass(name):
 def test_dbp_trains_decorrelated_layers_by_backprop():
     env = make_vec_env("Pendulum-v1", 2, seed=0)
     model = nprobot.PPO("MlpPolicy", env, rule="dbp", seed=0, **SMALL)
-    model.learn(128)
+    model.learn(256)
     assert not torch.equal(model.actor.head.R, torch.eye(64))
     assert model.rule.backward_passes > 0
 
@@ -175,7 +175,7 @@ def test_save_load_predict_and_go_on(tmp_path):
         b, _ = twin.predict(observation, deterministic=deterministic)
         assert np.array_equal(a, b)
     before = weights(twin)
-    twin.learn(128, reset_num_timesteps=False)
+    twin.learn(256, reset_num_timesteps=False)
     assert not torch.equal(before, weights(twin))
     without = nprobot.PPO.load(tmp_path / "model.zip", device="cpu")
     assert np.array_equal(without.predict(observation, deterministic=True)[0], a)
@@ -220,7 +220,7 @@ def test_alignment_does_not_change_learning():
 def test_target_kl_stops_an_update():
     env = make_vec_env("Pendulum-v1", 2, seed=0)
     arguments = SMALL | {"batch_size": 32, "n_epochs": 10}
-    model = nprobot.PPO("MlpPolicy", env, rule="danp", seed=0, target_kl=1e-9, **arguments)
+    model = nprobot.PPO("MlpPolicy", env, 1e-3, rule="danp", seed=0, target_kl=1e-9, **arguments)
     model.learn(128)
     assert model._n_updates == 1
 

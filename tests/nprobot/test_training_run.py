@@ -126,7 +126,8 @@ class TestFolder:
         assert used["gamma"] == 0.99
         assert used["activation"] == "tanh"
         unset = {name for name, value in used.items() if value is None}
-        assert unset <= {"stop_at", "evaluate_every", "target_kl", "max_grad_norm"}
+        open_ended = {"stop_at", "evaluate_every", "alignment_every", "target_kl", "max_grad_norm"}
+        assert unset <= open_ended
         packages = {"python", "nprobot", "torch", "mujoco", "gymnasium", "numpy"}
         assert packages < set(written["sessions"][0]["versions"])
         assert RunFolder.open(run[0].folder.path).config == run[0].folder.config
