@@ -7,6 +7,7 @@ import gc
 import pickle
 import types
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from nprobot.policies.hardware_models import (
     WeightMismatch,
     resolve,
 )
+from nprobot.policies.hardware_tables import filled
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ROWS = 20_000
@@ -428,3 +430,9 @@ def test_networks_that_cannot_be_on_a_chip_are_refused():
         put_on_chip(nn.Tanh(), 0.1)
     with pytest.raises(HardwareError, match="groups"):
         put_on_chip(nn.Conv2d(2, 2, 1, groups=2), 0.1)
+
+
+def test_the_tables_of_the_page_are_those_of_the_models():
+    page = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text()
+    assert "| **GaussianNoise**" in page
+    assert filled(page) == page, "put in what python -m nprobot.policies.hardware_tables prints"
