@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nprobot.envs import datasets
 from nprobot.envs.datasets import Dataset
@@ -160,6 +161,7 @@ def draw() -> None:
         axes.set_yscale("log")
         axes.set_xlabel("epochs")
         axes.set_xlim(0, EPOCHS)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
