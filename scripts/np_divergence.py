@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "results" / "np_divergence" / "rows.csv"
 FIGURE = ROOT / "docs" / "figures" / "np_divergence.png"
 
-LEARNING_RATE = 0.2
+LEARNING_RATE = 0.3
 EPOCHS = 20
 SEEDS = (0, 1, 2)
 COLUMNS = ("learner", "seed", "epoch", "validation", "weight_norm")
@@ -52,8 +52,8 @@ class Learner:
 LEARNERS = (
     Learner("BP", "#636363", "bp"),
     Learner("NP", "#d94801", "np"),
-    Learner("NP, rows of norm ≤ 1", "#08519c", "np", {"max_row_norm": 1.0}),
-    Learner("NP, weight decay 0.01", "#238b45", "np", {"weight_decay": 0.01}),
+    Learner("NP, rows of norm ≤ 0.6", "#08519c", "np", {"max_row_norm": 0.6}),
+    Learner("NP, weight decay 0.03", "#238b45", "np", {"weight_decay": 0.03}),
     Learner("NP, K = 16", "#6a51a3", "np", {"samples": 16}),
 )
 
