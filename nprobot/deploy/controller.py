@@ -211,7 +211,8 @@ class Controller:
         """
         rest = self._supervisor.rest
         try:
-            begin = rest if action is None else np.asarray(action, rest.dtype)
+            with np.errstate(all="ignore"):
+                begin = rest if action is None else np.asarray(action, rest.dtype)
         except (TypeError, ValueError, OverflowError) as error:
             raise SafetyConfigError(f"an action is an array of numbers: {error}") from None
         if begin.shape != rest.shape or not np.isfinite(begin).all():

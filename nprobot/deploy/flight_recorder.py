@@ -182,6 +182,8 @@ class FlightRecorder:
             "fault": np.empty(capacity, np.int8),
             **{name: np.empty(capacity, np.int64) for name in ("repeats", "missed")},
         }
+        for array in self._arrays.values():
+            array.fill(0)  # the system hands out a page when it is first written to: now
 
     def __len__(self) -> int:
         return min(self.count, self.capacity)

@@ -6,10 +6,16 @@ import sys
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 
 from nprobot.cli import main
+from nprobot.cli.deploy import HELP, Deploy
+from nprobot.cli.options import parse
+from nprobot.deploy import Controller, messages
 from nprobot.policies import policy_file
+from nprobot.policies.operations import Operation
+from nprobot.policies.policy import BoxAction, Normaliser, Policy, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHORT = [
@@ -58,3 +64,55 @@ class TestOwnRobot:
         assert policy.task.id == "my_robot:Pendulum-MJ-v0"
         assert policy.task.control_rate == pytest.approx(50)
         assert "servo actuators" in capsys.readouterr().out
+
+
+class TestDeploy:
+    PAGE = (DOCS / "deploy.md").read_text("utf-8")
+
+    def test_messages_are_those_of_the_server(self):
+        rows = [line for line in messages.__doc__.splitlines() if line.startswith("| ")]
+        assert len(rows) == 1 + 6
+        assert "\n".join(rows[1:]) in self.PAGE
+        for kind in messages._ANSWERS:
+            assert any(row.startswith(f'| `"{kind}"` ') for row in rows)
+
+    def test_commands_have_these_options(self):
+        commands = re.findall(r"^ +nprobot deploy (.*)$", self.PAGE + HELP, re.MULTILINE)
+        assert len(commands) > 8
+        for command in commands:
+            arguments = shlex.split(command.replace("[", "").replace("]", ""))
+            known = {"ID": "Reacher-v5", "N": "3"}
+            assert parse(Deploy, [known.get(word, word) for word in arguments], "deploy", "").policy
+
+    def test_controller_runs_as_shown(self, monkeypatch):
+        """The Python of the page, on a robot that ends after some steps."""
+        weight = np.random.default_rng(0).normal(size=(2, 10)).astype(np.float32)
+        reacher = Policy(
+            (10,),
+            (Operation("linear", {"weight": weight, "bias": np.zeros(2, np.float32)}),),
+            BoxAction(np.full(2, -1, np.float32), np.full(2, 1, np.float32)),
+            Normaliser(np.zeros(10), np.ones(10), 1e-8, 10.0),
+            Task("Reacher-v5", {}, 50.0),
+        )
+
+        def load(reference, **options):
+            assert reference == "zoo:Reacher"
+            return Controller(reacher, **options)
+
+        class Robot:
+            actions: list = []  # noqa: RUF012
+
+            def observe(self):
+                if len(self.actions) == 30:
+                    raise StopIteration
+                return np.random.default_rng(len(self.actions)).normal(size=10)
+
+            def act(self, action):
+                self.actions.append(action)
+
+        monkeypatch.setattr(Controller, "load", load)
+        code = next(b for b in blocks("deploy.md", "python") if "Controller.load" in b)
+        with pytest.raises(StopIteration):
+            exec(code, {"robot": Robot()})
+        assert np.abs(Robot.actions).max() <= 0.5
+        assert np.abs(np.diff(Robot.actions, axis=0)).max() <= 0.2 + 1e-6

@@ -52,17 +52,18 @@ def test_an_hour_without_a_fault_and_without_growth():
     robot = make_robot(policy, hardware="servo")
     flight = fly(robot, controller, episodes=61)
     next(flight)  # a minute for everything that is made on first use
-    gc.collect()
-    before, latest = resident_memory(), 0
+    memory = []
     for episode in flight:
         assert episode.fault is None, episode.fault
         assert np.isfinite(episode.total)
-        latest = episode.number
-    gc.collect()
-    after = resident_memory()
-    print(f"{controller.steps:,} steps, memory {before / 2**20:.1f} to {after / 2**20:.1f} MiB")
+        gc.collect()
+        memory.append(resident_memory() / 2**20)
+    # The arm plans a minute's motion at once: memory goes up and down by some MiB. The low points
+    # of the first and the last twenty minutes are what can be compared.
+    before, after = min(memory[:20]), min(memory[-20:])
+    print(f"{controller.steps:,} steps, memory {before:.1f} to {after:.1f} MiB")
     print(controller.latency.summary())
-    assert latest == 60
+    assert len(memory) == 60
     assert controller.steps == HOUR + HOUR // 60
     assert controller.fault is None
-    assert after - before < 4 * 2**20
+    assert after - before < 2
