@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -22,7 +22,7 @@ from typing_extensions import override
 from .errors import ArchitectureError
 from .hardware import put_on_chip
 from .hardware_models import HardwareSpec
-from .layers import decorrelate
+from .layers import DecorrelatedLinear, decorrelate
 from .networks import mlp
 
 
@@ -125,6 +125,30 @@ class DirectPolicy(BasePolicy):
         scaled = torch.as_tensor(self.scale_action(actions), dtype=torch.float32)
         return scaled.flatten(1).to(self.device)
 
+    @torch.no_grad()
+    def adopt(self, policy: ActorCriticPolicy) -> None:
+        """Take over what another policy has learned, to go on learning from there.
+
+        Args:
+            policy: an SB3 actor-critic policy (of PPO, say) for the same spaces, with hidden layers
+                of the same sizes and activations. Its outputs are actions in their own units; the
+                last layer is rescaled.
+
+        Raises:
+            ArchitectureError: the networks differ.
+        """
+        body = policy.mlp_extractor
+        _copy([*body.policy_net, policy.action_net], list(self.actor)[1:])
+        _copy([*body.value_net, policy.value_net], list(self.critic)[1:])
+        low, high = (
+            torch.as_tensor(bound, dtype=torch.float32, device=self.device).flatten()
+            for bound in (self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
+        )
+        head: nn.Linear = self.actor[-1]  # type: ignore[assignment]
+        half = (high - low) / 2
+        head.weight.div_(half[:, None])
+        head.bias.sub_((high + low) / 2).div_(half)
+
     @override
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Actions from −1 to 1."""
@@ -145,3 +169,30 @@ class DirectPolicy(BasePolicy):
         sizes = [features.features_dim, *self.net_arch, outputs]
         network = nn.Sequential(features, *mlp(sizes, self.activation_fn))
         return decorrelate(network) if decorrelated else network
+
+
+def _copy(sources: Sequence[nn.Module], targets: Sequence[nn.Module]) -> None:
+    """Copy the parameters of layers into others like them, R included or multiplied in."""
+    if [_kind(source) for source in sources] != [_kind(target) for target in targets]:
+        raise ArchitectureError(
+            f"the networks differ: {[_kind(s) for s in sources]} cannot become "
+            f"{[_kind(t) for t in targets]}; give the policy the same net_arch and activation_fn"
+        )
+    for source, target in zip(sources, targets, strict=True):
+        if not isinstance(source, nn.Linear) or not isinstance(target, nn.Linear):
+            continue
+        weight, R = source.weight, torch.eye(source.in_features)
+        if isinstance(source, DecorrelatedLinear):
+            both = isinstance(target, DecorrelatedLinear)
+            weight, R = (weight, source.R) if both else (source.folded_weight(), R)
+        target.weight.copy_(weight)
+        target.bias.copy_(source.bias)
+        if isinstance(target, DecorrelatedLinear):
+            target.R.copy_(R)
+
+
+def _kind(layer: nn.Module) -> str:
+    """What a layer computes, whether it decorrelates or is on a chip or not."""
+    if isinstance(layer, nn.Linear):
+        return f"Linear({layer.in_features}, {layer.out_features})"
+    return repr(layer)
