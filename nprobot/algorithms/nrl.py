@@ -101,7 +101,7 @@ class NRL(OnPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[DirectPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-3,
         *,
         noise: str = "network",
@@ -141,7 +141,7 @@ class NRL(OnPolicyAlgorithm):
         self.critic_epochs = critic_epochs
         super().__init__(
             policy,  # type: ignore[arg-type]
-            env,
+            env,  # type: ignore[arg-type]
             learning_rate,
             n_steps=n_steps,
             gamma=gamma,

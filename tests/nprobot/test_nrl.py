@@ -87,9 +87,9 @@ def noisy_actuators(env, rank):
 SMALL = {"n_steps": 8, "policy_kwargs": {"net_arch": [16]}, "device": "cpu", "seed": 0}
 
 
-def made(make=nprobot.NRL, n_envs=4, **kwargs):
-    mode = kwargs.get("noise")
-    env = reach(n_envs, wrapper=noisy_actuators if mode == "actuators" else None)
+def made(make=nprobot.NRL, n_envs=4, sensor=False, **kwargs):
+    sensor = sensor or kwargs.get("noise") == "actuators"
+    env = reach(n_envs, wrapper=noisy_actuators if sensor else None)
     return make("MlpPolicy", env, **SMALL | kwargs)
 
 
@@ -99,6 +99,7 @@ def weights(model, network="actor"):
 
 MODES = {
     "network": {"noise": "network"},
+    "network and actuators": {"noise": "network", "sensor": True},
     "actuators": {"noise": "actuators"},
     "injected": {"noise": "injected"},
     "running mean": {"baseline": "running-mean"},
