@@ -204,19 +204,17 @@ def _fly(policy: DeployablePolicy, options: Deploy) -> int:
                 display.ended(episode)
         except KeyboardInterrupt:
             interrupted = True
+        except Exception:
+            keep_flight(console, controller, flight.flight, True)
+            raise
     faulted = any(episode.fault for episode in episodes) or controller.fault is not None
-    path = flight.flight
-    if path is None and faulted:
-        path = Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz")
-    if path is not None:
-        controller.recorder.record().save(path)
     if flight.json:
         print(json.dumps(as_json(robot.id, episodes, controller)))
     else:
         summary(console, robot, controller, episodes)
-    for label, file in (("Film", flight.record), ("Flight record", path)):
-        if file is not None:
-            say(console, f"{label}: {file}")
+    if flight.record is not None:
+        say(console, f"Film: {flight.record}")
+    keep_flight(console, controller, flight.flight, faulted)
     if interrupted:
         return INTERRUPTED
     return FAILED if faulted else DONE
@@ -240,11 +238,18 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
         with _until_told_to_stop(server):
             server.serve()
         say(console, f"{server.answered:,} messages, {controller.latency.summary()}")
-    if options.flight.flight is not None:
-        controller.recorder.record().save(options.flight.flight)
     if controller.fault is not None:
         say(console, f"Fault: {controller.fault}")
+    keep_flight(console, controller, options.flight.flight, controller.fault is not None)
     return DONE
+
+
+def keep_flight(console: Console, controller: Controller, path: Path | None, faulted: bool) -> None:
+    """Save the flight record where it was asked for, or somewhere after a fault."""
+    if path is None and faulted:
+        path = Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz")
+    if path is not None:
+        say(console, f"Flight record: {controller.recorder.record().save(path)}")
 
 
 def safety_of(options: SafetyOptions) -> Safety:

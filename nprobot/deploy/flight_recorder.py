@@ -154,6 +154,9 @@ _UNREADABLE = (
 class FlightRecorder:
     """A ring of the last steps; its memory is taken at the start.
 
+    After a fault it keeps half of its room for what came before: a robot that goes on in its safe
+    action for hours does not write over the moment that matters.
+
     Args:
         capacity: steps that are kept.
         observation_shape: of one observation.
@@ -170,7 +173,10 @@ class FlightRecorder:
     ) -> None:
         self.capacity = capacity
         self.about = about
-        self.count = 0
+        self._first = 0
+        self._count = 0
+        self._in_fault = 0
+        self._left_out = 0
         self._arrays: dict[str, Array] = {
             "observation": np.empty((capacity, *observation_shape)),
             **{
@@ -186,11 +192,18 @@ class FlightRecorder:
             array.fill(0)  # the system hands out a page when it is first written to: now
 
     def __len__(self) -> int:
-        return min(self.count, self.capacity)
+        return min(self._count, self.capacity)
 
     def add(self, step: Step) -> None:
         """Keep a step, in place of the oldest if there is no room."""
-        i, arrays = self.count % self.capacity, self._arrays
+        self._in_fault = 0 if step.fault is None else self._in_fault + 1
+        if self._in_fault > max(self.capacity // 2, 1):
+            self._left_out += 1
+            return
+        if self._left_out:  # the fault has been cleared; a record has no gaps, so it begins anew
+            self._first += self._count + self._left_out
+            self._count = self._left_out = 0
+        i, arrays = self._count % self.capacity, self._arrays
         arrays["observation"][i] = math.nan if step.observation is None else step.observation
         arrays["usable"][i] = step.observation is not None
         arrays["commanded"][i] = 0 if step.commanded is None else step.commanded
@@ -199,14 +212,14 @@ class FlightRecorder:
         for name in ("age", "previous", "action", "seconds", "begins", "cleared", "repeats"):
             arrays[name][i] = getattr(step, name)
         arrays["missed"][i] = step.missed
-        self.count += 1
+        self._count += 1
 
     def record(self) -> FlightRecord:
         """A copy of the steps that are kept, oldest first."""
-        first = self.count - len(self)
-        order = np.arange(first, self.count) % self.capacity
+        oldest = self._count - len(self)
+        order = np.arange(oldest, self._count) % self.capacity
         arrays = {name: array[order] for name, array in self._arrays.items()}
-        return FlightRecord(first, self.about, arrays)
+        return FlightRecord(self._first + oldest, self.about, arrays)
 
 
 def _check(arrays: Mapping[str, Array], header: Mapping[str, Any]) -> None:
