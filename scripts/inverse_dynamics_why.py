@@ -21,9 +21,11 @@ import torch
 from inverse_dynamics import BATCH_SIZE, EPOCHS, HIDDEN, RESULTS, SEEDS, append, read_rows
 from inverse_dynamics_report import PAGE, replace
 
+from nprobot import alignment, learning_rule
 from nprobot.envs import datasets
 from nprobot.envs.datasets import Dataset, Recording
-from nprobot.regression import fit
+from nprobot.regression import FitConfig, Model, fit, network_for
+from nprobot.regression.objectives import Regression
 
 FILE = RESULTS / "ablation.csv"
 RULES = ("np", "anp", "dnp", "danp")
@@ -64,7 +66,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("run", "report"))
     if parser.parse_args().what == "report":
-        text = table()
+        torch.set_num_threads(1)
+        text = f"{table()}\n\n{cosines()}"
         replace(PAGE, "inverse_dynamics why", text)
         print(text)
         return
@@ -105,8 +108,6 @@ def run(variant: Variant, rule: str, seed: int, data: Dataset) -> None:
 
 def hidden_network(data: Dataset, rule: str, activation: str, seed: int) -> torch.nn.Module:
     """The network of the table, or one with another activation."""
-    from nprobot.regression import FitConfig, network_for
-
     return network_for(data, FitConfig(rule, seed=seed), HIDDEN, activation)
 
 
@@ -139,6 +140,39 @@ def table() -> str:
             ratios = [mean[a, split] / mean[b, split] for split in ("train", "test")]
             cells.append(", ".join(f"{ratio:.2f}" for ratio in ratios))
         lines.append(f"| {variant.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cosines(batch: int = BATCH_SIZE, repeats: int = 20) -> str:
+    """Cosine of the estimate with backprop's gradient, before learning and after an epoch of BP."""
+    data = datasets.inverse_dynamics()
+    rules = ("np", "inp", "anp")
+    draws = (1, 16, 256)
+    names = [f"{rule.upper()}, K = {k}" for rule in rules for k in draws]
+    lines = [
+        f"| cosine with the gradient | {' | '.join(names)} |",
+        "|---" * (1 + len(names)) + "|",
+    ]
+    for name, epochs in (("before learning", 0), ("after one epoch of BP", 1)):
+        config = FitConfig("bp", seed=SEEDS[0])
+        network = network_for(data, config, HIDDEN)
+        model = Model.for_data(network, data)
+        objective = Regression(model.target_mean.numpy(), model.target_scale.numpy())
+        if epochs:
+            fit(network, data, "bp", epochs=epochs, batch_size=BATCH_SIZE, seed=SEEDS[0])
+        inputs = model.standardise(torch.tensor(data.train.inputs))
+        targets = objective.targets(data.train)
+        cells = []
+        for rule_name in rules:
+            for k in draws:
+                rule = learning_rule(rule_name, samples=k, noise="rademacher", seed=0)
+                found = []
+                for i in range(repeats):
+                    rows = torch.arange(i * 37, i * 37 + batch * 101, 101) % len(inputs)
+                    loss = objective.loss(targets[rows])
+                    found.append(alignment(rule, network, inputs[rows], loss).cosine)
+                cells.append(f"{statistics.fmean(found):.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
