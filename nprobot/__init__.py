@@ -15,6 +15,8 @@ from . import policies as policies
 if TYPE_CHECKING:
     from .algorithms.nrl import NRL
     from .algorithms.ppo import PPO
+    from .algorithms.sac import SAC
+    from .algorithms.td3 import TD3
     from .gradient_alignment import Alignment, alignment
     from .noisy_network import NoisyNetwork
     from .regression import fit
@@ -26,6 +28,8 @@ __version__ = "0.1.0"
 _HOME = {
     "NRL": "algorithms.nrl",
     "PPO": "algorithms.ppo",
+    "SAC": "algorithms.sac",
+    "TD3": "algorithms.td3",
     "Alignment": "gradient_alignment",
     "alignment": "gradient_alignment",
     "NoisyNetwork": "noisy_network",
@@ -40,6 +44,8 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "policies",
     "NRL",
     "PPO",
+    "SAC",
+    "TD3",
     "Alignment",
     "alignment",
     "NoisyNetwork",

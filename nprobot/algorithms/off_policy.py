@@ -1,0 +1,182 @@
+"""What SAC and TD3 by a learning rule share: critics, actor and targets, each moved by the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor, nn
+
+from nprobot.activity import Tree
+from nprobot.errors import RuleError
+from nprobot.gradient_alignment import alignment
+from nprobot.policies.actor_critic import Observation
+from nprobot.policies.layers import decorrelate
+from nprobot.policies.off_policy_networks import (
+    FrozenCritic,
+    QNetwork,
+    check_separate,
+    effective_parameters,
+)
+from nprobot.rule import LearningRule, Loss
+from nprobot.rules import learning_rule
+
+RULE_DEFAULTS: dict[str, Any] = {
+    "sigma": 1e-2,
+    "samples": 8,
+    "noise": "rademacher",
+    "decorrelation_lr": 1e-3,
+}
+"""Settings of a rule that is given by name."""
+
+
+class Learner:
+    """The networks of an off-policy algorithm, and how one rule moves them.
+
+    Every Q network is perturbed by itself, with noise and a loss of its own, so nothing that the
+    noise does to one blurs the credit of the other. The target networks are plain: they follow
+    ``W R``, which is what the layers of a decorrelated network compute.
+
+    Args:
+        rule: any rule.
+        actor: view of the actor, see `nprobot.policies.off_policy_networks`.
+        actor_optimizer: SB3's.
+        critic: SB3's, with its optimiser.
+
+    Raises:
+        ArchitectureError: actor and critic share parameters.
+    """
+
+    def __init__(
+        self,
+        rule: LearningRule,
+        actor: nn.Module,
+        actor_optimizer: torch.optim.Optimizer,
+        critic: ContinuousCritic,
+    ) -> None:
+        check_separate(actor, critic)
+        self.rule = rule
+        self.actor = actor
+        self.critic = critic
+        self.actor_optimizer = actor_optimizer
+        self.critic_optimizer: torch.optim.Optimizer = critic.optimizer
+        self.q_networks = [QNetwork(critic, i) for i in range(critic.n_critics)]
+        self._last: dict[str, list[tuple[nn.Module, Tree, Loss]]] = {}
+
+    def step_critics(
+        self, observations: Observation, actions: Tensor, loss: Loss, scale: float
+    ) -> float:
+        """One step of all Q networks.
+
+        Args:
+            observations: preprocessed, B samples.
+            actions: taken, scaled to ±1, shape (B, n).
+            loss: of one Q network's outputs.
+            scale: factor on η_R, see `LearningRule.decorrelate`.
+
+        Returns:
+            Mean loss over the batch, summed over the networks.
+        """
+        inputs = (observations, actions)
+        self.critic_optimizer.zero_grad()
+        losses = [self.rule.backward(network, inputs, loss) for network in self.q_networks]
+        self.critic_optimizer.step()
+        # In one call: an extractor that the networks share has one R, to be moved once.
+        self.rule.decorrelate(self.critic, scale=scale)
+        self._last["critic"] = [(network, inputs, loss) for network in self.q_networks]
+        return float(torch.stack(losses).sum(0).mean())
+
+    def step_actor(
+        self, observations: Observation, loss: Loss, critic: FrozenCritic, scale: float
+    ) -> float:
+        """One step of the actor; arguments as of `step_critics`.
+
+        Args:
+            observations: preprocessed, B samples.
+            loss: of the actor's outputs.
+            critic: what the loss judges actions by; its passes are counted.
+            scale: factor on η_R.
+        """
+        self.actor_optimizer.zero_grad()
+        losses = self.rule.backward(self.actor, observations, loss)
+        self.rule.forward_passes += critic.passes
+        if self.rule.plain_name == "bp":
+            self.rule.backward_passes += critic.passes
+        self.actor_optimizer.step()
+        self.rule.decorrelate(self.actor, scale=scale)
+        self._last["actor"] = [(self.actor, observations, loss)]
+        return float(losses.mean())
+
+    def alignment(self) -> dict[str, float]:
+        """Cosine to backpropagation's gradient on the last batch; mean over the Q networks.
+
+        Costs a backward pass, for show: learning does not see it.
+        """
+        return {
+            name: sum(alignment(self.rule, *step).cosine for step in steps) / len(steps)
+            for name, steps in self._last.items()
+        }
+
+    def diagnostics(self) -> dict[str, float]:
+        """Norms and correlations of the networks as they are."""
+        values: dict[str, float] = {
+            "node_noise": self.rule.sigma,
+            "forward_passes": self.rule.forward_passes,
+        }
+        for name, network in (("actor", self.actor), ("critic", self.critic)):
+            parameters = list(network.parameters())
+            values[f"weight_norm_{name}"] = float(nn.utils.get_total_norm(parameters))
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            if gradients:
+                values[f"grad_norm_{name}"] = float(nn.utils.get_total_norm(gradients))
+            if self.rule.decorrelated:
+                values[f"decorrelation_loss_{name}"] = self.rule.decorrelation_loss(network)
+        return values
+
+
+def follow(network: nn.Module, target: nn.Module, tau: float) -> None:
+    """Polyak average: ``θ' ← (1 − τ) θ' + τ θ`` where θ are the effective parameters, ``W R``.
+
+    Args:
+        network: plain or decorrelated.
+        target: plain, of the same layers.
+        tau: τ.
+    """
+    with torch.no_grad():
+        polyak_update(effective_parameters(network), target.parameters(), tau)
+
+
+def make_rule(
+    rule: str | LearningRule, rule_kwargs: Mapping[str, Any] | None, seed: int | None
+) -> LearningRule:
+    """A rule that is given by name with `RULE_DEFAULTS`, or the rule itself.
+
+    Raises:
+        RuleError: unknown rule, or settings for a rule that is made already.
+    """
+    if isinstance(rule, str):
+        return learning_rule(rule, **RULE_DEFAULTS | {"seed": seed} | dict(rule_kwargs or {}))
+    if rule_kwargs:
+        raise RuleError("rule_kwargs is for a rule given by name; set them on the rule itself")
+    return rule
+
+
+def with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that are not None, and defaults for the others."""
+    return {**defaults, **{name: value for name, value in given.items() if value is not None}}
+
+
+def prepare(rule: LearningRule, *networks: nn.Module) -> None:
+    """Swap in decorrelated layers if the rule asks for them."""
+    if rule.decorrelated:
+        for network in networks:
+            decorrelate(network)
+
+
+def append(terms: dict[str, list[float]], **values: float) -> None:
+    """Add one value to each list of values."""
+    for name, value in values.items():
+        terms.setdefault(name, []).append(value)

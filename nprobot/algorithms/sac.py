@@ -1,0 +1,204 @@
+"""Soft actor-critic whose actor and critics learn by node perturbation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
+from stable_baselines3.sac.policies import SACPolicy
+from torch import Tensor
+from typing_extensions import override
+
+from nprobot.policies.off_policy_networks import FrozenCritic, GaussianActor
+from nprobot.rule import LearningRule
+
+from .off_policy import Learner, append, follow, make_rule, prepare, with_defaults
+from .off_policy_losses import SoftActionValue, SquaredTemporalDifference, squashed_gaussian
+
+PERTURBATION_DEFAULTS: dict[str, Any] = {}
+"""Where SAC under a perturbation rule departs from SB3's defaults."""
+
+NETWORK_DEFAULTS: dict[str, Any] = {"net_arch": [64, 64]}
+"""The same for `policy_kwargs`."""
+
+
+class SAC(stable_baselines3.SAC):
+    """SB3's SAC with one more argument, the rule that estimates the gradients.
+
+    Everything else is SB3's: policies by name, replay buffers, action noise, `train_freq`,
+    `gradient_steps`, callbacks, `save`, `load`, `VecNormalize`. With ``rule="bp"`` it *is* SB3's
+    SAC, weight for weight. Under the perturbation rules no backward pass runs:
+
+    - each Q network learns from what noise on its nodes does to its own squared temporal
+      difference of every transition;
+    - the actor learns from what noise on its nodes does to ``α log π − min Q``, for which the
+      critics are run forward on the K perturbed actions. The draw that makes an action of mean and
+      standard deviation is one a sample, the same in all passes;
+    - the state-dependent log standard deviation is a layer of output nodes like the mean;
+    - the entropy temperature needs no rule: its loss is linear in log α, so the derivative is the
+      mean of ``−(log π + target entropy)``, a number that the actor's clean pass leaves behind;
+    - target networks are plain and follow ``W R`` (`nprobot.algorithms.off_policy.follow`).
+
+    Args:
+        policy: as in SB3, ``"MlpPolicy"`` for example.
+        env: as in SB3.
+        learning_rate: as in SB3, a number or a schedule. Follows to all optimisers and, as a factor
+            on η_R, to the decorrelation.
+        rule: a name for `nprobot.learning_rule`, or a rule.
+        rule_kwargs: settings for a rule given by name (`nprobot.algorithms.off_policy.RULE_DEFAULTS`
+            where silent), such as ``{"samples": 1}``. Its seed comes from `seed`.
+        alignment_interval: compare the estimates with backpropagation's gradient in every
+            so-manieth call of `train` and log the cosines; 0 for never.
+        policy_kwargs: as in SB3.
+        seed: as in SB3.
+        kwargs: every other argument of SB3's SAC, with its meaning and default.
+
+    Where an argument is None its default is SB3's for ``"bp"``, and `PERTURBATION_DEFAULTS` and
+    `NETWORK_DEFAULTS` for the other rules.
+
+    Raises:
+        RuleError: unknown rule.
+        ArchitectureError: actor and critics share parameters, or the policy uses gSDE.
+        UnsupportedLayerError: the policy has parameters that perturbation cannot reach.
+    """
+
+    rule: LearningRule
+    learner: Learner
+
+    def __init__(
+        self,
+        policy: str | type[SACPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule | None = None,
+        *,
+        rule: str | LearningRule = "danp",
+        rule_kwargs: dict[str, Any] | None = None,
+        alignment_interval: int = 0,
+        policy_kwargs: dict[str, Any] | None = None,
+        seed: int | None = None,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.rule = make_rule(rule, rule_kwargs, seed)
+        self.alignment_interval = alignment_interval
+        plain = self.rule.name == "bp"
+        given = {"learning_rate": learning_rate, **kwargs}
+        super().__init__(
+            policy,
+            env,
+            policy_kwargs=with_defaults(policy_kwargs or {}, {} if plain else NETWORK_DEFAULTS),
+            seed=seed,
+            _init_setup_model=_init_setup_model,
+            **with_defaults(given, {} if plain else PERTURBATION_DEFAULTS),
+        )
+
+    @override
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.rule.name == "bp":
+            return
+        # The optimisers hold the parameters, and these stay the same objects.
+        prepare(self.rule, self.actor, self.critic)
+        actor = GaussianActor(self.actor)
+        self.learner = Learner(self.rule, actor, self.actor.optimizer, self.critic)
+
+    @override
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "learner"]
+
+    @override
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        if self.rule.name == "bp":
+            super().train(gradient_steps, batch_size)
+            samples, critics = gradient_steps * batch_size, self.critic.n_critics
+            # Actor: here and at the next state. Critics: target, regression, judging the actor.
+            self.rule.forward_passes += samples * (2 + 3 * critics)
+            self.rule.backward_passes += samples * (1 + 2 * critics)
+        else:
+            self._train(gradient_steps, batch_size)
+
+    def _train(self, gradient_steps: int, batch_size: int) -> None:
+        """Steps of critics, actor, temperature and targets, each on a batch of its own."""
+        assert self.replay_buffer is not None, "set up with the model"
+        self.policy.set_training_mode(True)
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        if self.ent_coef_optimizer is not None:
+            optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(optimizers)
+        # R follows the schedule of the weights, or it would go on moving under weights at rest.
+        scale = self.lr_schedule(self._current_progress_remaining) / self.lr_schedule(1.0)
+        terms: dict[str, list[float]] = {}
+        for step in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            observations = self._preprocess(batch.observations)
+            noise = torch.randn_like(batch.actions)
+            temperature = self._temperature()
+
+            td_error = SquaredTemporalDifference(self._targets(batch, temperature), 0.5)
+            critic_loss = self.learner.step_critics(observations, batch.actions, td_error, scale)
+
+            critic = FrozenCritic(self.critic, observations)
+            soft_value = SoftActionValue(critic, noise, temperature)
+            actor_loss = self.learner.step_actor(observations, soft_value, critic, scale)
+
+            assert soft_value.log_prob is not None, "the actor has had its clean pass"
+            self._step_temperature(soft_value.log_prob, terms)
+            if step % self.target_update_interval == 0:
+                follow(self.critic, self.critic_target, self.tau)
+            append(
+                terms,
+                ent_coef=float(temperature),
+                critic_loss=critic_loss,
+                actor_loss=actor_loss,
+            )
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, values in terms.items():
+            self.logger.record(f"train/{name}", np.mean(values))
+        if self.alignment_interval and self._n_updates % self.alignment_interval < gradient_steps:
+            for name, cosine in self.learner.alignment().items():
+                self.logger.record(f"train/alignment_{name}", cosine)
+
+    @torch.no_grad()
+    def _targets(self, batch: ReplayBufferSamples, temperature: Tensor) -> Tensor:
+        """``r + γ (min_i Q'_i(s', a') − α log π(a'|s'))`` with a' drawn, shape (B,)."""
+        discounts = self.gamma if batch.discounts is None else batch.discounts.flatten()
+        outputs = self.learner.actor(self._preprocess(batch.next_observations))
+        actions, log_prob = squashed_gaussian(outputs, torch.randn_like(batch.actions))
+        values = torch.cat(self.critic_target(batch.next_observations, actions), dim=1)
+        self.rule.forward_passes += len(actions) * (1 + self.critic.n_critics)
+        soft_values = values.amin(1) - temperature * log_prob
+        targets: Tensor = (
+            batch.rewards.flatten() + (1 - batch.dones.flatten()) * discounts * soft_values
+        )
+        return targets
+
+    def _temperature(self) -> Tensor:
+        """α, shape (1,) or ()."""
+        if self.log_ent_coef is None:
+            return self.ent_coef_tensor
+        return self.log_ent_coef.detach().exp()
+
+    @torch.no_grad()
+    def _step_temperature(self, log_prob: Tensor, terms: dict[str, list[float]]) -> None:
+        """One step of log α, whose loss ``−log α · mean(log π + target)`` is linear in it."""
+        if self.ent_coef_optimizer is None or self.log_ent_coef is None:
+            return
+        derivative = -(log_prob + self.target_entropy).mean()
+        append(terms, ent_coef_loss=float(self.log_ent_coef * derivative))
+        self.log_ent_coef.grad = derivative.expand_as(self.log_ent_coef).clone()
+        self.ent_coef_optimizer.step()
+
+    def _preprocess(self, observations: Any) -> Any:  # noqa: ANN401 - SB3's own types
+        return preprocess_obs(observations, self.observation_space, self.policy.normalize_images)
+
+    @override
+    def dump_logs(self) -> None:
+        if self.rule.name != "bp" and self._n_updates:
+            for name, value in self.learner.diagnostics().items():
+                self.logger.record(f"train/{name}", value)
+        super().dump_logs()
