@@ -13,7 +13,7 @@ from nprobot.errors import ArchitectureError, RuleError
 from nprobot.policies.operations import OperationError
 from nprobot.policies.policy import InvalidPolicyError, ObservationError
 from nprobot.policies.policy_file import PolicyFileError
-from nprobot.training.errors import NonFiniteError, RunError, UnknownNameError
+from nprobot.training.errors import RunError, RunFailedError, UnknownNameError
 
 from .exit_codes import DONE, FAILED, INTERRUPTED, MISUSED
 
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EXPECTED_ERRORS as error:
         name = f"nprobot {command}" if command in COMMANDS else "nprobot"
         print(f"{name}: error: {error}", file=sys.stderr)
-        return FAILED if isinstance(error, NonFiniteError) else MISUSED
+        return FAILED if isinstance(error, RunFailedError) else MISUSED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED

@@ -48,6 +48,9 @@ class Evaluate:
     """How many episodes."""
     env: str | None = None
     """Environment id. Left out: the one it was trained on."""
+    hardware: str | None = None
+    """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard, or
+    ideal for none. Left out: those it was trained with."""
     seed: int = 0
     """Where the starts of the episodes come from; the same ones for every policy."""
     json: bool = False
@@ -63,8 +66,14 @@ def main(arguments: Sequence[str]) -> int:
     folder = find_policy(options.policy)
     policy = policy_file.load(folder)
     if options.record is not None:
-        record(policy, options.record, options.env, seed=options.seed)
-    result = evaluate(policy, options.env, episodes=options.episodes, seed=options.seed)
+        record(policy, options.record, options.env, hardware=options.hardware, seed=options.seed)
+    result = evaluate(
+        policy,
+        options.env,
+        hardware=options.hardware,
+        episodes=options.episodes,
+        seed=options.seed,
+    )
     tracking = []
     if result.env == ARM_TRACK:
         from .arm_tracking import measure, tracking_table

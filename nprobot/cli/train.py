@@ -22,13 +22,14 @@ from .mujoco_messages import tame_mujoco
 from .options import parse
 
 if TYPE_CHECKING:
-    from nprobot.training.runner import Result
+    from nprobot.training.session import Result
 
 
 HELP = """\
 Train a policy by node perturbation, without a backward pass (or by backprop,
 to compare). Without any option: a DANP policy on InvertedPendulum-v5 until it
-balances. Ctrl-C ends a run with a checkpoint; --resume goes on from there.
+balances. Ctrl-C ends a run with a checkpoint; --resume goes on from there, and
+from the last checkpoint of a run that was killed.
 
 examples:
   nprobot train
@@ -45,10 +46,12 @@ class Output:
     out: Path | None = None
     """The run folder to make. Left out: runs/ENV-ALGO-RULE-SEED-TIME."""
     resume: Path | None = None
-    """A run folder: go on from its last checkpoint. Only --steps, --stop-at, --checkpoint-every and
-    --evaluate-every may be given with it."""
-    device: str = "cpu"
-    """Where the networks are: cpu, or cuda. Small networks are fastest on the CPU."""
+    """A run folder: go on from its last good checkpoint, as if the run had never stopped. Only
+    --steps, --stop-at, --checkpoint-every, --evaluate-every, --workers, --env-timeout and --device
+    may be given with it."""
+    device: str | None = None
+    """Where the networks are: cpu, or cuda. Left out: cpu, and where they were in a run that goes
+    on. Small networks are fastest on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         if output.resume is None:
             command = shlex.join(("nprobot", "train", *arguments))
             result = train(
-                config, output.out, reporter=shown, command=command, device=output.device
+                config, output.out, reporter=shown, command=command, device=output.device or "cpu"
             )
         else:
             result = resume(output.resume, config, reporter=shown, device=output.device)

@@ -8,32 +8,47 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .config import AlgorithmOptions, LearningOptions, NetworkOptions, RunConfig
     from .errors import (
+        ArchitectureMismatchError,
         ConfigError,
         DamagedRunError,
+        EnvironmentFailedError,
         EnvironmentUnavailableError,
+        ForeignRunError,
+        NewerRunError,
         NonFiniteError,
+        RunBusyError,
         RunError,
         RunExistsError,
+        RunFailedError,
         RunNotFoundError,
+        StorageError,
         UnknownNameError,
     )
     from .evaluation import Evaluation, evaluate, record
     from .reporting import Progress, Reporter
     from .run_folder import RunFolder
-    from .runner import Result, resume, train
+    from .runner import resume, train
+    from .session import Result
 
 _HOME = {
     "AlgorithmOptions": "config",
     "LearningOptions": "config",
     "NetworkOptions": "config",
     "RunConfig": "config",
+    "ArchitectureMismatchError": "errors",
     "ConfigError": "errors",
     "DamagedRunError": "errors",
+    "EnvironmentFailedError": "errors",
     "EnvironmentUnavailableError": "errors",
+    "ForeignRunError": "errors",
+    "NewerRunError": "errors",
     "NonFiniteError": "errors",
+    "RunBusyError": "errors",
     "RunError": "errors",
     "RunExistsError": "errors",
+    "RunFailedError": "errors",
     "RunNotFoundError": "errors",
+    "StorageError": "errors",
     "UnknownNameError": "errors",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
@@ -41,9 +56,9 @@ _HOME = {
     "Progress": "reporting",
     "Reporter": "reporting",
     "RunFolder": "run_folder",
-    "Result": "runner",
     "resume": "runner",
     "train": "runner",
+    "Result": "session",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the modules
@@ -51,13 +66,20 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "LearningOptions",
     "NetworkOptions",
     "RunConfig",
+    "ArchitectureMismatchError",
     "ConfigError",
     "DamagedRunError",
+    "EnvironmentFailedError",
     "EnvironmentUnavailableError",
+    "ForeignRunError",
+    "NewerRunError",
     "NonFiniteError",
+    "RunBusyError",
     "RunError",
     "RunExistsError",
+    "RunFailedError",
     "RunNotFoundError",
+    "StorageError",
     "UnknownNameError",
     "Evaluation",
     "evaluate",
@@ -65,9 +87,9 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "Progress",
     "Reporter",
     "RunFolder",
-    "Result",
     "resume",
     "train",
+    "Result",
 ]
 
 

@@ -102,8 +102,14 @@ def schedule_name(rates: Schedule) -> LRSchedule | None:
     return None
 
 
-def resolve(config: RunConfig, model: Model) -> RunConfig:
-    """The same configuration with every default that is in use filled in."""
+def resolve(config: RunConfig, model: Model, *, keeps_episodes: bool = True) -> RunConfig:
+    """The same configuration with every default that is in use filled in.
+
+    Args:
+        config: with options left open.
+        model: made from it.
+        keeps_episodes: whether the state of the environment can be saved exactly.
+    """
     steps = config.steps or DEFAULT_STEPS
     stop_at = config.stop_at
     if config.steps is None and stop_at is None:
@@ -120,6 +126,7 @@ def resolve(config: RunConfig, model: Model) -> RunConfig:
         normalise=config.normalise or "on",
         checkpoint_every=config.checkpoint_every or max(steps // 10, 1),
         evaluate_every=evaluate_every,
+        checkpoint_episodes=config.checkpoint_episodes or ("keep" if keeps_episodes else "restart"),
         learning=LearningOptions(
             learning_rate=float(model.lr_schedule(1.0)),
             lr_schedule=schedule_name(model.lr_schedule),

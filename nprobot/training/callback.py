@@ -6,7 +6,6 @@ import math
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -15,14 +14,17 @@ from typing_extensions import override
 from nprobot.policies.export import export_policy
 from nprobot.policies.policy import Policy, Task
 
-from . import environments
 from .build import Model
 from .checkpoints import save_checkpoint
+from .episodes import save_episodes
 from .errors import NonFiniteError
 from .evaluation import Evaluation, evaluate
+from .normaliser import check_normaliser
 from .reporting import Progress, Reporter
 from .run_folder import RunFolder
+from .run_log import RunLog
 from .seeds import Seeds
+from .vector import side_by_side
 from .versions import versions
 
 NEWS_INTERVAL = 64
@@ -46,12 +48,14 @@ class RunCallback(BaseCallback):
 
     Attributes:
         stop_requested: set it to end the run after the update at hand.
+        solved: whether an evaluation has reached the return at which the run stops.
     """
 
     model: Model
 
     def __init__(self, folder: RunFolder, reporter: Reporter, elapsed: float = 0.0) -> None:
         super().__init__()
+        self.solved = False
         self.folder = folder
         self.config = folder.config
         self.reporter = reporter
@@ -74,12 +78,13 @@ class RunCallback(BaseCallback):
     @override
     def _on_rollout_start(self) -> None:
         self.check_finite()
-        if self._due(self.config.checkpoint_every):
-            self.save()
+        # First: a checkpoint holds what the evaluation found, and its row of the table.
         if self._due(self.config.evaluate_every):
             self._evaluate()
+        if self._due(self.config.checkpoint_every):
+            self.save()
         self._last_seen_step = self.model.num_timesteps
-        if self.stop_requested:
+        if self.stop_requested or self.solved:
             raise StopTraining
 
     @override
@@ -106,9 +111,28 @@ class RunCallback(BaseCallback):
         return policy_of(self.model, self.folder)
 
     def save(self) -> Path:
-        """Write a checkpoint."""
-        counters = {"elapsed_seconds": self.elapsed}
-        return save_checkpoint(self.folder.checkpoints, self.model, self.policy(), counters)
+        """Write a checkpoint.
+
+        Raises:
+            StorageError: the disk is full, the folder read-only, ….
+        """
+        keep = self.config.checkpoint_episodes == "keep"
+        episodes = save_episodes(self.model, Seeds.spawn(self.config.seed), keep=keep)
+        if keep and not episodes["kept"]:
+            self.reporter.message(
+                f"step {self.model.num_timesteps:,}: the environments cannot be saved as they are; "
+                "the checkpoint begins new episodes"
+            )
+        log = self.model.logger
+        assert isinstance(log, RunLog), "the logger of a run is its own"
+        run = {
+            "config": self.config.to_dict(),
+            "elapsed_seconds": self.elapsed,
+            "solved": self.solved,
+            "log": log.state(),
+            "episodes": episodes,
+        }
+        return save_checkpoint(self.folder.checkpoints, self.model, self.policy(), run)
 
     def _due(self, every: int | None) -> bool:
         """Whether a multiple of `every` steps was passed since the last rollout began."""
@@ -124,7 +148,7 @@ class RunCallback(BaseCallback):
         self.reporter.message(f"{step}: evaluated, return {evaluation}")
         if config.stop_at is not None and evaluation.mean >= config.stop_at:
             self.reporter.message(f"{step}: solved, return {config.stop_at:g} reached")
-            raise StopTraining
+            self.solved = True
 
     def check_finite(self) -> None:
         """Refuse to go on with, or to save, a policy that has lost its numbers."""
@@ -132,6 +156,9 @@ class RunCallback(BaseCallback):
             if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
                 raise NonFiniteError(f"{name.removeprefix('train/')} is {value}")
         check_weights(self.model)
+        vector = self.model.get_vec_normalize_env()
+        assert vector is not None, "a run always has its normaliser"
+        check_normaliser(vector)
 
     def _news(self) -> None:
         now = self.model.num_timesteps
@@ -161,29 +188,28 @@ def log_evaluation(model: Model, evaluation: Evaluation) -> None:
     Recorded for the row of the next update, it would stand at a step that the policy had not
     been evaluated at.
     """
-    values: dict[str, Any] = {
+    log = model.logger
+    assert isinstance(log, RunLog), "the logger of a run is its own"
+    values = {
         "eval/mean_reward": evaluation.mean,
         "eval/std_reward": evaluation.sd,
         "eval/mean_ep_length": statistics.fmean(evaluation.lengths),
-        "time/total_timesteps": model.num_timesteps,
     }
-    excluded: dict[str, tuple[str, ...]] = dict.fromkeys(values, ())
-    excluded["time/total_timesteps"] = ("tensorboard",)
-    for output in model.logger.output_formats:
-        output.write(values, excluded, model.num_timesteps)
+    log.write_row(values, model.num_timesteps)
 
 
 def policy_of(model: Model, folder: RunFolder) -> Policy:
     """The policy of a model, with the task and where it comes from."""
     config = folder.config
     assert model.env is not None, "a run always has its environments"
-    env = model.env.get_attr("unwrapped", 0)[0]
-    task = Task(config.env, config.env_kwargs, environments.control_rate(env))
+    rate = side_by_side(model.env).description.control_rate
+    task = Task(config.env, config.env_kwargs, rate)
     provenance = {
         "algorithm": config.algo,
         "rule": config.rule,
         "samples": config.samples,
         "seed": config.seed,
+        "hardware": config.hardware,
         "steps": model.num_timesteps,
         "forward_passes": model.rule.forward_passes,
         "backward_passes": model.rule.backward_passes,

@@ -1,12 +1,18 @@
-"""Checkpoints: policy and training state, written whole and renamed into place."""
+"""What a checkpoint of a training run holds: a policy file, and everything needed to go on.
+
+step_000100000/
+    policy.json, policy.safetensors         to evaluate and deploy
+    training.json, training.safetensors     weights, optimiser, rule, normaliser, environments,
+                                            counters, random generators, place in the logs
+    checkpoint.json                         checksums (see `checkpoint_folder`)
+"""
 
 from __future__ import annotations
 
-import os
 import random
-import re
-import shutil
 from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,118 +23,145 @@ from nprobot.policies import policy_file
 from nprobot.policies.policy import Policy
 
 from .build import Model
-from .errors import RunNotFoundError
+from .checkpoint_folder import write_checkpoint
+from .errors import ArchitectureMismatchError, DamagedRunError, RunError
+from .generators import restore_generator, restore_numpy
+from .normaliser import restore_normaliser, save_normaliser
 from .state import load_state, save_state
-from .vector import restore_vector, vector_state
 
-LAST = "last"
 STATE = "training"
 
 
-def save_checkpoint(folder: Path, model: Model, policy: Policy, counters: dict[str, Any]) -> Path:
-    """Write ``step_<steps>`` with the policy file and everything needed to go on.
-
-    Nobody sees half a checkpoint: it is written under another name, then renamed; after that
-    ``last`` points to it.
+def save_checkpoint(folder: Path, model: Model, policy: Policy, run: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of a model, whole or not at all.
 
     Args:
         folder: of the run's checkpoints.
         model: between two updates.
         policy: of that model, for deployment.
-        counters: of the run, JSON values.
+        run: what the run itself has to remember: numbers, strings, arrays, containers of these.
 
     Returns:
         The checkpoint; the one that is there if the model has not moved since.
-    """
-    final = folder / f"step_{model.num_timesteps:09d}"
-    if final.exists():
-        return final
-    writing = folder / f".writing_{final.name}"
-    shutil.rmtree(writing, ignore_errors=True)  # left by a run that was killed
-    writing.mkdir(parents=True)
-    policy_file.save(policy, writing)
-    save_state(writing / STATE, {"run": counters, **training_state(model)})
-    for file in writing.iterdir():
-        _sync(file)
-    os.rename(writing, final)
-    link = folder / f".{LAST}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(final.name)
-    os.replace(link, folder / LAST)
-    _sync(folder)
-    return final
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """The newest complete checkpoint.
 
     Raises:
-        RunNotFoundError: there is none.
+        StorageError: the disk is full, the folder read-only, …; earlier checkpoints are as before.
     """
-    complete = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
-    if not complete:
-        raise RunNotFoundError(f"there is no checkpoint in {folder}; start the run anew")
-    return max(complete, key=lambda path: int(path.name.removeprefix("step_")))
+
+    def fill(path: Path) -> None:
+        policy_file.save(policy, path)
+        save_state(path / STATE, {"run": dict(run), **training_state(model)})
+
+    return write_checkpoint(folder, model.num_timesteps, fill)
 
 
 def load_checkpoint(path: Path, model: Model) -> dict[str, Any]:
-    """Put a model, its environments and all generators where a checkpoint was written.
+    """Put a model and all generators where a checkpoint was written; not the environments.
 
     Args:
         path: the checkpoint.
         model: new, with the configuration of the run.
 
     Returns:
-        The counters of the run.
+        What the run had to remember.
+
+    Raises:
+        ArchitectureMismatchError: it is a checkpoint of another network.
+        DamagedRunError: it makes no sense.
     """
     state = load_state(path / STATE)
-    restore(model, state)
-    counters: dict[str, Any] = state["run"]
-    return counters
+    with making_sense(path):
+        restore(model, state)
+        return dict(state["run"])
+
+
+@contextmanager
+def making_sense(checkpoint: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with the contents of a checkpoint into a `DamagedRunError`.
+
+    Its checksums were right, so somebody has written what is in it; but not this software.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise DamagedRunError(
+            f"checkpoint {checkpoint.name} makes no sense: {type(error).__name__}: {error}"
+        ) from error
 
 
 def training_state(model: Model) -> dict[str, Any]:
-    """Everything a model needs to go on learning: weights, optimiser, counters, generators."""
+    """Everything a model needs to go on learning, but for its environments."""
     vector = model.get_vec_normalize_env()
     assert vector is not None, "a run always has its normaliser"
     return {
         "parameters": model.get_parameters(),
         "rule": model.rule.state_dict(),
-        "environments": vector_state(vector),
+        "normaliser": save_normaliser(vector),
         "algorithm": {
             "num_timesteps": model.num_timesteps,
             "n_updates": model._n_updates,
+            "episodes_begun": model._episode_num,
+            "progress_remaining": model._current_progress_remaining,
             "episodes": list(model.ep_info_buffer or ()),
+            "successes": list(model.ep_success_buffer or ()),
+            "observations": model._last_obs,
+            "raw_observations": model._last_original_obs,
+            "episode_starts": model._last_episode_starts,
         },
         "generators": {
             "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(model.device) if _on_cuda(model) else None,
             "numpy": np.random.get_state(),  # noqa: NPY002 - SB3 draws minibatches from it
             "python": random.getstate(),
+            "actions": model.action_space.np_random.bit_generator.state,
         },
     }
 
 
-def restore(model: Model, state: dict[str, Any]) -> None:
-    """The inverse of `training_state`."""
+def restore(model: Model, state: Mapping[str, Any]) -> None:
+    """The inverse of `training_state`.
+
+    Raises:
+        ArchitectureMismatchError: the weights are those of another network.
+    """
     vector = model.get_vec_normalize_env()
     assert vector is not None, "a run always has its normaliser"
+    check_architecture(model, state["parameters"]["policy"])
     model.set_parameters(state["parameters"])
     model.rule.load_state_dict(state["rule"])
-    restore_vector(vector, state["environments"])
+    restore_normaliser(vector, state["normaliser"])
     algorithm, generators = state["algorithm"], state["generators"]
+    window = model._stats_window_size
     model.num_timesteps = algorithm["num_timesteps"]
     model._n_updates = algorithm["n_updates"]
-    model.ep_info_buffer = deque(algorithm["episodes"], maxlen=model._stats_window_size)
-    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    model._episode_num = algorithm["episodes_begun"]
+    model._current_progress_remaining = algorithm["progress_remaining"]
+    model.ep_info_buffer = deque(algorithm["episodes"], maxlen=window)
+    model.ep_success_buffer = deque(algorithm["successes"], maxlen=window)
+    model._last_obs = algorithm["observations"]
+    model._last_original_obs = algorithm["raw_observations"]
+    model._last_episode_starts = algorithm["episode_starts"]
     torch.set_rng_state(generators["torch"])
-    np.random.set_state(generators["numpy"])  # noqa: NPY002
+    if generators["cuda"] is not None and _on_cuda(model):
+        torch.cuda.set_rng_state(generators["cuda"], model.device)
+    restore_numpy(generators["numpy"])
     random.setstate(generators["python"])
+    restore_generator(model.action_space.np_random.bit_generator, generators["actions"])
 
 
-def _sync(path: Path) -> None:
-    """Make sure a file or folder is on the disk before it gets its final name."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def check_architecture(model: Model, weights: Mapping[str, Any]) -> None:
+    """Raise `ArchitectureMismatchError` if weights are those of another network."""
+    expected = {name: tuple(t.shape) for name, t in model.policy.state_dict().items()}
+    given = {name: tuple(t.shape) for name, t in weights.items()}
+    for name in sorted(expected.keys() | given.keys()):
+        if expected.get(name) != given.get(name):
+            raise ArchitectureMismatchError(
+                f"the checkpoint is of another network: its {name} has shape {given.get(name)}, "
+                f"in the run's configuration it has {expected.get(name)} (None: there is none)"
+            )
+
+
+def _on_cuda(model: Model) -> bool:
+    return bool(model.device.type == "cuda")

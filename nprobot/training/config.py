@@ -18,6 +18,8 @@ RULES = ("np", "inp", "anp", "dnp", "dinp", "danp", "bp", "dbp")
 ALGORITHMS = ("ppo",)
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "identity")
 
+HARDWARE = ("ideal", "servo", "torque-motor", "worn-gearbox", "easy", "medium", "hard")
+
 DEFAULT_STEPS = 500_000
 EVALUATION_EPISODES = 20
 
@@ -137,6 +139,8 @@ class RunConfig(_Options):
     """Environment id; `nprobot envs` lists them."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Arguments of the environment, as name value pairs."""
+    hardware: str | None = None
+    """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     algo: str = "ppo"
     """Algorithm: ppo."""
     rule: str = "danp"
@@ -152,10 +156,18 @@ class RunConfig(_Options):
     """Where all randomness of the run comes from."""
     envs: int = 8
     """Environments that run side by side."""
+    workers: int = 0
+    """Processes to spread the environments over; 0 runs them all in this one. The results are the
+    same; it pays for environments that take a millisecond or more a step."""
+    env_timeout: float = 300.0
+    """Seconds after which an environment that does not return is given up."""
     normalise: Literal["on", "off", "observations", "rewards"] | None = None
     """Scale observations and rewards by their running statistics."""
     checkpoint_every: int | None = None
     """Steps between checkpoints. Left out: a tenth of --steps."""
+    checkpoint_episodes: Literal["keep", "restart"] | None = None
+    """What a checkpoint does with the running episodes: keeps them, or begins new ones. Left out:
+    keep, if the environment's state can be saved exactly; this is tried out first."""
     evaluate_every: int | None = None
     """Steps between evaluations (20 episodes). Left out: 10000 if an evaluation can stop the run,
     otherwise only one at the end."""
@@ -169,6 +181,10 @@ class RunConfig(_Options):
         if self.algo not in ALGORITHMS:
             raise UnknownNameError("algorithm", self.algo, ALGORITHMS)
         _positive(self, "samples", "steps", "envs", "checkpoint_every", "evaluate_every")
+        _positive(self, "env_timeout")
+        _within(self, 0, self.envs, "workers")
+        _one_of(self, "hardware", HARDWARE)
+        _one_of(self, "checkpoint_episodes", ("keep", "restart"))
         _within(self, 0, 2**63, "seed")
         _one_of(self, "normalise", ("on", "off", "observations", "rewards"))
         if self.stop_at is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from .environments import find_spec
+from .files import write_whole
 from .progress_file import column, read_table
 from .run_folder import RunFolder
 
@@ -45,4 +48,6 @@ def draw_curve(folder: RunFolder) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(folder.curve)
+    picture = io.BytesIO()
+    figure.savefig(picture)
+    write_whole(folder.curve, picture.getvalue())

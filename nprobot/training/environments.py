@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+
+from nprobot.envs import NoisyActuators
+from nprobot.envs.actuators import ActuatorError
 
 from .errors import EnvironmentUnavailableError, UnknownNameError
 
@@ -63,9 +68,42 @@ def make(env_id: str, kwargs: Mapping[str, Any] | None = None, **options: Any) -
             argument.
     """
     find_spec(env_id)
-    try:
+    with _explained(env_id):
         return gymnasium.make(env_id, **(kwargs or {}), **options)
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
+
+
+def make_robot(
+    env_id: str,
+    kwargs: Mapping[str, Any] | None,
+    hardware: str | None,
+    hardware_seed: Sequence[int],
+    **options: Any,
+) -> Env:
+    """Make one environment, with noisy actuators before it if asked for.
+
+    Args:
+        env_id: as in `make`.
+        kwargs: as in `make`.
+        hardware: preset of actuators; None for none.
+        hardware_seed: what their secret noise follows from.
+        **options: as in `make`.
+
+    Raises:
+        UnknownNameError: as in `make`.
+        EnvironmentUnavailableError: as in `make`, or it has no actuators that could be noisy.
+    """
+    env = make(env_id, kwargs, **options)
+    if hardware is None:
+        return env
+    with _explained(env_id):
+        return NoisyActuators(env, hardware, seed=np.random.SeedSequence(list(hardware_seed)))
+
+
+@contextmanager
+def _explained(env_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (gymnasium.error.Error, ImportError, TypeError, ActuatorError) as error:
         raise EnvironmentUnavailableError(
             f"environment {env_id!r} cannot be made: {error}"
         ) from error

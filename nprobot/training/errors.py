@@ -50,12 +50,44 @@ class RunNotFoundError(RunError, FileNotFoundError):
     """There is no run, or no checkpoint in it."""
 
 
+class RunBusyError(RunError):
+    """Another process is at work on the run."""
+
+
 class DamagedRunError(RunError, ValueError):
-    """A file of a run cannot be read."""
+    """A file of a run is incomplete or altered."""
 
 
-class NonFiniteError(RunError, FloatingPointError):
-    """An observation, a reward, a loss or a weight became NaN or infinite."""
+class ForeignRunError(RunError, ValueError):
+    """A file is where one of a run should be, but this software did not write it."""
+
+
+class NewerRunError(RunError, ValueError):
+    """A file of a run was written by a newer version of this software."""
+
+
+class ArchitectureMismatchError(RunError, ValueError):
+    """A checkpoint holds another network than the one that the run's configuration describes."""
+
+
+class EnvironmentStateError(RunError):
+    """The state of an environment cannot be saved, or does not fit the environment."""
+
+
+class RunFailedError(RunError):
+    """A run that was asked for rightly has come to a premature end; it can be resumed."""
+
+
+class NonFiniteError(RunFailedError, FloatingPointError):
+    """An observation, an action, a reward, a loss or a weight became NaN or infinite."""
+
+
+class EnvironmentFailedError(RunFailedError):
+    """An environment raised an exception, took too long, or its process died."""
+
+
+class StorageError(RunFailedError, OSError):
+    """The disk is full, a folder is read-only, or the operating system refuses to write."""
 
 
 def near_matches(given: str, known: Iterable[str], most: int = 3) -> list[str]:

@@ -19,7 +19,8 @@ from nprobot.policies.policy import Array, ObservationError, Policy
 
 from . import environments
 from .config import EVALUATION_EPISODES
-from .errors import ConfigError, EnvironmentUnavailableError, NonFiniteError
+from .env_group import failure
+from .errors import ConfigError, EnvironmentUnavailableError, NonFiniteError, RunError
 
 SIDE_BY_SIDE = 20
 """Episodes that share one batched call of the policy."""
@@ -63,6 +64,7 @@ def evaluate(
     env: str | None = None,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
+    hardware: str | None = None,
     episodes: int = EVALUATION_EPISODES,
     seed: int = 0,
 ) -> Evaluation:
@@ -72,6 +74,8 @@ def evaluate(
         policy: the policy; its normaliser stays as it is.
         env: environment id; by default the one the policy was trained on.
         env_kwargs: arguments of that environment; by default those of the training.
+        hardware: preset of noisy actuators before it; by default those of the training, and
+            "ideal" for none.
         episodes: how many episodes.
         seed: the seeds of the episodes come from it, so that two policies meet the same starts.
 
@@ -81,8 +85,10 @@ def evaluate(
     Raises:
         ConfigError: there is no environment, or `episodes` is below 1.
         EnvironmentUnavailableError: the environment cannot be made, or does not fit the policy.
+        EnvironmentFailedError: it raised an exception.
         NonFiniteError: a reward or observation is not finite.
     """
+    hardware = hardware or hardware_of(policy, env)
     env, kwargs = task_of(policy, env, env_kwargs)
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
@@ -90,7 +96,10 @@ def evaluate(
     returns: list[float] = []
     lengths: list[int] = []
     with ExitStack() as stack:
-        envs = [environments.make(env, kwargs) for _ in seeds[:SIDE_BY_SIDE]]
+        envs = [
+            environments.make_robot(env, kwargs, hardware, (seed, i))
+            for i in range(min(episodes, SIDE_BY_SIDE))
+        ]
         for made in envs:
             stack.callback(made.close)
         check_fit(policy, envs[0], env)
@@ -105,6 +114,17 @@ def run_episodes(
     policy: Policy, envs: list[environments.Env], seeds: list[int]
 ) -> list[tuple[float, int]]:
     """One episode for each seed, side by side: the return and length of each."""
+    try:
+        return _run_episodes(policy, envs, seeds)
+    except (RunError, ObservationError):
+        raise
+    except Exception as error:
+        raise failure("an environment of the evaluation", error) from error
+
+
+def _run_episodes(
+    policy: Policy, envs: list[environments.Env], seeds: list[int]
+) -> list[tuple[float, int]]:
     observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=False)]
     totals, lengths = [0.0] * len(seeds), [0] * len(seeds)
     running = list(range(len(seeds)))
@@ -134,6 +154,7 @@ def record(
     env: str | None = None,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
+    hardware: str | None = None,
     seed: int = 0,
 ) -> None:
     """Film the first episode that `evaluate` runs with the same seed.
@@ -143,11 +164,13 @@ def record(
         video: file to write, such as ``out.mp4``.
         env: environment id; by default the one the policy was trained on.
         env_kwargs: arguments of that environment.
+        hardware: preset of noisy actuators, as in `evaluate`.
         seed: as in `evaluate`.
 
     Raises:
         ConfigError: the file is there already, or the package for videos is not installed.
     """
+    hardware = hardware or hardware_of(policy, env)
     env, kwargs = task_of(policy, env, env_kwargs)
     if video.exists():
         raise ConfigError(f"{video} is there already; choose another name")
@@ -158,7 +181,7 @@ def record(
         raise ConfigError(f"videos need `pip install 'nprobot[video]'` ({error})") from error
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # no screen: render off-screen
-    made = environments.make(env, kwargs, render_mode="rgb_array")
+    made = environments.make_robot(env, kwargs, hardware, (seed, 0), render_mode="rgb_array")
     check_fit(policy, made, env)
     video.parent.mkdir(parents=True, exist_ok=True)
     rate = made.metadata.get("render_fps") or environments.control_rate(made) or 30
@@ -183,6 +206,14 @@ def task_of(
     if policy.task is None:
         raise ConfigError("this policy does not say what it controls; name an environment (--env)")
     return policy.task.id, policy.task.kwargs if env_kwargs is None else env_kwargs
+
+
+def hardware_of(policy: Policy, env: str | None) -> str | None:
+    """The noisy actuators that the policy was trained with; none on another environment."""
+    if policy.task is None or env not in (None, policy.task.id):
+        return None
+    hardware = policy.provenance.get("hardware")
+    return None if hardware is None else str(hardware)
 
 
 def episode_seeds(seed: int, episodes: int) -> list[int]:

@@ -5,17 +5,31 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from .checkpoint_folder import LAST, numbered
 from .config import RunConfig
-from .errors import DamagedRunError, RunExistsError, RunNotFoundError
+from .errors import (
+    DamagedRunError,
+    ForeignRunError,
+    NewerRunError,
+    RunBusyError,
+    RunExistsError,
+    RunNotFoundError,
+)
+from .files import storing, write_whole
 from .versions import git_commit, versions
 
 CONFIG_FILE = "config.json"
 FORMAT = "nprobot-run"
 VERSION = 1
+
+Ending = Literal["complete", "solved", "interrupted"]
+"""Why a session of a run ended: it took its steps, its evaluation was good enough, or Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +60,24 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, command: str | None = None) -> RunFolder:
+    def create(
+        cls, path: Path, config: RunConfig, command: str | None = None, device: str = "cpu"
+    ) -> RunFolder:
         """Make the folder of a new run and write its `config.json`.
 
         Args:
             path: the folder; it may exist only if it is empty.
             config: with every default filled in.
             command: the command line that started the run.
+            device: torch device.
 
         Raises:
             RunExistsError: there is something at `path`.
+            StorageError: the folder cannot be made.
         """
         refuse_existing(path)
-        path.mkdir(parents=True, exist_ok=True)
+        with storing(path):
+            path.mkdir(parents=True, exist_ok=True)
         _write(
             path,
             {
@@ -66,17 +85,10 @@ class RunFolder:
                 "version": VERSION,
                 "command": command,
                 "config": config.to_dict(),
-                "sessions": [_session(0)],
+                "sessions": [_session(0, device)],
             },
         )
         return cls(path, config)
-
-    def update(self, steps: int) -> None:
-        """Write `config.json` anew for a run that goes on at some number of steps."""
-        description = _read(self.path)
-        description["config"] = self.config.to_dict()
-        description["sessions"].append(_session(steps))
-        _write(self.path, description)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -85,13 +97,57 @@ class RunFolder:
         Raises:
             RunNotFoundError: the folder has no `config.json`.
             DamagedRunError: that cannot be read.
+            ForeignRunError: it was not written by this command.
+            NewerRunError: it was written by a newer version of this software.
             UnknownNameError: it has an option that this version does not know.
         """
         description = _read(path)
         try:
             return cls(path, RunConfig.from_dict(description["config"]))
-        except (TypeError, AttributeError) as error:
-            raise DamagedRunError(f"{path / CONFIG_FILE} makes no sense: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DamagedRunError(f"{path / CONFIG_FILE} makes no sense: {error!r}") from error
+
+    def begin_session(self, steps: int, device: str) -> None:
+        """Write `config.json` anew for a run that goes on at some number of steps."""
+        description = _read(self.path)
+        description["config"] = self.config.to_dict()
+        description["sessions"].append(_session(steps, device))
+        _write(self.path, description)
+
+    def end_session(self, steps: int, ending: Ending) -> None:
+        """Write down that all is done that a session has to do."""
+        description = _read(self.path)
+        description["sessions"][-1] |= {"to_step": steps, "ended": ending}
+        _write(self.path, description)
+
+    def last_session(self) -> dict[str, Any]:
+        """What is written about the session before this one."""
+        sessions = _read(self.path)["sessions"]
+        return dict(sessions[-1]) if sessions else {}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training this run; whoever is killed lets go.
+
+        Raises:
+            RunBusyError: another one is at it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunBusyError(f"another process is training the run {self.path}") from None
+            except OSError:
+                pass  # a file system without locks
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def default_path(config: RunConfig, root: Path = Path("runs")) -> Path:
@@ -108,24 +164,29 @@ def default_path(config: RunConfig, root: Path = Path("runs")) -> Path:
 
 def find_policy(path: Path) -> Path:
     """The folder of the policy file that a path means: of the newest checkpoint, for a run."""
-    last = path / "checkpoints" / "last"
-    return last if last.exists() else path
+    checkpoints = path / "checkpoints"
+    if (checkpoints / LAST).exists():
+        return checkpoints / LAST
+    # A link that was lost, by copying a run for example.
+    return next(iter(numbered(checkpoints)), path)
 
 
 def refuse_existing(path: Path) -> None:
     """Raise `RunExistsError` if there is anything but an empty folder at `path`."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    unfinished = f".{CONFIG_FILE}.writing"  # of a run that was killed before it was one
+    if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= {unfinished}):
         raise RunExistsError(
             f"{path} exists; a run is never written over another. Choose another --out, or go on "
             f"with the run that is there: nprobot train --resume {path}"
         )
 
 
-def _session(steps: int) -> dict[str, Any]:
+def _session(steps: int, device: str) -> dict[str, Any]:
     """What this process adds to the run, from some number of steps on."""
     return {
         "from_step": steps,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "device": device,
         "versions": versions(),
         "git_commit": git_commit(),
     }
@@ -135,23 +196,24 @@ def _read(path: Path) -> dict[str, Any]:
     file = path / CONFIG_FILE
     try:
         description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        kind, version = description["format"], description["version"]
-        if kind != FORMAT or version > VERSION:
-            raise DamagedRunError(
-                f"{file} has the format {kind!r}, version {version}; this nprobot reads "
-                f"{FORMAT!r} up to version {VERSION}"
+        kind, version = description["format"], int(description["version"])
+        if kind != FORMAT:
+            raise ForeignRunError(f"{file} has the format {kind!r}; this command reads {FORMAT!r}")
+        if version > VERSION:
+            raise NewerRunError(
+                f"{file} has format version {version}; this nprobot reads up to {VERSION}. "
+                "Upgrade nprobot."
             )
+        description["sessions"] = [dict(session) for session in description["sessions"]]
     except (FileNotFoundError, NotADirectoryError):
         raise RunNotFoundError(f"there is no run at {path}: it has no {CONFIG_FILE}") from None
-    except DamagedRunError:
+    except (ForeignRunError, NewerRunError):
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedRunError(f"{file} cannot be read: {error!r}") from error
     return description
 
 
 def _write(path: Path, description: dict[str, Any]) -> None:
-    """Write `config.json` whole or not at all."""
-    writing = path / f".{CONFIG_FILE}.writing"
-    writing.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    os.replace(writing, path / CONFIG_FILE)
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    write_whole(path / CONFIG_FILE, f"{text}\n".encode())

@@ -1,54 +1,29 @@
-"""A training run from start to end: build, learn, checkpoint, evaluate, draw."""
+"""A training run: begun, or gone on with from its last good checkpoint."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-from nprobot.policies.policy import Policy
+from stable_baselines3.common.vec_env import VecNormalize
 
 from . import environments
 from .build import Model, build_model, resolve
-from .callback import RunCallback, StopTraining, log_evaluation
-from .checkpoints import last_checkpoint, load_checkpoint
+from .checkpoint_folder import clear_unfinished, newest_whole, numbered, point_at, set_aside
+from .checkpoints import load_checkpoint, making_sense
 from .config import RunConfig
-from .curve import draw_curve
-from .errors import ConfigError, NonFiniteError
-from .evaluation import Evaluation, evaluate
-from .progress_file import make_logger
+from .env_group import failure
+from .env_trial import saves_exactly
+from .episodes import restore_episodes
+from .errors import ConfigError, ForeignRunError, RunError
 from .reporting import Reporter, Silent
 from .run_folder import RunFolder, default_path, refuse_existing
-from .vector import make_vector
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came out of a run.
-
-    Attributes:
-        folder: the run on disk.
-        policy: as it was at the end.
-        evaluation: of that policy, 20 deterministic episodes; None if it was cut short.
-        steps: environment steps taken.
-        seconds: of wall-clock time, all sessions of the run together.
-        forward_passes: network passes of one sample that learning took.
-        backward_passes: the same backwards; 0 under node perturbation.
-        interrupted: whether somebody ended the run before it was done.
-    """
-
-    folder: RunFolder
-    policy: Policy
-    evaluation: Evaluation | None
-    steps: int
-    seconds: float
-    forward_passes: int
-    backward_passes: int
-    interrupted: bool
+from .seeds import Seeds
+from .session import Result, Session
+from .vector import make_vector, maker
+from .versions import versions
 
 
 def train(
@@ -75,13 +50,26 @@ def train(
         UnknownNameError: there is no such environment.
         EnvironmentUnavailableError: it cannot be made, or has spaces that no policy can handle.
         RunExistsError: `out` is there already.
-        NonFiniteError: an observation, reward, loss or weight became NaN or infinite.
+        RunFailedError: the run came to a premature end, and can be resumed; a subclass says why.
     """
+    reporter = reporter or Silent()
     path = out or default_path(config)
     refuse_existing(path)  # before minutes of work, and before an environment is made
-    model = _model(config, device)
-    folder = RunFolder.create(path, resolve(config, model), command)
-    return _learn(folder, model, reporter or Silent())
+    _check_environment(config)
+    keeps = config.checkpoint_episodes == "keep" or _saves_exactly(config)
+    with _closing(make_vector(config)) as vector:
+        resolved = resolve(config, build_model(config, vector, device), keeps_episodes=keeps)
+        # From the options that will be on disk, as a resumed run builds it: a default and the same
+        # value written out can differ in the last digit.
+        model = build_model(resolved, vector, device)
+        folder = RunFolder.create(path, resolved, command, device)
+        with folder.alone():
+            if resolved.checkpoint_episodes == "restart" and config.checkpoint_episodes is None:
+                reporter.message(
+                    f"The state of {config.env} cannot be saved exactly: every checkpoint begins "
+                    "new episodes."
+                )
+            return Session(folder, model, reporter, {}).run()
 
 
 def resume(
@@ -89,7 +77,7 @@ def resume(
     config: RunConfig | None = None,
     *,
     reporter: Reporter | None = None,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> Result:
     """Go on with a run from its last checkpoint, in its own folder.
 
@@ -97,132 +85,158 @@ def resume(
         path: the run.
         config: the run's own with other `steps`, `stop_at` or intervals; by default as it was.
         reporter: who wants the news of the run.
-        device: torch device.
+        device: torch device; by default that of the last session.
 
     Returns:
         As `train`.
 
     Raises:
-        RunNotFoundError: there is no run, or no checkpoint.
+        RunNotFoundError: there is no run.
+        RunBusyError: another process is training it.
         ConfigError: `config` changes what has to stay the same, or the run is complete.
-        DamagedRunError: a file cannot be read.
+        DamagedRunError: a file is damaged, and so are the earlier checkpoints.
+        ForeignRunError: a file of something else is in the place of one of the run.
+        NewerRunError: a file was written by a newer version of this software.
+        ArchitectureMismatchError: the checkpoint is of another network.
+        RunFailedError: as in `train`.
     """
-    folder = RunFolder.open(path)
+    reporter = reporter or Silent()
+    stored = RunFolder.open(path)
+    folder = stored
     if config is not None:
-        check_changes(folder.config, config)
+        check_changes(stored.config, config)
         folder = RunFolder(path, config)
-    checkpoint = last_checkpoint(folder.checkpoints)
-    model = _model(folder.config, device)
-    counters = load_checkpoint(checkpoint, model)
-    assert folder.config.steps is not None, "the configuration of a run folder is complete"
-    if model.num_timesteps >= folder.config.steps:
-        raise ConfigError(
-            f"{path} has taken its {model.num_timesteps:,} steps; to go on, ask for more: "
-            f"--steps {2 * model.num_timesteps}"
-        )
-    folder.update(model.num_timesteps)
-    return _learn(folder, model, reporter or Silent(), counters["elapsed_seconds"])
+    with folder.alone():
+        session = folder.last_session()
+        device = device or str(session.get("device", "cpu"))
+        checkpoint = newest_whole(folder.checkpoints, reporter.message)
+        _check_environment(folder.config)
+        with _closing(make_vector(folder.config)) as vector:
+            model = build_model(folder.config, vector, device)
+            saved: dict[str, Any] = {}
+            if checkpoint is None:
+                reporter.message("There is no checkpoint yet; the run starts from the beginning.")
+            else:
+                saved = _load(checkpoint, model, folder.config, reporter)
+                # Who asks for more than what was reached wants to go on.
+                goals = [(c.steps, c.stop_at) for c in (stored.config, folder.config)]
+                saved["solved"] = saved["solved"] and goals[0] == goals[1]
+                _refuse_complete(folder, model.num_timesteps, session, solved=saved["solved"])
+            _compare_versions(session, device, reporter)
+            _tidy(folder, checkpoint)
+            folder.begin_session(model.num_timesteps, device)
+            return Session(folder, model, reporter, saved).run()
 
 
-CHANGEABLE = ("steps", "stop_at", "checkpoint_every", "evaluate_every")
+CHANGEABLE = (
+    *("steps", "stop_at", "checkpoint_every", "evaluate_every", "workers", "env_timeout"),
+)
 """Options that a resumed run may change."""
 
 
 def check_changes(old: RunConfig, new: RunConfig) -> None:
     """Raise `ConfigError` if `new` changes an option that a resumed run has to keep."""
-    before, after = old.flat(), new.flat()
-    for name in before:
-        if before[name] != after[name] and name not in CHANGEABLE:
-            raise ConfigError(
-                f"a resumed run keeps its {name}, {before[name]}; only {', '.join(CHANGEABLE)} "
-                "may change"
-            )
+    for name, (before, _) in _differences(old, new).items():
+        raise ConfigError(
+            f"a resumed run keeps its {name}, {before}; only {', '.join(CHANGEABLE)} may change"
+        )
 
 
-def _model(config: RunConfig, device: str) -> Model:
-    made = environments.make(config.env, config.env_kwargs)
-    environments.check_spaces(made)
-    made.close()
-    return build_model(config, make_vector(config), device)
-
-
-def _learn(folder: RunFolder, model: Model, reporter: Reporter, elapsed: float = 0.0) -> Result:
-    config = folder.config
-    assert config.steps is not None and model.env is not None
-    model.set_logger(make_logger(folder.path, model.num_timesteps))
-    run = RunCallback(folder, reporter, elapsed)
-    with _interruptible(run, reporter):
-        reporter.begin(folder)
-        try:
-            model.learn(config.steps - model.num_timesteps, run, reset_num_timesteps=False)
-            run.check_finite()
-        except StopTraining:
-            pass
-        except (ArithmeticError, ValueError) as error:
-            raise _explained(error, model, folder) from error
-        run.save()
-        evaluation = _final_evaluation(run)
-    policy = run.policy()
-    seconds = run.elapsed
-    # What the last update recorded has no row yet: SB3 writes it with the next rollout.
-    model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
-    model.logger.dump(model.num_timesteps)
-    if evaluation is not None:
-        log_evaluation(model, evaluation)
-    model.logger.close()
-    model.env.close()
-    draw_curve(folder)
-    return Result(
-        folder=folder,
-        policy=policy,
-        evaluation=evaluation,
-        steps=model.num_timesteps,
-        seconds=seconds,
-        forward_passes=model.rule.forward_passes,
-        backward_passes=model.rule.backward_passes,
-        interrupted=run.stop_requested,
-    )
-
-
-def _final_evaluation(run: RunCallback) -> Evaluation | None:
-    """How good the policy is, on other episodes than those that may have ended the run."""
+def _check_environment(config: RunConfig) -> None:
+    """Refuse an environment that no policy can control before anything is written."""
+    env = maker(config)()
     try:
-        return evaluate(run.policy())
-    except KeyboardInterrupt:
-        return None
+        environments.check_spaces(env)
+    finally:
+        env.close()
 
 
-def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
-    """The same error, or, if the policy has diverged, one that says when and what to do."""
-    what = str(error)
-    if what.startswith("Expected parameter"):  # torch, of a distribution without a density
-        what = "the distribution of the actions has become invalid"
-    elif not isinstance(error, ArithmeticError):
-        return error
-    last = folder.checkpoints / "last"
-    kept = f"The last good checkpoint is {last}." if last.exists() else "No checkpoint was made."
-    return NonFiniteError(
-        f"at step {model.num_timesteps:,}: {what}. {kept} A lower --learning-rate, or "
-        "--normalise on, often helps."
-    )
+def _saves_exactly(config: RunConfig) -> bool:
+    """Whether the state of the environment can be saved exactly; tried out."""
+    try:
+        return saves_exactly(maker(config))
+    except RunError:
+        raise
+    except Exception as error:
+        raise failure(f"environment {config.env}, in a trial before the run,", error) from error
 
 
 @contextmanager
-def _interruptible(run: RunCallback, reporter: Reporter) -> Iterator[None]:
-    """Turn the first Ctrl-C (or a polite kill) into the end of the run after this update."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if run.stop_requested:
-            raise KeyboardInterrupt
-        run.stop_requested = True
-        reporter.message("Stopping after this update; once more to stop at once.")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+def _closing(vector: VecNormalize) -> Iterator[VecNormalize]:
     try:
-        yield
+        yield vector
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        vector.close()
+
+
+def _load(checkpoint: Path, model: Model, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+    saved = load_checkpoint(checkpoint, model)
+    with making_sense(checkpoint):
+        for name, (here, there) in _differences(
+            config, RunConfig.from_dict(saved["config"])
+        ).items():
+            raise ForeignRunError(
+                f"checkpoint {checkpoint.name} belongs to another run: its {name} is {there}, "
+                f"config.json says {here}"
+            )
+        seeds = Seeds.spawn(config.seed)
+        restore_episodes(model, saved["episodes"], seeds, reporter.message)
+    return saved
+
+
+def _refuse_complete(
+    folder: RunFolder, steps: int, session: dict[str, Any], *, solved: bool
+) -> None:
+    """Raise `ConfigError` if there is nothing left to do.
+
+    A run that was killed after its last update, while it was evaluated or drawn, has that left.
+    """
+    config = folder.config
+    assert config.steps is not None, "the configuration of a folder is complete"
+    if session.get("ended") in (None, "interrupted") or session.get("to_step") != steps:
+        return
+    if solved:
+        raise ConfigError(
+            f"{folder.path} has reached its return of {config.stop_at:g} at step {steps:,}; to go "
+            "on, ask for more: --stop-at or --steps"
+        )
+    if steps >= config.steps:
+        raise ConfigError(
+            f"{folder.path} has taken its {steps:,} steps; to go on, ask for more: "
+            f"--steps {2 * steps}"
+        )
+
+
+def _differences(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Options that have to be the same in all sessions of a run, and are not."""
+    one, other = a.flat(), b.flat()
+    return {
+        name: (one[name], other[name])
+        for name in one
+        if one[name] != other[name] and name not in CHANGEABLE
+    }
+
+
+def _compare_versions(session: dict[str, Any], device: str, reporter: Reporter) -> None:
+    """Say so if a run will not go on bit for bit."""
+    before = {**session.get("versions", {}), "device": session.get("device", device)}
+    now = {**versions(), "device": device}
+    changed = [
+        f"{name} {before[name]}, now {now[name]}"
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    if changed:
+        reporter.message(f"The run goes on, but not bit for bit: {'; '.join(changed)}.")
+
+
+def _tidy(folder: RunFolder, checkpoint: Path | None) -> None:
+    """Leave only what the run goes on from."""
+    clear_unfinished(folder.checkpoints)
+    if checkpoint is None:
+        return
+    for path in numbered(folder.checkpoints):
+        if path == checkpoint:
+            break
+        set_aside(path)
+    point_at(checkpoint)

@@ -16,16 +16,23 @@ class Seeds:
         rule: of the node noise.
         torch: of torch, numpy and Python: initial weights, exploration, minibatches.
         evaluation: of the evaluations during training (the one at the end has its own).
+        actuators: of the hidden noise of the actuators.
     """
 
     environments: int
     rule: int
     torch: int
     evaluation: int
+    actuators: int
 
     @classmethod
     def spawn(cls, seed: int) -> Seeds:
         """All seeds of a run from its one seed."""
         # A new part goes to the end: the seeds of the others stay what they were.
-        children = np.random.SeedSequence(seed).spawn(4)
+        children = np.random.SeedSequence(seed).spawn(5)
         return cls(*(int(child.generate_state(1)[0]) for child in children))
+
+    def episodes_after(self, steps: int, count: int) -> list[int]:
+        """Seeds of the episodes that a checkpoint begins in so many environments."""
+        sequence = np.random.SeedSequence([self.environments, steps])
+        return [int(word) for word in sequence.generate_state(count)]

@@ -22,16 +22,23 @@ from .errors import DamagedRunError
 _TENSOR, _ARRAY, _TUPLE, _ITEMS, _FLOAT = "$tensor", "$array", "$tuple", "$items", "$float"
 
 
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError),
+    safetensors.SafetensorError,
+)
+
+
 def save_state(stem: Path, state: object) -> None:
     """Write a state as ``<stem>.safetensors`` and ``<stem>.json``.
 
     Raises:
         TypeError: the state holds something else than the types above.
+        OSError: the files cannot be written.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    text = json.dumps(_encode(state, "", tensors), indent=1, allow_nan=False)
-    safetensors.torch.save_file(tensors, stem.with_suffix(".safetensors"))
-    stem.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    description, tensors = to_bytes(state)
+    # Not by safetensors' own writing: what a full disk does to that is not an OSError.
+    stem.with_suffix(".safetensors").write_bytes(tensors)
+    stem.with_suffix(".json").write_bytes(description)
 
 
 def load_state(stem: Path) -> Any:  # noqa: ANN401
@@ -41,21 +48,36 @@ def load_state(stem: Path) -> Any:  # noqa: ANN401
         DamagedRunError: a file is missing or cannot be read.
     """
     try:
-        description = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        tensors = safetensors.torch.load_file(stem.with_suffix(".safetensors"))
-        return _decode(description, tensors)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        description = stem.with_suffix(".json").read_bytes()
+        return from_bytes(description, stem.with_suffix(".safetensors").read_bytes())
+    except _UNREADABLE as error:
         raise DamagedRunError(
             f"the training state {stem}.json with {stem.name}.safetensors cannot be read: "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
+def to_bytes(state: object) -> tuple[bytes, bytes]:
+    """Contents of the JSON file and of the safetensors file."""
+    tensors: dict[str, torch.Tensor] = {}
+    text = json.dumps(_encode(state, "", tensors), indent=1, allow_nan=False)
+    return text.encode() + b"\n", safetensors.torch.save(tensors)
+
+
+def from_bytes(description: bytes, tensors: bytes) -> Any:  # noqa: ANN401
+    """The inverse of `to_bytes`."""
+    return _decode(json.loads(description), safetensors.torch.load(tensors))
+
+
 def _encode(value: object, path: str, tensors: dict[str, torch.Tensor]) -> object:
     if isinstance(value, torch.Tensor | np.ndarray):
-        kind = _TENSOR if isinstance(value, torch.Tensor) else _ARRAY
-        tensor = torch.as_tensor(value).detach().cpu()
         # Its own memory: tensors that share it cannot be saved.
+        if isinstance(value, torch.Tensor):
+            kind, tensor = _TENSOR, value.detach().cpu()
+        else:
+            kind, tensor = _ARRAY, torch.as_tensor(np.array(value))
+        while path in tensors:  # {"a.b": …} and {"a": {"b": …}}
+            path += "'"
         tensors[path] = tensor.clone(memory_format=torch.contiguous_format)
         return {kind: path}
     if isinstance(value, dict):
@@ -83,9 +105,10 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> object:  # noqa: AN
     if len(value) == 1:
         (key, content), *_ = value.items()
         if key == _TENSOR:
-            return tensors[content]
+            # A copy, in memory as torch aligns it: where numbers lie can change how they are added.
+            return tensors[content].clone()
         if key == _ARRAY:
-            return tensors[content].numpy()
+            return tensors[content].numpy().copy()
         if key == _TUPLE:
             return tuple(_decode(item, tensors) for item in content)
         if key == _ITEMS:

@@ -1,33 +1,39 @@
-"""A run's environments side by side: checked for NaN, normalised, with state to save."""
+"""A run's environments side by side: in this process or in workers, checked for NaN, normalised."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import gymnasium
 import numpy as np
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import (
+    VecEnvIndices,
+    VecEnvObs,
+    VecEnvStepReturn,
+)
 from typing_extensions import override
 
-from . import environments
 from .config import RunConfig
-from .errors import NonFiniteError
+from .env_group import Description, Maker
+from .env_recorder import Node
+from .errors import EnvironmentStateError, NonFiniteError
+from .seeds import Seeds
+from .workers import Here, Runner, Worker
+
+Array = NDArray[Any]
 
 
 def make_vector(config: RunConfig) -> VecNormalize:
     """The training environments of a run.
 
-    Each counts its episode returns (`Monitor`), so that those stay in the environment's own units
-    whatever is normalised.
+    Returns of episodes are counted beneath the normaliser, so that those stay in the environment's
+    own units.
     """
-
-    def environment() -> Callable[[], Monitor[Any, Any]]:
-        return lambda: Monitor(environments.make(config.env, config.env_kwargs))
-
-    vector = DummyVecEnv([environment() for _ in range(config.envs)])
+    vector = SideBySide(maker(config), config.envs, config.workers, config.env_timeout)
     return VecNormalize(
         FiniteCheck(vector),
         norm_obs=config.normalise_observations,
@@ -35,14 +41,165 @@ def make_vector(config: RunConfig) -> VecNormalize:
     )
 
 
+def maker(config: RunConfig) -> Maker:
+    """How the environments of a run are made."""
+    seed = Seeds.spawn(config.seed).actuators
+    return Maker(config.env, dict(config.env_kwargs), config.hardware, seed)
+
+
+def side_by_side(vector: VecEnv) -> SideBySide:
+    """The environments under the normaliser."""
+    inner = vector.unwrapped
+    assert isinstance(inner, SideBySide), "a run's environments are made by make_vector"
+    return inner
+
+
+class SideBySide(VecEnv):
+    """Environments in this process, or spread over workers; with the same results.
+
+    Args:
+        make: makes them.
+        count: how many.
+        workers: processes to spread them over; 0 for none but this one.
+        timeout: seconds after which an environment that does not return is given up.
+
+    Raises:
+        EnvironmentFailedError: (all methods) an environment raised an exception or did not return,
+            or a worker died; the message names it.
+    """
+
+    def __init__(self, make: Maker, count: int, workers: int, timeout: float) -> None:
+        numbers = np.arange(count)
+        self._here: Here | None = None
+        self._runners: list[Runner] = []
+        if workers == 0:
+            self._here = Here(make, numbers.tolist(), timeout)
+            self._runners.append(self._here)
+        else:
+            shares = np.array_split(numbers, min(workers, count))
+            self._runners += [
+                Worker(number, make, share.tolist(), timeout) for number, share in enumerate(shares)
+            ]
+        try:
+            self.description: Description = self._ask("describe")[0]
+        except Exception:
+            self.close()
+            raise
+        super().__init__(count, self.description.observation_space, self.description.action_space)
+
+    @override
+    def reset(self) -> VecEnvObs:
+        observations = self._ask("reset", *self._split(self._seeds))
+        self._reset_seeds()  # used once
+        return np.concatenate(observations)
+
+    @override
+    def step_async(self, actions: Array) -> None:
+        for runner, part in zip(self._runners, self._split(actions), strict=True):
+            runner.send("step", part)
+
+    @override
+    def step_wait(self) -> VecEnvStepReturn:
+        answers = [runner.receive() for runner in self._runners]
+        observations, rewards, dones = (
+            np.concatenate([answer[i] for answer in answers]) for i in range(3)
+        )
+        return observations, rewards, dones, [info for answer in answers for info in answer[3]]
+
+    def seed_each(self, seeds: Sequence[int]) -> None:
+        """Set the seed of each environment for the next `reset`."""
+        self._seeds = list(seeds)
+
+    def save(self) -> list[Node] | None:
+        """The state of each environment; None if it cannot be saved at present."""
+        states = self._ask("save")
+        if any(part is None for part in states):
+            return None
+        return [state for part in states for state in part]
+
+    def restore(self, states: Sequence[Node]) -> None:
+        """Put the states from `save` into these environments, which have just been made.
+
+        Raises:
+            EnvironmentStateError: they do not fit.
+        """
+        if len(states) != self.num_envs:
+            raise EnvironmentStateError(
+                f"{len(states)} environments were saved, and there are {self.num_envs}"
+            )
+        self._ask("restore", *self._split(states))
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Give up environments of this process too when they do not return; see `Here.watched`."""
+        if self._here is None:
+            yield
+        else:
+            with self._here.watched():
+                yield
+
+    @override
+    def close(self) -> None:
+        for runner in self._runners:
+            runner.close()
+
+    @override
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        values = [value for part in self._ask_all("attribute", attr_name) for value in part]
+        return [values[index] for index in self._chosen(indices)]
+
+    @override
+    def set_attr(self, attr_name: str, value: object, indices: VecEnvIndices = None) -> None:
+        raise NotImplementedError("the environments of a run are changed by stepping them only")
+
+    @override
+    def env_method(
+        self,
+        method_name: str,
+        *method_args: object,
+        indices: VecEnvIndices = None,
+        **method_kwargs: object,
+    ) -> list[Any]:
+        raise NotImplementedError("the environments of a run are changed by stepping them only")
+
+    @override
+    def env_is_wrapped(
+        self,
+        wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]],
+        indices: VecEnvIndices = None,
+    ) -> list[bool]:
+        return [False for _ in self._chosen(indices)]
+
+    def _chosen(self, indices: VecEnvIndices) -> Iterable[int]:
+        return self._get_indices(indices)
+
+    def _split(self, items: Sequence[Any] | Array) -> list[Any]:
+        """What belongs to the environments of each runner."""
+        return [items[runner.indices[0] : runner.indices[-1] + 1] for runner in self._runners]
+
+    def _ask(self, command: str, *parts: object) -> list[Any]:
+        """Have a method of every group called, with a part of the arguments each."""
+        for number, runner in enumerate(self._runners):
+            runner.send(command, *parts[number : number + 1])
+        return [runner.receive() for runner in self._runners]
+
+    def _ask_all(self, command: str, argument: object) -> list[Any]:
+        return self._ask(command, *[argument for _ in self._runners])
+
+
 class FiniteCheck(VecEnvWrapper):
-    """Stops a run at the first NaN or infinity that an environment returns."""
+    """Stops a run at the first NaN or infinity that goes into or comes out of an environment."""
 
     @override
     def reset(self) -> VecEnvObs:
         observations = self.venv.reset()
         self._check("observation", np.asarray(observations))
         return observations
+
+    @override
+    def step_async(self, actions: Array) -> None:
+        _refuse("action for", actions, "the policy has diverged")
+        self.venv.step_async(actions)
 
     @override
     def step_wait(self) -> VecEnvStepReturn:
@@ -54,57 +211,16 @@ class FiniteCheck(VecEnvWrapper):
             self._check("last observation of an episode", last[None])
         return observations, rewards, dones, infos
 
-    def _check(self, what: str, values: np.ndarray[Any, np.dtype[Any]]) -> None:
-        # The sum is finite if all are, and one number is quicker to look at.
-        if np.isfinite(values.sum()) or np.isfinite(values).all():
-            return
-        bad = np.argwhere(~np.isfinite(values))[0]
-        raise NonFiniteError(
-            f"the {what} of environment {bad[0]} is {values[tuple(bad)]}"
-            + (f" at index {bad[1:].tolist()}" if len(bad) > 1 else "")
-            + "; the simulation has become unstable or the environment has a fault"
-        )
+    def _check(self, what: str, values: Array) -> None:
+        cause = "the simulation has become unstable or the environment has a fault"
+        _refuse(f"{what} of", values, cause)
 
 
-def vector_state(vector: VecNormalize) -> dict[str, Any]:
-    """Statistics of the normaliser and the random generator of each environment."""
-    state: dict[str, Any] = {
-        "returns": _statistics(vector.ret_rms),
-        "discounted_returns": vector.returns,
-        "generators": [generator.bit_generator.state for generator in vector.get_attr("np_random")],
-    }
-    if vector.norm_obs:
-        state["observations"] = _statistics(_observations(vector))
-    return state
-
-
-def restore_vector(vector: VecNormalize, state: dict[str, Any]) -> None:
-    """Go on from a saved state; the next reset draws from the restored generators."""
-    vector.training = False
-    vector.reset()  # uses up the seeds, which would restart the generators
-    vector.training = True
-    _restore_statistics(vector.ret_rms, state["returns"])
-    if vector.norm_obs:
-        _restore_statistics(_observations(vector), state["observations"])
-    vector.returns = state["discounted_returns"].copy()
-    for generator, saved in zip(vector.get_attr("np_random"), state["generators"], strict=True):
-        generator.bit_generator.state = saved
-
-
-def _observations(vector: VecNormalize) -> RunningMeanStd:
-    running = vector.obs_rms
-    assert isinstance(running, RunningMeanStd), "observations are one vector, not a dict of them"
-    return running
-
-
-def _statistics(running: RunningMeanStd) -> dict[str, Any]:
-    return {
-        "mean": np.asarray(running.mean),
-        "var": np.asarray(running.var),
-        "count": float(running.count),
-    }
-
-
-def _restore_statistics(running: RunningMeanStd, state: dict[str, Any]) -> None:
-    running.mean, running.var = state["mean"].copy(), state["var"].copy()
-    running.count = state["count"]
+def _refuse(what: str, values: Array, cause: str) -> None:
+    """Raise `NonFiniteError` at the first value that is not finite; one row an environment."""
+    # The sum is finite if all are, and one number is quicker to look at.
+    if np.isfinite(values.sum()) or np.isfinite(values).all():
+        return
+    bad = np.argwhere(~np.isfinite(values))[0]
+    where = f" at index {bad[1:].tolist()}" if len(bad) > 1 else ""
+    raise NonFiniteError(f"the {what} environment {bad[0]} is {values[tuple(bad)]}{where}; {cause}")

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from nprobot.envs.actuators import PRESETS
 from nprobot.policies.networks import ACTIVATIONS
 from nprobot.rules import RULES
 from nprobot.training import config as config_module
@@ -23,6 +24,7 @@ def test_names_are_those_of_the_engine():
     # Written out in the configuration so that `--help` need not load torch.
     assert set(config_module.RULES) == set(RULES)
     assert set(config_module.ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(config_module.HARDWARE) == set(PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,11 @@ def test_names_are_those_of_the_engine():
         (RunConfig, {"checkpoint_every": 0}),
         (RunConfig, {"stop_at": float("nan")}),
         (RunConfig, {"normalise": "maybe"}),
+        (RunConfig, {"workers": -1}),
+        (RunConfig, {"workers": 9}),
+        (RunConfig, {"env_timeout": 0}),
+        (RunConfig, {"hardware": "servos"}),
+        (RunConfig, {"checkpoint_episodes": "forget"}),
         (LearningOptions, {"sigma": 0.0}),
         (LearningOptions, {"learning_rate": float("inf")}),
         (LearningOptions, {"decorrelation_lr": 2.0}),
@@ -95,7 +102,7 @@ def test_options_of_all_groups_have_names_of_their_own():
 
 def test_seeds_differ_from_each_other_and_between_runs():
     seeds = [dataclasses.astuple(Seeds.spawn(seed)) for seed in range(50)]
-    assert len({word for run in seeds for word in run}) == 50 * 4
+    assert len({word for run in seeds for word in run}) == 50 * 5
     assert Seeds.spawn(3) == Seeds.spawn(3)
 
 

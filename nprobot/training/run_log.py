@@ -1,0 +1,100 @@
+"""What a run logs: SB3's logger with a table and a tensorboard file that survive a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import Logger
+from typing_extensions import override
+
+from .event_file import EventFile
+from .progress_file import STEPS, ProgressTable
+
+
+class RunLog(Logger):
+    """SB3's logger for a run.
+
+    A resumed run goes on in the same files with the same columns as if it had never stopped:
+    ``time/iterations``, ``time/time_elapsed`` and ``time/fps`` count all of its sessions.
+
+    Args:
+        folder: of the run.
+        elapsed: tells how long the run has taken, all sessions together, s.
+        saved: from `state`: what is there beyond that is of work that was lost, and is dropped.
+            None for a new run, or one that starts again.
+
+    Attributes:
+        lost: what is missing of what was logged before, in words; empty if nothing is.
+
+    Raises:
+        StorageError: (all methods) the disk is full, the folder read-only, ….
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        elapsed: Callable[[], float] = float,
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.table = ProgressTable(folder / "progress.csv", 0 if saved is None else saved["rows"])
+        self.events = EventFile(folder, None if saved is None else saved["events"])
+        super().__init__(str(folder), [self.table, self.events])
+        self._elapsed = elapsed
+        self._iterations_before = self.iterations = 0
+        self.lost = ""
+        if saved is not None:
+            if (missing := int(saved["rows"]) - len(self.table.rows)) > 0:
+                self.lost = f"{missing} rows of progress.csv"
+            elif self.events.file.name != saved["events"]["file"]:
+                self.lost = "the tensorboard file up to here"
+            self._iterations_before = self.iterations = int(saved["iterations"])
+            pending = saved["pending"]
+            self.name_to_value.update(pending["values"])
+            self.name_to_count.update(pending["counts"])
+            self.name_to_excluded.update(pending["excluded"])
+
+    def state(self) -> dict[str, Any]:
+        """Where the files end, and what has been recorded but not written yet."""
+        self.table.sync()
+        self.events.sync()
+        return {
+            "rows": len(self.table.rows),
+            "events": self.events.place,
+            "iterations": self.iterations,
+            "pending": {
+                "values": dict(self.name_to_value),
+                "counts": dict(self.name_to_count),
+                "excluded": dict(self.name_to_excluded),
+            },
+        }
+
+    @override
+    def record(self, key: str, value: object, exclude: str | tuple[str, ...] | None = None) -> None:
+        # Python's numbers, of the same digits: they survive a checkpoint as they are.
+        if isinstance(value, np.floating):
+            value = float(str(value))
+        elif isinstance(value, np.integer):
+            value = int(value)
+        super().record(key, value, exclude)
+
+    @override
+    def dump(self, step: int = 0) -> None:
+        if "time/iterations" in self.name_to_value:
+            self.iterations = self._iterations_before + int(self.name_to_value["time/iterations"])
+            self.name_to_value["time/iterations"] = self.iterations
+        if "time/time_elapsed" in self.name_to_value:
+            elapsed = self._elapsed()
+            self.name_to_value["time/time_elapsed"] = int(elapsed)
+            self.name_to_value["time/fps"] = int(step / elapsed) if elapsed else 0
+        super().dump(step)
+
+    def write_row(self, values: Mapping[str, Any], step: int) -> None:
+        """Write a row of its own, beside what is being recorded."""
+        row = {**values, STEPS: step}
+        excluded: dict[str, tuple[str, ...]] = {name: () for name in values}
+        excluded[STEPS] = ("tensorboard",)
+        for output in (self.table, self.events):
+            output.write(row, excluded, step)

@@ -1,0 +1,157 @@
+"""What the tests of interrupted and damaged runs share: a small run, and a way to compare runs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
+from nprobot.training.progress_file import read_table
+from nprobot.training.runner import train
+from nprobot.training.state import load_state, to_bytes
+
+CLOCK = {"time/fps", "time/time_elapsed"}
+
+SMALL = RunConfig(
+    steps=640,
+    samples=2,
+    seed=3,
+    envs=2,
+    checkpoint_every=128,
+    evaluate_every=256,
+    network=NetworkOptions(hidden=(8, 8)),
+    algorithm=AlgorithmOptions(n_steps=64, batch_size=32, n_epochs=2),
+)
+
+
+class Listener:
+    """Keeps what a run reports."""
+
+    def __init__(self):
+        self.messages = []
+
+    def begin(self, folder):
+        pass
+
+    def progress(self, progress):
+        pass
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+def contents(path):
+    """All that a run has left behind, but for what the clock says."""
+    rows = [
+        {k: v for k, v in r.items() if k not in CLOCK} for r in read_table(path / "progress.csv")
+    ]
+    (events,) = path.glob("events.out.tfevents.*")
+    found = {
+        "names": sorted(
+            str(p.relative_to(path)) for p in path.rglob("*") if not p.name.startswith("events.")
+        ),
+        "columns": (path / "progress.csv").read_text().partition("\n")[0],
+        "rows": rows,
+        "events": list(scalars(events)),
+        "last": os.readlink(path / "checkpoints" / "last"),
+    }
+    for checkpoint in (path / "checkpoints").glob("step_*"):
+        for name in ("policy.json", "policy.safetensors"):
+            found[checkpoint.name, name] = (checkpoint / name).read_bytes()
+        state = load_state(checkpoint / "training")
+        del state["run"]["elapsed_seconds"], state["run"]["log"]["events"]["file"]
+        found[checkpoint.name, "state"] = to_bytes(state)
+    return found
+
+
+def scalars(file):
+    """Step, name and value of everything in a tensorboard file."""
+    for event in EventFileLoader(str(file)).Load():
+        for value in event.summary.value:
+            if value.tag not in CLOCK:
+                yield event.step, value.tag, value.tensor.float_val[0]
+
+
+def assert_same(path, reference):
+    """Compare two runs, one thing after the other."""
+    here, there = contents(path), contents(reference)
+    assert here.keys() == there.keys()
+    for what in here:
+        assert here[what] == there[what], what
+    assert (path / "curve.png").read_bytes() == (reference / "curve.png").read_bytes()
+
+
+def cut(source, target, steps):
+    """Copy a run as it was when its checkpoint at `steps` was the last; returns the copy."""
+    shutil.copytree(source, target, symlinks=True)
+    for checkpoint in (target / "checkpoints").glob("step_*"):
+        if int(checkpoint.name[5:]) > steps:
+            shutil.rmtree(checkpoint)
+    return target
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A run that was never stopped; not to be changed."""
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    train(SMALL, path)
+    return path
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """The same, to be changed."""
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+LAUNCH = """
+import os, signal, sys
+sys.stdout.flush()
+for stream in (1, 2):
+    os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+{before}
+from nprobot.cli import main
+code = main({arguments!r})
+{after}
+raise SystemExit(code)
+"""
+
+
+class Launcher:
+    """Starts the program in processes that can be killed; libraries are loaded once for all."""
+
+    def __init__(self, log):
+        self.log = log
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["nprobot.cli.train", "nprobot.training.runner"])
+
+    def start(self, *arguments, before="", after=""):
+        code = LAUNCH.format(
+            log=str(self.log), arguments=[str(a) for a in arguments], before=before, after=after
+        )
+        # By name: a module of tests cannot be imported there.
+        process = self.context.Process(target=exec, args=(code, {}))
+        process.start()
+        return process
+
+    def said(self):
+        return self.log.read_text()
+
+
+@pytest.fixture
+def launcher(tmp_path):
+    return Launcher(tmp_path / "output")
+
+
+@pytest.fixture(scope="session")
+def tools():
+    """Functions of this module, for tests that cannot import it."""
+    return sys.modules[__name__]

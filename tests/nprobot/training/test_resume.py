@@ -1,0 +1,227 @@
+"""A resumed run ends as one that was never stopped, bit for bit, wherever it was stopped."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from nprobot.training import callback, session
+from nprobot.training.config import LearningOptions
+from nprobot.training.errors import ConfigError, RunBusyError
+from nprobot.training.evaluation import evaluate
+from nprobot.training.run_folder import RunFolder
+from nprobot.training.runner import resume, train
+from nprobot.training.state import load_state
+
+COSINE = LearningOptions(lr_schedule="cosine")
+
+
+class Opaque(gymnasium.Env):
+    """Keeps its state where nobody can see it, as an extension in C may."""
+
+    observation_space = spaces.Box(-10, 10, (2,), np.float64)
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, lucky=False):
+        position = 0.0
+        self.lucky = lucky
+
+        def move(value=None, by=0.0):
+            nonlocal position
+            position = position + by if value is None else value
+            return position
+
+        self._move = move
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        luck = np.random.default_rng() if self.lucky else self.np_random
+        return np.array([self._move(luck.uniform(-1, 1)), 0.0]), {}
+
+    def step(self, action):
+        x = self._move(by=0.1 * float(np.clip(action[0], -1, 1)) + self.np_random.normal(0, 0.01))
+        return np.array([x, np.sin(x)]), -abs(x), abs(x) > 2, False, {}
+
+
+class Changing(gymnasium.Env):
+    """Has another attribute in its next version."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Box(-1, 1, (1,))
+    memory = staticmethod(list)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.past = type("Past", (), {})() if self.memory is None else self.memory()
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+gymnasium.register("Tests/Opaque-v0", Opaque, max_episode_steps=30)
+gymnasium.register("Tests/Changing-v0", Changing, max_episode_steps=30)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_evaluations():
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (callback, session):
+            patch.setattr(module, "evaluate", functools.partial(evaluate, episodes=2))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tools):
+    """A run that was never stopped; not to be changed."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    train(tools.SMALL, path)
+    return path
+
+
+@pytest.mark.parametrize("steps", [0, 128, 256, 512])
+def test_from_every_checkpoint(run, tmp_path, tools, steps):
+    path = tools.cut(run, tmp_path / "run", steps)
+    resume(path)
+    tools.assert_same(path, run)
+    session = json.loads((path / "config.json").read_text())["sessions"][-1]
+    assert (session["from_step"], session["to_step"], session["ended"]) == (steps, 640, "complete")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"env": "Pendulum-v1", "rule": "bp", "normalise": "off"},
+        {"env": "CartPole-v1", "rule": "inp"},
+        {"env": "Reacher-v5", "hardware": "worn-gearbox", "learning": COSINE},
+        {"env": "nprobot/ArmTrack-v0", "rule": "dbp", "steps": 256},
+        {"env": "Tests/Opaque-v0"},
+    ],
+    ids=lambda options: options["env"],
+)
+def test_other_environments(tmp_path, tools, options):
+    config = dataclasses.replace(tools.SMALL, **{"steps": 384, "evaluate_every": None, **options})
+    train(config, tmp_path / "whole")
+    path = tools.cut(tmp_path / "whole", tmp_path / "run", 128)
+    resume(path)
+    tools.assert_same(path, tmp_path / "whole")
+
+
+def test_workers_change_nothing(run, tmp_path, tools):
+    path = tools.cut(run, tmp_path / "run", 256)
+    resume(path, dataclasses.replace(RunFolder.open(path).config, workers=2))
+    here, there = tools.contents(path), tools.contents(run)
+    assert here["rows"] == there["rows"]
+    assert (
+        here["step_000000640", "policy.safetensors"]
+        == there["step_000000640", "policy.safetensors"]
+    )
+
+
+def test_stopped_by_ctrl_c_anywhere(run, tmp_path, tools):
+    class Impatient(tools.Listener):
+        def message(self, text):
+            super().message(text)
+            if text.startswith("step 256: evaluated"):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    path = tmp_path / "run"
+    result = train(tools.SMALL, path, reporter=Impatient())
+    assert (result.interrupted, result.steps) == (True, 256)
+    assert not resume(path).interrupted
+    tools.assert_same(path, run)
+
+
+class TestNewEpisodes:
+    """Where the state of an environment cannot be saved."""
+
+    def test_is_found_out_and_said(self, tmp_path, tools):
+        listener = tools.Listener()
+        config = dataclasses.replace(tools.SMALL, env="Tests/Opaque-v0", steps=256)
+        result = train(config, tmp_path / "run", reporter=listener)
+        assert result.folder.config.checkpoint_episodes == "restart"
+        assert any("cannot be saved exactly" in message for message in listener.messages)
+
+    def test_an_environment_without_a_seed(self, tmp_path, tools):
+        config = dataclasses.replace(
+            tools.SMALL, env="Tests/Opaque-v0", env_kwargs={"lucky": True}, steps=384
+        )
+        train(config, tmp_path / "whole")
+        path = tools.cut(tmp_path / "whole", tmp_path / "run", 256)
+        listener = tools.Listener()
+        assert resume(path, reporter=listener).steps == 384
+        assert any("not determined by its seed" in message for message in listener.messages)
+
+    def test_a_state_that_does_not_fit_any_more(self, tmp_path, tools):
+        """As after an update of an environment: the run goes on, and says what is lost."""
+        config = dataclasses.replace(tools.SMALL, env="Tests/Changing-v0", steps=384)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Changing, "memory", None)
+            train(config, tmp_path / "whole")
+        path = tools.cut(tmp_path / "whole", tmp_path / "run", 256)
+        listener = tools.Listener()
+        assert resume(path, reporter=listener).steps == 384
+        assert any("episodes are lost" in message for message in listener.messages)
+
+
+class TestEnd:
+    def test_killed_after_the_last_update(self, run, copy, tools):
+        """Evaluation, last rows and figure are made up for."""
+        (copy / "curve.png").unlink()
+        file = copy / "config.json"
+        description = json.loads(file.read_text())
+        del description["sessions"][-1]["ended"]
+        file.write_text(json.dumps(description))
+        table = copy / "progress.csv"
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+        resume(copy)
+        tools.assert_same(copy, run)
+
+    def test_a_complete_run_is_left_alone(self, copy):
+        before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+        with pytest.raises(ConfigError, match="--steps 1280"):
+            resume(copy)
+        assert {p: p.read_bytes() for p in before} == before
+
+    def test_a_solved_run(self, tmp_path, tools):
+        config = dataclasses.replace(tools.SMALL, stop_at=1.0)
+        train(config, tmp_path / "whole")
+        shutil.copytree(tmp_path / "whole", tmp_path / "run", symlinks=True)
+        with pytest.raises(ConfigError, match="reached its return of 1 at step 256"):
+            resume(tmp_path / "run")
+        path = tools.cut(tmp_path / "whole", tmp_path / "again", 128)
+        resume(path)
+        tools.assert_same(path, tmp_path / "whole")
+        solved = RunFolder.open(path).config
+        assert resume(path, dataclasses.replace(solved, stop_at=1e9)).steps == 640
+
+
+def test_two_processes_do_not_train_one_run(copy):
+    with RunFolder.open(copy).alone(), pytest.raises(RunBusyError, match="another process"):
+        resume(copy)
+
+
+def test_other_versions_are_said(run, tmp_path, tools):
+    path = tools.cut(run, tmp_path / "run", 512)
+    text = (path / "config.json").read_text()
+    (path / "config.json").write_text(text.replace('"mujoco": "3', '"mujoco": "2'))
+    listener = tools.Listener()
+    resume(path, reporter=listener)
+    assert any("not bit for bit: mujoco 2" in message for message in listener.messages)
+
+
+def test_a_checkpoint_repeats_itself(run, tmp_path, tools):
+    """Nothing that is saved depends on the clock or the process, but for what tells the time."""
+    path = tools.cut(run, tmp_path / "run", 128)
+    resume(path)
+    checkpoint = "checkpoints/step_000000256/training"
+    here, there = load_state(path / checkpoint), load_state(run / checkpoint)
+    assert here["run"]["elapsed_seconds"] > 0
+    assert here["run"]["log"]["pending"] == there["run"]["log"]["pending"]
