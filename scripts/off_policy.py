@@ -1,0 +1,250 @@
+"""SAC and TD3 by backpropagation and by node perturbation: one figure, one table.
+
+Three seeds of every learner on every task. A run that has its row is not repeated, so a cut-off
+costs one run. Learning rates come from `search`, the same small search for every learner, on a seed
+that is not reported.
+
+    python scripts/off_policy.py search   # rows of search.csv
+    python scripts/off_policy.py run      # rows.csv, curves.csv
+    python scripts/off_policy.py report   # docs/off_policy.md and its figure
+    python scripts/off_policy.py run --only Pendulum-v1 DANP   # runs whose names hold all of these
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import nprobot
+from nprobot.training.versions import git_commit, versions
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "off_policy"
+TASKS: dict[str, tuple[int, int]] = {
+    "Pendulum-v1": (20_000, 4),
+    "InvertedPendulum-v5": (20_000, 4),
+    "Reacher-v5": (100_000, 16),
+}
+"""Environment steps, and how many of them there are for each gradient step."""
+RULES: dict[str, dict[str, Any]] = {
+    "BP": {"rule": "bp"},
+    "DANP": {"rule": "danp", "rule_kwargs": {"samples": 8}},
+    "DNP + feedback": {"rule": "dnp", "rule_kwargs": {"samples": 8, "feedback": True}},
+}
+ALGORITHMS = ("SAC", "TD3")
+SEEDS = (0, 1, 2)
+SEARCH_TASK, SEARCH_STEPS, SEARCH_SEED = "Pendulum-v1", 10_000, 100
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+ENVS = 4
+EVALUATIONS = 10
+"""Points of a curve."""
+EPISODES = 20
+"""Deterministic episodes of an evaluation."""
+COMMON: dict[str, Any] = {
+    "batch_size": 256,
+    "buffer_size": 100_000,
+    "learning_starts": 500,
+    "gradient_steps": 1,
+    "policy_kwargs": {"net_arch": [64, 64], "optimizer_kwargs": {"fused": True}},
+    "device": "cpu",
+}
+"""The same for every learner; everything else is SB3's default."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    task: str
+    algorithm: str
+    rule: str
+    seed: int
+    steps: int
+    learning_rate: float
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells its row from others."""
+        return tuple(str(value) for value in vars(self).values())
+
+
+class Curve(BaseCallback):
+    """Evaluates now and then, on environments of its own."""
+
+    def __init__(self, job: Job, normaliser: VecNormalize) -> None:
+        super().__init__()
+        self.job = job
+        self.normaliser = normaliser
+        self.points: list[tuple[int, float]] = []
+        self.seconds = 0.0
+        """Processor time that the evaluations took."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= (len(self.points) + 1) * self.job.steps / EVALUATIONS:
+            start = time.process_time()
+            found = returns(self.model, self.job.task, self.normaliser)
+            self.points.append((self.num_timesteps, float(found.mean())))
+            self.seconds += time.process_time() - start
+        return True
+
+
+def main() -> None:
+    """Search, run or report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=["search", "run", "report"])
+    parser.add_argument("--only", nargs="+", default=[], help="words that a run's name must hold")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if options.stage == "search":
+        execute(search_jobs(), RESULTS / "search.csv", None, options.only)
+    elif options.stage == "run":
+        execute(run_jobs(), RESULTS / "rows.csv", RESULTS / "curves.csv", options.only)
+    else:
+        from off_policy_report import report
+
+        report()
+
+
+def search_jobs() -> list[Job]:
+    """Every learner with every learning rate."""
+    return [
+        Job(SEARCH_TASK, algorithm, rule, SEARCH_SEED, SEARCH_STEPS, rate)
+        for rule in RULES
+        for rate in LEARNING_RATES
+        for algorithm in ALGORITHMS
+    ]
+
+
+def run_jobs() -> list[Job]:
+    """Every learner on every task with the rate that `search` found best for it."""
+    best = best_rates()
+    # One seed of everything first: a run that is cut off has something of each.
+    return [
+        Job(task, algorithm, rule, seed, steps, best[algorithm, rule])
+        for seed in SEEDS
+        for task, (steps, _) in TASKS.items()
+        for rule in RULES
+        for algorithm in ALGORITHMS
+        if (algorithm, rule) in best
+    ]
+
+
+def best_rates() -> dict[tuple[str, str], float]:
+    """Learning rate with the best return in the search, of every learner that was searched."""
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for row in read(RESULTS / "search.csv"):
+        learner = row["algorithm"], row["rule"]
+        score = float(row["return_mean"]), float(row["learning_rate"])
+        found[learner] = max(score, found.get(learner, score))
+    return {learner: rate for learner, (_, rate) in found.items()}
+
+
+def execute(jobs: list[Job], rows: Path, curves: Path | None, only: list[str]) -> None:
+    """Run the jobs that have no row yet; write each row as its run ends."""
+    done = {tuple(row[name] for name in Job.__dataclass_fields__) for row in read(rows)}
+    wanted = [job for job in jobs if all(word in " ".join(job.key) for word in only)]
+    waiting = [job for job in wanted if job.key not in done]
+    print(f"{len(wanted) - len(waiting)} of {len(wanted)} runs are there; {len(waiting)} to go")
+    for job in waiting:
+        row, curve = run(job)
+        if curves is not None:
+            append(curves, curve)
+        append(rows, [row])
+        print(f"{' '.join(job.key)}: {row['return_mean']:.2f}", flush=True)
+
+
+def run(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train and measure; the row of the result, and those of the curve."""
+    env = VecNormalize(make_vec_env(job.task, ENVS, seed=job.seed))
+    model = build(job, env)
+    curve = Curve(job, env)
+    wall, processor = time.perf_counter(), time.process_time()
+    model.learn(job.steps, callback=curve)
+    row = {
+        **vars(job),
+        **{"gradient_steps": model._n_updates, "episodes": EPISODES},
+        "seconds": round(time.perf_counter() - wall, 1),
+        "processor_seconds": round(time.process_time() - processor - curve.seconds, 1),
+        "forward_passes": model.rule.forward_passes,
+        "backward_passes": model.rule.backward_passes,
+        **{"samples": model.rule.samples, "sigma": model.rule.sigma},
+    }
+    final = returns(model, job.task, env)
+    row |= {"return_mean": float(final.mean()), "return_sd": statistics.stdev(final.tolist())}
+    row |= {**versions(), "commit": git_commit()}
+    points = [
+        {**{name: row[name] for name in ("task", "algorithm", "rule", "seed")}, "step": s, "return": r}
+        for s, r in curve.points
+    ]
+    return row, points
+
+
+def build(job: Job, env: VecNormalize) -> nprobot.SAC | nprobot.TD3:
+    """The learner, ready to learn."""
+    settings: dict[str, Any] = {
+        **COMMON,
+        **RULES[job.rule],
+        "train_freq": TASKS[job.task][1] // ENVS,
+        "learning_rate": LinearSchedule(job.learning_rate, 0.0, 1.0),
+        "seed": job.seed,
+    }
+    if job.algorithm == "SAC":
+        return nprobot.SAC("MlpPolicy", env, ent_coef="auto_0.1", **settings)
+    size = env.action_space.shape
+    noise = NormalActionNoise(np.zeros(size), np.full(size, 0.1))
+    return nprobot.TD3("MlpPolicy", env, action_noise=noise, **settings)
+
+
+def returns(model: Any, task: str, normaliser: VecNormalize) -> npt.NDArray[np.float64]:
+    """Returns of deterministic episodes, side by side, the first of every environment."""
+    env = make_vec_env(task, EPISODES, seed=10_000, vec_env_cls=DummyVecEnv)
+    observations = env.reset()
+    total, running = np.zeros(EPISODES), np.ones(EPISODES, bool)
+    while running.any():
+        actions, _ = model.predict(normaliser.normalize_obs(observations), deterministic=True)
+        observations, rewards, dones, _ = env.step(actions)
+        total += rewards * running
+        running &= ~dones
+    env.close()
+    return total
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to a CSV file, with a header if it is new."""
+    there = read(path)
+    with path.open("a", newline="") as file:
+        header = list((there or rows)[0])
+        writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
+        if not there:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
