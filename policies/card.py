@@ -33,10 +33,11 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
     lines = [
         f"# {env} by {rule}",
         "",
-        f"A controller for `{env}`, trained {_how(made)}.",
+        f"A controller for `{env}`, {_how(made)}.",
+        *_description(made.get("description")),
         "It is deterministic: one observation in, one action out.",
         "",
-        *(["![Return over the steps of training](curve.png)", ""] if curve else []),
+        *([f"![{_curve_of(made)}](curve.png)", ""] if curve else []),
         "## Score",
         "",
         *_score(made.get("evaluation")),
@@ -83,17 +84,33 @@ def network_name(policy: Policy) -> str:
 def _how(made: Mapping[str, Any]) -> str:
     """With what, and for how long, a policy was trained."""
     algorithm = str(made.get("algorithm", "an algorithm that is not recorded")).upper()
-    rule, steps = made.get("rule"), made.get("steps")
-    parts = [f"with {algorithm}"]
+    rule, steps, epochs = made.get("rule"), made.get("steps"), made.get("epochs")
+    fitted = _fitted(made)
+    parts = [f"fitted to `{made.get('task')}`" if fitted else f"trained with {algorithm}"]
     if rule:
         samples = made.get("samples")
         passes = f" (K = {samples} noisy passes)" if samples and rule not in ("bp", "dbp") else ""
         parts.append(f"by {str(rule).upper()}{passes}")
-    if isinstance(steps, int):
+    if fitted and isinstance(epochs, int):
+        parts.append(f"in {epochs:,} epochs")
+    elif not fitted and isinstance(steps, int):
         parts.append(f"for {steps:,} environment steps")
     if made.get("backward_passes") == 0:
         parts.append("without a single backward pass")
     return " ".join(parts)
+
+
+def _fitted(made: Mapping[str, Any]) -> bool:
+    """Whether a policy comes from data, and not from an environment."""
+    return made.get("algorithm") == "fit"
+
+
+def _description(text: Any) -> list[str]:  # noqa: ANN401 - JSON
+    return [text] if isinstance(text, str) else []
+
+
+def _curve_of(made: Mapping[str, Any]) -> str:
+    return f"{'Error over the epochs' if _fitted(made) else 'Return over the steps'} of training"
 
 
 def _score(evaluation: Any) -> list[str]:  # noqa: ANN401 - JSON
@@ -108,6 +125,26 @@ def _score(evaluation: Any) -> list[str]:  # noqa: ANN401 - JSON
         f"`{evaluation['env']}`, seed {evaluation['seed']}; lowest {min(returns):.1f}, highest "
         f"{max(returns):.1f}; {statistics.fmean(lengths):.0f} steps an episode), "
         f"with MuJoCo {evaluation['versions'].get('mujoco') or UNKNOWN}.",
+        "",
+        *_tracking(evaluation.get("tracking")),
+    ]
+
+
+def _tracking(tracking: Any) -> list[str]:  # noqa: ANN401 - JSON
+    """The lines about how well it follows a reference."""
+    if not isinstance(tracking, Mapping):
+        return []
+    others = [
+        f"{name} {tracking[key]:.4f} rad"
+        for key, name in (("pd_alone", "PD control alone"), ("exact_model", "the exact model"))
+        if key in tracking
+    ]
+    return [
+        f"Tracking error **{tracking['position_error']:.4f} rad** (root mean square over joints, "
+        "steps and the first",
+        f"{len(tracking['episode_errors'])} of these episodes"
+        + "".join(f"; {other}" for other in others)
+        + ").",
         "",
     ]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from nprobot.deploy.export import export_run
 from nprobot.policies import zoo
+from nprobot.regression import FitFolder
 from nprobot.training.run_folder import CONFIG_FILE, RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -30,14 +31,15 @@ LICENCE = "MIT"
 
 COMMON = "--rule danp --samples 8"
 COMMANDS = {
-    "InvertedPendulum": f"--env InvertedPendulum-v5 --steps 60000 {COMMON}",
-    "InvertedDoublePendulum": f"--env InvertedDoublePendulum-v5 --steps 300000 {COMMON}",
-    "Reacher": f"--env Reacher-v5 --steps 300000 {COMMON}",
-    "ArmReach": f"--env nprobot/ArmReach-v0 --steps 300000 {COMMON}",
-    "ArmTrack": f"--env nprobot/ArmTrack-v0 --steps 1000000 {COMMON}",
-    "Hopper": f"--env Hopper-v5 --steps 500000 {COMMON}",
+    "InvertedPendulum": f"train --env InvertedPendulum-v5 --steps 60000 {COMMON} "
+    "--sigma 0.01 --lr-schedule linear --normalise on",
+    "InvertedDoublePendulum": f"train --env InvertedDoublePendulum-v5 --steps 300000 {COMMON}",
+    "Reacher": f"train --env Reacher-v5 --steps 300000 {COMMON}",
+    "ArmReach": f"train --env nprobot/ArmReach-v0 --steps 300000 {COMMON}",
+    "ArmTrack": "fit --task arm-inverse-dynamics --epochs 6 --rule danp --samples 16",
+    "Hopper": f"train --env Hopper-v5 --steps 500000 {COMMON}",
 }
-"""Name in the zoo → options of `nprobot train`."""
+"""Name in the zoo → arguments of `nprobot`: what trains the policy, or fits it to data."""
 
 
 def main() -> None:
@@ -65,7 +67,7 @@ def main() -> None:
 
 def command(name: str) -> list[str]:
     """The arguments of `nprobot` that train a policy."""
-    return ["train", *shlex.split(COMMANDS[name]), "--out", str(RUNS / name)]
+    return [*shlex.split(COMMANDS[name]), "--out", str(RUNS / name)]
 
 
 def state(name: str) -> str:
@@ -84,6 +86,15 @@ def trained_steps(name: str) -> int | None:
     return max(steps, default=0)
 
 
+def finished(name: str, steps: int) -> bool:
+    """Whether a run, or a fit, has done all that its command asks for."""
+    if command(name)[0] == "train":
+        return steps >= (RunFolder.open(RUNS / name).config.steps or 0)
+    fit = FitFolder.open(RUNS / name)
+    rows = fit.read_progress(fit.config.epochs)
+    return bool(rows) and rows[-1]["epoch"] >= fit.config.epochs
+
+
 def train(name: str) -> None:
     """Start the run of a policy, or go on with it, or leave it if it is finished."""
     steps, folder = trained_steps(name), RUNS / name
@@ -91,8 +102,8 @@ def train(name: str) -> None:
         shutil.rmtree(folder)
     if not steps:
         arguments = command(name)
-    elif steps < (RunFolder.open(folder).config.steps or 0):
-        arguments = ["train", "--resume", str(folder)]
+    elif not finished(name, steps):
+        arguments = [command(name)[0], "--resume", str(folder)]
     else:
         print(f"{name}: the run is finished, {steps:,} steps")
         return

@@ -56,14 +56,21 @@ def main(arguments: Sequence[str]) -> int:
     # Names are for copying: rather a line too long for the window than a name cut short.
     console = Console(width=WIDEST)
     table = Table(
-        "policy", "environment", "network", "rule", "steps", "Hz", "return", box=box.SIMPLE_HEAD
+        "policy",
+        "environment",
+        "network",
+        "rule",
+        "trained for",
+        "Hz",
+        "return",
+        box=box.SIMPLE_HEAD,
     )
     for column in table.columns[4:]:
         column.justify = "right"
     for row in listed:
         table.add_row(
             *(f"zoo:{row['name']}", row["environment"], row["network"], str(row["rule"]).upper()),
-            *(f"{row['steps']:,}", f"{row['control_rate'] or 0:g}", _score(row)),
+            *(_effort(row), f"{row['control_rate'] or 0:g}", _score(row)),
         )
     console.print(table, highlight=False, markup=False)
     say(console, "Run one: nprobot deploy zoo:NAME")
@@ -86,15 +93,24 @@ def describe(name: str) -> dict[str, Any]:
         "algorithm": made.get("algorithm"),
         "rule": made.get("rule"),
         "steps": made.get("steps"),
+        "epochs": made.get("epochs"),
         "return_mean": statistics.fmean(returns) if returns else None,
         "return_sd": statistics.stdev(returns) if len(returns) > 1 else None,
         "episodes": len(returns),
+        "tracking_error": (evaluation.get("tracking") or {}).get("position_error"),
         "licence": made.get("licence"),
     }
+
+
+def _effort(row: dict[str, Any]) -> str:
+    """How long a policy learned: passes over data, or steps of an environment."""
+    return f"{row['epochs']:,} epochs" if row["epochs"] else f"{row['steps']:,} steps"
 
 
 def _score(row: dict[str, Any]) -> str:
     if row["return_mean"] is None:
         return "not measured"
     spread = "" if row["return_sd"] is None else f" ± {row['return_sd']:.1f}"
-    return f"{row['return_mean']:.1f}{spread}"
+    tracking = row["tracking_error"]
+    error = "" if tracking is None else f" ({1000 * tracking:.1f} mrad RMS)"
+    return f"{row['return_mean']:.1f}{spread}{error}"

@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nprobot.policies import policy_file
 from nprobot.policies.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.onnx_file import check_agreement, save_onnx
 from nprobot.policies.policy import Policy
+from nprobot.regression.folder import FORMAT as FIT
+from nprobot.regression.folder import FitFolder
 from nprobot.training.errors import RunExistsError
 from nprobot.training.evaluation import Evaluation, evaluate
 from nprobot.training.run_folder import CONFIG_FILE, RunFolder, find_policy
@@ -22,9 +24,18 @@ from nprobot.training.versions import versions
 
 from .errors import DeployError
 
+if TYPE_CHECKING:
+    from nprobot.regression.tracking import Tracking
+
 EPISODES = 100
 DEFAULT_FOLDER = "policy"
 """Where in a run its export goes."""
+ARM_TRACK = "nprobot/ArmTrack-v0"
+TRACKING_EPISODES = 20
+"""Episodes, at most, on which a controller of the arm is compared with PD control alone."""
+
+Home = RunFolder | FitFolder
+"""Where a policy was made."""
 
 
 class ExportError(DeployError, ValueError):
@@ -60,12 +71,12 @@ def export_run(
     licence: str | None = None,
     reference: str = "FOLDER",
 ) -> Export:
-    """Make a policy folder from a run: policy file, card with curve and scores.
+    """Make a policy folder from a run or a fit: policy file, card with curve and scores.
 
     The folder appears whole or not at all.
 
     Args:
-        run: a run folder (its newest checkpoint counts), or one of its checkpoints.
+        run: the folder of a run or fit (its newest checkpoint counts), or one of its checkpoints.
         out: the folder to make; by default ``policy`` in the run.
         onnx: also write `policy.onnx`, checked against numpy and torch to 1e-5.
         episodes: deterministic episodes that measure it; 0 for none.
@@ -88,7 +99,11 @@ def export_run(
     if target.exists():
         raise RunExistsError(f"{target} is there already; choose another --out, or remove it")
     evaluation = evaluate(policy, episodes=episodes, seed=seed) if episodes else None
-    policy = replace(policy, provenance=_provenance(policy.provenance, home, evaluation, licence))
+    tracking = None
+    if evaluation is not None and evaluation.env == ARM_TRACK:
+        tracking = _tracking(policy, evaluation)
+    made = _provenance(policy.provenance, home, evaluation, tracking, licence)
+    policy = replace(policy, provenance=made)
     writing = target.with_name(f".{target.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)  # left by an export that was cut off
     policy_file.save(policy, writing)
@@ -99,16 +114,24 @@ def export_run(
     return Export(target, policy, evaluation, *differences)
 
 
-def _run_of(given: Path, source: Path) -> RunFolder | None:
-    """The run that a policy belongs to: as given, or the one around a checkpoint."""
+def _run_of(given: Path, source: Path) -> Home | None:
+    """The run or fit that a policy belongs to: as given, or the one around a checkpoint."""
     path = given if given != source else Path(os.path.abspath(source)).parent.parent
-    return RunFolder.open(path) if (path / CONFIG_FILE).exists() else None
+    file = path / CONFIG_FILE
+    if not file.exists():
+        return None
+    try:
+        is_fit = json.loads(file.read_text(encoding="utf-8"))["format"] == FIT
+    except (ValueError, KeyError, TypeError):
+        is_fit = False  # `RunFolder.open` says what is wrong with it
+    return FitFolder.open(path) if is_fit else RunFolder.open(path)
 
 
 def _provenance(
     made: Mapping[str, Any],
-    home: RunFolder | None,
+    home: Home | None,
     evaluation: Evaluation | None,
+    tracking: Mapping[str, Any] | None,
     licence: str | None,
 ) -> dict[str, Any]:
     """What is known of a policy, with what the export adds."""
@@ -116,6 +139,8 @@ def _provenance(
     if home is not None:
         command = json.loads((home.path / CONFIG_FILE).read_text(encoding="utf-8")).get("command")
         provenance["command"] = command and without_paths(command)
+    if isinstance(home, FitFolder):
+        provenance["epochs"] = home.config.epochs
     if evaluation is not None:
         provenance["evaluation"] = {
             "env": evaluation.env,
@@ -124,7 +149,27 @@ def _provenance(
             "lengths": list(evaluation.lengths),
             "versions": versions(),
         }
+        if tracking is not None:
+            provenance["evaluation"]["tracking"] = tracking
     return provenance
+
+
+def _tracking(policy: Policy, evaluation: Evaluation) -> dict[str, Any]:
+    """How well a controller of the arm follows the first episodes of its evaluation, rad RMS."""
+    from nprobot.regression.tracking import track
+
+    kwargs = policy.task.kwargs if policy.task else {}
+    episodes = min(len(evaluation.returns), TRACKING_EPISODES)
+
+    def follow(controller: Policy | str | None) -> Tracking:
+        return track(controller, episodes=episodes, seed=evaluation.seed, env_kwargs=kwargs)
+
+    own = follow(policy)
+    result = {"position_error": own.position_error, "episode_errors": list(own.episode_errors)}
+    if kwargs.get("control", "feedforward") == "feedforward":  # else there is no PD control
+        result["pd_alone"] = follow(None).position_error
+        result["exact_model"] = follow("exact").position_error
+    return result
 
 
 def without_paths(command: str) -> str:
@@ -154,11 +199,16 @@ def _check_onnx(policy: Policy, folder: Path) -> tuple[float, float]:
     return difference, check_agreement(policy, predict, what="torch")
 
 
-def _curve(home: RunFolder | None, folder: Path) -> bool:
+def _curve(home: Home | None, folder: Path) -> bool:
     """Copy the run's learning curve, drawing it if the run was cut off before it did."""
     if home is None:
         return False
-    if not home.curve.exists():
+    if isinstance(home, FitFolder) and not home.curve.exists():
+        from nprobot.regression.curve import draw_curve as draw_errors
+
+        rows, config = home.read_progress(home.config.epochs), home.config
+        draw_errors(home.curve, rows, f"{config.rule.upper()}, seed {config.seed}")
+    elif isinstance(home, RunFolder) and not home.curve.exists():
         from nprobot.training.curve import draw_curve
 
         draw_curve(home)

@@ -30,6 +30,11 @@ ARM_TRACK = "nprobot/ArmTrack-v0"
 # Standardised inputs are not clipped, as in the model; a policy file needs a number.
 _NO_CLIP = 1e9
 _EPSILON = 1e-12
+_DESCRIPTION = (
+    "Each action is the torque that a learned model of the arm's inverse dynamics predicts for the "
+    "reference one step ahead: a feed-forward, to which the environment's PD controller adds what "
+    "is missing."
+)
 
 Array = NDArray[np.float64]
 
@@ -109,7 +114,7 @@ def feedforward_policy(model: Model, provenance: Mapping[str, Any] | None = None
         action=BoxAction(-bound, bound),
         normaliser=_normaliser(mean, scale),
         task=Task(ARM_TRACK, {}, float(ArmTrackEnv.metadata["render_fps"])),
-        provenance=dict(provenance or {}),
+        provenance={"description": _DESCRIPTION, **(provenance or {})},
     )
 
 

@@ -156,6 +156,8 @@ class TestPolicies:
         out = capsys.readouterr().out
         assert all(f"zoo:{name} " in out for name in zoo.names())
         assert "1000.0" in out
+        assert "6 epochs" in out
+        assert re.search(r"481\.\d ± \d\.\d \(3\.8 mrad RMS\)", out)
 
     def test_json(self, capsys):
         assert main(["policies", "--json"]) == 0
@@ -165,6 +167,9 @@ class TestPolicies:
         assert pendulum["return_mean"] == 1000
         assert pendulum["control_rate"] == 25
         assert pendulum["network"] == "4-64-64-1, tanh"
+        arm = next(row for row in listed if row["name"] == "ArmTrack")
+        assert arm["epochs"] == 6
+        assert 0 < arm["tracking_error"] < 0.01
 
     def test_pattern(self, capsys):
         assert main(["policies", "pendulum"]) == 0

@@ -11,11 +11,13 @@ import nprobot
 from nprobot.cli import main
 from nprobot.deploy import export_run
 from nprobot.deploy.export import ExportError, without_paths
+from nprobot.envs import datasets
 from nprobot.policies.card import card
 from nprobot.policies.onnx_file import DisagreementError
-from nprobot.policies.policy_file import MissingPolicyError
+from nprobot.policies.policy_file import MissingPolicyError, save
+from nprobot.regression import track
 from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
-from nprobot.training.errors import RunExistsError
+from nprobot.training.errors import DamagedRunError, RunExistsError
 from nprobot.training.evaluation import evaluate
 from nprobot.training.runner import train
 
@@ -129,6 +131,86 @@ def test_nothing_half_written_is_left(run, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert export_run(run, tmp_path / "policy", episodes=0).folder.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A fit of the arm's inverse dynamics to a few rows, as a command made it."""
+    data = datasets.make("arm-inverse-dynamics", train=2, validation=1, test=1, cache=False)
+    path = tmp_path_factory.mktemp("fits") / "fit"
+    command = f"nprobot fit --task arm-inverse-dynamics --rule danp --out {path}"
+    nprobot.fit([8], data, "danp", samples=2, epochs=3, out=path, command=command)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported_fit(fitted):
+    return export_run(fitted, fitted.parent / "exported", episodes=2, licence="MIT")
+
+
+class TestFits:
+    """A fit of the arm's inverse dynamics is a controller, exported as a run is."""
+
+    def test_folder_is_complete(self, fitted, exported_fit):
+        assert sorted(file.name for file in exported_fit.folder.iterdir()) == [
+            *("README.md", "curve.png", "policy.json", "policy.safetensors"),
+        ]
+        assert (exported_fit.folder / "curve.png").read_bytes() == (
+            fitted / "curve.png"
+        ).read_bytes()
+
+    def test_it_controls_the_arm(self, fitted, exported_fit):
+        own = nprobot.policies.load(fitted / "checkpoints" / "last")
+        given = nprobot.policies.load(exported_fit.folder)
+        x = np.random.default_rng(0).normal(0, 1, (20, 35))
+        assert (given.predict(x) == own.predict(x)).all()
+        assert given.task.id == exported_fit.evaluation.env == "nprobot/ArmTrack-v0"
+
+    def test_provenance_has_epochs_command_and_tracking_error(self, exported_fit):
+        made = exported_fit.policy.provenance
+        assert made["epochs"] == 3
+        assert made["command"] == "nprobot fit --task arm-inverse-dynamics --rule danp"
+        result = track(exported_fit.policy, episodes=2, seed=0)
+        assert made["evaluation"]["tracking"] == {
+            "position_error": result.position_error,
+            "episode_errors": list(result.episode_errors),
+            "pd_alone": track(None, episodes=2).position_error,
+            "exact_model": track("exact", episodes=2).position_error,
+        }
+
+    def test_card_speaks_of_a_fit(self, exported_fit):
+        text = (exported_fit.folder / "README.md").read_text("utf-8")
+        error = exported_fit.policy.provenance["evaluation"]["tracking"]["position_error"]
+        for fact in (
+            *("fitted to `inverse-dynamics` by DANP (K = 2 noisy passes) in 3 epochs", "(35,)"),
+            *(f"Tracking error **{error:.4f} rad**", "PD control alone 0.0", "feed-forward"),
+        ):
+            assert fact in text
+        assert "environment steps" not in text
+
+    def test_curve_is_drawn_for_a_fit_that_was_cut_off(self, fitted, tmp_path):
+        copy = tmp_path / "fit"
+        shutil.copytree(fitted, copy, symlinks=True)
+        (copy / "curve.png").unlink()
+        result = export_run(copy, episodes=0)
+        assert (result.folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_without_pd_control_there_is_nothing_to_compare_with(self, exported_fit, tmp_path):
+        task = dataclasses.replace(exported_fit.policy.task, kwargs={"control": "torque"})
+        save(dataclasses.replace(exported_fit.policy, task=task), tmp_path / "source")
+        result = export_run(tmp_path / "source", tmp_path / "policy", episodes=1)
+        tracking = result.policy.provenance["evaluation"]["tracking"]
+        assert set(tracking) == {"position_error", "episode_errors"}
+        assert "PD control alone" not in (result.folder / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "nprobot-run"}'])
+def test_a_damaged_run_is_said_to_be_one(run, text, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, symlinks=True)
+    (copy / "config.json").write_text(text)
+    with pytest.raises(DamagedRunError):
+        export_run(copy, episodes=0)
 
 
 def test_arguments_that_make_no_sense(run, tmp_path):

@@ -1,5 +1,7 @@
 """The zoo: every policy loads, its card tells the truth about it, and is small."""
 
+import importlib.util
+import shlex
 import statistics
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from nprobot.policies import zoo
 from nprobot.policies.card import CARD_FILE, card, network_name
+from nprobot.regression import track
 from nprobot.training.evaluation import evaluate
 
 NAMES = zoo.names()
@@ -15,8 +18,20 @@ FRESH_SEED = 12345
 LARGEST_FILE = 300_000
 
 
+def committed_commands():
+    """Name of a policy → arguments of `nprobot` that made it, by the script that trains the zoo."""
+    file = Path(__file__).parents[2] / "scripts" / "train_zoo.py"
+    spec = importlib.util.spec_from_file_location("train_zoo", file)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script.COMMANDS
+
+
 def test_there_is_a_zoo():
-    assert "InvertedPendulum" in NAMES
+    assert {*NAMES} >= {
+        *("InvertedPendulum", "InvertedDoublePendulum", "Reacher", "ArmReach", "ArmTrack"),
+        "Hopper",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,11 +48,26 @@ def test_provenance_is_complete(name):
     assert made["rule"] in ("danp", "nrl")
     assert made["backward_passes"] == 0
     assert made["licence"] == "MIT"
-    assert made["command"].startswith("nprobot train --env ")
     assert policy.task is not None
     assert policy.task.control_rate is not None
-    assert f"--env {policy.task.id} " in made["command"]
     assert network_name(policy).startswith(f"{policy.observation_shape[0]}-")
+    program, kind, *options = shlex.split(made["command"])
+    settings = dict(zip(options[::2], options[1::2], strict=True))
+    assert program == "nprobot"
+    assert settings["--rule"] == made["rule"]
+    if kind == "fit":  # to data of the robot that the policy controls
+        assert settings["--task"] == "arm-inverse-dynamics"
+        assert policy.task.id == "nprobot/ArmTrack-v0"
+        assert int(settings["--epochs"]) == made["epochs"]
+    else:
+        assert kind == "train"
+        assert settings["--env"] == policy.task.id
+        assert int(settings["--steps"]) <= made["steps"]
+
+
+def test_commands_are_those_of_the_script_that_trains_the_zoo():
+    made = {name: zoo.load_policy(name).provenance["command"] for name in NAMES}
+    assert made == {name: f"nprobot {command}" for name, command in committed_commands().items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,6 +90,22 @@ def test_score_on_the_card_holds_on_other_episodes(name):
         statistics.fmean(claimed)
     )
     assert statistics.fmean(fresh) == pytest.approx(statistics.fmean(claimed), abs=tolerance)
+
+
+def test_tracking_error_on_the_card_holds_on_other_references():
+    policy = zoo.load_policy("ArmTrack")
+    claimed = policy.provenance["evaluation"]["tracking"]
+    squares = np.square(claimed["episode_errors"])
+    assert claimed["position_error"] == pytest.approx(squares.mean() ** 0.5)
+    fresh = np.square(track(policy, episodes=5, seed=FRESH_SEED).episode_errors)
+    tolerance = 4 * squares.std(ddof=1) * np.sqrt(1 / len(fresh) + 1 / len(squares))
+    assert fresh.mean() == pytest.approx(squares.mean(), abs=tolerance)
+
+
+def test_feedforward_is_worth_it():
+    """What the PD controller alone leaves is cut to a tenth; the exact model is the bound."""
+    tracking = zoo.load_policy("ArmTrack").provenance["evaluation"]["tracking"]
+    assert tracking["exact_model"] < tracking["position_error"] < 0.1 * tracking["pd_alone"]
 
 
 def test_pendulum_balances():
