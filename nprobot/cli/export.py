@@ -33,7 +33,7 @@ class Export:
     """Options of the command."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """A run folder (its newest checkpoint counts) or one of its checkpoints."""
+    """The folder of a run or fit (its newest checkpoint counts), or one of its checkpoints."""
     out: Path | None = None
     """The folder to make. Left out: RUN/policy."""
     onnx: bool = False

@@ -56,13 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     # Names are for copying: rather a line too long for the window than a name cut short.
     console = Console(width=WIDEST)
     table = Table(
-        "policy",
-        "environment",
-        "network",
-        "rule",
-        "trained for",
-        "Hz",
-        "return",
+        *("policy", "environment", "network", "rule", "trained for", "Hz", "return"),
         box=box.SIMPLE_HEAD,
     )
     for column in table.columns[4:]:

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -440,7 +440,7 @@ def fuzz_observations(examples):
     own = controller(Safety(Damping((1,), 0.2), slew=20.0, max_repeats=2, max_age=1.0), record=50)
     floats = st.floats() | st.none() | st.text(max_size=2)
 
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(ANYTHING, floats, st.booleans())
     def check(observation, age, clear):
         if clear:

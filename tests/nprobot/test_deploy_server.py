@@ -148,7 +148,7 @@ MESSAGES = st.one_of(
 def fuzz_messages(examples):
     controller = Controller(POLICY, record=20)
 
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @example(b'{"type": "step", "observation": [1e999, 0, 0, 0]}')
     @example(b'{"type":' + b'{"a":' * 900 + b"1" + b"}" * 901)
     @given(MESSAGES)

@@ -371,7 +371,7 @@ class TestTrustedZip:
         env = VecNormalize(DummyVecEnv([lambda: gymnasium.make("InvertedPendulum-v5")]))
         env.obs_rms.mean, env.obs_rms.var = np.arange(4.0), np.arange(1.0, 5.0)
         model = stable_baselines3.SAC(
-            "MlpPolicy", env, policy_kwargs={"net_arch": [16, 16]}, device="cpu"
+            "MlpPolicy", env, policy_kwargs={"net_arch": [16, 16]}, device="cpu", seed=0
         )
         model.save(tmp_path / "model")
         env.save(tmp_path / "statistics.pkl")
