@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,12 @@ from nprobot.training.versions import git_commit, versions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "off_policy"
-TASKS: dict[str, tuple[int, int]] = {
-    "Pendulum-v1": (20_000, 4),
-    "InvertedPendulum-v5": (20_000, 4),
-    "Reacher-v5": (100_000, 16),
+TASKS: dict[str, tuple[int, int, int]] = {
+    "Pendulum-v1": (20_000, 1, 2),
+    "InvertedPendulum-v5": (20_000, 1, 1),
+    "Reacher-v5": (100_000, 4, 1),
 }
-"""Environment steps, and how many of them there are for each gradient step."""
+"""Environment steps, `train_freq` and `gradient_steps`."""
 RULES: dict[str, dict[str, Any]] = {
     "BP": {"rule": "bp"},
     "DANP": {"rule": "danp", "rule_kwargs": {"samples": 8}},
@@ -48,18 +49,17 @@ RULES: dict[str, dict[str, Any]] = {
 }
 ALGORITHMS = ("SAC", "TD3")
 SEEDS = (0, 1, 2)
-SEARCH_TASK, SEARCH_STEPS, SEARCH_SEED = "Pendulum-v1", 10_000, 100
-LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+SEARCH_TASK, SEARCH_STEPS, SEARCH_SEED = "Pendulum-v1", 8_000, 100
+LEARNING_RATES = (1e-3, 3e-3)
 ENVS = 4
-EVALUATIONS = 10
+POINTS = 40
 """Points of a curve."""
 EPISODES = 20
-"""Deterministic episodes of an evaluation."""
+"""Deterministic episodes that measure a finished policy."""
 COMMON: dict[str, Any] = {
     "batch_size": 256,
     "buffer_size": 100_000,
     "learning_starts": 500,
-    "gradient_steps": 1,
     "policy_kwargs": {"net_arch": [64, 64], "optimizer_kwargs": {"fused": True}},
     "device": "cpu",
 }
@@ -84,23 +84,23 @@ class Job:
 
 
 class Curve(BaseCallback):
-    """Evaluates now and then, on environments of its own."""
+    """Returns of the training episodes, averaged over each stretch of the run."""
 
-    def __init__(self, job: Job, normaliser: VecNormalize) -> None:
+    def __init__(self, job: Job) -> None:
         super().__init__()
-        self.job = job
-        self.normaliser = normaliser
-        self.points: list[tuple[int, float]] = []
-        self.seconds = 0.0
-        """Processor time that the evaluations took."""
+        self.stretch = job.steps / POINTS
+        self.found: dict[int, list[float]] = {}
 
     def _on_step(self) -> bool:
-        if self.num_timesteps >= (len(self.points) + 1) * self.job.steps / EVALUATIONS:
-            start = time.process_time()
-            found = returns(self.model, self.job.task, self.normaliser)
-            self.points.append((self.num_timesteps, float(found.mean())))
-            self.seconds += time.process_time() - start
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                stretch = math.ceil(self.num_timesteps / self.stretch)
+                self.found.setdefault(stretch, []).append(info["episode"]["r"])
         return True
+
+    def points(self) -> list[tuple[int, float]]:
+        """Steps at the ends of the stretches, and mean returns."""
+        return [(round(n * self.stretch), fmean(own)) for n, own in self.found.items()]
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def run_jobs() -> list[Job]:
     return [
         Job(task, algorithm, rule, seed, steps, best[algorithm, rule])
         for seed in SEEDS
-        for task, (steps, _) in TASKS.items()
+        for task, (steps, _, _) in TASKS.items()
         for rule in RULES
         for algorithm in ALGORITHMS
         if (algorithm, rule) in best
@@ -175,34 +175,32 @@ def run(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train and measure; the row of the result, and those of the curve."""
     env = VecNormalize(make_vec_env(job.task, ENVS, seed=job.seed))
     model = build(job, env)
-    curve = Curve(job, env)
+    curve = Curve(job)
     wall, processor = time.perf_counter(), time.process_time()
     model.learn(job.steps, callback=curve)
     row = {
         **vars(job),
         **{"gradient_steps": model._n_updates, "episodes": EPISODES},
         "seconds": round(time.perf_counter() - wall, 1),
-        "processor_seconds": round(time.process_time() - processor - curve.seconds, 1),
+        "processor_seconds": round(time.process_time() - processor, 1),
         "forward_passes": model.rule.forward_passes,
         "backward_passes": model.rule.backward_passes,
         **{"samples": model.rule.samples, "sigma": model.rule.sigma},
     }
     final = returns(model, job.task, env)
-    row |= {"return_mean": float(final.mean()), "return_sd": statistics.stdev(final.tolist())}
+    row |= {"return_mean": float(final.mean()), "return_sd": stdev(final.tolist())}
     row |= {**versions(), "commit": git_commit()}
-    points = [
-        {**{name: row[name] for name in ("task", "algorithm", "rule", "seed")}, "step": s, "return": r}
-        for s, r in curve.points
-    ]
-    return row, points
+    learner = {name: row[name] for name in ("task", "algorithm", "rule", "seed")}
+    return row, [{**learner, "step": step, "return": mean} for step, mean in curve.points()]
 
 
 def build(job: Job, env: VecNormalize) -> nprobot.SAC | nprobot.TD3:
     """The learner, ready to learn."""
+    _, train_freq, gradient_steps = TASKS[job.task]
     settings: dict[str, Any] = {
         **COMMON,
         **RULES[job.rule],
-        "train_freq": TASKS[job.task][1] // ENVS,
+        **{"train_freq": train_freq, "gradient_steps": gradient_steps},
         "learning_rate": LinearSchedule(job.learning_rate, 0.0, 1.0),
         "seed": job.seed,
     }
