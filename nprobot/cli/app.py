@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a policy, or go on with a run",
     "evaluate": "measure a trained policy, film it",
     "fit": "learn a regression or classification task",
+    "bench": "run a benchmark, or go on with it",
     "export": "make a policy folder that can be given away",
     "deploy": "run a policy on a simulated robot, or serve it",
     "envs": "list the environments to train on",

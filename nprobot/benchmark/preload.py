@@ -1,0 +1,8 @@
+"""Loaded once by the process that all runs are forked from: what takes seconds to import."""
+
+from __future__ import annotations
+
+import nprobot.benchmark.execute
+import nprobot.benchmark.fits
+import nprobot.benchmark.peers
+import nprobot.benchmark.sb3  # noqa: F401

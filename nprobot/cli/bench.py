@@ -1,0 +1,174 @@
+"""`nprobot bench`: run a benchmark, or go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from nprobot.benchmark.bench import Plan, bench, check, estimate, plan
+from nprobot.benchmark.rows import DONE, FAILED
+from nprobot.benchmark.store import ROWS, latest, parse
+from nprobot.benchmark.suite import SHIPPED, Suite, load
+from nprobot.training.errors import ConfigError
+
+from .bench_display import bench_display
+from .console import duration, say
+from .exit_codes import DONE as ALL_DONE
+from .exit_codes import FAILED as SOME_FAILED
+from .options import parse as parse_options
+
+if TYPE_CHECKING:
+    from nprobot.benchmark.engine import Engine
+
+HELP = """\
+Run a benchmark: learners x tasks x seeds, each run one row of results with its
+curve and everything it spent. Stopped, or killed, it goes on where it was when
+the same command is given again. Without a suite: list those that there are.
+
+examples:
+  nprobot bench
+  nprobot bench smoke --out runs/smoke
+  nprobot report runs/smoke
+  nprobot bench core --out runs/core --jobs 8
+  nprobot bench core --out runs/core --env Reacher-v5 --rule bp danp --seeds 0 1 2
+  nprobot bench core --dry-run
+  nprobot bench my_suite.toml --out runs/mine --ray auto
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Options of the command."""
+
+    suite: Annotated[str, tyro.conf.Positional] = ""
+    """A suite by name (smoke, core, full, hardware, regression) or the path of a .toml file."""
+    out: Path | None = None
+    """Folder of the rows; made, or gone on with. Left out: runs/bench-SUITE."""
+    env: tuple[str, ...] = ()
+    """Only these environments."""
+    rule: tuple[str, ...] = ()
+    """Only learners with these rules."""
+    learner: tuple[str, ...] = ()
+    """Only these learners, by the names that --dry-run shows."""
+    hardware: tuple[str, ...] = ()
+    """Only these presets of the actuators."""
+    seeds: tuple[int, ...] = ()
+    """These seeds instead of the suite's."""
+    steps: int | None = None
+    """Environment steps of every run instead of the suite's."""
+    jobs: int = 1
+    """Runs side by side on this machine, a core each."""
+    ray: str | None = None
+    """Address of a Ray cluster to run on instead, such as auto."""
+    retry_failed: bool = False
+    """Do runs again that failed."""
+    dry_run: bool = False
+    """Only say what there is to do."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parse_options(Bench, arguments, "bench", HELP)
+    console = Console()
+    if not options.suite:
+        list_suites(console)
+        return ALL_DONE
+    if options.jobs < 1 or (options.steps is not None and options.steps < 1):
+        raise ConfigError("--jobs and --steps must be 1 or more")
+    suite = load(options.suite).select(
+        env=options.env,
+        learner=options.learner,
+        rule=options.rule,
+        hardware=options.hardware,
+        seeds=options.seeds,
+        steps=options.steps,
+    )
+    if not suite.runs:
+        raise ConfigError("no run of the suite passes all filters; --dry-run without them shows it")
+    out = options.out or Path("runs") / f"bench-{Path(options.suite).stem}"
+    rows = latest(parse(out / ROWS)[0]) if (out / ROWS).is_file() else {}
+    todo = plan(suite, rows, options.retry_failed)
+    if options.dry_run:
+        show_plan(console, suite, todo, out)
+        return ALL_DONE
+    check(suite)
+    introduce(console, suite, todo, out)
+    with bench_display(console, len(suite.runs), todo.there) as shown:
+        try:
+            ends = bench(
+                suite, out, engine(options), retry_failed=options.retry_failed, watcher=shown
+            )
+        except KeyboardInterrupt:
+            shown.message("Runs in flight are lost, rows are kept; the same command goes on.")
+            raise
+    return conclude(console, ends, out)
+
+
+def engine(options: Bench) -> Engine:
+    """What does the runs."""
+    if options.ray is not None:
+        from nprobot.benchmark.ray_engine import Ray
+
+        return Ray(options.ray)
+    from nprobot.benchmark.engine import Processes
+
+    return Processes(options.jobs)
+
+
+def list_suites(console: Console) -> None:
+    """The suites that come with nprobot, and what they cost."""
+    table = Table("suite", "runs", "CPU, roughly", "what for", box=box.SIMPLE_HEAD)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for name in SHIPPED:
+        suite = load(name)
+        cost = sum(map(estimate, suite.runs))
+        table.add_row(name, f"{len(suite.runs):,}", duration(cost), suite.about)
+    console.print(table, highlight=False, markup=False)
+    say(console, "Run one: nprobot bench SUITE --out DIR; a file of your own: nprobot bench FILE")
+
+
+def show_plan(console: Console, suite: Suite, todo: Plan, out: Path) -> None:
+    """What is to do, a line a task and learner."""
+    cells: dict[tuple[str, str, int, str], list[int]] = {}
+    for run in suite.runs:
+        cells.setdefault(run.cell, []).append(run.seed)
+    waiting = {run.key for run in todo.todo}
+    left: dict[tuple[str, str, int, str], int] = {}
+    for run in suite.runs:
+        left[run.cell] = left.get(run.cell, 0) + (run.key in waiting)
+    table = Table(
+        *("environment", "hardware", "steps", "learner", "seeds", "to do"), box=box.SIMPLE_HEAD
+    )
+    for cell, seeds in cells.items():
+        env, hardware, steps, learner = cell
+        some = " ".join(map(str, seeds[:6])) + (" …" if len(seeds) > 6 else "")
+        table.add_row(env, hardware, f"{steps:,}", learner, some, str(left[cell]))
+    console.print(table, highlight=False, markup=False)
+    introduce(console, suite, todo, out)
+
+
+def introduce(console: Console, suite: Suite, todo: Plan, out: Path) -> None:
+    """How much there is to do, and where it goes."""
+    cost = sum(map(estimate, todo.todo))
+    failed = f", {todo.failed} of them failed (--retry-failed)" if todo.failed else ""
+    say(
+        console,
+        f"{suite.name}: {len(todo.todo):,} runs to do, about {duration(cost)} of CPU; "
+        f"{todo.there:,} are there{failed}\nrows go to {out / ROWS}",
+    )
+
+
+def conclude(console: Console, ends: dict[str, int], out: Path) -> int:
+    """Say how it went; returns the exit code."""
+    said = ", ".join(f"{count} {end}" for end, count in sorted(ends.items())) or "nothing to do"
+    say(console, f"Runs: {said}\nNext: nprobot report {out}")
+    if ends.get(FAILED):
+        say(console, "Errors are in the rows and in the report; --retry-failed does them again.")
+    return SOME_FAILED if ends.get(FAILED) and not ends.get(DONE) else ALL_DONE
