@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
@@ -205,13 +206,13 @@ def build(job: Job, env: VecNormalize) -> nprobot.SAC | nprobot.TD3:
         "seed": job.seed,
     }
     if job.algorithm == "SAC":
-        return nprobot.SAC("MlpPolicy", env, ent_coef="auto_0.1", **settings)
+        return nprobot.SAC("MlpPolicy", env, ent_coef="auto_0.01", **settings)
     size = env.action_space.shape
     noise = NormalActionNoise(np.zeros(size), np.full(size, 0.1))
     return nprobot.TD3("MlpPolicy", env, action_noise=noise, **settings)
 
 
-def returns(model: Any, task: str, normaliser: VecNormalize) -> npt.NDArray[np.float64]:
+def returns(model: BaseAlgorithm, task: str, normaliser: VecNormalize) -> npt.NDArray[np.float64]:
     """Returns of deterministic episodes, side by side, the first of every environment."""
     env = make_vec_env(task, EPISODES, seed=10_000, vec_env_cls=DummyVecEnv)
     observations = env.reset()
