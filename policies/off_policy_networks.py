@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class GaussianActor(nn.Module):
         self.features = actor.features_extractor
         self.body = actor.latent_pi
         self.mean = actor.mu
-        self.log_std = actor.log_std
+        self.log_std = actor.get_submodule("log_std")  # a layer, as there is no gSDE
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation, each (B, n); neither squashed nor clamped."""
@@ -162,8 +163,12 @@ class _Folded:
 
 def _layers(network: nn.Module) -> list[Layer]:
     modules = list(network) if isinstance(network, nn.Sequential) else [network]
+    return [_Folded(m) if _foldable(m) else m for m in modules]
+
+
+def _foldable(module: nn.Module) -> TypeGuard[nn.Linear]:
     # By exact type: a subclass may compute something else.
-    return [_Folded(m) if type(m) in (nn.Linear, DecorrelatedLinear) else m for m in modules]
+    return type(module) in (nn.Linear, DecorrelatedLinear)
 
 
 def effective_parameters(network: nn.Module) -> list[Tensor]:
@@ -175,10 +180,10 @@ def effective_parameters(network: nn.Module) -> list[Tensor]:
     effective: list[Tensor] = []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            folded = name == "weight" and isinstance(
-                module, DecorrelatedLinear | DecorrelatedConv2d
-            )
-            effective.append(module.folded_weight() if folded else parameter)
+            if name == "weight" and isinstance(module, DecorrelatedLinear | DecorrelatedConv2d):
+                effective.append(module.folded_weight())
+            else:
+                effective.append(parameter)
     return effective
 
 

@@ -49,8 +49,9 @@ class SAC(stable_baselines3.SAC):
         learning_rate: as in SB3, a number or a schedule. Follows to all optimisers and, as a factor
             on η_R, to the decorrelation.
         rule: a name for `nprobot.learning_rule`, or a rule.
-        rule_kwargs: settings for a rule given by name (`nprobot.algorithms.off_policy.RULE_DEFAULTS`
-            where silent), such as ``{"samples": 1}``. Its seed comes from `seed`.
+        rule_kwargs: settings for a rule given by name, such as ``{"samples": 1}``
+            (`nprobot.algorithms.off_policy.RULE_DEFAULTS` where silent). Its seed comes from
+            `seed`.
         alignment_interval: compare the estimates with backpropagation's gradient in every
             so-manieth call of `train` and log the cosines; 0 for never.
         policy_kwargs: as in SB3.
@@ -188,6 +189,7 @@ class SAC(stable_baselines3.SAC):
         """One step of log α, whose loss ``−log α · mean(log π + target)`` is linear in it."""
         if self.ent_coef_optimizer is None or self.log_ent_coef is None:
             return
+        assert isinstance(self.target_entropy, float), "SB3 has put a number in place of 'auto'"
         derivative = -(log_prob + self.target_entropy).mean()
         append(terms, ent_coef_loss=float(self.log_ent_coef * derivative))
         self.log_ent_coef.grad = derivative.expand_as(self.log_ent_coef).clone()

@@ -46,8 +46,9 @@ class TD3(stable_baselines3.TD3):
         learning_rate: as in SB3, a number or a schedule. Follows to both optimisers and, as a
             factor on η_R, to the decorrelation.
         rule: a name for `nprobot.learning_rule`, or a rule.
-        rule_kwargs: settings for a rule given by name (`nprobot.algorithms.off_policy.RULE_DEFAULTS`
-            where silent), such as ``{"samples": 1}``. Its seed comes from `seed`.
+        rule_kwargs: settings for a rule given by name, such as ``{"samples": 1}``
+            (`nprobot.algorithms.off_policy.RULE_DEFAULTS` where silent). Its seed comes from
+            `seed`.
         alignment_interval: compare the estimates with backpropagation's gradient in every
             so-manieth call of `train` and log the cosines; 0 for never.
         policy_kwargs: as in SB3.
@@ -122,7 +123,7 @@ class TD3(stable_baselines3.TD3):
             self._train(gradient_steps, batch_size)
 
     def _train(self, gradient_steps: int, batch_size: int) -> None:
-        """Steps of the critics and, less often, of actor and targets, each on a batch of its own."""
+        """Steps of the critics and, less often, of actor and targets, each on a new batch."""
         assert self.replay_buffer is not None, "set up with the model"
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
@@ -162,9 +163,9 @@ class TD3(stable_baselines3.TD3):
         actions = (self.actor_target(batch.next_observations) + noise).clamp(-1, 1)
         values = torch.cat(self.critic_target(batch.next_observations, actions), dim=1)
         self.rule.forward_passes += len(actions) * (1 + self.critic.n_critics)
-        targets: Tensor = (
-            batch.rewards.flatten() + (1 - batch.dones.flatten()) * discounts * values.amin(1)
-        )
+        targets: Tensor = batch.rewards.flatten() + (
+            1 - batch.dones.flatten()
+        ) * discounts * values.amin(1)
         return targets
 
     def _preprocess(self, observations: Any) -> Any:  # noqa: ANN401 - SB3's own types
