@@ -37,6 +37,16 @@ class Call:
     """Clean pre-activation ``a``, shape (B, *units)."""
     nodes: slice
     """Where this call's nodes lie in the flat list of all N nodes."""
+    raw_inputs: Tensor
+    """Clean input of the layer as it came, before decorrelation: x."""
+
+
+@dataclass(slots=True, eq=False)
+class NoisyCall:
+    """What one layer call saw in a noisy pass: rows of K·B, draw by draw."""
+
+    raw_inputs: Tensor
+    pre_activation: Tensor
 
 
 class Activity:
@@ -65,11 +75,11 @@ class Activity:
         ]
         if not torch.is_grad_enabled():  # DBP differentiates through what runs here
             self._stand_ins += [(module.__dict__, _tanh) for module in _tanh_modules(network)]
-        self.calls: list[Call] = []
         self.batch = first_tensor(inputs).shape[0]
-        self.size = 0
-        with self._intercept(self._clean):
-            self.outputs: Tree = network(inputs)
+        self._overwritten: set[int] = set()
+        self._run_clean()
+        if self._overwritten:
+            self._run_clean()
         if not self.calls:
             raise RuleError(
                 "the network has no layer with trainable parameters that its forward pass uses: "
@@ -115,6 +125,7 @@ class Activity:
         start: int = 0,
         stop: int | None = None,
         activity: Tensor | None = None,
+        record: list[NoisyCall] | None = None,
     ) -> Tree:
         """Outputs of K noisy passes, run as one batch of K·B rows.
 
@@ -127,6 +138,7 @@ class Activity:
             stop: index of the first call after it that gets none; by default all do.
             activity: where to write the change of the pre-activations, (K, B, N). It may be `noise`
                 itself, which is overwritten then.
+            record: where to note what every layer call saw, in the order of the calls.
 
         Returns:
             The network's outputs, each tensor of shape (K, B, ...).
@@ -134,7 +146,7 @@ class Activity:
         draws = noise.shape[0]
         calls = iter(enumerate(self.calls))
         noisy = range(start, len(self.calls) if stop is None else stop)
-        handler = partial(self._noisy, calls, noise, noisy, activity)
+        handler = partial(self._noisy, calls, noise, noisy, activity, record)
         with self._intercept(handler):
             outputs = self.network(tree_map(partial(repeat, draws), self.inputs))
         return tree_map(lambda y: y.reshape(draws, -1, *y.shape[1:]), outputs)
@@ -150,11 +162,25 @@ class Activity:
             error = node_error[:, call.nodes].view_as(call.pre_activation)
             call.layer.accumulate(error, call.inputs)
 
+    def _run_clean(self) -> None:
+        """Fill `calls`, `size` and `outputs`, and note whose pre-activation has been overwritten.
+
+        An activation function that works in place (``nn.ReLU(inplace=True)``) would leave its own
+        output where the pre-activation was; such calls keep a copy in a second run.
+        """
+        self.calls: list[Call] = []
+        self.size = 0
+        with self._intercept(self._clean):
+            self.outputs: Tree = self.network(self.inputs)
+        versions = enumerate(call.pre_activation._version for call in self.calls)
+        self._overwritten |= {i for i, version in versions if version}
+
     def _clean(self, layer: NodeLayer, x: Tensor) -> Tensor:
         a = layer.pre_activation(x)
         units = math.prod(a.shape[1:])
         nodes = slice(self.size, self.size + units)
-        self.calls.append(Call(layer, layer.decorrelated_input(x), a, nodes))
+        kept = a.clone() if len(self.calls) in self._overwritten else a
+        self.calls.append(Call(layer, layer.decorrelated_input(x), kept, nodes, x))
         self.size += units
         return a
 
@@ -164,6 +190,7 @@ class Activity:
         noise: Tensor,
         noisy: range,
         activity: Tensor | None,
+        record: list[NoisyCall] | None,
         layer: NodeLayer,
         x: Tensor,
     ) -> Tensor:
@@ -175,7 +202,12 @@ class Activity:
             )
         clean = call.pre_activation
         if index < noisy.start:
-            return repeat(noise.shape[0], clean)
+            a = repeat(noise.shape[0], clean)
+            if index in self._overwritten:
+                a = a.clone()  # one draw is a view of the clean pass
+            if record is not None:
+                record.append(NoisyCall(x, a))
+            return a
         own = _units(noise, call)
         if index == noisy.start:
             a = clean + own
@@ -185,7 +217,10 @@ class Activity:
             a = layer.pre_activation(x).view_as(own)
         if activity is not None:
             torch.sub(a, clean, out=_units(activity, call))
-        return a.flatten(0, 1)
+        a = a.flatten(0, 1)
+        if record is not None:
+            record.append(NoisyCall(x, a.clone() if index in self._overwritten else a))
+        return a
 
     @contextmanager
     def _intercept(self, handler: Callable[[NodeLayer, Tensor], Tensor]) -> Iterator[None]:

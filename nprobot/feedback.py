@@ -6,88 +6,217 @@ done, and only what it leaves unexplained has to come from the loss:
 
     g_l = g⁰_l + (δL − Σ_m g⁰_m·ε_m) ε_l / σ²
 
-The mean does not depend on the guess, so the estimate stays unbiased whatever g⁰ is; its variance
-falls as the guess gets better: a control variate. For a hidden layer the guess is ``B_l e``. There
-e = dL/dy is the error of the outputs, found by perturbing the *outputs*, which takes evaluations of
-the loss and no pass through the network; and B_l is a matrix that learns on the side, from the same
-noisy passes, how noise in layer l moves the outputs (least mean squares). Nodes that *are* outputs
-get their error from e exactly and need no noise. No derivative of the network, no transposed
-weights, no backward pass.
+The mean does not depend on the guess, so the estimate stays unbiased (to the order of σ²) whatever
+g⁰ is; its variance falls as the guess gets better: a control variate. The guess starts from e =
+dL/dy, the error of the outputs, found by perturbing the *outputs*, which takes evaluations of the
+loss and no pass through the network. Nodes that *are* outputs get their error from e exactly and
+need no noise. For the others there are two kinds of feedback:
+
+- *layerwise*: ``g⁰_l = s_l ⊙ (B_l g⁰_{l+1})``. The slope s_l of every unit is measured, as the
+  change of its activity over the change of its pre-activation in the first noisy pass. B_l learns
+  from the same pass how the next layer's pre-activations follow the changes of this layer's
+  activity. That relation is linear, and the next layer's own noise is known, so one batch tells
+  nearly all of it: B_l moves to the least-squares answer.
+- *direct*: ``g⁰_l = B_l e``. B_l learns how noise in layer l moves the outputs, averaged over
+  inputs, by least mean squares. It asks nothing of what lies between, and explains less.
+
+Only activities and noise are read: no derivative of the network, no weights, no backward pass of
+the network. B_l of layerwise feedback comes to what ``(W R)ᵀ`` of the next layer is; it is measured
+through the noise, as a "weight mirror" is (Akrout et al., NeurIPS 2019), not copied.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .activity import Activity, Call, Tree, tensors, tree_map
+from .activity import Activity, Call, NoisyCall, Tree, tensors, tree_map
 from .errors import RuleError
+from .nodes import LinearNodes
+
+KINDS = ("layerwise", "direct")
+
+DIRECT_LR = 0.01
+"""Step size of direct feedback, whose targets are noisy."""
+LAYERWISE_LR = 1.0
+"""Share of the way to the least-squares answer that layerwise feedback goes in one step."""
+RIDGE = 0.01
+"""Regularisation of that answer, in units of the mean square of the changes."""
+ROWS_PER_UNIT = 2
+"""Samples that layerwise feedback learns from in one step, per unit of the layer."""
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """Where the guess for the nodes of one layer call comes from."""
+
+    index: int
+    call: Call
+    columns: slice | None
+    """The outputs that the nodes are; None if they are hidden."""
+    target: int | None
+    """Index of the call that they feed, for layerwise feedback; None for direct."""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the nodes need a guess, and noise."""
+        return self.columns is None
+
+
+@dataclass(slots=True, eq=False)
+class Response:
+    """What noise did to one layer call and to what it feeds, in the first noisy pass.
+
+    For direct feedback it is the noise of all passes and what it did to the outputs.
+    """
+
+    changes: Tensor
+    """What B_l is fed, backwards: changes of the activity, or noise; shape (rows, N_l)."""
+    effects: Tensor
+    """What that did to the nodes, or outputs, that B_l comes from; shape (rows, ·)."""
+    slopes: Tensor | None
+    """Measured slopes s_l, shape (B, N_l); None for direct feedback."""
 
 
 class Feedback:
     """The feedback matrices of the networks that one rule has met.
 
     Args:
-        lr: step size of the matrices.
+        kind: ``"layerwise"``, which falls back to direct feedback for layers that do not feed a
+            dense layer unit by unit; or ``"direct"``.
+        lr: step size of the matrices, in [0, 1]; None for `LAYERWISE_LR` and `DIRECT_LR`.
 
     Attributes:
         matrices: for every network, by the number that the rule gives it, B_l of every layer call,
-            shape (N_l, outputs); None where the nodes are outputs themselves.
+            shape (N_l, nodes of the next layer) or (N_l, outputs); None where the nodes are outputs
+            themselves.
+
+    Raises:
+        RuleError: unknown kind, or a step size out of range.
     """
 
-    def __init__(self, lr: float) -> None:
-        if not 0.0 <= lr <= 1.0:
+    def __init__(self, kind: str, lr: float | None) -> None:
+        if kind not in KINDS:
+            near = difflib.get_close_matches(str(kind), KINDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise RuleError(f"unknown feedback {kind!r}{hint} Known: True, {', '.join(KINDS)}")
+        if lr is not None and not 0.0 <= lr <= 1.0:
             raise RuleError(f"feedback_lr must be in [0, 1], got {lr!r}")
+        self.kind = kind
         self.lr = lr
         self.matrices: dict[int, list[Tensor | None]] = {}
 
-    def guess(self, network: int, activity: Activity, error: Tensor) -> Tensor:
-        """``g⁰`` of every node, shape (B, N): ``B_l e``, or e itself where a node is an output.
+    def links(self, network: int, activity: Activity) -> list[Link]:
+        """How feedback reaches each layer call; makes the matrices when first asked.
 
         Args:
             network: its number.
             activity: of the clean pass.
-            error: e, shape (B, outputs).
         """
-        places = [output_columns(call, activity.outputs) for call in activity.calls]
+        links = []
+        for index, call in enumerate(activity.calls):
+            columns = output_columns(call, activity.outputs)
+            target = None
+            if columns is None and self.kind == "layerwise":
+                target = _fed_by(index, activity.calls)
+            links.append(Link(index, call, columns, target))
         if network not in self.matrices:
             # From zero: before it has learned anything, the guess is no guess.
+            outputs = sum(y[0].numel() for y in tensors(activity.outputs))
             self.matrices[network] = [
-                None if place else error.new_zeros(_size(call), error.shape[1])
-                for call, place in zip(activity.calls, places, strict=True)
+                activity.like.new_zeros(
+                    _size(link.call),
+                    outputs if link.target is None else _size(activity.calls[link.target]),
+                )
+                if link.hidden
+                else None
+                for link in links
             ]
-        guesses = []
-        for place, matrix in zip(places, self.matrices[network], strict=True):
-            if place is not None:
-                guesses.append(error[:, place])
-            else:
-                assert matrix is not None
-                guesses.append(error @ matrix.mT)
-        return torch.cat(guesses, dim=-1)
+        return links
 
-    def hidden(self, network: int, activity: Activity) -> list[tuple[int, Call, Tensor]]:
-        """Index, call and matrix of every layer whose nodes are not outputs themselves."""
-        matrices = self.matrices[network]
-        return [
-            (i, call, matrix)
-            for i, (call, matrix) in enumerate(zip(activity.calls, matrices, strict=True))
-            if matrix is not None
-        ]
-
-    def learn(self, matrix: Tensor, noise: Tensor, unexplained: Tensor, sigma: float) -> None:
-        """One step of least mean squares: ``B += lr · mean ε (δy − Σ_m B_mᵀ ε_m)ᵀ / σ²``.
+    def guess(
+        self, network: int, links: list[Link], responses: dict[int, Response], error: Tensor
+    ) -> Tensor:
+        """``g⁰`` of every node, shape (B, N).
 
         Args:
-            matrix: B_l, shape (N_l, outputs); overwritten.
-            noise: ε_l, shape (K, B, N_l).
-            unexplained: change of the outputs less its prediction, shape (K, B, outputs).
+            network: its number.
+            links: of its layer calls.
+            responses: by index of the call; of the hidden ones.
+            error: e, shape (B, outputs).
+        """
+        guesses: dict[int, Tensor] = {}
+        for link in reversed(links):
+            if link.columns is not None:
+                guesses[link.index] = error[:, link.columns]
+                continue
+            matrix = self.matrices[network][link.index]
+            assert matrix is not None
+            source = error if link.target is None else guesses[link.target]
+            guess = source @ matrix.mT
+            slopes = responses[link.index].slopes
+            guesses[link.index] = guess if slopes is None else guess.mul_(slopes)
+        return torch.cat([guesses[link.index] for link in links], dim=-1)
+
+    def learn(
+        self, network: int, links: list[Link], responses: dict[int, Response], sigma: float
+    ) -> None:
+        """One step of every matrix towards what the noisy pass has shown.
+
+        Args:
+            network: its number.
+            links: of its layer calls.
+            responses: by index of the call; of the hidden ones.
             sigma: standard deviation of the noise.
         """
-        rows = noise.shape[0] * noise.shape[1]
-        rate = self.lr / (rows * sigma**2)
-        matrix.addmm_(noise.flatten(0, 1).mT, unexplained.flatten(0, 1), alpha=rate)
+        for link in links:
+            matrix = self.matrices[network][link.index]
+            if matrix is None:
+                continue
+            changes, effects = responses[link.index].changes, responses[link.index].effects
+            unexplained = torch.addmm(effects, changes, matrix, alpha=-1)
+            if link.target is None:
+                lr = DIRECT_LR if self.lr is None else self.lr
+                matrix.addmm_(changes.mT, unexplained, alpha=lr / (len(changes) * sigma**2))
+                continue
+            square = changes.mT @ changes
+            scale = square.diagonal().mean().clamp_(torch.finfo(square.dtype).tiny)
+            square.diagonal().add_(RIDGE * scale)
+            factor, failed = torch.linalg.cholesky_ex(square)
+            if not failed:
+                step = torch.cholesky_solve(changes.mT @ unexplained, factor)
+                matrix.add_(step, alpha=LAYERWISE_LR if self.lr is None else self.lr)
+
+    def direct_responses(
+        self, network: int, links: list[Link], activity: Activity, outputs: Tree, noise: Tensor
+    ) -> dict[int, Response]:
+        """What passes with noise everywhere say to direct feedback, by index of the call.
+
+        Each layer learns from what the others leave unexplained.
+
+        Args:
+            network: its number.
+            links: of its layer calls.
+            activity: of the clean pass.
+            outputs: of the noisy passes.
+            noise: of every node, (K, B, N).
+        """
+        direct = [link for link in links if link.hidden and link.target is None]
+        if not direct:
+            return {}
+        noises = [noise[..., link.call.nodes].flatten(0, 1) for link in direct]
+        matrices = [self.matrices[network][link.index] for link in direct]
+        shares = [own @ b for own, b in zip(noises, matrices, strict=True) if b is not None]
+        effects = (flatten(outputs, 2) - flatten(activity.outputs, 1)).flatten(0, 1)
+        effects = effects - torch.stack(shares).sum(0)
+        return {
+            link.index: Response(own, effects + share, None)
+            for link, own, share in zip(direct, noises, shares, strict=True)
+        }
 
     def state_dict(self) -> dict[int, list[Tensor | None]]:
         """The matrices, by network and layer call."""
@@ -96,6 +225,30 @@ class Feedback:
     def load_state_dict(self, state: dict[int, list[Tensor | None]]) -> None:
         """Go on from saved matrices."""
         self.matrices = {int(n): list(own) for n, own in state.items()}
+
+
+def layerwise_response(
+    link: Link, activity: Activity, seen: list[NoisyCall], noise: Tensor, sigma: float
+) -> Response:
+    """What the first noisy pass shows of one call and the call that it feeds.
+
+    Args:
+        link: of the call; its target is not None.
+        activity: of the clean pass.
+        seen: what the calls saw in the noisy pass.
+        noise: of the pass's every node, (K, B, N); 0 where there was none.
+        sigma: standard deviation of the noise.
+    """
+    assert link.target is not None
+    target, batch = activity.calls[link.target], activity.batch
+    changes = seen[link.target].raw_inputs[:batch] - target.raw_inputs
+    moved = seen[link.index].pre_activation[:batch] - link.call.pre_activation
+    # As moved / moved², with a floor: rounding decides the sign of a change much below σ.
+    slopes = changes * moved / moved.square().add_((1e-3 * sigma) ** 2)
+    rows = slice(min(batch, ROWS_PER_UNIT * changes.shape[1]))
+    effects = seen[link.target].pre_activation[:batch][rows] - target.pre_activation[rows]
+    effects -= noise[0, rows, target.nodes]
+    return Response(changes[rows], effects, slopes)
 
 
 def output_error(activity: Activity, delta_loss: Callable[[Tree], Tensor], step: float) -> Tensor:
@@ -134,6 +287,19 @@ def output_columns(call: Call, outputs: Tree) -> slice | None:
 def flatten(outputs: Tree, leading: int) -> Tensor:
     """All outputs of a sample side by side, keeping the first `leading` axes."""
     return torch.cat([y.flatten(leading) for y in tensors(outputs)], dim=-1)
+
+
+def _fed_by(index: int, calls: list[Call]) -> int | None:
+    """The dense layer call whose inputs are, by their shape, the activity of call `index`.
+
+    A wrong match costs variance, not correctness: its response is 0 and so is the guess.
+    """
+    a = calls[index].pre_activation
+    for later in range(index + 1, len(calls)):
+        call = calls[later]
+        if isinstance(call.layer, LinearNodes) and call.raw_inputs.shape == a.shape:
+            return later if a.dim() == 2 else None
+    return None
 
 
 def _size(call: Call) -> int:

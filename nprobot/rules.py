@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .activity import Activity, Call, Tree, first_tensor
+from .activity import Activity, NoisyCall, Tree, first_tensor
 from .errors import RuleError
-from .feedback import Feedback, flatten, output_error
+from .feedback import Feedback, Response, flatten, layerwise_response, output_error
 from .hidden_noise import NoisyPasses, make_reference
 from .rule import LearningRule, Loss, PerturbationRule, per_sample
 
@@ -126,13 +126,16 @@ class FeedbackRule(PerturbationRule):
     """What the two rules with learned feedback share.
 
     Args:
-        feedback_lr: step size of the feedback matrices.
+        feedback: ``"layerwise"`` or ``"direct"``; see `nprobot.feedback`.
+        feedback_lr: step size of the feedback matrices; None for the kind's own.
         settings: of `LearningRule`.
     """
 
-    def __init__(self, *, feedback_lr: float = 0.01, **settings: Any) -> None:
+    def __init__(
+        self, *, feedback: str = "layerwise", feedback_lr: float | None = None, **settings: Any
+    ) -> None:
         super().__init__(**settings)
-        self.feedback = Feedback(feedback_lr)
+        self.feedback = Feedback(feedback, feedback_lr)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -147,7 +150,7 @@ class FeedbackRule(PerturbationRule):
 class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
     """NP with learned feedback: ``g⁰_l + (δL − Σ_m g⁰_m·ε_m) ε_l / σ²``; see `nprobot.feedback`.
 
-    One noisy pass, and evaluations of the loss; unbiased as NP is, whatever the guess g⁰.
+    One noisy pass, and evaluations of the loss; unbiased as NP is, whatever the feedback matrices.
     """
 
     @override
@@ -156,29 +159,34 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
     ) -> Tensor:
         network = self._index(activity.network)
         error = output_error(activity, delta_loss, self.sigma)
-        guess = self.feedback.guess(network, activity, error)
-        hidden = self.feedback.hidden(network, activity)
-        silence_others(noise, activity, [call for _, call, _ in hidden])
-        outputs = activity.perturbed(noise)
+        links = self.feedback.links(network, activity)
+        for link in links:
+            if not link.hidden:  # its error is known
+                noise[..., link.call.nodes] = 0.0
+        seen: list[NoisyCall] = []
+        outputs = activity.perturbed(noise, record=seen)
+        responses = {
+            link.index: layerwise_response(link, activity, seen, noise, self.sigma)
+            for link in links
+            if link.target is not None
+        }
+        responses |= self.feedback.direct_responses(network, links, activity, outputs, noise)
+        guess = self.feedback.guess(network, links, responses, error)
+        self.feedback.learn(network, links, responses, self.sigma)
         residual = delta_loss(outputs) - torch.einsum("bn,kbn->kb", guess, noise)
-
-        unexplained = flatten(outputs, 2) - flatten(activity.outputs, 1)
-        for _, call, B in hidden:
-            unexplained -= noise[..., call.nodes] @ B
-        for _, call, B in hidden:
-            self.feedback.learn(B, noise[..., call.nodes], unexplained, self.sigma)
         return guess / activity.batch + average(residual / self.sigma**2, noise)
 
 
 class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation):
     """INP with learned feedback: ``g⁰_l + N_l (δL⁽ˡ⁾ − g⁰_l·ε_l) ε_l / ‖ε_l‖²``.
 
-    One noisy pass a hidden layer; unbiased as INP is, whatever the guess g⁰.
+    One noisy pass a hidden layer; unbiased as INP is, whatever the feedback matrices.
     """
 
     @override
     def noisy_passes(self, activity: Activity) -> int:
-        return len(self.feedback.hidden(self._index(activity.network), activity))
+        links = self.feedback.links(self._index(activity.network), activity)
+        return sum(link.hidden for link in links)
 
     @override
     def node_error(
@@ -186,17 +194,30 @@ class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation)
     ) -> Tensor:
         network = self._index(activity.network)
         error = output_error(activity, delta_loss, self.sigma)
-        guess = self.feedback.guess(network, activity, error)
-        total = guess / activity.batch
+        links = self.feedback.links(network, activity)
+        hidden = [link for link in links if link.hidden]
+        silent = torch.zeros_like(noise[:1])  # nothing but the layer's own noise in its passes
         clean = flatten(activity.outputs, 1)
-        for layer, call, B in self.feedback.hidden(network, activity):
-            own = noise[..., call.nodes]
-            outputs = activity.perturbed(noise, start=layer, stop=layer + 1)
-            explained = torch.einsum("bn,kbn->kb", guess[:, call.nodes], own)
-            unexplained = flatten(outputs, 2) - clean - own @ B
-            self.feedback.learn(B, own, unexplained, self.sigma)
-            weight = own.shape[-1] * (delta_loss(outputs) - explained) / square_norm(own)
-            total[:, call.nodes] += average(weight, own)
+        changes: dict[int, Tensor] = {}
+        responses: dict[int, Response] = {}
+        for link in hidden:
+            seen: list[NoisyCall] = []
+            outputs = activity.perturbed(noise, start=link.index, stop=link.index + 1, record=seen)
+            changes[link.index] = delta_loss(outputs)
+            if link.target is not None:
+                response = layerwise_response(link, activity, seen, silent, self.sigma)
+            else:
+                own = noise[..., link.call.nodes].flatten(0, 1)
+                response = Response(own, (flatten(outputs, 2) - clean).flatten(0, 1), None)
+            responses[link.index] = response
+        guess = self.feedback.guess(network, links, responses, error)
+        self.feedback.learn(network, links, responses, self.sigma)
+        total = guess / activity.batch
+        for link in hidden:
+            own = noise[..., link.call.nodes]
+            explained = torch.einsum("bn,kbn->kb", guess[:, link.call.nodes], own)
+            weight = own.shape[-1] * (changes[link.index] - explained) / square_norm(own)
+            total[:, link.call.nodes] += average(weight, own)
         return total
 
 
@@ -264,8 +285,8 @@ def learning_rule(
     decorrelation_lr: float = 1e-3,
     whitening: float = 0.0,
     decorrelation_interval: int = 1,
-    feedback: bool = False,
-    feedback_lr: float = 0.01,
+    feedback: bool | str = False,
+    feedback_lr: float | None = None,
     reference: str = "second-pass",
     reference_rate: float = 0.1,
 ) -> LearningRule:
@@ -285,11 +306,13 @@ def learning_rule(
         whitening: share κ of R's update that drives the variances to 1; 0 in the paper.
         decorrelation_interval: update R in every so-manieth step, to save time.
         feedback: learn a guess of the node errors on the side and let the noise find only what it
-            leaves; the estimate stays unbiased and its variance falls (`nprobot.feedback`). For NP,
+            leaves; the estimate stays unbiased and its variance falls (`nprobot.feedback`). True or
+            ``"layerwise"`` passes the guess from layer to layer, ``"direct"`` from the outputs to
+            every layer. A smaller σ than without pays: 1e-3 leaves less curvature. For NP,
             INP and their decorrelated versions. Not for ANP: it divides by the realised change of
             the activity, so its mean is not the gradient that the guess would have to be
             subtracted from. Not for BP, which has no noise.
-        feedback_lr: step size of the feedback matrices.
+        feedback_lr: step size of the feedback matrices; None for what suits the kind.
         reference: what ANP and DANP compare a noisy pass with where the network's own noise is
             hidden: ``"second-pass"``, or ``"running-mean"``, which needs no second pass but rows
             that go on from batch to batch (`nprobot.hidden_noise.RunningMean`).
@@ -329,20 +352,14 @@ def learning_rule(
             "realised change of the activity, which a guess of the gradient cannot be subtracted "
             "from, and backpropagation has no noise"
         )
-    return _WITH_FEEDBACK[plain](feedback_lr=feedback_lr, **settings)
+    kind = "layerwise" if feedback is True else str(feedback)
+    return _WITH_FEEDBACK[plain](feedback=kind, feedback_lr=feedback_lr, **settings)
 
 
 def square_norm(values: Tensor) -> Tensor:
     """``‖v‖²`` over the last axis; never 0, so that noise lost to rounding gives no NaN."""
     norm: Tensor = torch.linalg.vector_norm(values, dim=-1)
     return norm.square_().clamp_min_(torch.finfo(values.dtype).tiny)
-
-
-def silence_others(noise: Tensor, activity: Activity, noisy: list[Call]) -> None:
-    """Set the noise of all calls but the given ones to 0, in place."""
-    for call in activity.calls:
-        if call not in noisy:
-            noise[..., call.nodes] = 0.0
 
 
 def average(weight: Tensor, values: Tensor) -> Tensor:

@@ -419,3 +419,17 @@ def test_a_network_learns_by_danp():
         rule.decorrelate(net)
     with torch.no_grad():
         assert squared_error(y)(net(x)).mean() < 0.15 * y.var()
+
+
+@pytest.mark.parametrize("name", ["np", "inp", "anp"])
+def test_activation_functions_that_work_in_place_change_nothing(name):
+    """They overwrite the pre-activation that the rules compare with."""
+    results = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(5, 16), nn.ReLU(inplace=inplace), nn.Linear(16, 2)).double()
+        rule = nprobot.learning_rule(name, sigma=1e-3, samples=3, seed=0)
+        x = torch.randn(8, 5, dtype=torch.float64)
+        rule.backward(net, x, lambda y: y.square().sum(-1))
+        results.append(gradients(net))
+    assert torch.equal(*results)
