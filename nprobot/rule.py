@@ -217,6 +217,11 @@ class LearningRule(ABC):
         for layer, inputs in layers:
             self._layer_inputs[layer] = inputs.detach()
 
+    def remembered_inputs(self, network: nn.Module) -> dict[str, Tensor]:
+        """What the layers of a network were fed at last, by their names."""
+        modules = network.named_modules()
+        return {name: self._layer_inputs[m] for name, m in modules if m in self._layer_inputs}
+
 
 class PerturbationRule(LearningRule):
     """A rule that needs forward passes only; autograd is off while it runs."""

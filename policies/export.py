@@ -11,8 +11,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
+from .direct_policy import DirectPolicy
+from .hardware import digital
 from .layers import fold
 from .operations import SETTINGS, Operation
 from .policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
@@ -41,13 +45,13 @@ def export_policy(
     """The deterministic policy of a model, with the observation normaliser of its environment.
 
     Args:
-        model: an algorithm with an actor-critic policy, such as `nprobot.PPO`.
+        model: of `nprobot.PPO`, `NRL`, `SAC`, `TD3`, or of stable-baselines3's.
         task: the environment that the policy was trained on.
         provenance: how it was trained; JSON values.
 
     Returns:
         A policy that gives the actions of ``model.predict(…, deterministic=True)`` for raw
-        observations.
+        observations; of a network on a chip, those that it gives without the chip's noise.
 
     Raises:
         PolicyExportError: an observation space, action space or layer is not supported.
@@ -58,10 +62,11 @@ def export_policy(
             f"observation space {space} cannot be exported; only a Box of real numbers can"
         )
     operations = tuple(_operations(actor(model.policy)))
+    squashed = isinstance(model.policy, BasePolicy) and model.policy.squash_output
     return Policy(
         observation_shape=tuple(int(size) for size in space.shape),
         operations=operations,
-        action=_action(model.action_space),
+        action=_action(model.action_space, squashed=squashed),
         normaliser=_normaliser(model),
         task=task,
         provenance=dict(provenance or {}),
@@ -72,19 +77,31 @@ def actor(policy: BasePolicy) -> nn.Sequential:
     """The layers from observation to action mean (or logits), plain, on the CPU.
 
     Raises:
-        PolicyExportError: the policy is not an actor-critic policy on flat observations.
+        PolicyExportError: it is none of PPO, NRL, SAC or TD3 on flat observations.
     """
-    if not isinstance(policy, ActorCriticPolicy) or policy.squash_output:
-        raise PolicyExportError(f"policies of class {type(policy).__name__} cannot be exported")
-    features = policy.pi_features_extractor
+    features, *layers = _layers(policy)
     if not isinstance(features, FlattenExtractor):
         raise PolicyExportError(
             f"feature extractor {type(features).__name__} cannot be exported; use an MlpPolicy"
         )
-    layers = [nn.Flatten(), *policy.mlp_extractor.policy_net, policy.action_net]
     # New layers draw initial weights; exporting must not change what a run goes on to do.
     with torch.random.fork_rng(devices=[]):
-        return fold(nn.Sequential(*layers)).cpu()
+        return fold(digital(nn.Sequential(nn.Flatten(), *layers))).cpu()
+
+
+def _layers(policy: BasePolicy) -> list[nn.Module]:
+    """Feature extractor and layers, up to actions (±1 for the bounds, if squashed) or logits."""
+    if isinstance(policy, DirectPolicy):
+        return list(policy.actor)
+    if isinstance(policy, SACPolicy):
+        stochastic = policy.actor
+        return [stochastic.features_extractor, *stochastic.latent_pi, stochastic.mu, nn.Tanh()]
+    if isinstance(policy, TD3Policy):
+        return [policy.actor.features_extractor, *policy.actor.mu]
+    if isinstance(policy, ActorCriticPolicy) and not policy.squash_output:
+        extractor = policy.pi_features_extractor
+        return [extractor, *policy.mlp_extractor.policy_net, policy.action_net]
+    raise PolicyExportError(f"policies of class {type(policy).__name__} cannot be exported")
 
 
 def _operations(network: nn.Sequential) -> Iterator[Operation]:
@@ -115,9 +132,10 @@ def _activation(module: nn.Module) -> Operation:
     )
 
 
-def _action(space: gymnasium.Space[Any]) -> BoxAction | DiscreteAction:
+def _action(space: gymnasium.Space[Any], *, squashed: bool = False) -> BoxAction | DiscreteAction:
     if isinstance(space, gymnasium.spaces.Box):
-        return BoxAction(space.low.copy(), space.high.copy())
+        mapping = "rescale" if squashed else "clip"
+        return BoxAction(space.low.copy(), space.high.copy(), mapping)
     if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
         return DiscreteAction((int(space.n),))
     if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:

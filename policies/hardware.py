@@ -9,8 +9,8 @@ learning and after it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import ClassVar, Never, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Never, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,23 @@ class Crossbar:
             a = effect.nodes(a, x, weight, multiply)
         self._evaluations += rows
         return a
+
+    def secret(self) -> list[int]:
+        """Numbers that only this layer of this chip knows."""
+        return [seed for effect in self._effects for seed in effect.seeds()]
+
+    def save(self) -> dict[str, Any]:
+        """Everything that changes as the layer runs."""
+        return {
+            "evaluations": self._evaluations,
+            "effects": [effect.save() for effect in self._effects],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self._evaluations = int(state["evaluations"])
+        for effect, saved in zip(self._effects, state["effects"], strict=True):
+            effect.restore(saved)
 
 
 class ChipLayer(nn.Module):
@@ -289,6 +306,12 @@ def put_on_chip(
 def on_chip(network: nn.Module) -> bool:
     """Whether a network has a layer on a chip, so that its noise cannot be read."""
     return any(isinstance(module, ChipLayer) for module in network.modules())
+
+
+def crossbars(network: nn.Module) -> list[Crossbar]:
+    """What is hidden in the layers, in order; not for learners (see `Vault`)."""
+    layers = [module for module in network.modules() if isinstance(module, ChipLayer)]
+    return [_CROSSBARS.of(layer) for layer in layers]
 
 
 def digital(network: Module) -> Module:

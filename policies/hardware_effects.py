@@ -7,8 +7,9 @@ the `Crossbar` that is hidden in `nprobot.policies.hardware`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class Effect:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._generators: dict[torch.device, torch.Generator] = {}
+        self._state: Tensor | None = None
 
     def weight(self, weight: Tensor, evaluations: int) -> Tensor:
         """What is in the place of a weight.
@@ -74,6 +76,21 @@ class Effect:
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform numbers in [0, 1), new at every call."""
         return torch.empty_like(like).uniform_(generator=self._generator(like.device))
+
+    def seeds(self) -> tuple[int, int]:
+        """Where all its randomness comes from."""
+        return self._site.device_seed, self._site.noise_seed
+
+    def save(self) -> dict[str, Any]:
+        """What changes from evaluation to evaluation."""
+        generators = {str(device): g.get_state() for device, g in self._generators.items()}
+        return {"generators": generators, "state": self._state}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go back to what `save` returned."""
+        self._state = saved["state"]
+        for name, state in saved["generators"].items():
+            self._generator(torch.device(name)).set_state(state)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
@@ -120,7 +137,6 @@ class OrnsteinUhlenbeck(Effect):
         super().__init__(site)
         self._std = std
         self._decay = math.exp(-1.0 / correlation) if correlation > 0 else 0.0
-        self._state: Tensor | None = None
 
     def nodes(self, a: Tensor, x: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
         """See `Effect`."""
@@ -148,7 +164,6 @@ class Telegraph(Effect):
     def __init__(self, site: Site, amplitude: float, switching: float) -> None:
         super().__init__(site)
         self._amplitude, self._switching = amplitude, switching
-        self._state: Tensor | None = None
 
     def nodes(self, a: Tensor, x: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
         """See `Effect`."""

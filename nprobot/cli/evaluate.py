@@ -33,6 +33,8 @@ examples:
   nprobot evaluate runs/reacher
   nprobot evaluate runs/reacher/checkpoints/step_000100000 --episodes 100 --json
   nprobot evaluate runs/reacher --record reacher.mp4
+  nprobot evaluate runs/reacher --hardware servo
+      on noisy actuators; "ideal" for none
   nprobot evaluate runs/fit --env nprobot/ArmTrack-v0
       what a fit of arm-inverse-dynamics is worth as feed-forward of the arm
 """
@@ -85,9 +87,10 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     console = Console()
     provenance = policy.provenance
+    robot = f" on {result.hardware} actuators" if result.hardware else ""
     console.print(
         facts(
-            f"{result.env}: deterministic episodes, seed {result.seed}",
+            f"{result.env}{robot}: deterministic episodes, seed {result.seed}",
             {
                 "episodes": str(len(result.returns)),
                 "return": str(result),

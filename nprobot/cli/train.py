@@ -35,6 +35,7 @@ examples:
   nprobot train
   nprobot train --env Reacher-v5 --samples 8 --steps 300000 --out runs/reacher
   nprobot train --env Reacher-v5 --rule bp --steps 300000 --seed 1
+  nprobot train --env Reacher-v5 --algo nrl --hardware torque-motor --steps 100000
   nprobot train --resume runs/reacher --steps 600000
 """
 

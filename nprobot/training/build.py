@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from nprobot.algorithms.ppo import PPO
 from nprobot.policies.export import ACTIVATION_NAMES
 from nprobot.policies.networks import ACTIVATIONS
 from nprobot.rules import FeedbackRule
 
+from .algorithms import MAKERS, Model, options_of
 from .config import (
     DEFAULT_STEPS,
+    NORMALISE,
     AlgorithmOptions,
     LearningOptions,
     LRSchedule,
@@ -27,17 +28,12 @@ from .config import (
 from .environments import find_spec
 from .seeds import Seeds
 
-Model = PPO
-ALGORITHM_CLASSES: dict[str, type[Model]] = {"ppo": PPO}
 SCHEDULES: dict[LRSchedule, Callable[[float], float]] = {
     "constant": lambda remaining: 1.0,
     "linear": lambda remaining: remaining,
     "cosine": lambda remaining: 0.5 - 0.5 * math.cos(math.pi * remaining),
 }
 """Learning rate, as a share of the first one, over the share of the run that remains."""
-
-ROLLOUT = 2048
-"""Transitions between two updates, all environments together, as in SB3 with one environment."""
 
 SOLVING_EVALUATION = 10_000
 """Steps between the evaluations of a run that an evaluation can stop."""
@@ -60,21 +56,23 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         "decorrelation_lr": learning.decorrelation_lr,
         "feedback": learning.feedback,
     }
-    algorithm = dataclasses.asdict(config.algorithm)
+    maker = MAKERS[config.algo]
+    settings = maker.arguments(config, env, _given(dataclasses.asdict(config.algorithm)))
+    if maker.compares:
+        settings["alignment_interval"] = learning.alignment_every or 0
     policy_settings: dict[str, Any] = {
         "net_arch": config.network.hidden and list(config.network.hidden),
         "activation_fn": config.network.activation and ACTIVATIONS[config.network.activation],
     }
-    model = ALGORITHM_CLASSES[config.algo](
+    model = maker.cls(
         "MlpPolicy",
         env,
         rule=config.rule,
         rule_kwargs={"seed": seeds.rule, **_given(rule_settings)},
-        alignment_interval=learning.alignment_every or 0,
         policy_kwargs=_given(policy_settings),
         seed=seeds.torch,
         device=device,
-        **{"n_steps": max(ROLLOUT // config.envs, 1), **_given(algorithm)},
+        **settings,
     )
     model.lr_schedule = learning_rates(learning, model.lr_schedule)
     env.gamma = model.gamma  # rewards are scaled by the spread of the return that is learned
@@ -123,7 +121,8 @@ def resolve(config: RunConfig, model: Model, *, keeps_episodes: bool = True) -> 
         steps=steps,
         stop_at=stop_at,
         samples=rule.samples,
-        normalise=config.normalise or "on",
+        envs=config.env_count,
+        normalise=config.normalise or NORMALISE[config.algo],
         checkpoint_every=config.checkpoint_every or max(steps // 10, 1),
         evaluate_every=evaluate_every,
         checkpoint_episodes=config.checkpoint_episodes or ("keep" if keeps_episodes else "restart"),
@@ -136,17 +135,13 @@ def resolve(config: RunConfig, model: Model, *, keeps_episodes: bool = True) -> 
             feedback=isinstance(rule, FeedbackRule),
             alignment_every=config.learning.alignment_every,
         ),
-        network=_network(model.policy.mlp_extractor.policy_net, config.network.activation),
-        algorithm=AlgorithmOptions(
-            **{
-                field.name: _number(getattr(model, field.name))
-                for field in dataclasses.fields(AlgorithmOptions)
-            }
-        ),
+        network=_network(MAKERS[config.algo].hidden_layers(model), config.network.activation),
+        algorithm=AlgorithmOptions(**options_of(model, config.algo)),
     )
 
 
-def _network(hidden_layers: nn.Sequential, activation: str | None) -> NetworkOptions:
+def _network(layers: Iterable[nn.Module], activation: str | None) -> NetworkOptions:
+    hidden_layers = list(layers)
     hidden = tuple(m.out_features for m in hidden_layers if isinstance(m, nn.Linear))
     names = [ACTIVATION_NAMES[type(m)] for m in hidden_layers if type(m) in ACTIVATION_NAMES]
     return NetworkOptions(hidden, activation or (names[0] if names else None))
@@ -154,8 +149,3 @@ def _network(hidden_layers: nn.Sequential, activation: str | None) -> NetworkOpt
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
-
-
-def _number(value: Any) -> Any:  # noqa: ANN401
-    """A setting as a number; SB3 keeps some of them as schedules."""
-    return float(value(1.0)) if callable(value) else value

@@ -14,7 +14,7 @@ from typing_extensions import override
 from nprobot.policies.export import export_policy
 from nprobot.policies.policy import Policy, Task
 
-from .build import Model
+from .algorithms import Model
 from .checkpoints import save_checkpoint
 from .episodes import save_episodes
 from .errors import NonFiniteError
@@ -98,7 +98,6 @@ class RunCallback(BaseCallback):
 
     @override
     def _on_rollout_end(self) -> None:
-        self._news()
         if self._returns:
             # SB3's mean is over the last 100 episodes; these are those since the last update.
             self.logger.record("rollout/ep_rew_last", statistics.fmean(self._returns))

@@ -3,6 +3,7 @@
 step_000100000/
     policy.json, policy.safetensors         to evaluate and deploy
     training.json, training.safetensors     weights, optimiser, rule, normaliser, environments,
+                                            what the algorithm remembers (traces, replay buffer),
                                             counters, random generators, place in the logs
     checkpoint.json                         checksums (see `checkpoint_folder`)
 """
@@ -22,7 +23,7 @@ import torch
 from nprobot.policies import policy_file
 from nprobot.policies.policy import Policy
 
-from .build import Model
+from .algorithms import Model, restore_memory, save_memory
 from .checkpoint_folder import write_checkpoint
 from .errors import ArchitectureMismatchError, DamagedRunError, RunError
 from .generators import restore_generator, restore_numpy
@@ -97,6 +98,7 @@ def training_state(model: Model) -> dict[str, Any]:
     assert vector is not None, "a run always has its normaliser"
     return {
         "parameters": model.get_parameters(),
+        "memory": save_memory(model),
         "rule": model.rule.state_dict(),
         "normaliser": save_normaliser(vector),
         "algorithm": {
@@ -130,6 +132,7 @@ def restore(model: Model, state: Mapping[str, Any]) -> None:
     assert vector is not None, "a run always has its normaliser"
     check_architecture(model, state["parameters"]["policy"])
     model.set_parameters(state["parameters"])
+    restore_memory(model, state["memory"])
     model.rule.load_state_dict(state["rule"])
     restore_normaliser(vector, state["normaliser"])
     algorithm, generators = state["algorithm"], state["generators"]

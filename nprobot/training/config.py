@@ -14,8 +14,32 @@ from typing import Any, Literal, TypeVar
 
 from .errors import ConfigError, UnknownNameError
 
+LRSchedule = Literal["constant", "linear", "cosine"]
+Normalise = Literal["on", "off", "observations", "rewards"]
+
 RULES = ("np", "inp", "anp", "dnp", "dinp", "danp", "bp", "dbp")
-ALGORITHMS = ("ppo",)
+
+ON_POLICY = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "max_grad_norm")
+OFF_POLICY = (
+    *("learning_starts", "buffer_size", "batch_size", "train_freq", "gradient_steps"),
+    *("tau", "gamma", "exploration_noise"),
+)
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "ppo": (*ON_POLICY, "clip_range", "ent_coef", "vf_coef", "target_kl"),
+    "nrl": (
+        *("n_steps", "gamma", "gae_lambda", "max_grad_norm"),
+        *("noise_source", "node_noise", "references", "baseline", "critic_epochs"),
+    ),
+    "sac": (*OFF_POLICY, "ent_coef", "target_update_interval"),
+    "td3": (*OFF_POLICY, "policy_delay", "target_policy_noise", "target_noise_clip"),
+}
+"""The algorithms, and which of `AlgorithmOptions` each of them has."""
+
+ENVS = {"ppo": 8, "nrl": 8, "sac": 1, "td3": 1}
+"""Environments side by side, unless told otherwise."""
+NORMALISE: dict[str, Normalise] = {"ppo": "on", "nrl": "on", "sac": "off", "td3": "off"}
+"""What is scaled by running statistics, unless told otherwise; SAC and TD3 as in SB3."""
+
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "identity")
 
 HARDWARE = ("ideal", "servo", "torque-motor", "worn-gearbox", "easy", "medium", "hard")
@@ -23,7 +47,7 @@ HARDWARE = ("ideal", "servo", "torque-motor", "worn-gearbox", "easy", "medium", 
 DEFAULT_STEPS = 500_000
 EVALUATION_EPISODES = 20
 
-LRSchedule = Literal["constant", "linear", "cosine"]
+SENSORS = ("current-sense",)
 
 Options = TypeVar("Options", bound="_Options")
 
@@ -99,31 +123,74 @@ class AlgorithmOptions(_Options):
     """Settings with stable-baselines3's names and meaning; None means the algorithm's default."""
 
     n_steps: int | None = None
-    """Steps in each environment between updates. Left out: 2048, shared among the environments."""
+    """Steps in each environment between updates. Left out: for ppo 2048, shared among the
+    environments; for nrl 32."""
     batch_size: int | None = None
-    """Transitions in a minibatch."""
+    """Transitions in a minibatch (ppo, sac, td3)."""
     n_epochs: int | None = None
-    """Passes over the transitions of one update."""
+    """Passes over the transitions of one update (ppo)."""
     gamma: float | None = None
     """Discount factor."""
     gae_lambda: float | None = None
-    """Trade-off of bias and variance in the advantage."""
+    """Trade-off of bias and variance in the advantage (ppo, nrl)."""
     clip_range: float | None = None
-    """How far the new policy's probability ratio may go from 1."""
+    """How far the new policy's probability ratio may go from 1 (ppo)."""
     ent_coef: float | None = None
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus (ppo); for sac the temperature. Left out: sac learns it."""
     vf_coef: float | None = None
-    """Weight of the critic's loss."""
+    """Weight of the critic's loss (ppo)."""
     max_grad_norm: float | None = None
-    """Bound of the gradient's norm."""
+    """Bound of the gradient's norm (ppo, nrl)."""
     target_kl: float | None = None
-    """End an update early beyond this divergence from the old policy."""
+    """End an update early beyond this divergence from the old policy (ppo)."""
+    learning_starts: int | None = None
+    """Steps with random actions before learning begins (sac, td3)."""
+    buffer_size: int | None = None
+    """Transitions that are remembered (sac, td3)."""
+    train_freq: int | None = None
+    """Steps in each environment between updates (sac, td3)."""
+    gradient_steps: int | None = None
+    """Steps of the optimiser in an update; -1 for as many as environment steps (sac, td3)."""
+    tau: float | None = None
+    """How fast the target networks follow (sac, td3)."""
+    exploration_noise: float | None = None
+    """Standard deviation of noise on the actions, as a share of half their range. Left out: for
+    td3 0.1, for sac none but its own."""
+    target_update_interval: int | None = None
+    """Steps of the optimiser between those of the target networks (sac)."""
+    policy_delay: int | None = None
+    """Steps of the critics for one of the actor (td3)."""
+    target_policy_noise: float | None = None
+    """Standard deviation of the noise on the target's actions (td3)."""
+    target_noise_clip: float | None = None
+    """Bound of that noise (td3)."""
+    noise_source: Literal["network", "actuators", "injected"] | None = None
+    """Where the noise comes from that nrl learns from: a noisy chip under the actor, which nobody
+    can read; the actuators, as their --sensor tells; or the learner, who knows it."""
+    node_noise: float | None = None
+    """Standard deviation of the chip's or the injected noise (nrl). A policy file has the weights
+    alone: it is evaluated without that noise."""
+    references: int | None = None
+    """Passes that the acting one is compared with (nrl)."""
+    baseline: Literal["critic", "running-mean"] | None = None
+    """What predicts the reward (nrl)."""
+    critic_epochs: int | None = None
+    """Steps of the critic between two updates (nrl)."""
 
     def __post_init__(self) -> None:
         _positive(self, "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
-        _positive(self, "target_kl")
-        _within(self, 0, 1, "gamma", "gae_lambda")
-        _within(self, 0, math.inf, "ent_coef", "vf_coef")
+        _positive(self, "target_kl", "buffer_size", "train_freq", "target_update_interval")
+        _positive(self, "policy_delay", "references", "critic_epochs")
+        _within(self, 0, 1, "gamma", "gae_lambda", "tau")
+        _within(self, 0, math.inf, "ent_coef", "vf_coef", "learning_starts", "node_noise")
+        _within(self, 0, math.inf, "exploration_noise", "target_policy_noise", "target_noise_clip")
+        _one_of(self, "noise_source", ("network", "actuators", "injected"))
+        _one_of(self, "baseline", ("critic", "running-mean"))
+        if self.gradient_steps is not None:
+            _require(
+                self.gradient_steps >= 1 or self.gradient_steps == -1,
+                *("gradient_steps", self.gradient_steps, "1 or more, or -1"),
+            )
 
 
 @dataclass(frozen=True)
@@ -141,8 +208,10 @@ class RunConfig(_Options):
     """Arguments of the environment, as name value pairs."""
     hardware: str | None = None
     """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
+    sensor: str | None = None
+    """What is told of what the noisy actuators did: current-sense. nrl learns from it."""
     algo: str = "ppo"
-    """Algorithm: ppo."""
+    """Algorithm: ppo, nrl, sac, td3."""
     rule: str = "danp"
     """Learning rule: np, inp, anp, with decorrelation dnp, dinp, danp; bp and dbp to compare."""
     samples: int | None = None
@@ -154,15 +223,16 @@ class RunConfig(_Options):
     which the environment counts as solved."""
     seed: int = 0
     """Where all randomness of the run comes from."""
-    envs: int = 8
-    """Environments that run side by side."""
+    envs: int | None = None
+    """Environments that run side by side. Left out: 8, for sac and td3 1."""
     workers: int = 0
     """Processes to spread the environments over; 0 runs them all in this one. The results are the
     same; it pays for environments that take a millisecond or more a step."""
     env_timeout: float = 300.0
     """Seconds after which an environment that does not return is given up."""
-    normalise: Literal["on", "off", "observations", "rewards"] | None = None
-    """Scale observations and rewards by their running statistics."""
+    normalise: Normalise | None = None
+    """Scale observations and rewards by their running statistics. Left out: on, for sac and td3
+    off."""
     checkpoint_every: int | None = None
     """Steps between checkpoints. Left out: a tenth of --steps."""
     checkpoint_episodes: Literal["keep", "restart"] | None = None
@@ -182,23 +252,42 @@ class RunConfig(_Options):
             raise UnknownNameError("algorithm", self.algo, ALGORITHMS)
         _positive(self, "samples", "steps", "envs", "checkpoint_every", "evaluate_every")
         _positive(self, "env_timeout")
-        _within(self, 0, self.envs, "workers")
+        _within(self, 0, self.env_count, "workers")
         _one_of(self, "hardware", HARDWARE)
+        _one_of(self, "sensor", SENSORS)
+        if self.sensor is not None and self.hardware is None:
+            raise ConfigError("sensor reads noisy actuators, and there are none; give hardware")
+        self._check_algorithm()
         _one_of(self, "checkpoint_episodes", ("keep", "restart"))
         _within(self, 0, 2**63, "seed")
         _one_of(self, "normalise", ("on", "off", "observations", "rewards"))
         if self.stop_at is not None:
             _require(math.isfinite(self.stop_at), "stop_at", self.stop_at, "a finite return")
 
+    def _check_algorithm(self) -> None:
+        own = ALGORITHMS[self.algo]
+        for option in dataclasses.fields(self.algorithm):
+            if getattr(self.algorithm, option.name) is not None and option.name not in own:
+                raise ConfigError(
+                    f"{self.algo} has no option {option.name}; it has {', '.join(sorted(own))}"
+                )
+        if self.algo == "nrl" and self.learning.alignment_every is not None:
+            raise ConfigError("nrl has no option alignment_every; ppo, sac and td3 have it")
+
+    @property
+    def env_count(self) -> int:
+        """Environments side by side."""
+        return self.envs or ENVS[self.algo]
+
     @property
     def normalise_observations(self) -> bool:
-        """Whether observations are scaled; yes unless told otherwise."""
-        return self.normalise in (None, "on", "observations")
+        """Whether observations are scaled."""
+        return (self.normalise or NORMALISE[self.algo]) in ("on", "observations")
 
     @property
     def normalise_rewards(self) -> bool:
-        """Whether rewards are scaled; yes unless told otherwise."""
-        return self.normalise in (None, "on", "rewards")
+        """Whether rewards are scaled."""
+        return (self.normalise or NORMALISE[self.algo]) in ("on", "rewards")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads."""

@@ -16,6 +16,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from nprobot.envs.actuators.wrapper import READING
+
 from . import environments
 from .env_recorder import Node
 from .env_state import Env, Template, restore_environment, save_environment
@@ -25,8 +27,8 @@ Array = NDArray[Any]
 Results = tuple[Array, Array, Array, list[dict[str, Any]]]
 """Observations, rewards, ends of episodes, information."""
 
-_PASSED_ON = ("is_success",)
-"""What stable-baselines3 wants to know of an environment's information."""
+_PASSED_ON = ("is_success", READING)
+"""What algorithms want to know of an environment's information."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,21 @@ class Maker:
         kwargs: arguments of the constructor.
         hardware: preset of noisy actuators before each; None for none.
         seed: of their noise.
+        sensor: of what they did; None for none.
     """
 
     env: str
     kwargs: dict[str, Any] = field(default_factory=dict)
     hardware: str | None = None
     seed: int = 0
+    sensor: str | None = None
 
     def __call__(self, index: int = 0) -> Env:
         """Make environment number `index`; those with other numbers have other noise."""
         seed = (self.seed, index)
-        return environments.make_robot(self.env, self.kwargs, self.hardware, seed)
+        return environments.make_robot(
+            self.env, self.kwargs, self.hardware, seed, sensor=self.sensor
+        )
 
 
 class Number(Protocol):

@@ -77,6 +77,7 @@ def make_robot(
     kwargs: Mapping[str, Any] | None,
     hardware: str | None,
     hardware_seed: Sequence[int],
+    sensor: str | None = None,
     **options: Any,
 ) -> Env:
     """Make one environment, with noisy actuators before it if asked for.
@@ -86,6 +87,7 @@ def make_robot(
         kwargs: as in `make`.
         hardware: preset of actuators; None for none.
         hardware_seed: what their secret noise follows from.
+        sensor: preset of the sensor that tells what they did; None for none.
         **options: as in `make`.
 
     Raises:
@@ -96,7 +98,8 @@ def make_robot(
     if hardware is None:
         return env
     with _explained(env_id):
-        return NoisyActuators(env, hardware, seed=np.random.SeedSequence(list(hardware_seed)))
+        seed = np.random.SeedSequence(list(hardware_seed))
+        return NoisyActuators(env, hardware, sensor=sensor, seed=seed)
 
 
 @contextmanager
@@ -109,8 +112,12 @@ def _explained(env_id: str) -> Iterator[None]:
         ) from error
 
 
-def check_spaces(env: Env) -> None:
+def check_spaces(env: Env, *, continuous: bool = False) -> None:
     """Refuse an environment that no policy here can control, before any work is done.
+
+    Args:
+        env: the environment.
+        continuous: whether the algorithm takes bounded continuous actions alone.
 
     Raises:
         EnvironmentUnavailableError: observations are not a `Box` of real numbers, or actions not
@@ -126,6 +133,11 @@ def check_spaces(env: Env) -> None:
         raise EnvironmentUnavailableError(
             f"actions of this environment are {action}; policies here give Box, Discrete or "
             "MultiDiscrete actions"
+        )
+    if continuous and not (isinstance(action, spaces.Box) and action.is_bounded()):
+        raise EnvironmentUnavailableError(
+            f"actions of this environment are {action}; this algorithm takes continuous actions "
+            "between bounds. Train it with --algo ppo."
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
-from .build import Model
+from .algorithms import Model, forget_episodes
 from .errors import EnvironmentStateError
 from .seeds import Seeds
 from .vector import side_by_side
@@ -69,6 +69,7 @@ def begin_episodes(model: Model, seeds: Seeds) -> np.ndarray[Any, Any]:
     """Begin new episodes in all environments; returns their first observations, as they are."""
     vector = _vector(model)
     side_by_side(vector).seed_each(seeds.episodes_after(model.num_timesteps, vector.num_envs))
+    forget_episodes(model)
     model._last_obs = vector.reset()
     model._last_episode_starts = np.ones(vector.num_envs, np.bool_)
     observations = np.asarray(vector.get_original_obs())

@@ -37,12 +37,14 @@ class Evaluation:
         seed: that the seeds of the episodes come from.
         returns: undiscounted return of each episode, in the environment's own reward.
         lengths: steps of each episode.
+        hardware: preset of the actuators; None for none.
     """
 
     env: str
     seed: int
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    hardware: str | None = None
 
     @property
     def mean(self) -> float:
@@ -107,7 +109,7 @@ def evaluate(
             batch = run_episodes(policy, envs, seeds[first : first + SIDE_BY_SIDE])
             returns += [total for total, _ in batch]
             lengths += [length for _, length in batch]
-    return Evaluation(env, seed, tuple(returns), tuple(lengths))
+    return Evaluation(env, seed, tuple(returns), tuple(lengths), hardware)
 
 
 def run_episodes(

@@ -25,6 +25,8 @@ class RunLog(Logger):
         elapsed: tells how long the run has taken, all sessions together, s.
         saved: from `state`: what is there beyond that is of work that was lost, and is dropped.
             None for a new run, or one that starts again.
+        every: of the rows that come with ``time/iterations``, only those of so-manieth iterations
+            are written. SB3's own interval begins anew in every session.
 
     Attributes:
         lost: what is missing of what was logged before, in words; empty if nothing is.
@@ -38,11 +40,13 @@ class RunLog(Logger):
         folder: Path,
         elapsed: Callable[[], float] = float,
         saved: Mapping[str, Any] | None = None,
+        every: int = 1,
     ) -> None:
         self.table = ProgressTable(folder / "progress.csv", 0 if saved is None else saved["rows"])
         self.events = EventFile(folder, None if saved is None else saved["events"])
         super().__init__(str(folder), [self.table, self.events])
         self._elapsed = elapsed
+        self._every = every
         self._iterations_before = self.iterations = 0
         self.lost = ""
         if saved is not None:
@@ -85,6 +89,10 @@ class RunLog(Logger):
         if "time/iterations" in self.name_to_value:
             self.iterations = self._iterations_before + int(self.name_to_value["time/iterations"])
             self.name_to_value["time/iterations"] = self.iterations
+            if self.iterations % self._every:
+                for name in ("time/iterations", "time/time_elapsed", "time/fps"):
+                    self.name_to_value.pop(name, None)
+                return
         if "time/time_elapsed" in self.name_to_value:
             elapsed = self._elapsed()
             self.name_to_value["time/time_elapsed"] = int(elapsed)

@@ -10,7 +10,8 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecNormalize
 
 from . import environments
-from .build import Model, build_model, resolve
+from .algorithms import Model
+from .build import build_model, resolve
 from .checkpoint_folder import clear_unfinished, newest_whole, numbered, point_at, set_aside
 from .checkpoints import load_checkpoint, making_sense
 from .config import RunConfig
@@ -146,7 +147,7 @@ def _check_environment(config: RunConfig) -> None:
     """Refuse an environment that no policy can control before anything is written."""
     env = maker(config)()
     try:
-        environments.check_spaces(env)
+        environments.check_spaces(env, continuous=config.algo != "ppo")
     finally:
         env.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nprobot.policies.policy import Policy
 
-from .build import Model
+from .algorithms import MAKERS, Model
 from .callback import RunCallback, StopTraining, log_evaluation
 from .curve import draw_curve
 from .errors import EnvironmentFailedError, NonFiniteError, StorageError
@@ -65,7 +65,10 @@ class Session:
         self.folder, self.model, self.reporter = folder, model, reporter
         self.callback = RunCallback(folder, reporter, saved.get("elapsed_seconds", 0.0))
         self.callback.solved = bool(saved.get("solved"))
-        self.log = RunLog(folder.path, lambda: self.callback.elapsed, saved.get("log"))
+        self._maker = MAKERS[folder.config.algo]
+        self.log = RunLog(
+            folder.path, lambda: self.callback.elapsed, saved.get("log"), self._maker.row_every
+        )
         if self.log.lost:
             reporter.message(f"Missing since the last session: {self.log.lost}.")
         model.set_logger(self.log)
@@ -103,7 +106,7 @@ class Session:
         if run.solved or left <= 0:
             return
         try:
-            self.model.learn(left, run, reset_num_timesteps=False)
+            self.model.learn(left, run, self._maker.log_interval, reset_num_timesteps=False)
             run.check_finite()
         except StopTraining:
             pass

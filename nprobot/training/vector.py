@@ -33,7 +33,7 @@ def make_vector(config: RunConfig) -> VecNormalize:
     Returns of episodes are counted beneath the normaliser, so that those stay in the environment's
     own units.
     """
-    vector = SideBySide(maker(config), config.envs, config.workers, config.env_timeout)
+    vector = SideBySide(maker(config), config.env_count, config.workers, config.env_timeout)
     return VecNormalize(
         FiniteCheck(vector),
         norm_obs=config.normalise_observations,
@@ -44,7 +44,7 @@ def make_vector(config: RunConfig) -> VecNormalize:
 def maker(config: RunConfig) -> Maker:
     """How the environments of a run are made."""
     seed = Seeds.spawn(config.seed).actuators
-    return Maker(config.env, dict(config.env_kwargs), config.hardware, seed)
+    return Maker(config.env, dict(config.env_kwargs), config.hardware, seed, config.sensor)
 
 
 def side_by_side(vector: VecEnv) -> SideBySide:

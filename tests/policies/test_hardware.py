@@ -33,6 +33,7 @@ from nprobot.policies.hardware_models import (
     WeightMismatch,
     resolve,
 )
+from nprobot.policies.hardware_state import restore_chip, save_chip
 from nprobot.policies.hardware_tables import filled
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -261,6 +262,38 @@ def test_same_seed_same_noise_and_without_seed_never_the_same():
     net[1].load_state_dict(layer.state_dict())
     put_on_chip(net, 0.1, seed=0)
     assert not torch.equal(net[0](x), net[1](x))
+
+
+EVERYTHING = [
+    *(GaussianNoise(0.1), OrnsteinUhlenbeckNoise(0.1, 4.0), TelegraphNoise(0.2, 0.1)),
+    *(ConductanceDrift(0.1, 0.05, onset=3.0), WeightMismatch(0.1), Offset(0.1, 0.1)),
+]
+
+
+def test_a_restored_chip_goes_on_bit_for_bit():
+    def chip(seed):
+        torch.manual_seed(1)
+        network = mlp([3, 4, 2], decorrelated=True)
+        put_on_chip(network, EVERYTHING, seed=seed, device_seed=5)
+        return network
+
+    x = torch.randn(6, 3)
+    first = chip(SECRET)
+    for _ in range(3):
+        first(x)
+    capsule = save_chip(first)
+    assert capsule == save_chip(first)
+    expected = [first(x) for _ in range(3)]
+    second = chip(SECRET)
+    restore_chip(second, capsule)
+    assert all(torch.equal(second(x), y) for y in expected)
+    assert str(SECRET).encode() not in capsule
+    assert b"generators" not in capsule
+    with pytest.raises(HardwareError, match="another chip"):
+        restore_chip(chip(SECRET + 1), capsule)
+    for broken in (b"", capsule[:-1], capsule[:60] + b"x" + capsule[61:], b"x" + capsule[1:]):
+        with pytest.raises(HardwareError, match="damaged"):
+            restore_chip(second, broken)
 
 
 def test_the_global_generator_is_left_alone():
