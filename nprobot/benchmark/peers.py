@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -65,10 +66,8 @@ def run_ars(spec: RunSpec, recorder: Recorder) -> Ledger:
             return True
 
     recorder.start(ledger(), predict)
-    try:
+    with contextlib.suppress(BudgetSpentError):
         model.learn(spec.steps, Follow(), log_interval=None)
-    except BudgetSpentError:
-        pass
     spent = recorder.finish(ledger(), predict)
     env.close()
     return spent

@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: the same runs and rows as with processes, on as many machines as it has."""
+"""Runs on a Ray cluster: the same rows as with processes, on as many machines as it has."""
 
 from __future__ import annotations
 

@@ -22,8 +22,10 @@ COMMANDS = {
     "evaluate": "measure a trained policy, film it",
     "fit": "learn a regression or classification task",
     "bench": "run a benchmark, or go on with it",
+    "report": "make the report of a benchmark",
     "export": "make a policy folder that can be given away",
     "deploy": "run a policy on a simulated robot, or serve it",
+    "adapt": "let a policy go on learning on a robot that breaks",
     "envs": "list the environments to train on",
     "policies": "list the trained policies that come with nprobot",
 }
