@@ -1,7 +1,8 @@
-"""All eight rules on the inverse dynamics of the arm, after equal epochs and equal passes.
+"""All rules on the inverse dynamics of the arm, after equal epochs and after equal passes.
 
-Every rule gets the same search, on one seed that is not reported, for each budget: learning rate,
-weight decay and, for decorrelated rules, the step size of R; the lowest validation nMSE decides.
+The eight of the paper and DNP with learned feedback. Every rule gets the same search, on one seed
+that is not reported, for each budget: learning rate, weight decay and, for decorrelated rules, the
+step size of R; the lowest validation nMSE decides.
 The first budget, K = 1 and equal epochs, searches widely; what was best for no rule there is left
 out of the search of the others. Then three seeds with what was found. A row is written as soon as
 its fit is finished and a finished fit is not repeated, so a cut-off costs one fit.
@@ -52,7 +53,8 @@ NARROW = {
     "weight_decay": (0.01, 0.1),
     "decorrelation_lr": (1e-4, 1e-3),
 }
-ORDER = ("bp", "dbp", "np", "anp", "dnp", "danp", "inp", "dinp")
+FEEDBACK = "dnp+feedback"
+ORDER = ("bp", "dbp", "np", "anp", "dnp", "danp", "inp", "dinp", FEEDBACK)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ def run(learner: Learner, data: Dataset, settings: dict[str, float], seed: int, 
         result: FitResult | None = fit(
             list(HIDDEN),
             data,
-            learner.rule,
+            learner.rule.removesuffix("+feedback"),
+            feedback=learner.rule == FEEDBACK,
             samples=learner.samples,
             epochs=learner.epochs,
             batch_size=BATCH_SIZE,

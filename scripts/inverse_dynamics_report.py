@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from inverse_dynamics import EPOCHS, ORDER, PASSES, ROOT, Learner, Row, read_rows
+from inverse_dynamics import EPOCHS, FEEDBACK, ORDER, PASSES, ROOT, Learner, Row, read_rows
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,10 +16,11 @@ from nprobot.envs import datasets
 
 FIGURES = ROOT / "docs" / "figures"
 PAGE = ROOT / "docs" / "regression.md"
-TABLE_ORDER = ("np", "inp", "anp", "dnp", "dinp", "danp", "bp", "dbp")
+TABLE_ORDER = ("np", "inp", "anp", "dnp", "dinp", "danp", FEEDBACK, "bp", "dbp")
 COLOURS = {
     "bp": "#252525", "dbp": "#969696", "np": "#a6bddb", "inp": "#a1d99b", "anp": "#fdae6b",
     "dnp": "#08519c", "dinp": "#238b45", "danp": "#d94801",
+    FEEDBACK: "#6a51a3",
 }  # fmt: skip
 BUDGETS = {"epochs": f"{EPOCHS} epochs", "passes": f"{PASSES} passes of each row"}
 
@@ -76,11 +77,16 @@ def table(
             if rule in ("bp", "dbp") and samples == 16:
                 own = []
             cells += [spread([getattr(r, name) for r in own]) for name in names]
-        lines.append(f"| {rule.upper()} | {' | '.join(cells)} |")
+        lines.append(f"| {title(rule)} | {' | '.join(cells)} |")
     for name, values in (("linear regression", linear), ("mean predictor", constant)):
         cells = [f"{values[split]:.3f}" for split in names]
         lines.append(f"| {name} | {' | '.join(cells)} | | | |")
     return "\n".join(lines)
+
+
+def title(rule: str) -> str:
+    """How a table names a rule."""
+    return "DNP + feedback" if rule == FEEDBACK else rule.upper()
 
 
 def spread(values: list[float]) -> str:
@@ -131,7 +137,7 @@ def settings(rows: list[Row]) -> str:
                     eta = f"{r.decorrelation_lr:g}" if r.decorrelation_lr else ""
                     k = "" if rule in ("bp", "dbp") else str(samples)
                     lines.append(
-                        f"| {budget} | {rule.upper()} | {k} | {r.learning_rate:g} "
+                        f"| {budget} | {title(rule)} | {k} | {r.learning_rate:g} "
                         f"| {r.weight_decay:g} | {eta} | {r.epochs} | {r.passes} |"
                     )
     return "\n".join(lines)
@@ -148,7 +154,7 @@ def dots(axes: Axes, rows: list[Row], linear: float) -> None:
     for place, (_, budget, samples) in enumerate(columns):
         for i, rule in enumerate(TABLE_ORDER):
             own = [r.test for r in found(rows, budget, rule, samples)]
-            x = place + (i - 3.5) * 0.09
+            x = place + (i - 4) * 0.085
             marker = "D" if rule in ("bp", "dbp") else "o"
             axes.plot([x] * len(own), own, marker, color=COLOURS[rule], markersize=4, alpha=0.7)
             if own:
@@ -159,7 +165,7 @@ def dots(axes: Axes, rows: list[Row], linear: float) -> None:
     )
     for rule in TABLE_ORDER:
         axes.plot(
-            [], [], "D" if rule in ("bp", "dbp") else "o", color=COLOURS[rule], label=rule.upper()
+            [], [], "D" if rule in ("bp", "dbp") else "o", color=COLOURS[rule], label=title(rule)
         )
     axes.set_xticks(range(len(columns)))
     axes.set_xticklabels([name for name, *_ in columns])
@@ -184,7 +190,7 @@ def curves(axes: Axes, file: Path, rows: list[Row]) -> None:
         runs = np.array(list(seeds.values()))
         axes.plot(
             *(runs[0, :, 0], runs[:, :, 1].mean(0)),
-            **{"color": COLOURS[rule], "linewidth": 1.6, "label": rule.upper()},
+            **{"color": COLOURS[rule], "linewidth": 1.6, "label": title(rule)},
         )
     axes.set_yscale("log")
     axes.set_xlim(0, PASSES)

@@ -16,22 +16,22 @@ from nprobot.envs.datasets import Dataset, linear_regression, mean_predictor
 from nprobot.errors import ArchitectureError
 from nprobot.policies.networks import mlp
 from nprobot.rule import LearningRule
-from nprobot.rules import learning_rule
-from nprobot.training.errors import ConfigError
+from nprobot.rules import FeedbackRule, learning_rule
+from nprobot.training.checkpoint_folder import go_on_from, newest_whole
+from nprobot.training.errors import ConfigError, RunNotFoundError
+from nprobot.training.files import alone
+from nprobot.training.versions import changed_since
 
-from .config import BACKPROPAGATION, FitConfig
+from .config import BACKPROPAGATION, CHANGEABLE, FitConfig
 from .curve import draw_curve
 from .data import Data, as_dataset
-from .folder import LAST, FitFolder, refuse_existing, write_table
+from .folder import FitFolder, refuse_existing, write_table
 from .learner import Learner
 from .model import Model, describe_data, describe_network, load
 from .objectives import Classification, Objective, Regression
 from .reporting import FitReporter, Silent
 from .result import FitResult
 from .runner import Run
-
-CHANGEABLE = ("epochs", "patience", "checkpoint_every")
-"""Settings that a resumed fit may change."""
 
 
 def fit(
@@ -69,7 +69,8 @@ def fit(
         ArchitectureError: the network does not fit the data.
         DataError: the arrays are no data.
         RunExistsError: `out` is there already.
-        NonFiniteError: the loss became NaN or infinite.
+        NonFiniteError: the loss or a weight became NaN or infinite.
+        StorageError: the disk is full, the folder read-only, ….
     """
     config, rule = _configure(rule, settings)
     if out is not None:
@@ -78,14 +79,22 @@ def fit(
     if not isinstance(network, nn.Module):
         network = network_for(dataset, config, tuple(network))
     learner, objective = _learner(network, rule, dataset, config)
-    folder = None
-    if out is not None:
-        about = {
-            "data": describe_data(dataset),
-            "network": describe_network(network) or str(network),
-        }
-        folder = FitFolder.create(Path(out), config, source=source, about=about, command=command)
-    return _finish(Run(learner, dataset, objective, folder, reporter or Silent()))
+    run = Run(learner, dataset, objective, None, reporter or Silent())
+    if out is None:
+        return _finish(run)
+    about = {
+        "data": describe_data(dataset),
+        "network": describe_network(network) or str(network),
+    }
+    run.folder = FitFolder.create(
+        *(Path(out), config),
+        source=source,
+        about=about,
+        command=command,
+        begin=run.write_to,
+    )
+    with alone(run.folder.path):
+        return _finish(run)
 
 
 def resume(
@@ -97,7 +106,7 @@ def resume(
     device: str | torch.device = "cpu",
     **changes: Any,
 ) -> FitResult:
-    """Go on with a fit from its last checkpoint, in its own folder.
+    """Go on with a fit from its last whole checkpoint, in its own folder.
 
     Args:
         path: the folder of the fit.
@@ -114,7 +123,10 @@ def resume(
     Raises:
         RunNotFoundError: there is no fit, or no checkpoint.
         ConfigError: the data differs, a change is not allowed, or the fit is complete.
-        DamagedRunError: a file cannot be read.
+        DamagedRunError: a file is damaged, and so are the earlier checkpoints.
+        ForeignRunError: a file of something else is in the place of one of the fit.
+        NewerRunError: a file was written by a newer version of this software.
+        RunBusyError: another process is at it.
     """
     path = Path(path)
     before = FitFolder.open(path)
@@ -126,18 +138,27 @@ def resume(
             )
     folder = FitFolder(path, config, before.source)
     dataset = as_dataset(data)
-    last = path / "checkpoints" / LAST
-    network = load(last, network).network.to(device)
-    learner, objective = _learner(network, _rule(config), dataset, config)
-    run = Run(learner, dataset, objective, folder, reporter or Silent())
-    run.restore(last)
-    if learner.epochs >= config.epochs:
-        raise ConfigError(
-            f"{path} has done its {learner.epochs} epochs; to go on, ask for more: "
-            f"--epochs {2 * learner.epochs}"
-        )
-    folder.update(learner.epochs)
-    return _finish(run)
+    reporter = reporter or Silent()
+    with alone(path):
+        checkpoint = newest_whole(folder.checkpoints, reporter.message)
+        if checkpoint is None:
+            raise RunNotFoundError(f"there is no checkpoint in {folder.checkpoints}")
+        network = load(checkpoint, network).network.to(device)
+        learner, objective = _learner(network, _rule(config), dataset, config)
+        run = Run(learner, dataset, objective, folder, reporter)
+        run.restore(checkpoint)
+        session = folder.last_session()
+        if learner.epochs >= config.epochs and session.get("to_epoch") == learner.epochs:
+            raise ConfigError(
+                f"{path} has done its {learner.epochs} epochs; to go on, ask for more: "
+                f"--epochs {2 * learner.epochs}"
+            )
+        if changed := changed_since(session):
+            reporter.message(f"The fit goes on, but not bit for bit: {'; '.join(changed)}.")
+        go_on_from(folder.checkpoints, checkpoint)
+        folder.write_progress(run.history)
+        folder.begin_session(learner.epochs)
+        return _finish(run)
 
 
 def network_for(
@@ -186,11 +207,12 @@ def _configure(
         config = FitConfig.from_dict({"rule": rule, **settings}).complete()
         return config, _rule(config)
     own = ("sigma", "samples", "noise", "decorrelation_lr", "whitening")
-    if twice := [name for name in own if name in settings]:
+    if twice := [name for name in (*own, "feedback") if name in settings]:
         raise ConfigError(
             f"{', '.join(twice)}: settings of the rule, which was given as an object that has them"
         )
     values = {name: getattr(rule, name) for name in own}
+    values["feedback"] = isinstance(rule, FeedbackRule)
     return FitConfig.from_dict({"rule": rule.name, **values, **settings}).complete(), rule
 
 
@@ -203,6 +225,7 @@ def _rule(config: FitConfig) -> LearningRule:
         seed=_Seeds.spawn(config.seed).rule,
         decorrelation_lr=config.decorrelation_lr,
         whitening=config.whitening,
+        feedback=config.feedback,
     )
 
 
@@ -236,7 +259,7 @@ def _learner(
 
 
 def _finish(run: Run) -> FitResult:
-    """Learn, then write what a person wants to see."""
+    """Learn, then write what a person wants to see; and what a killed fit had left to do."""
     rule, rate = run.rule, run.rule.decorrelation_lr
     try:
         result = run.run()
@@ -245,6 +268,7 @@ def _finish(run: Run) -> FitResult:
     if result.folder is not None:
         write_table(result.folder.scores, result.rows())
         draw_curve(result.folder.curve, result.history, title(run), bounds(run.data))
+        result.folder.end_session(result.epochs, result.end)
     return result
 
 

@@ -17,6 +17,12 @@ from nprobot.training.config import RULES
 from nprobot.training.errors import ConfigError, UnknownNameError
 
 BACKPROPAGATION = ("bp", "dbp")
+WITH_FEEDBACK = ("np", "inp", "dnp", "dinp")
+"""Rules that learned feedback is for."""
+
+
+CHANGEABLE = ("epochs", "patience", "checkpoint_every")
+"""Settings that a resumed fit may change."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,9 @@ class FitConfig:
     """Distribution of the node noise; random signs are cheaper and of slightly lower variance."""
     decorrelation_lr: float = 1e-3
     """Step size of the decorrelation matrices R; decorrelated rules only."""
+    feedback: bool = False
+    """Learn a guess of the node errors on the side, so that noise explains only what it leaves: for
+    np, inp, dnp and dinp. Little variance is left; --samples 1 will do."""
     whitening: float = 0.0
     """Share of R's step that drives variances to 1; 0 in the paper."""
     weight_decay: float = 0.0
@@ -67,7 +76,9 @@ class FitConfig:
             raise UnknownNameError("learning rule", self.rule, RULES, f"Known: {', '.join(RULES)}.")
         for name in (field.name for field in dataclasses.fields(self)):
             value = getattr(self, name)
-            if name not in ("rule", *_CHOICES) and not (value is None and name in _OPTIONAL):
+            if name not in ("rule", "feedback", *_CHOICES) and not (
+                value is None and name in _OPTIONAL
+            ):
                 self._require(name, isinstance(value, Real), "a number")
         for name in ("samples", "epochs", "batch_size"):
             self._require(name, _whole(getattr(self, name)), "a whole number from 1")
@@ -82,6 +93,12 @@ class FitConfig:
         self._require("whitening", 0 <= self.whitening <= 1, "from 0 to 1")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._require("seed", _whole(self.seed + 1), "a whole number from 0")
+        self._require("feedback", isinstance(self.feedback, bool), "True or False")
+        if self.feedback and self.rule not in WITH_FEEDBACK:
+            raise ConfigError(
+                f"feedback is for {', '.join(WITH_FEEDBACK)}, not for {self.rule!r}: it is a guess "
+                "of what the noise should do, and only these rules multiply by the noise itself"
+            )
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, getattr(self, name), known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -26,6 +27,7 @@ from nprobot.training.errors import (
     NonFiniteError,
     RunExistsError,
     RunNotFoundError,
+    StorageError,
     UnknownNameError,
 )
 
@@ -264,7 +266,7 @@ def test_run_folder_holds_everything(toy, tmp_path):
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert {f.name for f in (out / "checkpoints" / "last").iterdir()} == {
         *("model.json", "model.safetensors", "policy.json", "policy.safetensors"),
-        *("training.json", "training.safetensors"),
+        *("training.json", "training.safetensors", "checkpoint.json"),
     }
     assert result.folder.path == out
     with pytest.raises(RunExistsError, match="--resume"):
@@ -353,6 +355,8 @@ def test_misfits_are_refused(toy):
         ({"optimizer": "adma"}, UnknownNameError, "did you mean adam"),
         ({"lr_schedule": "step"}, UnknownNameError, "cosine"),
         ({"epochs": "many"}, ConfigError, "epochs"),
+        ({"feedback": True}, ConfigError, "np, inp, dnp, dinp, not for 'danp'"),
+        ({"rule": "dnp", "feedback": "yes"}, ConfigError, "feedback must be True or False"),
     ],
 )
 def test_settings_are_checked(settings, error, match):
@@ -377,8 +381,9 @@ def test_resume_refuses_what_cannot_be_resumed(toy, tmp_path):
         resume(out, dataset(seed=1), epochs=5)
     with pytest.raises(RunNotFoundError):
         resume(tmp_path / "nothing", toy)
-    (out / "checkpoints" / "last" / "training.safetensors").write_bytes(b"broken")
-    with pytest.raises(DamagedRunError):
+    for checkpoint in (out / "checkpoints").glob("step_*"):
+        (checkpoint / "training.safetensors").write_bytes(b"broken")
+    with pytest.raises(DamagedRunError, match=r"no checkpoint can be used: .* has 6 bytes"):
         resume(out, toy, epochs=5)
     (out / "config.json").write_text("{}")
     with pytest.raises(DamagedRunError):
@@ -391,10 +396,10 @@ def test_half_written_checkpoints_are_not_seen(toy, tmp_path, monkeypatch):
     before = (out / "checkpoints" / "last").resolve()
 
     def fail(*args):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("nprobot.regression.runner.save_state", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match=r"after epoch 4: .*no space left.*go on: nprobot fit"):
         resume(out, toy, epochs=5, checkpoint_every=1)
     assert (out / "checkpoints" / "last").resolve() == before
     monkeypatch.undo()
@@ -408,3 +413,12 @@ def test_split_rows_labels_make_a_classification(digits):
     share = np.bincount(splits.validation.targets).max() / len(splits.validation)
     assert result.scores["validation"].accuracy > share
     assert result.model.classes == 10
+
+
+def test_learned_feedback_learns_what_noise_alone_does_not(toy):
+    settings = SMALL | {"samples": 1, "epochs": 20}
+    without, learned = (
+        fit([16, 16], toy, "dnp", feedback=feedback, **settings).scores["validation"].error
+        for feedback in (False, True)
+    )
+    assert learned < 0.5 * without
