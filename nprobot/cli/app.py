@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a policy, or go on with a run",
     "evaluate": "measure a trained policy, film it",
     "fit": "learn a regression or classification task",
+    "tune": "search for good settings of an environment",
     "bench": "run a benchmark, or go on with it",
     "report": "make the report of a benchmark",
     "export": "make a policy folder that can be given away",

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,12 +25,13 @@ from nprobot.deploy.flight_recorder import FlightRecord
 from nprobot.deploy.policies import load_policy
 from nprobot.deploy.rendering import Film, check_film, choose_backend, require_display
 from nprobot.deploy.replaying import replay
-from nprobot.deploy.robot import check_rate, make_robot
+from nprobot.deploy.robot import Robot, check_rate, make_robot
 from nprobot.deploy.safe_actions import Damping, Hold, SafeAction, Zero
 from nprobot.deploy.safety import MISSED_DEADLINES, Safety
 from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
 
 from .console import say
+from .deploy_adapt import AdaptOptions, adapt_on_robot
 from .deploy_table import FlightDisplay, summary
 from .exit_codes import DONE, FAILED, INTERRUPTED
 from .mujoco_messages import tame_mujoco
@@ -45,6 +46,7 @@ examples:
   nprobot deploy runs/reacher --hardware servo --realtime --episodes 10
   nprobot deploy my-policy --slew 20 --safe-action hold --flight flight.npz
   nprobot deploy my-policy --replay flight.npz
+  nprobot deploy my-policy --hardware worn-gearbox --adapt
   nprobot deploy my-policy --serve
 """
 
@@ -143,12 +145,30 @@ class Deploy:
     flight: FlightOptions = field(default_factory=FlightOptions)
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     server: ServeOptions = field(default_factory=ServeOptions)
+    learning: AdaptOptions = field(default_factory=AdaptOptions)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Deploy, arguments, "deploy", HELP)
     policy = load_policy(options.policy, backend=options.backend)
+    if options.learning.adapt:
+        _refuse_with_adapt(options)
+        robot = options.robot
+        if options.flight.seed < 0:
+            raise DeployError(f"--seed must be 0 or more, got {options.flight.seed}")
+        with _warnings_as_lines():
+            # Once, for its errors and warnings; every robot after it is made in silence.
+            _robot_of(policy, robot).env.close()
+        return adapt_on_robot(
+            policy,
+            options.policy,
+            lambda: _robot_of(policy, replace(robot, hardware=None)).env,
+            robot.hardware,
+            options.learning,
+            seed=options.flight.seed,
+            as_json=options.flight.json,
+        )
     if options.flight.replay is not None:
         result = replay(FlightRecord.load(options.flight.replay), policy)
         print(result)
@@ -170,15 +190,7 @@ def _fly(policy: DeployablePolicy, options: Deploy) -> int:
         mode = "rgb_array"
     tame_mujoco()
     with _warnings_as_lines():
-        robot = make_robot(
-            policy,
-            robot_options.env,
-            env_kwargs=robot_options.env_kwargs or None,
-            rate=robot_options.rate,
-            any_rate=robot_options.any_rate,
-            hardware=robot_options.hardware,
-            render_mode=mode,
-        )
+        robot = _robot_of(policy, robot_options, mode)
     controller = Controller(policy, rate=robot.rate, safety=safety_of(options.safety))
     console = Console(stderr=flight.json)
     episodes: list[Episode] = []
@@ -218,6 +230,45 @@ def _fly(policy: DeployablePolicy, options: Deploy) -> int:
     if interrupted:
         return INTERRUPTED
     return FAILED if faulted else DONE
+
+
+def _robot_of(
+    policy: DeployablePolicy, options: RobotOptions, render_mode: str | None = None
+) -> Robot:
+    return make_robot(
+        policy,
+        options.env,
+        env_kwargs=options.env_kwargs or None,
+        rate=options.rate,
+        any_rate=options.any_rate,
+        hardware=options.hardware,
+        render_mode=render_mode,
+    )
+
+
+def _refuse_with_adapt(options: Deploy) -> None:
+    """Refuse what has no meaning while a policy learns.
+
+    Raises:
+        DeployError: such an option was given.
+    """
+    given = {
+        "--serve": options.server.serve,
+        "--replay": options.flight.replay is not None,
+        "--realtime": options.flight.realtime,
+        "--record": options.flight.record is not None,
+        "--viewer": options.flight.viewer,
+        "--flight": options.flight.flight is not None,
+        "--episodes": options.flight.episodes != FlightOptions().episodes,
+        "the limits of the safety supervisor": options.safety != SafetyOptions(),
+    }
+    refused = [name for name, is_given in given.items() if is_given]
+    if refused:
+        raise DeployError(
+            f"--adapt does not go with {', '.join(refused)}: it learns on simulated robots as fast "
+            "as they go, for --adapt-steps control steps, without the controller around the "
+            "policy. Deploy the adapted policy afterwards."
+        )
 
 
 def _serve(policy: DeployablePolicy, options: Deploy) -> int:

@@ -1,0 +1,102 @@
+"""`nprobot deploy --adapt`: the policy goes on learning on the robot that it runs on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from nprobot.deploy.controller import DeployablePolicy
+from nprobot.training.errors import ConfigError
+
+from .adapt import ProgressDisplay, default_folder, show
+from .console import say
+from .exit_codes import DONE, INTERRUPTED
+from .mujoco_messages import tame_mujoco
+
+if TYPE_CHECKING:
+    from nprobot.training.environments import Env
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """Learning on the robot."""
+
+    adapt: bool = False
+    """Go on learning on this robot with NRL, by forward passes only, and say what that changed."""
+    adapt_steps: int = 50_000
+    """Control steps that it learns for; in the first fifth it only finds out what to expect."""
+    adapt_out: Path | None = None
+    """The policy folder for what was learned. Left out: adapted-NAME-TIME."""
+
+
+def adapt_on_robot(
+    policy: DeployablePolicy,
+    reference: str,
+    make_robot: Callable[[], Env],
+    hardware: str | None,
+    options: AdaptOptions,
+    *,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Learn on one robot, keep what was learned, and say what changed; returns the exit code.
+
+    Args:
+        policy: what it starts from.
+        reference: how the user named it.
+        make_robot: makes the robot with ideal actuators.
+        hardware: preset of its actuators; None for ideal ones.
+        options: of the command.
+        seed: of everything random.
+        as_json: print one JSON object instead of a table.
+
+    Raises:
+        UntrainablePolicyError: NRL cannot go on training the policy.
+        RunExistsError: the folder is there already.
+    """
+    out = options.adapt_out or default_folder(reference)
+    if options.adapt_steps < 5:
+        raise ConfigError(f"--adapt-steps must be 5 or more, got {options.adapt_steps}")
+
+    import torch
+
+    from nprobot.adaptation import AdaptationConfig, adapt
+    from nprobot.adaptation_folder import refuse_folder, save_adapted
+    from nprobot.adaptation_networks import check_trainable
+
+    trainable = check_trainable(policy)
+    refuse_folder(out)
+    config = AdaptationConfig(
+        steps=options.adapt_steps,
+        calibration=options.adapt_steps // 5,
+        robots=1,
+        hardware=hardware,
+        seed=seed,
+    )
+    torch.set_num_threads(1)
+    tame_mujoco()
+    console = Console(stderr=as_json)
+    with ProgressDisplay(console, config.steps) as shown:
+        result = adapt(trainable, make_robot, (), config, observer=shown)
+    save_adapted(result, out, (), config)
+    if as_json:
+        before, after = result.before, result.after
+        facts = {
+            "env": after.env,
+            "steps": result.steps,
+            "return_before": before.mean,
+            "return_after": after.mean,
+            "returns_before": before.returns,
+            "returns_after": after.returns,
+            "policy": str(out),
+        }
+        print(json.dumps(facts))
+    else:
+        show(console, result)
+        say(console, f"Policy: {out}")
+    return INTERRUPTED if result.interrupted else DONE
