@@ -1,0 +1,317 @@
+"""A search for settings: Optuna chooses, runs are measured, the best is compared on fresh seeds.
+
+Everything is kept in a journal of JSON lines, so that a search that was cut off goes on where it
+was, at the cost of the run at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from nprobot.training.errors import ConfigError, NonFiniteError, RunError, RunFailedError
+
+from .config import FRESH, TuneConfig
+from .objective import Objective
+from .space import Value, parameters, point
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL = "journal.log"
+STARTUP_TRIALS = 4
+"""Trials before the sampler models what is good, and before one can be given up."""
+
+
+class TunerUnavailableError(RunError):
+    """Optuna is not installed."""
+
+
+class StudyError(RunError, ValueError):
+    """A search cannot be gone on with."""
+
+
+class Reporter(Protocol):
+    """Receives the news of a search."""
+
+    def begin(self, rule: str, done: int, total: int) -> None:
+        """A search begins, or goes on: so many of its runs are behind it."""
+
+    def ran(self, done: int, total: int) -> None:
+        """So many of the runs are behind it."""
+
+    def message(self, text: str) -> None:
+        """One line for a person."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search has found.
+
+    Attributes:
+        rule: learning rule.
+        settings: the best, by name.
+        value: their return in the search: mean over the seeds of a trial.
+        best_trial: number of that trial; 0 for the general defaults.
+        trials: how many there were.
+        pruned: how many of them were given up early.
+        environment_steps: that the search took, the final comparison included.
+        tuned: returns of the final runs with the best settings, one a seed.
+        general: the same with the general defaults.
+    """
+
+    rule: str
+    settings: Mapping[str, Value]
+    value: float
+    best_trial: int
+    trials: int
+    pruned: int
+    environment_steps: int
+    tuned: tuple[float, ...]
+    general: tuple[float, ...]
+
+    @property
+    def better(self) -> bool:
+        """Whether the settings are better than the general defaults on seeds of no trial."""
+        return statistics.fmean(self.tuned) > statistics.fmean(self.general)
+
+
+def search(config: TuneConfig, folder: Path, objective: Objective, reporter: Reporter) -> Outcome:
+    """Search for the best settings of one rule, or go on with a search.
+
+    Args:
+        config: what to search; of one rule.
+        folder: of the search; made if it is not there.
+        objective: measures settings.
+        reporter: who wants the news.
+
+    Raises:
+        TunerUnavailableError: Optuna is not installed.
+        StudyError: `folder` holds another search.
+        RunFailedError: no trial has learned anything that can be measured.
+    """
+    return _Search(config, open_study(config, folder), objective, reporter).run()
+
+
+def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
+    """The study in a folder, new or gone on with.
+
+    Raises:
+        TunerUnavailableError: Optuna is not installed.
+        StudyError: the folder holds another search, or what cannot be read.
+    """
+    optuna = require_optuna()
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    (rule,) = config.rule
+    try:
+        storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        study = optuna.create_study(
+            storage=storage,
+            study_name=f"{config.env} {config.algo} {rule}",
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{folder / JOURNAL} cannot be read: {error}") from error
+    asked = json.dumps(config.identity(), sort_keys=True)
+    before = study.user_attrs.setdefault("config", None)
+    if before is None and len(study.get_trials(deepcopy=False)) == 0:
+        if len(optuna.get_all_study_names(storage)) > 1:
+            raise StudyError(f"{folder} holds another search; choose another --out")
+        study.set_user_attr("config", asked)
+    elif before != asked:
+        raise StudyError(
+            f"{folder} holds a search with other settings: {before}; choose another --out, or "
+            "repeat its command (only --trials may change)"
+        )
+    return study
+
+
+def require_optuna() -> Any:  # noqa: ANN401 - the module
+    """Optuna, or an error that says how to get it."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise TunerUnavailableError(
+            f"the tuner needs Optuna: pip install 'nprobot[tune]' ({error})"
+        ) from error
+    return optuna
+
+
+class _Search:
+    """One search while it runs."""
+
+    def __init__(
+        self, config: TuneConfig, study: optuna.Study, objective: Objective, reporter: Reporter
+    ) -> None:
+        (self.rule,) = config.rule
+        self.config, self.study = config, study
+        self.objective, self.reporter = objective, reporter
+        self.space = parameters(config.algo, self.rule)
+        self.total = config.trials * config.seeds + 2 * config.fresh_seeds
+
+    def run(self) -> Outcome:
+        self._take_up()
+        self.reporter.begin(self.rule, self._done(), self.total)
+        while (number := len(self._finished())) < self.config.trials:
+            # Seeded anew for every trial: a search that was cut off chooses as one that was not.
+            self.study.sampler = self._sampler(number)
+            self._trial()
+        best = self._best()
+        self.reporter.message(
+            f"{self.rule}: best of {self.config.trials} trials is number {best.number}, return "
+            f"{best.value:.4g}; on fresh seeds:"
+        )
+        settings: dict[str, Value] = best.user_attrs["settings"]
+        tuned = [self._fresh("tuned", settings, i) for i in range(self.config.fresh_seeds)]
+        general = [self._fresh("general", {}, i) for i in range(self.config.fresh_seeds)]
+        trials = self._finished()
+        taken = sum(trial.user_attrs.get("steps", 0) for trial in self.study.trials)
+        assert best.value is not None, "a trial that is complete has a value"
+        return Outcome(
+            rule=self.rule,
+            settings=settings,
+            value=best.value,
+            best_trial=best.number,
+            trials=len(trials),
+            pruned=sum(trial.state.name == "PRUNED" for trial in trials),
+            environment_steps=taken + 2 * self.config.fresh_seeds * self.config.steps,
+            tuned=tuple(tuned),
+            general=tuple(general),
+        )
+
+    def _take_up(self) -> None:
+        """Begin with the general defaults; repeat what was cut off."""
+        from optuna.trial import TrialState
+
+        trials = self.study.get_trials(deepcopy=False)
+        if not trials:
+            self.study.enqueue_trial(point(self.space, self.objective.defaults()))
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                self.study.enqueue_trial(trial.params or trial.system_attrs["fixed_params"])
+
+    def _trial(self) -> None:
+        from optuna import TrialPruned
+        from optuna.trial import TrialState
+
+        trial = self.study.ask()
+        settings = {parameter.name: parameter.suggest(trial) for parameter in self.space}
+        trial.set_user_attr("settings", settings)
+        try:
+            value = self._measure(trial, settings)
+        except TrialPruned as stop:
+            self.study.tell(trial, state=TrialState.PRUNED)
+            outcome = str(stop)
+        except (RunFailedError, NonFiniteError) as error:
+            trial.set_user_attr("error", str(error))
+            self.study.tell(trial, state=TrialState.PRUNED)
+            outcome = f"failed: {error}"
+        else:
+            self.study.tell(trial, value)
+            outcome = f"return {value:.4g}"
+        shown = ", ".join(
+            f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items()
+        )
+        self.reporter.message(f"{self.rule}, trial {trial.number}: {outcome} ({shown})")
+        self.reporter.ran(self._done(), self.total)
+
+    def _measure(self, trial: optuna.Trial, settings: Mapping[str, Value]) -> float:
+        """The mean return over the seeds; every evaluation may end the trial."""
+        from optuna import TrialPruned
+
+        config = self.config
+        returns: list[float] = []
+        evaluation = 0
+
+        def judge(steps: int, value: float) -> None:
+            nonlocal evaluation
+            trial.set_user_attr("steps", len(returns) * config.steps + steps)
+            if not math.isfinite(value):
+                raise NonFiniteError(f"the return is {value}")
+            trial.report(value, evaluation)
+            evaluation += 1
+            if trial.should_prune():
+                raise TrialPruned(f"given up at {value:.4g}, seed {seed}, step {steps:,}")
+
+        for seed in range(config.seeds):
+            final = self.objective(settings, seed, judge)
+            # A run may evaluate more or less often than asked for; the next begins its own count.
+            evaluation = (seed + 1) * (config.evaluations + 1) - 1
+            returns.append(final)
+            trial.set_user_attr("steps", len(returns) * config.steps)
+            if not math.isfinite(final):
+                raise NonFiniteError(f"the return is {final}")
+            trial.report(final, evaluation)
+            evaluation += 1
+            self.reporter.ran(self._done() + len(returns), self.total)
+            if len(returns) < config.seeds and trial.should_prune():
+                raise TrialPruned(f"given up at {final:.4g} after seed {seed}")
+        return statistics.fmean(returns)
+
+    def _fresh(self, what: str, settings: Mapping[str, Value], index: int) -> float:
+        """The return of a run on a seed that no trial had; from the journal if it is there."""
+        name = f"{what} {index}"
+        kept = self.study.user_attrs.get(name)
+        key = json.dumps(dict(settings), sort_keys=True)
+        if kept is not None and kept["settings"] == key:
+            return float(kept["return"])
+        try:
+            value = self.objective(settings, FRESH + index, lambda steps, value: None)
+        except (RunFailedError, NonFiniteError) as error:
+            raise RunFailedError(
+                f"{self.rule}: {name} of the final comparison has failed: {error}"
+            ) from error
+        self.study.set_user_attr(name, {"settings": key, "return": value})
+        self.reporter.message(f"  {what}, seed {FRESH + index}: return {value:.4g}")
+        self.reporter.ran(self._done(), self.total)
+        return value
+
+    def _finished(self) -> list[optuna.trial.FrozenTrial]:
+        """Trials that have been measured or given up."""
+        return [
+            trial
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.state.name in ("COMPLETE", "PRUNED")
+        ]
+
+    def _done(self) -> int:
+        """Runs behind the search, those that a trial was spared among them."""
+        fresh = [name for name in self.study.user_attrs if name.startswith(("tuned", "general"))]
+        return len(self._finished()) * self.config.seeds + len(fresh)
+
+    def _best(self) -> optuna.trial.FrozenTrial:
+        try:
+            return self.study.best_trial
+        except ValueError:
+            raise RunFailedError(
+                f"{self.rule}: none of {self.config.trials} trials has come to its end; try a "
+                "narrower task or more --steps"
+            ) from None
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        from optuna.samplers import TPESampler
+
+        seed = int(np.random.SeedSequence([self.config.seed, number]).generate_state(1)[0])
+        return TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed, multivariate=True)
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise `ConfigError` if a folder is a file, or full of something else."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; --out is a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob(f"*/{JOURNAL}")):
+        raise ConfigError(f"{folder} holds something else than a search; choose another --out")
