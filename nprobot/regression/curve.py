@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from nprobot.training.files import write_whole
 
 Row = Mapping[str, float]
 
@@ -53,4 +56,6 @@ def draw_curve(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(file)
+    picture = io.BytesIO()
+    figure.savefig(picture)
+    write_whole(file, picture.getvalue())

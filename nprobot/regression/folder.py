@@ -7,7 +7,8 @@
 | `checkpoints/step_000002580/` | written whole and renamed; `last` points at the newest |
 | … `model.json`, `.safetensors` | the best model so far, by validation error |
 | … `policy.json`, `.safetensors` | the same, for deployment without torch |
-| … `training.json`, `.safetensors` | where learning goes on |
+| … `training.json`, `.safetensors` | where learning goes on, and the table up to there |
+| … `checkpoint.json` | checksums of these files |
 | `scores.csv` | error of every target in every split, at the end |
 | `curve.png` | error over epochs |
 """
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -24,7 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nprobot.training.errors import DamagedRunError, RunExistsError, RunNotFoundError
+from nprobot.training.errors import (
+    DamagedRunError,
+    ForeignRunError,
+    NewerRunError,
+    RunExistsError,
+    RunNotFoundError,
+)
+from nprobot.training.files import storing, sync, write_whole
 from nprobot.training.versions import git_commit, versions
 
 from .config import FitConfig
@@ -32,7 +41,6 @@ from .config import FitConfig
 CONFIG_FILE = "config.json"
 FORMAT = "nprobot-fit"
 VERSION = 1
-LAST = "last"
 
 Row = Mapping[str, float]
 
@@ -80,8 +88,9 @@ class FitFolder:
         source: Mapping[str, Any] | None = None,
         about: Mapping[str, Any] | None = None,
         command: str | None = None,
+        begin: Callable[[FitFolder], None] = lambda folder: None,
     ) -> FitFolder:
-        """Make the folder of a new fit and write its `config.json`.
+        """Make the folder of a new fit, `config.json` and all that `begin` writes, or nothing.
 
         Args:
             path: the folder; it may exist only if it is empty.
@@ -89,14 +98,19 @@ class FitFolder:
             source: how to make the data again.
             about: data and network, for a reader.
             command: the command line that started the fit.
+            begin: writes the first checkpoint, so that there always is one to go on from.
 
         Raises:
             RunExistsError: there is something at `path`.
+            StorageError: the folder cannot be made.
         """
         refuse_existing(path)
-        path.mkdir(parents=True, exist_ok=True)
         folder = cls(path, config, dict(source or {}))
-        folder._write(
+        unfinished = cls(path.with_name(f".{path.name}.writing"), config, folder.source)
+        with storing(path):
+            shutil.rmtree(unfinished.path, ignore_errors=True)  # left by a fit that was killed
+            unfinished.path.mkdir(parents=True)
+        unfinished._write(
             {
                 "format": FORMAT,
                 "version": VERSION,
@@ -107,6 +121,10 @@ class FitFolder:
                 "sessions": [_session(0)],
             }
         )
+        begin(unfinished)
+        with storing(path):
+            os.rename(unfinished.path, path)
+            sync(path.parent)
         return folder
 
     @classmethod
@@ -115,7 +133,9 @@ class FitFolder:
 
         Raises:
             RunNotFoundError: the folder has no `config.json`.
-            DamagedRunError: that cannot be read, or is of another kind of run.
+            DamagedRunError: that cannot be read.
+            ForeignRunError: it is that of another kind of run.
+            NewerRunError: it was written by a newer version of this software.
         """
         description = _read(path)
         try:
@@ -123,12 +143,23 @@ class FitFolder:
         except (KeyError, TypeError, AttributeError) as error:
             raise DamagedRunError(f"{path / CONFIG_FILE} makes no sense: {error!r}") from error
 
-    def update(self, epochs: int) -> None:
+    def begin_session(self, epochs: int) -> None:
         """Write `config.json` anew for a fit that goes on after some number of epochs."""
         description = _read(self.path)
         description["config"] = self.config.to_dict()
         description["sessions"].append(_session(epochs))
         self._write(description)
+
+    def end_session(self, epochs: int, ending: str) -> None:
+        """Write down that all is done that a session has to do."""
+        description = _read(self.path)
+        description["sessions"][-1] |= {"to_epoch": epochs, "ended": ending}
+        self._write(description)
+
+    def last_session(self) -> dict[str, Any]:
+        """What is known of the session that went on with the fit last."""
+        sessions = _read(self.path)["sessions"]
+        return dict(sessions[-1]) if sessions else {}
 
     def write_progress(self, rows: Sequence[Row]) -> None:
         """Write `progress.csv` whole."""
@@ -145,9 +176,7 @@ class FitFolder:
     def _write(self, description: Mapping[str, Any]) -> None:
         """Write `config.json` whole or not at all."""
         text = json.dumps(description, indent=2, ensure_ascii=False, default=str)
-        writing = self.path / f".{CONFIG_FILE}.writing"
-        writing.write_text(text + "\n", encoding="utf-8")
-        os.replace(writing, self.path / CONFIG_FILE)
+        write_whole(self.path / CONFIG_FILE, f"{text}\n".encode())
 
 
 def default_path(task: str, config: FitConfig, root: Path = Path("runs")) -> Path:
@@ -170,56 +199,17 @@ def refuse_existing(path: Path) -> None:
         )
 
 
-def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """Write ``step_<step>`` under another name, rename it, and let ``last`` point at it.
-
-    Args:
-        folder: of the checkpoints.
-        step: number of the checkpoint.
-        write: writes the files into the folder that it is given.
-
-    Returns:
-        The checkpoint; the one that is there if that step has one.
-    """
-    final = folder / f"step_{step:09d}"
-    if final.exists():
-        return final
-    writing = folder / f".writing_{final.name}"
-    shutil.rmtree(writing, ignore_errors=True)  # left by a fit that was killed
-    writing.mkdir(parents=True)
-    write(writing)
-    for file in writing.iterdir():
-        _sync(file)
-    os.rename(writing, final)
-    link = folder / f".{LAST}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(final.name)
-    os.replace(link, folder / LAST)
-    _sync(folder)
-    return final
-
-
 def write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a CSV file whole or not at all; the first row names the columns."""
-    writing = file.with_name(f".{file.name}.writing")
-    with writing.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(writing, file)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(file, text.getvalue().encode())
 
 
 def _number(text: str) -> float:
     return int(text) if text.isdigit() else float(text)
-
-
-def _sync(path: Path) -> None:
-    """Make sure a file or folder is on the disk before it gets its final name."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _session(epochs: int) -> dict[str, Any]:
@@ -236,14 +226,19 @@ def _read(path: Path) -> dict[str, Any]:
     file = path / CONFIG_FILE
     try:
         description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        kind, version = description["format"], description["version"]
+        kind, version = description["format"], int(description["version"])
+        if kind != FORMAT:
+            raise ForeignRunError(f"{file} has the format {kind!r}; this command reads {FORMAT!r}")
+        if version > VERSION:
+            raise NewerRunError(
+                f"{file} has format version {version}; this nprobot reads up to {VERSION}. "
+                "Upgrade nprobot."
+            )
+        description["sessions"] = [dict(session) for session in description["sessions"]]
     except (FileNotFoundError, NotADirectoryError):
         raise RunNotFoundError(f"there is no fit at {path}: it has no {CONFIG_FILE}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ForeignRunError, NewerRunError):
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedRunError(f"{file} cannot be read: {error!r}") from error
-    if kind != FORMAT or version > VERSION:
-        raise DamagedRunError(
-            f"{file} has the format {kind!r}, version {version}; this command reads {FORMAT!r} "
-            f"up to version {VERSION}"
-        )
     return description

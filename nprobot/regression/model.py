@@ -22,7 +22,12 @@ from nprobot.envs.datasets import Dataset, moments
 from nprobot.policies.errors import ArchitectureError
 from nprobot.policies.layers import DecorrelatedLinear
 from nprobot.policies.networks import ACTIVATIONS, mlp
-from nprobot.training.errors import DamagedRunError, RunNotFoundError
+from nprobot.training.errors import (
+    DamagedRunError,
+    ForeignRunError,
+    NewerRunError,
+    RunNotFoundError,
+)
 
 FORMAT = "nprobot-model"
 VERSION = 1
@@ -178,7 +183,8 @@ def save(model: Model, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    safetensors.torch.save_file(tensors, folder / f"{STEM}.safetensors")
+    # Not by safetensors' own writing: what a full disk does to that is not an OSError.
+    (folder / f"{STEM}.safetensors").write_bytes(safetensors.torch.save(tensors))
     description = {
         "format": FORMAT,
         "version": VERSION,
@@ -201,6 +207,8 @@ def load(path: str | Path, network: nn.Module | None = None) -> Model:
     Raises:
         RunNotFoundError: there is no model.
         DamagedRunError: it cannot be read.
+        ForeignRunError: it is something else.
+        NewerRunError: it was written by a newer version of this software.
         ArchitectureError: the file does not say how the network is built and none was given, or
             the given one does not fit.
     """
@@ -208,14 +216,18 @@ def load(path: str | Path, network: nn.Module | None = None) -> Model:
     file = folder / f"{STEM}.json"
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        if description["format"] != FORMAT or description["version"] > VERSION:
-            raise DamagedRunError(
-                f"{file} has the format {description['format']!r}, version "
-                f"{description['version']}; this nprobot reads {FORMAT!r} up to version {VERSION}"
+        if description["format"] != FORMAT:
+            raise ForeignRunError(
+                f"{file} has the format {description['format']!r}; this nprobot reads {FORMAT!r}"
+            )
+        if description["version"] > VERSION:
+            raise NewerRunError(
+                f"{file} has format version {description['version']}; this nprobot reads up to "
+                f"version {VERSION}. Upgrade nprobot."
             )
         tensors = safetensors.torch.load_file(folder / f"{STEM}.safetensors")
         model = Model(network or _build(description["network"], file), description["data"])
-    except (DamagedRunError, ArchitectureError):
+    except (ForeignRunError, NewerRunError, ArchitectureError):
         raise
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise DamagedRunError(f"the model at {folder} cannot be read: {error!r}") from error

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,15 @@ from nprobot.envs.datasets import Dataset
 from nprobot.errors import ArchitectureError, NonFiniteLossError
 from nprobot.policies import policy_file
 from nprobot.rule import LearningRule
-from nprobot.training.errors import ConfigError, NonFiniteError
+from nprobot.training.checkpoint_folder import LAST, making_sense, write_checkpoint
+from nprobot.training.errors import ConfigError, ForeignRunError, NonFiniteError, StorageError
 from nprobot.training.state import load_state, save_state
 from nprobot.training.versions import versions
 
+from .config import CHANGEABLE
 from .controller import export_model
 from .data import fingerprint
-from .folder import LAST, FitFolder, write_checkpoint
+from .folder import FitFolder
 from .learner import Epoch, Learner
 from .model import Model
 from .model import save as save_model
@@ -90,6 +91,7 @@ class Run:
 
         Raises:
             NonFiniteError: the loss became NaN or infinite.
+            StorageError: the disk is full, the folder read-only, ….
         """
         end: End = "complete"
         while self.learner.epochs < self.config.epochs:
@@ -109,7 +111,9 @@ class Run:
         try:
             epoch = self.learner.epoch(self._news)
         except NonFiniteLossError as error:
-            raise NonFiniteError(self._diverged(error)) from error
+            raise NonFiniteError(self._diverged(str(error))) from error
+        if not math.isfinite(epoch.weight_norm):
+            raise NonFiniteError(self._diverged("a weight has become NaN or infinite"))
         score = self.objective.score(self.model, self.data.validation)
         # A score that is NaN (the network has overflowed between two losses) is never better.
         if score.error < self.best.score.error:
@@ -161,22 +165,39 @@ class Run:
         patience = self.config.patience
         return patience is not None and self.learner.epochs - self.best.epoch >= patience
 
-    def _diverged(self, error: Exception) -> str:
-        kept = ""
-        if self.folder is not None:
-            last = self.folder.checkpoints / LAST
-            kept = f" The last good checkpoint is {last}." if last.exists() else ""
+    def _diverged(self, error: str) -> str:
         return (
-            f"in epoch {self.learner.epochs + 1}: {error}.{kept} A lower learning rate, weight "
-            "decay or a maximum row norm often helps."
+            f"in epoch {self.learner.epochs + 1}: {error}.{self._kept()} A lower learning rate, "
+            "weight decay or a maximum row norm often helps."
         )
 
+    def _kept(self) -> str:
+        """What is left, for the end of an error's message."""
+        last = None if self.folder is None else self.folder.checkpoints / LAST
+        if last is None or not last.exists():
+            return ""
+        return f" The last good checkpoint is {last.with_name(last.resolve().name)}."
+
     def checkpoint(self) -> None:
-        """Write progress and a checkpoint, if the fit is kept."""
+        """Write progress and a checkpoint, if the fit is kept.
+
+        Raises:
+            StorageError: the disk is full, the folder read-only, …; what was there is kept.
+        """
         if self.folder is None:
             return
-        self.folder.write_progress(self.history)
-        write_checkpoint(self.folder.checkpoints, self.learner.steps, self._write)
+        try:
+            self.write_to(self.folder)
+        except StorageError as error:
+            raise StorageError(
+                f"after epoch {self.learner.epochs}: {error}.{self._kept()} When there is room and "
+                f"leave to write, go on: nprobot fit --resume {self.folder.path}"
+            ) from error
+
+    def write_to(self, folder: FitFolder) -> None:
+        """Write progress and a checkpoint into a folder."""
+        folder.write_progress(self.history)
+        write_checkpoint(folder.checkpoints, self.learner.steps, self._write)
 
     def _write(self, path: Path) -> None:
         provenance = {
@@ -196,6 +217,9 @@ class Run:
         with contextlib.suppress(ArchitectureError):
             policy_file.save(export_model(self.best.model, provenance), path)
         state = {
+            "config": self.config.to_dict(),
+            "history": self.history,
+            "alarmed": self._alarmed,
             "learner": self.learner.state_dict(),
             "best_epoch": self.best.epoch,
             "best": self.best.model.state_dict(),
@@ -209,19 +233,32 @@ class Run:
 
         Raises:
             ConfigError: the data is not the data of the fit.
+            ForeignRunError: it is the checkpoint of another fit.
+            DamagedRunError: it makes no sense.
         """
         assert self.folder is not None
-        state: Mapping[str, Any] = load_state(checkpoint / STATE)
+        state = load_state(checkpoint / STATE)
+        with making_sense(checkpoint):
+            self._restore(state, self.folder.path)
+
+    def _restore(self, state: dict[str, Any], path: Path) -> None:
         if state["data"] != fingerprint(self.data):
             raise ConfigError(
-                f"the data is not what the fit at {self.folder.path} learned from; its rows differ"
+                f"the data is not what the fit at {path} learned from; its rows differ"
             )
+        for name, value in self.config.to_dict().items():
+            if name not in CHANGEABLE and state["config"][name] != value:
+                raise ForeignRunError(
+                    f"the checkpoint belongs to another fit: its {name} is "
+                    f"{state['config'][name]}, config.json says {value}"
+                )
         self.learner.load_state_dict(state["learner"])
         best = copy.deepcopy(self.model)
         best.load_state_dict(state["best"])
         score = self.objective.score(best, self.data.validation)
         self.best = Best(best, int(state["best_epoch"]), score)
-        self.history = self.folder.read_progress(self.learner.epochs)
+        self.history = [dict(row) for row in state["history"]]
+        self._alarmed = bool(state["alarmed"])
         self._elapsed_before = float(state["seconds"])
         self._started = time.perf_counter()
         self._first_step = self.learner.steps

@@ -15,11 +15,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import DamagedRunError, ForeignRunError, NewerRunError
+from .errors import DamagedRunError, ForeignRunError, NewerRunError, RunError
 from .files import storing, sync
 
 LAST = "last"
@@ -149,6 +150,22 @@ def check(path: Path) -> None:
             )
 
 
+@contextmanager
+def making_sense(checkpoint: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with the contents of a checkpoint into a `DamagedRunError`.
+
+    Its checksums were right, so somebody has written what is in it; but not this software.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise DamagedRunError(
+            f"checkpoint {checkpoint.name} makes no sense: {type(error).__name__}: {error}"
+        ) from error
+
+
 def set_aside(path: Path) -> None:
     """Give a damaged checkpoint a name under which nothing looks for it; it is not deleted."""
     aside = path.with_name(f"{_DAMAGED}{path.name}")
@@ -157,10 +174,25 @@ def set_aside(path: Path) -> None:
         os.rename(path, aside)
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed run left half written."""
+def go_on_from(folder: Path, checkpoint: Path | None) -> None:
+    """Leave only what a run goes on from: later checkpoints are set aside, unfinished ones go.
+
+    Args:
+        folder: of the checkpoints.
+        checkpoint: from `newest_whole`; None to begin again.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
     for path in folder.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(path, ignore_errors=True)
+    if checkpoint is None:
+        return
+    for path in numbered(folder):
+        if path == checkpoint:
+            break
+        set_aside(path)
+    point_at(checkpoint)
 
 
 def _describe(path: Path, step: int) -> None:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from nprobot.policies import policy_file
 from nprobot.policies.policy import Policy
 
 from .algorithms import Model, restore_memory, save_memory
-from .checkpoint_folder import write_checkpoint
-from .errors import ArchitectureMismatchError, DamagedRunError, RunError
+from .checkpoint_folder import making_sense, write_checkpoint
+from .errors import ArchitectureMismatchError
 from .generators import restore_generator, restore_numpy
 from .normaliser import restore_normaliser, save_normaliser
 from .state import load_state, save_state
@@ -74,22 +73,6 @@ def load_checkpoint(path: Path, model: Model) -> dict[str, Any]:
     with making_sense(path):
         restore(model, state)
         return dict(state["run"])
-
-
-@contextmanager
-def making_sense(checkpoint: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with the contents of a checkpoint into a `DamagedRunError`.
-
-    Its checksums were right, so somebody has written what is in it; but not this software.
-    """
-    try:
-        yield
-    except RunError:
-        raise
-    except Exception as error:
-        raise DamagedRunError(
-            f"checkpoint {checkpoint.name} makes no sense: {type(error).__name__}: {error}"
-        ) from error
 
 
 def training_state(model: Model) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what is said when the disk does not take them."""
+"""Files that are written whole or not at all, by one process at a time, with clear errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import StorageError
+from .errors import RunBusyError, StorageError
 
 
 @contextmanager
@@ -46,5 +46,30 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from going on with a run; whoever is killed lets go.
+
+    Raises:
+        RunBusyError: another one is at it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunBusyError(f"another process is at work on the run {folder}") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
     finally:
         os.close(descriptor)

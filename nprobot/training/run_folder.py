@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +14,6 @@ from .errors import (
     DamagedRunError,
     ForeignRunError,
     NewerRunError,
-    RunBusyError,
     RunExistsError,
     RunNotFoundError,
 )
@@ -124,30 +120,6 @@ class RunFolder:
         """What is written about the session before this one."""
         sessions = _read(self.path)["sessions"]
         return dict(sessions[-1]) if sessions else {}
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes from training this run; whoever is killed lets go.
-
-        Raises:
-            RunBusyError: another one is at it.
-        """
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            yield
-            return
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunBusyError(f"another process is training the run {self.path}") from None
-            except OSError:
-                pass  # a file system without locks
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def default_path(config: RunConfig, root: Path = Path("runs")) -> Path:

@@ -12,19 +12,20 @@ from stable_baselines3.common.vec_env import VecNormalize
 from . import environments
 from .algorithms import Model
 from .build import build_model, resolve
-from .checkpoint_folder import clear_unfinished, newest_whole, numbered, point_at, set_aside
-from .checkpoints import load_checkpoint, making_sense
+from .checkpoint_folder import go_on_from, making_sense, newest_whole
+from .checkpoints import load_checkpoint
 from .config import RunConfig
 from .env_group import failure
 from .env_trial import saves_exactly
 from .episodes import restore_episodes
 from .errors import ConfigError, ForeignRunError, RunError
+from .files import alone
 from .reporting import Reporter, Silent
 from .run_folder import RunFolder, default_path, refuse_existing
 from .seeds import Seeds
 from .session import Result, Session
 from .vector import make_vector, maker
-from .versions import versions
+from .versions import changed_since
 
 
 def train(
@@ -64,7 +65,7 @@ def train(
         # value written out can differ in the last digit.
         model = build_model(resolved, vector, device)
         folder = RunFolder.create(path, resolved, command, device)
-        with folder.alone():
+        with alone(folder.path):
             if resolved.checkpoint_episodes == "restart" and config.checkpoint_episodes is None:
                 reporter.message(
                     f"The state of {config.env} cannot be saved exactly: every checkpoint begins "
@@ -107,7 +108,7 @@ def resume(
     if config is not None:
         check_changes(stored.config, config)
         folder = RunFolder(path, config)
-    with folder.alone():
+    with alone(folder.path):
         session = folder.last_session()
         device = device or str(session.get("device", "cpu"))
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
@@ -123,8 +124,9 @@ def resume(
                 goals = [(c.steps, c.stop_at) for c in (stored.config, folder.config)]
                 saved["solved"] = saved["solved"] and goals[0] == goals[1]
                 _refuse_complete(folder, model.num_timesteps, session, solved=saved["solved"])
-            _compare_versions(session, device, reporter)
-            _tidy(folder, checkpoint)
+            if changed := changed_since(session, device=device):
+                reporter.message(f"The run goes on, but not bit for bit: {'; '.join(changed)}.")
+            go_on_from(folder.checkpoints, checkpoint)
             folder.begin_session(model.num_timesteps, device)
             return Session(folder, model, reporter, saved).run()
 
@@ -216,28 +218,3 @@ def _differences(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
         for name in one
         if one[name] != other[name] and name not in CHANGEABLE
     }
-
-
-def _compare_versions(session: dict[str, Any], device: str, reporter: Reporter) -> None:
-    """Say so if a run will not go on bit for bit."""
-    before = {**session.get("versions", {}), "device": session.get("device", device)}
-    now = {**versions(), "device": device}
-    changed = [
-        f"{name} {before[name]}, now {now[name]}"
-        for name in now
-        if name in before and before[name] != now[name]
-    ]
-    if changed:
-        reporter.message(f"The run goes on, but not bit for bit: {'; '.join(changed)}.")
-
-
-def _tidy(folder: RunFolder, checkpoint: Path | None) -> None:
-    """Leave only what the run goes on from."""
-    clear_unfinished(folder.checkpoints)
-    if checkpoint is None:
-        return
-    for path in numbered(folder.checkpoints):
-        if path == checkpoint:
-            break
-        set_aside(path)
-    point_at(checkpoint)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("nprobot", "torch", "mujoco", "gymnasium", "numpy", "stable-baselines3")
 
@@ -19,6 +21,22 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+def changed_since(session: Mapping[str, Any], **now: str) -> list[str]:
+    """What a run does not find as its last session did, so that it cannot go on bit for bit.
+
+    Args:
+        session: of a run, as in its `config.json`.
+        **now: what else may have changed, such as the device.
+    """
+    before = {**dict(session.get("versions", {})), **session}
+    present = {**versions(), **now}
+    return [
+        f"{name} {before[name]}, now {present[name]}"
+        for name in present
+        if name in before and before[name] != present[name]
+    ]
 
 
 def git_commit() -> str | None:

@@ -13,7 +13,12 @@ from nprobot.policies import ACTIVATIONS, mlp, policy_file
 from nprobot.policies.errors import ArchitectureError
 from nprobot.regression import Model, export_model, load, save
 from nprobot.regression.model import describe_network
-from nprobot.training.errors import DamagedRunError, RunNotFoundError
+from nprobot.training.errors import (
+    DamagedRunError,
+    ForeignRunError,
+    NewerRunError,
+    RunNotFoundError,
+)
 
 
 def data(classes=0):
@@ -113,10 +118,10 @@ def test_files_that_are_no_model_are_refused(tmp_path):
         good.replace('"sizes"', '"s"'),
     ):
         file.write_text(bad)
-        with pytest.raises(DamagedRunError):
+        with pytest.raises((DamagedRunError, ForeignRunError)):
             load(tmp_path)
     file.write_text(json.dumps(json.loads(good) | {"version": 99}))
-    with pytest.raises(DamagedRunError, match="up to version 1"):
+    with pytest.raises(NewerRunError, match="up to version 1"):
         load(tmp_path)
     file.write_text(good)
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
