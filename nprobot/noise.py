@@ -1,4 +1,4 @@
-"""Perturbations: seeded draws of Gaussian or Rademacher node noise."""
+"""Perturbations: seeded draws of Gaussian, Rademacher or orthogonal node noise."""
 
 from __future__ import annotations
 
@@ -32,9 +32,32 @@ def rademacher(shape: Sequence[int], like: Tensor, generator: torch.Generator) -
     return rows.view(-1)[:count].view(*shape)
 
 
+def orthogonal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Directions of length √N that are orthogonal to each other across the K draws of a sample.
+
+    Uniform over the sphere each, as Gaussian noise is in direction; blocks of N where K is larger.
+
+    Args:
+        shape: (K, ..., N).
+        like: gives device and type.
+        generator: of the random numbers.
+    """
+    draws, nodes = shape[0], shape[-1]
+    blocks = []
+    for start in range(0, draws, nodes):
+        count = min(nodes, draws - start)
+        columns = gaussian((*shape[1:-1], nodes, count), like, generator)
+        q, r = torch.linalg.qr(columns)
+        # The signs of a QR decomposition are a convention; without it Q is uniform.
+        q = q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
+        blocks.append(q.movedim(-1, 0))
+    return torch.cat(blocks).mul_(math.sqrt(nodes))
+
+
 DISTRIBUTIONS: dict[str, Callable[[Sequence[int], Tensor, torch.Generator], Tensor]] = {
     "gaussian": gaussian,
     "rademacher": rademacher,
+    "orthogonal": orthogonal,
 }
 
 
@@ -42,14 +65,15 @@ class NoiseSource:
     """A seeded stream of perturbations whose place in the stream can be saved.
 
     Args:
-        distribution: ``"gaussian"`` or ``"rademacher"``; both have mean 0 and variance 1.
+        distribution: ``"gaussian"``, ``"rademacher"`` or ``"orthogonal"``; mean 0 and variance 1.
         seed: of the stream; None draws one from the operating system.
+        antithetic: whether every draw comes with its negative.
 
     Raises:
         RuleError: unknown distribution.
     """
 
-    def __init__(self, distribution: str, seed: int | None) -> None:
+    def __init__(self, distribution: str, seed: int | None, *, antithetic: bool = False) -> None:
         if distribution not in DISTRIBUTIONS:
             near = difflib.get_close_matches(distribution, DISTRIBUTIONS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -57,12 +81,20 @@ class NoiseSource:
                 f"unknown noise {distribution!r}{hint} Known: {', '.join(DISTRIBUTIONS)}"
             )
         self.distribution = distribution
+        self.antithetic = antithetic
         self.seed = torch.Generator().seed() if seed is None else int(seed)
         self._generators: dict[str, torch.Generator] = {}
 
     def draw(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Unit-variance noise of the given shape, on the device and of the type of `like`."""
-        return DISTRIBUTIONS[self.distribution](shape, like, self._generator(like.device))
+        """Unit-variance noise of the given shape, on the device and of the type of `like`.
+
+        Antithetic noise needs an even first axis.
+        """
+        generator = self._generator(like.device)
+        if not self.antithetic:
+            return DISTRIBUTIONS[self.distribution](shape, like, generator)
+        half = DISTRIBUTIONS[self.distribution]((shape[0] // 2, *shape[1:]), like, generator)
+        return torch.cat([half, -half])
 
     def _generator(self, device: torch.device) -> torch.Generator:
         """One stream a device; made when first asked for, as a GPU may not be there."""

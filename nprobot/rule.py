@@ -29,8 +29,9 @@ class LearningRule(ABC):
         decorrelated: whether `decorrelate` updates R; see `nprobot.learning_rule`.
         sigma: standard deviation σ of the node noise.
         samples: K, noisy passes averaged in one step.
-        noise: ``"gaussian"`` or ``"rademacher"``.
+        noise: ``"gaussian"``, ``"rademacher"`` or ``"orthogonal"``.
         seed: of the noise stream; None draws one.
+        antithetic: whether the draws come in pairs of opposite sign.
         decorrelation_lr: step size η_R of R.
         whitening: share κ of the update of R that also drives the variances to 1.
         decorrelation_interval: update R in every so-manieth call of `decorrelate`.
@@ -54,12 +55,19 @@ class LearningRule(ABC):
         samples: int = 1,
         noise: str = "gaussian",
         seed: int | None = None,
+        antithetic: bool = False,
         decorrelation_lr: float = 1e-3,
         whitening: float = 0.0,
         decorrelation_interval: int = 1,
     ) -> None:
         _require(0.0 < sigma < float("inf"), "sigma", sigma, "a finite number above 0")
         _require(samples >= 1 and int(samples) == samples, "samples", samples, "an integer from 1")
+        _require(
+            not antithetic or samples % 2 == 0,
+            "samples",
+            samples,
+            "even where the noise is antithetic, as draws come in pairs",
+        )
         _require(0.0 <= decorrelation_lr < 1.0, "decorrelation_lr", decorrelation_lr, "in [0, 1)")
         _require(0.0 <= whitening <= 1.0, "whitening", whitening, "in [0, 1]")
         _require(
@@ -71,7 +79,7 @@ class LearningRule(ABC):
         self.decorrelated = decorrelated
         self.sigma = float(sigma)
         self.samples = int(samples)
-        self.source = NoiseSource(noise, seed)
+        self.source = NoiseSource(noise, seed, antithetic=antithetic)
         self.decorrelation_lr = float(decorrelation_lr)
         self.whitening = float(whitening)
         self.decorrelation_interval = int(decorrelation_interval)
@@ -189,6 +197,8 @@ class LearningRule(ABC):
         settings = (
             f"sigma={self.sigma:g}, samples={self.samples}, noise={self.source.distribution!r}"
         )
+        if self.source.antithetic:
+            settings += ", antithetic=True"
         if self.decorrelated:
             settings += f", decorrelation_lr={self.decorrelation_lr:g}"
         return f"{type(self).__name__}({self.name!r}, {settings})"

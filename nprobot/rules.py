@@ -282,6 +282,7 @@ def learning_rule(
     samples: int = 1,
     noise: str = "gaussian",
     seed: int | None = None,
+    antithetic: bool = False,
     decorrelation_lr: float = 1e-3,
     whitening: float = 0.0,
     decorrelation_interval: int = 1,
@@ -299,9 +300,13 @@ def learning_rule(
         sigma: standard deviation σ of the node noise. In float32, 1e-5 to 1e-2 is safe; below, the
             difference of two losses is rounding noise. The authors use 1e-3.
         samples: K, noisy passes that share one clean pass; the error of the estimate falls with K.
-        noise: ``"gaussian"``, or ``"rademacher"`` (random signs: cheaper to draw, and of slightly
-            lower variance).
+        noise: ``"gaussian"``; ``"rademacher"`` (random signs: cheaper to draw, and of slightly
+            lower variance); or ``"orthogonal"`` (the K directions of a sample are orthogonal, so
+            that K = N of them give NP the exact gradient; dear to draw, and of use only where K
+            comes near N).
         seed: of the noise; the same seed gives the same noise.
+        antithetic: draw the K perturbations in pairs of opposite sign, which takes out even orders
+            of the loss: for large σ. At small σ it halves the number of directions for nothing.
         decorrelation_lr: step size η_R of the decorrelation matrices; decorrelated rules only.
         whitening: share κ of R's update that drives the variances to 1; 0 in the paper.
         decorrelation_interval: update R in every so-manieth step, to save time.
@@ -336,6 +341,7 @@ def learning_rule(
         "samples": samples,
         "noise": noise,
         "seed": seed,
+        "antithetic": antithetic,
         "decorrelation_lr": decorrelation_lr,
         "whitening": whitening,
         "decorrelation_interval": decorrelation_interval,

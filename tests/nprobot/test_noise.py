@@ -32,7 +32,27 @@ def test_rademacher_draws_are_signs():
     assert set(draw.flatten().tolist()) == {-1.0, 1.0}
 
 
-@pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
+@pytest.mark.parametrize(("draws", "nodes"), [(3, 7), (7, 7), (10, 4)])
+def test_orthogonal_draws_are_orthogonal_within_a_sample_and_their_mean_is_the_identity(
+    draws, nodes
+):
+    draw = NoiseSource("orthogonal", 0).draw((draws, 2000, nodes), LIKE)
+    block = draw[: min(draws, nodes)]
+    products = torch.einsum("kbn,jbn->bkj", block, block)
+    torch.testing.assert_close(products, nodes * torch.eye(len(block)).double().expand_as(products))
+    outer = torch.einsum("kbn,kbm->nm", draw, draw) / (draws * 2000)
+    assert (outer - torch.eye(nodes)).abs().max() < 5 / (draws * 2000) ** 0.5
+    assert abs(torch.einsum("bn,bm->nm", draw[0, 1:], draw[0, :-1]) / 2000).max() < 0.12
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher", "orthogonal"])
+def test_antithetic_draws_come_in_pairs(distribution):
+    draw = NoiseSource(distribution, 0, antithetic=True).draw((6, 5, 9), LIKE)
+    assert torch.equal(draw[:3], -draw[3:])
+    assert draw[0].unique().numel() > 1
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher", "orthogonal"])
 def test_streams_depend_on_the_seed_alone_and_move_on(distribution):
     a, b, c = (NoiseSource(distribution, seed) for seed in (1, 1, 2))
     first = a.draw((100,), LIKE)

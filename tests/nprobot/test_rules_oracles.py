@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 import nprobot
+from nprobot.errors import RuleError
 from nprobot.policies import mlp
 
 from .conftest import backprop_gradients, gradients, squared_error
@@ -165,3 +166,34 @@ def test_one_loss_for_a_whole_batch_would_teach_nothing():
 
     assert cosine(per_batch=False) > 0.9
     assert cosine(per_batch=True) < 0.5
+
+
+def test_as_many_orthogonal_directions_as_nodes_give_the_exact_gradient():
+    net = mlp([4, 6, 5, 2]).double()
+    x = torch.randn(16, 4, dtype=torch.float64)
+    loss = squared_error(torch.randn(16, 2, dtype=torch.float64))
+    truth = backprop_gradients(net, x, loss)
+    rule = nprobot.learning_rule("np", sigma=1e-6, samples=13, noise="orthogonal", seed=0)
+    rule.backward(net, x, loss)
+    assert (gradients(net) - truth).norm() < 1e-4 * truth.norm()
+
+
+def test_antithetic_pairs_take_the_curvature_out():
+    net = mlp([4, 6, 2]).double()
+    x = torch.randn(16, 4, dtype=torch.float64)
+    loss = squared_error(torch.randn(16, 2, dtype=torch.float64))
+    truth = backprop_gradients(net, x, loss)
+    errors = {}
+    for antithetic in (False, True):
+        rule = nprobot.learning_rule(
+            "np", sigma=1.0, samples=16, noise="orthogonal", seed=0, antithetic=antithetic
+        )
+        rule.backward(net, x, loss)
+        errors[antithetic] = float((gradients(net) - truth).norm())
+        net.zero_grad()
+    assert errors[True] < errors[False]
+
+
+def test_antithetic_noise_needs_pairs():
+    with pytest.raises(RuleError, match="even where the noise is antithetic"):
+        nprobot.learning_rule("np", samples=3, antithetic=True)
