@@ -3,8 +3,9 @@
 On real batches of three kinds: PPO's actor and critic on Reacher-v5 after 40k steps of learning,
 and inverse dynamics of the seven-joint arm after two epochs. All rules look at the same network
 state: the plain rules at the folded network, the decorrelated ones at the network with its R. Rules
-with learned feedback first learn their feedback matrices on batches of the same kind, while the
-weights stay.
+with learned feedback first learn their feedback matrices on batches of the same kind while the
+weights stay: 20 of them for layerwise feedback, 400 for direct. Passes: of the network, for one
+sample and one step, the clean one included; evaluations of the loss alone are not counted.
 
     python scripts/alignment.py            # measure (minutes), then draw
     python scripts/alignment.py --draw     # draw again from the raw rows
@@ -40,18 +41,33 @@ FIGURE = ROOT / "docs" / "figures" / "alignment.png"
 DRAWS = (1, 2, 4, 8, 16, 32, 64)
 BATCH = 256
 BATCHES = 5
-FEEDBACK_STEPS = 400
+FEEDBACK_STEPS = {True: 20, "direct": 400}
+SIGMA = {True: 1e-3, "direct": 1e-2, False: 1e-2}
 SEED = 0
-RULES: dict[str, tuple[str, bool, str, str]] = {
-    # label: rule, feedback, colour, line
-    "NP": ("np", False, "#9ecae1", "-"),
-    "INP": ("inp", False, "#4292c6", "-"),
-    "ANP": ("anp", False, "#084594", "-"),
-    "DNP": ("dnp", False, "#fdae6b", "-"),
-    "DINP": ("dinp", False, "#f16913", "-"),
-    "DANP": ("danp", False, "#a63603", "-"),
-    "DNP + feedback": ("dnp", True, "#756bb1", "--"),
-    "DINP + feedback": ("dinp", True, "#3f007d", "--"),
+
+
+@dataclass(frozen=True)
+class Option:
+    """One line of the figure: a rule, its settings, and how it is drawn."""
+
+    rule: str
+    settings: dict[str, Any]
+    colour: str
+    line: str = "-"
+
+
+OPTIONS: dict[str, Option] = {
+    "NP": Option("np", {}, "#9ecae1"),
+    "NP, orthogonal": Option("np", {"noise": "orthogonal"}, "#9ecae1", ":"),
+    "NP, antithetic": Option("np", {"antithetic": True}, "#9ecae1", "--"),
+    "INP": Option("inp", {}, "#4292c6"),
+    "ANP": Option("anp", {}, "#084594"),
+    "DNP": Option("dnp", {}, "#fdae6b"),
+    "DINP": Option("dinp", {}, "#f16913"),
+    "DANP": Option("danp", {}, "#a63603"),
+    "DNP + direct feedback": Option("dnp", {"feedback": "direct"}, "#9e9ac8", "--"),
+    "DNP + feedback": Option("dnp", {"feedback": True}, "#54278f"),
+    "DINP + feedback": Option("dinp", {"feedback": True}, "#54278f", "--"),
 }
 
 Batch = tuple[Any, Callable[[Any], Tensor]]
@@ -85,7 +101,7 @@ def ppo_kinds() -> list[Kind]:
     env = VecNormalize(make_vec_env("Reacher-v5", 8, seed=SEED))
     model = nprobot.PPO("MlpPolicy", env, rule="danp", seed=SEED, n_steps=256, device="cpu")
     model.learn(40_960)
-    model.n_epochs = 0  # collect one more rollout and learn nothing from it
+    model.train = lambda: None  # collect one more rollout and learn nothing from it
     model.learn(2048, reset_num_timesteps=False)
     buffer = model.rollout_buffer
 
@@ -136,15 +152,18 @@ def measure() -> None:
     rows = []
     for kind in [*ppo_kinds(), regression_kind()]:
         plain = nprobot.policies.fold(kind.network)
-        for label, (name, feedback, *_) in RULES.items():
-            network = kind.network if name.startswith("d") else plain
+        for label, option in OPTIONS.items():
+            network = kind.network if option.rule.startswith("d") else plain
+            feedback = option.settings.get("feedback", False)
             for draws in DRAWS:
-                rule = nprobot.learning_rule(
-                    name, sigma=1e-2, samples=draws, noise="rademacher", seed=1, feedback=feedback
-                )
+                if option.settings.get("antithetic") and draws == 1:
+                    continue
+                settings = {"noise": "rademacher", "sigma": SIGMA[feedback]} | option.settings
+                rule = nprobot.learning_rule(option.rule, samples=draws, seed=1, **settings)
                 torch.manual_seed(1)
-                if feedback:
-                    learn_feedback(rule, network, kind)
+                for _ in range(FEEDBACK_STEPS.get(feedback, 0)):  # while the weights stay
+                    rule.backward(network, *kind.batch())
+                network.zero_grad()
                 results = [nprobot.alignment(rule, network, *kind.batch()) for _ in range(BATCHES)]
                 before = rule.forward_passes
                 rule.backward(network, *kind.batch())
@@ -169,13 +188,6 @@ def measure() -> None:
         writer.writerows(rows)
 
 
-def learn_feedback(rule: nprobot.LearningRule, network: nn.Module, kind: Kind) -> None:
-    """Let the feedback matrices learn; the weights stay as they are."""
-    for _ in range(FEEDBACK_STEPS):
-        rule.backward(network, *kind.batch())
-    network.zero_grad()
-
-
 def draw() -> None:
     """Cosine over forward passes, one panel for each kind of batch."""
     with ROWS.open(newline="") as file:
@@ -187,11 +199,12 @@ def draw() -> None:
         for row in rows:
             if row["batch"] == kind:
                 curves[row["rule"]].append(row)
-        for label, (_, _, colour, line) in RULES.items():
+        for label, option in OPTIONS.items():
             own = curves[label]
             passes = [float(row["passes"]) for row in own]
             cosines = [float(row["cosine"]) for row in own]
-            axis.plot(passes, cosines, line, color=colour, label=label, marker=".", ms=5)
+            style = {"color": option.colour, "linestyle": option.line, "marker": ".", "ms": 5}
+            axis.plot(passes, cosines, label=label, **style)
         own = curves["NP"]
         axis.plot(
             [float(row["passes"]) for row in own],

@@ -36,13 +36,13 @@ def versions() -> dict[str, str]:
     return {p: importlib.metadata.version(p) for p in ("torch", "mujoco", "gymnasium", "numpy")}
 
 
-def put_section(name: str, lines: Sequence[str]) -> None:
-    """Replace what stands in the page between ``<!-- name -->`` and ``<!-- end name -->``."""
+def put_section(name: str, lines: Sequence[str], page: Path = PAGE) -> None:
+    """Replace what stands in a page between ``<!-- name -->`` and ``<!-- end name -->``."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
-    text = PAGE.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise SystemExit(f"{PAGE} has no place for {name}: put {begin.strip()} and {end} there")
-    PAGE.write_text(before + begin + "\n".join([*lines, ""]) + end + after, encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)}, section {name}")
+        raise SystemExit(f"{page} has no place for {name}: put {begin.strip()} and {end} there")
+    page.write_text(before + begin + "\n".join([*lines, ""]) + end + after, encoding="utf-8")
+    print(f"{page.relative_to(ROOT)}, section {name}")
