@@ -38,7 +38,7 @@ from nprobot.training.versions import git_commit, versions
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "off_policy"
 TASKS: dict[str, tuple[int, int, int]] = {
-    "Pendulum-v1": (20_000, 1, 2),
+    "Pendulum-v1": (20_000, 1, 1),
     "InvertedPendulum-v5": (20_000, 1, 1),
     "Reacher-v5": (100_000, 4, 1),
 }
@@ -50,9 +50,9 @@ RULES: dict[str, dict[str, Any]] = {
 }
 ALGORITHMS = ("SAC", "TD3")
 SEEDS = (0, 1, 2)
-SEARCH_TASK, SEARCH_STEPS, SEARCH_SEED = "Pendulum-v1", 8_000, 100
+SEARCH_TASK, SEARCH_STEPS, SEARCH_SEED = "Pendulum-v1", 10_000, 100
 LEARNING_RATES = (1e-3, 3e-3)
-ENVS = 4
+ENVS = 8
 POINTS = 40
 """Points of a curve."""
 EPISODES = 20
@@ -61,6 +61,8 @@ COMMON: dict[str, Any] = {
     "batch_size": 256,
     "buffer_size": 100_000,
     "learning_starts": 500,
+    "tau": 0.02,
+    "gamma": 0.98,
     "policy_kwargs": {"net_arch": [64, 64], "optimizer_kwargs": {"fused": True}},
     "device": "cpu",
 }
@@ -174,7 +176,7 @@ def execute(jobs: list[Job], rows: Path, curves: Path | None, only: list[str]) -
 
 def run(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train and measure; the row of the result, and those of the curve."""
-    env = VecNormalize(make_vec_env(job.task, ENVS, seed=job.seed))
+    env = VecNormalize(make_vec_env(job.task, ENVS, seed=job.seed), gamma=COMMON["gamma"])
     model = build(job, env)
     curve = Curve(job)
     wall, processor = time.perf_counter(), time.process_time()

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from off_policy import RESULTS, Job, append, build, read
+from off_policy import COMMON, RESULTS, append, read
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
@@ -57,6 +58,9 @@ SETTINGS = [
     Setting("danp", changes={"noise": "gaussian"}),
     *(Setting("dnp", rate, changes={"feedback": True}) for rate in (1e-3, 3e-3)),
     Setting("dnp", changes={"feedback": True, "samples": 1}),
+    Setting("anp", 3e-3),
+    *(Setting("danp", 3e-3, changes={"decorrelation_lr": rate}) for rate in (1e-5, 1e-4)),
+    Setting("dnp", 3e-3, changes={"feedback": True, "decorrelation_lr": 1e-4}),
 ]
 
 
@@ -78,7 +82,16 @@ def main() -> None:
 def teacher() -> tuple[Tensor, Tensor]:
     """Observations with actions, and the Q values that a half-trained critic gives them."""
     env = VecNormalize(make_vec_env("Pendulum-v1", 4, seed=9))
-    model = build(Job("Pendulum-v1", "SAC", "BP", 9, 6_000, 3e-3), env)
+    model = nprobot.SAC(
+        "MlpPolicy",
+        env,
+        LinearSchedule(3e-3, 0.0, 1.0),
+        rule="bp",
+        **COMMON | {"tau": 0.005, "gamma": 0.99},
+        gradient_steps=2,
+        ent_coef="auto_0.01",
+        seed=9,
+    )
     model.learn(3_000)
     assert model.replay_buffer is not None
     batch = model.replay_buffer.sample(ROWS, env=env)

@@ -28,7 +28,7 @@ RULE_DEFAULTS: dict[str, Any] = {
     "sigma": 1e-2,
     "samples": 8,
     "noise": "rademacher",
-    "decorrelation_lr": 1e-3,
+    "decorrelation_lr": 1e-4,
 }
 """Settings of a rule that is given by name."""
 
