@@ -40,6 +40,34 @@ RULE_DEFAULTS: dict[str, Any] = {
 }
 """Settings of a rule that is given by name."""
 
+FEEDBACK_DEFAULTS: dict[str, Any] = {"sigma": 1e-3, "samples": 1}
+"""Where they differ for a rule with learned feedback: it leaves so little variance that one noisy
+pass does, and so little to average that curvature shows, which a smaller σ takes away."""
+
+DEFAULT_RULE: tuple[str, dict[str, Any]] = ("dnp", {"feedback": True})
+"""The rule of a PPO that is given none: what came closest to backpropagation."""
+
+
+def rule_by_name(
+    rule: str | None, settings: dict[str, Any] | None, seed: int | None
+) -> LearningRule:
+    """The rule that a name and settings mean, with this module's defaults.
+
+    Args:
+        rule: a name for `nprobot.learning_rule`; None for `DEFAULT_RULE`.
+        settings: of the rule.
+        seed: of its noise, unless the settings have one.
+
+    Raises:
+        RuleError: unknown rule, or a setting out of range.
+    """
+    given = dict(settings or {})
+    if rule is None:
+        rule, own = DEFAULT_RULE
+        given = own | given
+    defaults = RULE_DEFAULTS | (FEEDBACK_DEFAULTS if given.get("feedback") else {})
+    return learning_rule(rule, **defaults | {"seed": seed} | given)
+
 
 class PPO(stable_baselines3.PPO):
     """SB3's PPO with one more argument, the rule that estimates the gradients.
@@ -55,9 +83,9 @@ class PPO(stable_baselines3.PPO):
         policy: as in SB3, ``"MlpPolicy"`` for example. Under perturbation rules
             ``share_features_extractor`` is False.
         env: as in SB3.
-        rule: a name for `nprobot.learning_rule`, or a rule.
-        rule_kwargs: settings for a rule given by name (`RULE_DEFAULTS` where silent), such as
-            ``{"samples": 1}``. Its seed comes from `seed`.
+        rule: a name for `nprobot.learning_rule`, or a rule. Left out: DNP with learned feedback.
+        rule_kwargs: settings for a rule given by name (`RULE_DEFAULTS` and `FEEDBACK_DEFAULTS`
+            where silent), such as ``{"samples": 1}``. Its seed comes from `seed`.
         alignment_interval: compare the estimate with backpropagation's gradient in every so-manieth
             update and log the cosines, ``train/alignment_actor`` and ``train/alignment_critic``; 0
             for never. Costs a backward pass then, for show: learning does not see it.
@@ -91,7 +119,7 @@ class PPO(stable_baselines3.PPO):
         env: GymEnv | str | None,
         learning_rate: float | Schedule | None = None,
         *,
-        rule: str | LearningRule = "danp",
+        rule: str | LearningRule | None = None,
         rule_kwargs: dict[str, Any] | None = None,
         alignment_interval: int = 0,
         batch_size: int | None = None,
@@ -101,9 +129,8 @@ class PPO(stable_baselines3.PPO):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        if isinstance(rule, str):
-            settings = RULE_DEFAULTS | {"seed": seed} | (rule_kwargs or {})
-            rule = learning_rule(rule, **settings)
+        if rule is None or isinstance(rule, str):
+            rule = rule_by_name(rule, rule_kwargs, seed)
         elif rule_kwargs:
             raise RuleError("rule_kwargs is for a rule given by name; set them on the rule itself")
         self.rule = rule

@@ -251,18 +251,30 @@ def test_unknown_kind_is_refused_with_the_nearest():
         nprobot.learning_rule("np", feedback="layerwize")
 
 
+def ppo(**kwargs):
+    sizes = {"n_steps": 64, "batch_size": 64, "n_epochs": 2}
+    return nprobot.PPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", **sizes, **kwargs)
+
+
 def test_ppo_learns_with_feedback():
-    model = nprobot.PPO(
-        "MlpPolicy",
-        "Pendulum-v1",
-        rule="dnp",
-        rule_kwargs={"feedback": True, "samples": 1},
-        seed=0,
-        n_steps=64,
-        batch_size=64,
-        n_epochs=2,
-        device="cpu",
-    )
+    model = ppo(rule="dnp", rule_kwargs={"feedback": True})
     model.learn(192)
     assert len(model.rule.feedback.matrices) == 2
     assert all(m is None or m.any() for own in model.rule.feedback.matrices.values() for m in own)
+
+
+def test_ppo_left_to_itself_learns_with_feedback_and_one_small_perturbation():
+    rule = ppo().rule
+    assert (rule.name, rule.feedback.kind) == ("dnp", "layerwise")
+    assert (rule.samples, rule.sigma, rule.noise) == (1, 1e-3, "rademacher")
+    assert ppo(rule_kwargs={"samples": 4}).rule.samples == 4
+    assert not hasattr(ppo(rule="dnp").rule, "feedback")
+
+
+def test_ppo_with_feedback_takes_the_steps_that_backpropagation_takes():
+    """Of one minibatch, and to the cosine that noise of σ = 1e-3 leaves."""
+    model = ppo(alignment_interval=1)
+    model.learn(640)
+    logged = model.logger.name_to_value
+    assert logged["train/alignment_actor"] > 0.9
+    assert logged["train/alignment_critic"] > 0.9
