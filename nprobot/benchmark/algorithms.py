@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from nprobot.training.config import RULES
 
@@ -166,7 +167,6 @@ def check_setting(algo: str, name: str, value: object, where: str) -> None:
     Raises:
         SuiteError: says which key and what is allowed.
     """
-    kind: Literal["a number"] | str
     wanted = ALGORITHMS[algo].settings[name]
     kind = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}[wanted]
     fits = isinstance(value, (int, float) if wanted is float else wanted)

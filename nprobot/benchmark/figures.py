@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from .aggregates import improvement_interval, iqm_interval, profile, profile_interval
@@ -60,9 +61,8 @@ def score_figure(results: Results, group: str) -> bytes:
     axes.set_yticks(range(len(names)), list(reversed(names)))
     for anchor, label in ((0.0, "random"), (1.0, results.baseline or "")):
         axes.axvline(anchor, color="0.35", linewidth=1, linestyle=":")
-        place = {"xy": (anchor, 1), "xycoords": ("data", "axes fraction")}
-        axes.annotate(label, **place, xytext=(0, 3), textcoords="offset points", ha="center",
-                      fontsize=8, color="0.35")  # fmt: skip
+        where = axes.get_xaxis_transform()
+        axes.text(anchor, 1.01, label, transform=where, ha="center", fontsize=8, color="0.35")
     left, right = axes.get_xlim()
     axes.set_xlim(max(left, -LARGEST_SCORE), min(right, LARGEST_SCORE))
     axes.set_xlabel("interquartile mean of the normalised score, 95 % interval")
@@ -148,7 +148,7 @@ def curves_figure(results: Results, tasks: Sequence[Task], axis: str) -> bytes:
     figure = Figure(figsize=(3.9 * columns, 2.9 * rows + 0.9), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
-    handles = {}
+    handles: dict[str, Line2D] = {}
     for axes, task in zip(grid.flat, tasks, strict=False):
         for name in learners:
             curves = [c for c in results.curves(task, name, axis) if len(c[0]) > 1]
@@ -172,7 +172,7 @@ def curves_figure(results: Results, tasks: Sequence[Task], axis: str) -> bytes:
         axes.set_axis_off()
     figure.supxlabel(AXES[axis], fontsize=10)
     figure.supylabel("return", fontsize=10)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", frameon=False,
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", frameon=False,
                   ncols=min(4, max(len(handles), 1)), fontsize=8.5)  # fmt: skip
     return _png(figure)
 

@@ -47,7 +47,10 @@ def run(spec: RunSpec, recorder: Recorder) -> Ledger:
     started, cpu = time.perf_counter(), time.process_time()
     result = fit(list(spec.hidden), data, rule, reporter=_Reporter(recorder.tell), **settings)
     spent = time.perf_counter() - started, time.process_time() - cpu
-    per_row = step_cost(spec, data.inputs.shape[1], data.targets.shape[1], settings) / BATCH
+    per_step = step_cost(
+        spec, *data.train.inputs.shape[1:], *data.train.targets.shape[1:], settings
+    )
+    per_row = per_step / BATCH
     ledgers = [_ledger(row, settings["batch_size"], per_row, spent) for row in result.history]
     for ledger, row in zip(ledgers, result.history, strict=True):
         recorder.known(ledger, [-row["validation/nmse"]])

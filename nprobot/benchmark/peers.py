@@ -75,7 +75,7 @@ def run_ars(spec: RunSpec, recorder: Recorder) -> Ledger:
 
 def _weights(env: Any) -> int:  # noqa: ANN401
     """Multiply-adds of one pass of a linear policy."""
-    return math.prod(env.observation_space.shape) * math.prod(env.action_space.shape)
+    return int(np.prod(env.observation_space.shape) * np.prod(env.action_space.shape))
 
 
 class LinearPolicy:
@@ -169,7 +169,8 @@ def run_cma(spec: RunSpec, recorder: Recorder) -> Ledger:
 def _episode(env: Any, policy: LinearPolicy, budget: int) -> tuple[float, list[Array]]:  # noqa: ANN401
     """Return of an episode, at most as long as the budget, and the observations in it."""
     observation, _ = env.reset()
-    total, seen, done = 0.0, [], False
+    total, done = 0.0, False
+    seen: list[Array] = []
     while not done and len(seen) < budget:
         seen.append(observation)
         observation, reward, terminated, truncated, _ = env.step(policy(observation))

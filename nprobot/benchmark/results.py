@@ -141,7 +141,9 @@ class Results:
 
     def scores(self, task: Task, learner: str) -> Array:
         """Final returns normalised: 0 is the random policy, 1 the mean of the baseline."""
-        return (self.returns(task, learner) - self.anchor(task, self.random)) / self.scale(task)
+        low = self.anchor(task, self.random)
+        scores: Array = (self.returns(task, learner) - low) / self.scale(task)
+        return scores
 
     def complete(self, group: str) -> list[str]:
         """Learners with a run on every comparable task of a group, the best first."""
@@ -185,7 +187,7 @@ class Results:
         low, scale = self.anchor(task, self.random), self.scale(task)
         values = [np.interp(budget, x, y) for x, y in self.curves(task, learner, axis)]
         rows = self.cells.get((task, learner), [])
-        values += [low] * sum(row["status"] == DIVERGED for row in rows)
+        values += [np.float64(low)] * sum(row["status"] == DIVERGED for row in rows)
         return (np.array(values, float) - low) / scale
 
     def _mean_score(self, learner: str) -> float:
@@ -217,4 +219,5 @@ def mean_curve(
     generator = np.random.default_rng(0)
     drawn = values[generator.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return values.mean(axis=0), low, high
+    mean: Array = values.mean(axis=0)
+    return mean, low, high

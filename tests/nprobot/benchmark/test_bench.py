@@ -1,0 +1,236 @@
+"""Benchmarks done for real: every kind of run, resuming after a kill, failures that stop nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nprobot.benchmark import bench as bench_module
+from nprobot.benchmark.bench import bench, estimate, plan
+from nprobot.benchmark.engine import Event, Processes
+from nprobot.benchmark.errors import SuiteError
+from nprobot.benchmark.execute import execute
+from nprobot.benchmark.spec import RunSpec
+from nprobot.benchmark.store import ROWS, Store, parse, read
+from nprobot.benchmark.suite import load
+from nprobot.cli import main
+from nprobot.training.errors import UnknownNameError
+
+
+class Recorded:
+    """An engine that does nothing and says how each run ended."""
+
+    def __init__(self, made_up, failing=(), stop_after=None):
+        self.made_up, self.failing, self.stop_after = made_up, failing, stop_after
+        self.done = []
+
+    def run(self, specs):
+        for spec in specs:
+            if self.stop_after is not None and len(self.done) >= self.stop_after:
+                raise KeyboardInterrupt
+            self.done.append(spec)
+            yield Event(spec)
+            status = "failed" if spec.learner in self.failing else "done"
+            row = self.made_up(spec.learner, spec.seed, 1.0, status=status)
+            yield Event(spec, row=row | spec.to_dict() | {"key": spec.key})
+
+
+def test_smoke_and_its_report_by_the_command_line(tmp_path, capfd):
+    out = tmp_path / "smoke"
+    filters = ["--seeds", "0", "--env", "InvertedPendulum", "--steps", "1024"]
+    assert main(["bench", "smoke", "--out", str(out), *filters]) == 0
+    rows = read(out)
+    assert {row["learner"] for row in rows} == {run.learner for run in load("smoke").runs}
+    for row in rows:
+        assert row["status"] == "done", row.get("error")
+        assert row["versions"]["torch"] and row["versions"]["mujoco"] and row["machine"]
+        assert row["peak_memory_mib"] > 50
+        assert len(row["returns"]) == 3
+        if row["algo"] == "random":
+            assert row["env_steps"] == 0
+            continue
+        assert 1024 <= row["env_steps"] <= 1024 + 256 * 4
+        assert row["cpu_seconds"] > 0 and row["multiply_adds"] > 0
+        assert row["backward_passes"] == (2 * 10 * row["env_steps"] if row["rule"] == "bp" else 0)
+        curve = row["curve"]
+        assert curve["env_steps"][0] == 0 and curve["env_steps"][-1] == row["env_steps"]
+        for name in ("env_steps", "multiply_adds", "cpu_seconds", "forward_passes"):
+            assert curve[name] == sorted(curve[name])
+            assert len(curve[name]) == len(curve["return_mean"])
+    capfd.readouterr()
+    assert main(["bench", "smoke", "--out", str(out), *filters]) == 0
+    assert "0 runs to do" in capfd.readouterr().out
+    assert main(["report", str(out)]) == 0
+    assert (out / "report" / "index.html").is_file()
+
+
+def test_the_same_run_gives_the_same_result(tiny):
+    (spec,) = load(str(tiny(steps=128))).select(rule=["danp"], seeds=[3]).runs
+    rows = [execute(spec), execute(spec)]
+    for name in ("returns", "multiply_adds", "forward_passes", "env_steps"):
+        assert rows[0][name] == rows[1][name]
+    assert rows[0]["curve"]["return_mean"] == rows[1]["curve"]["return_mean"]
+
+
+@pytest.mark.parametrize(
+    ("algo", "settings"),
+    [
+        ("sac", {"learning_starts": 20, "batch_size": 16}),
+        ("td3", {"learning_starts": 20, "batch_size": 16, "action_noise": 0.1}),
+        ("nrl", {}),
+        ("sb3-ppo", {"n_steps": 32, "batch_size": 32}),
+        ("sb3-sac", {"learning_starts": 20, "batch_size": 16}),
+        ("sb3-td3", {"learning_starts": 20, "batch_size": 16}),
+    ],
+)
+def test_every_other_algorithm_runs_and_is_billed(algo, settings):
+    ruled = not algo.startswith("sb3")
+    spec = RunSpec(
+        env="InvertedPendulum-v5", hardware="servo" if algo == "nrl" else "ideal", steps=64,
+        learner=algo, algo=algo, rule="danp" if ruled else None, samples=2 if ruled else None,
+        settings=settings, envs=1, hidden=(8, 8), episodes=1, points=1, point_episodes=1,
+    )  # fmt: skip
+    row = execute(spec)
+    assert row["status"] == "done", row.get("traceback")
+    assert row["env_steps"] >= 64
+    assert row["multiply_adds"] > 44 * (4 * 8 + 8 * 8 + 8)  # more than acting alone
+    assert row["forward_passes"] > 64
+    assert (row["backward_passes"] == 0) == ruled
+
+
+def test_a_regression_task_is_a_run_too():
+    spec = RunSpec(
+        env="fit:arm-forward-kinematics", hardware="ideal", steps=2, learner="ANP", algo="fit",
+        rule="anp", samples=2, env_kwargs={"train": 4, "validation": 2, "test": 2}, hidden=(16,),
+    )  # fmt: skip
+    row = execute(spec)
+    assert row["status"] == "done", row.get("traceback")
+    assert -2 < row["return_mean"] < 0
+    assert row["curve"]["forward_passes"][-1] == row["forward_passes"] > 0
+    assert row["multiply_adds"] > 0
+
+
+def test_a_benchmark_that_is_killed_goes_on_without_losing_or_doubling(tiny, tmp_path):
+    suite, out = tiny(steps=512, seeds=3), tmp_path / "out"
+    command = [sys.executable, "-m", "nprobot", "bench", str(suite), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (out / ROWS).exists() or (out / ROWS).read_bytes().count(b"\n") < 3:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    before, whole = parse(out / ROWS)
+    everything = load(str(suite)).runs
+    assert 3 <= len(before) < len(everything)
+    assert main(command[3:]) == 0
+    after, _ = parse(out / ROWS)
+    assert (out / ROWS).read_bytes()[:whole] == b"".join(
+        json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in before
+    )
+    assert sorted(row["key"] for row in after) == sorted(run.key for run in everything)
+    assert all(row["status"] == "done" for row in after)
+
+
+def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(tiny):
+    runs = load(str(tiny(steps=100_000, seeds=1))).runs
+    long, short = runs[0], runs[-1]
+    ends = {}
+    for event in Processes(1).run([long, short]):
+        if event.spec == long and event.steps and event.row is None:
+            os.kill(_worker(), signal.SIGKILL)
+        if event.row is not None:
+            ends[event.spec.learner] = event.row
+    assert ends["BP"]["status"] == "failed"
+    assert "WorkerLostError" in ends["BP"]["error"] and "-9" in ends["BP"]["error"]
+    assert ends["BP"]["key"] == long.key
+    assert ends["random"]["status"] == "done"
+
+
+def _worker():
+    """The one process that does a run now: forked by the fork server of this process."""
+    import psutil
+
+    mine = psutil.Process().children(recursive=True)
+    return max(child.pid for child in mine if "forkserver" in " ".join(child.cmdline()))
+
+
+def test_an_error_in_a_run_is_its_row(tiny):
+    (spec,) = load(str(tiny())).select(learner=["BP"], seeds=[0]).runs
+    bad = RunSpec.from_dict(spec.to_dict() | {"settings": {"n_steps": -1}})
+    row = execute(bad)
+    assert row["status"] == "failed"
+    assert "Error" in row["error"] and row["traceback"]
+    json.dumps(row, allow_nan=False)
+
+
+def test_a_policy_that_loses_its_numbers_has_diverged(tiny):
+    (spec,) = load(str(tiny())).select(learner=["BP"], seeds=[0]).runs
+    wild = RunSpec.from_dict(
+        spec.to_dict() | {"settings": {**spec.settings, "learning_rate": 1e38}}
+    )
+    row = execute(wild)
+    assert row["status"] == "diverged", row
+
+
+def test_failed_runs_are_done_again_only_if_asked(tiny, tmp_path, made_up):
+    suite, out = load(str(tiny())), tmp_path / "out"
+    engine = Recorded(made_up, failing=("BP",))
+    assert bench(suite, out, engine) == {"failed": 2, "done": 5}
+    assert bench(suite, out, Recorded(made_up)) == {}
+    assert bench(suite, out, Recorded(made_up), retry_failed=True) == {"done": 2}
+    assert {row["status"] for row in read(out)} == {"done"}
+
+
+def test_an_interrupted_benchmark_keeps_its_rows(tiny, tmp_path, made_up):
+    suite, out = load(str(tiny())), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        bench(suite, out, Recorded(made_up, stop_after=3))
+    assert len(read(out)) == 3
+    rest = Recorded(made_up)
+    bench(suite, out, rest)
+    assert len(rest.done) == len(suite.runs) - 3
+
+
+def test_learners_of_one_name_and_two_settings_do_not_mix(tiny, tmp_path, made_up):
+    path, out = tiny(), tmp_path / "out"
+    bench(load(str(path)), out, Recorded(made_up))
+    path.write_text(path.read_text().replace("1e-3", "2e-3"))
+    with Store(out) as store, pytest.raises(SuiteError, match="learning_rate.*another --out"):
+        plan(load(str(path)), store.rows)
+
+
+def test_what_cannot_run_is_refused_before_anything_runs(tiny, tmp_path, made_up):
+    path = tiny()
+    path.write_text(path.read_text().replace("InvertedPendulum-v5", "InvertedPendulums-v5"))
+    engine = Recorded(made_up)
+    with pytest.raises(UnknownNameError, match="did you mean InvertedPendulum-v5"):
+        bench(load(str(path)), tmp_path / "out", engine)
+    assert not engine.done and not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_and_the_list_of_suites(tmp_path, capfd):
+    assert main(["bench"]) == 0
+    listed = capfd.readouterr().out
+    assert all(name in listed for name in ("smoke", "core", "full", "hardware", "regression"))
+    out = tmp_path / "never"
+    assert main(["bench", "core", "--dry-run", "--out", str(out), "--env", "Hopper"]) == 0
+    assert "61 runs to do" in capfd.readouterr().out
+    assert not out.exists()
+    assert main(["bench", "corre"]) == 2
+    assert "did you mean core" in capfd.readouterr().err
+    assert main(["report", str(out)]) == 2
+
+
+def test_estimates_grow_with_the_work():
+    suite = load("core")
+    by = {(run.env, run.learner): estimate(run) for run in suite.runs}
+    assert by["Hopper-v5", "NP, K = 8"] > by["Hopper-v5", "NP, K = 1"]
+    assert by["Hopper-v5", "BP"] > by["InvertedPendulum-v5", "BP"]
+    assert set(bench_module.ENV_MICROSECONDS) >= {"Hopper", "Reacher"}

@@ -1,0 +1,114 @@
+"""Reports of made-up rows: scores, words, and a page that fetches nothing."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+import numpy as np
+import pytest
+
+from nprobot.benchmark.findings import by_task, caveats, headline
+from nprobot.benchmark.report import report
+from nprobot.benchmark.results import Results
+from nprobot.benchmark.store import Store
+
+
+@pytest.fixture
+def rows(made_up):
+    """Random at 0, BP at 10; NP wins on one task and loses on the other; ARS is in between."""
+    made = []
+    for env, own in (("Reacher-v5", 12.0), ("Hopper-v5", 5.0)):
+        made.append(made_up("random", 0, 0.0, env=env, algo="random"))
+        for seed in range(3):
+            made.append(made_up("BP", seed, 9.0 + seed, env=env, rule="bp"))
+            made.append(made_up("NP, K = 8", seed, own, env=env, rule="np"))
+            made.append(made_up("ARS", seed, 7.0, env=env, algo="ars"))
+    return made
+
+
+def test_scores_are_between_random_and_backprop(rows):
+    results = Results.of(rows)
+    reacher, hopper = results.tasks
+    assert (results.baseline, results.random) == ("BP", "random")
+    assert results.scores(reacher, "NP, K = 8").tolist() == pytest.approx([1.2] * 3)
+    assert results.scores(hopper, "BP").tolist() == pytest.approx([0.9, 1.0, 1.1])
+    assert results.learners == ["BP", "NP, K = 8", "ARS", "random"]
+
+
+def test_a_diverged_run_counts_as_random_and_a_failed_one_not_at_all(rows, made_up):
+    rows.append(made_up("NP, K = 8", 3, 0.0, rule="np", status="diverged"))
+    rows.append(made_up("NP, K = 8", 4, 0.0, rule="np", status="failed"))
+    results = Results.of(rows)
+    assert results.scores(results.tasks[0], "NP, K = 8").tolist() == pytest.approx([1.2] * 3 + [0])
+    said = " ".join(caveats(results))
+    assert "Diverged" in said and "1 runs failed" in said
+
+
+def test_equal_cost_is_read_off_the_curve(rows):
+    results = Results.of(rows)
+    reacher = results.tasks[0]
+    for row in rows:
+        if row["learner"].startswith("NP"):  # spends twice as much on the same returns
+            row["curve"]["multiply_adds"] = [0, 50_000, 100_000]
+    scores = results.at_equal(reacher, "NP, K = 8", "multiply_adds")
+    assert scores.tolist() == pytest.approx([1.1] * 3)
+    # Half the budget in all: the finished policy counts.
+    for row in rows:
+        if row["learner"] == "ARS":
+            row["curve"]["multiply_adds"] = [0, 10, 20]
+    assert results.at_equal(reacher, "ARS", "multiply_adds").tolist() == pytest.approx([0.7] * 3)
+
+
+def test_losses_are_said_in_words(rows):
+    results = Results.of(rows)
+    reacher, hopper = results.tasks
+    assert "NP, K = 8 beats BP: 12.00 against 10.00" in " ".join(by_task(results, reacher))
+    lost = " ".join(by_task(results, hopper))
+    assert "BP wins" in lost and "50 %" in lost and "ARS (7.00) beats NP, K = 8" in lost
+    assert "3 seeds" in " ".join(caveats(results))
+    assert "NP, K = 8" in headline(results, "ideal")[0]
+
+
+def test_learners_that_did_not_run_everywhere_are_left_out_of_averages(rows, made_up):
+    rows.append(made_up("CMA-ES", 0, 8.0, algo="cma-es"))
+    results = Results.of(rows)
+    assert "CMA-ES" not in results.complete("ideal")
+    assert "CMA-ES (not on Hopper-v5)" in " ".join(caveats(results))
+
+
+def test_without_anchors_there_are_no_scores_but_a_report(tmp_path, made_up):
+    with Store(tmp_path) as store:
+        store.append(made_up("NP", 0, 1.0, rule="np"))
+    made = report(tmp_path)
+    assert np.isnan(made.results.scale(made.results.tasks[0]))
+    assert "one is missing" in made.page.read_text()
+
+
+def test_the_page_has_everything_in_it_and_fetches_nothing(tmp_path, rows, made_up):
+    rows.append(made_up("NP, K = 8", 7, 0.0, rule="np", status="failed"))
+    with Store(tmp_path) as store:
+        for row in rows:
+            store.append(row)
+    made = report(tmp_path, markdown=tmp_path / "tables.md")
+    page = made.page.read_text()
+    assert not re.search(r"https?:|//[a-z]|@import|<script|url\(", page)
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) >= 8
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    for text in ("IQM", "multiply-adds", "nprobot bench made-up --env Hopper-v5", "BP wins",
+                 "ValueError: made up", "some machine", "nowhere"):  # fmt: skip
+        assert text in page
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in made.pictures)
+    with (made.page.parent / "rows.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+    with (made.page.parent / "curves.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * (len(rows) - 1)
+    tables = (tmp_path / "tables.md").read_text()
+    assert "| learner | IQM |" in tables and "BP wins" in tables
+
+
+def test_names_cannot_break_the_page(tmp_path, made_up):
+    with Store(tmp_path) as store:
+        store.append(made_up("<script>alert(1)</script>", 0, 1.0, rule="np"))
+    assert "<script" not in report(tmp_path).page.read_text()
