@@ -15,8 +15,8 @@ need no noise. For the others there are two kinds of feedback:
 - *layerwise*: ``g⁰_l = s_l ⊙ (B_l g⁰_{l+1})``. The slope s_l of every unit is measured, as the
   change of its activity over the change of its pre-activation in the first noisy pass. B_l learns
   from the same pass how the next layer's pre-activations follow the changes of this layer's
-  activity. That relation is linear, and the next layer's own noise is known, so one batch tells
-  nearly all of it: B_l moves to the least-squares answer.
+  activity. That relation is linear, and the next layer's own noise is known, so a few samples tell
+  nearly all of it: B_l moves to the least-squares answer, in every second step.
 - *direct*: ``g⁰_l = B_l e``. B_l learns how noise in layer l moves the outputs, averaged over
   inputs, by least mean squares. It asks nothing of what lies between, and explains less.
 
@@ -30,6 +30,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,8 +48,8 @@ LAYERWISE_LR = 1.0
 """Share of the way to the least-squares answer that layerwise feedback goes in one step."""
 RIDGE = 0.01
 """Regularisation of that answer, in units of the mean square of the changes."""
-ROWS_PER_UNIT = 2
-"""Samples that layerwise feedback learns from in one step, per unit of the layer."""
+INTERVAL = 2
+"""Layerwise feedback learns in every so-manieth step: the weights move little in between."""
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +96,7 @@ class Feedback:
         matrices: for every network, by the number that the rule gives it, B_l of every layer call,
             shape (N_l, nodes of the next layer) or (N_l, outputs); None where the nodes are outputs
             themselves.
+        steps: how often each network's matrices were asked to learn.
 
     Raises:
         RuleError: unknown kind, or a step size out of range.
@@ -109,6 +112,7 @@ class Feedback:
         self.kind = kind
         self.lr = lr
         self.matrices: dict[int, list[Tensor | None]] = {}
+        self.steps: dict[int, int] = {}
 
     def links(self, network: int, activity: Activity) -> list[Link]:
         """How feedback reaches each layer call; makes the matrices when first asked.
@@ -173,23 +177,20 @@ class Feedback:
             responses: by index of the call; of the hidden ones.
             sigma: standard deviation of the noise.
         """
+        step = self.steps.get(network, 0)
+        self.steps[network] = step + 1
         for link in links:
             matrix = self.matrices[network][link.index]
-            if matrix is None:
+            if matrix is None or (link.target is not None and step % INTERVAL):
                 continue
             changes, effects = responses[link.index].changes, responses[link.index].effects
             unexplained = torch.addmm(effects, changes, matrix, alpha=-1)
             if link.target is None:
                 lr = DIRECT_LR if self.lr is None else self.lr
                 matrix.addmm_(changes.mT, unexplained, alpha=lr / (len(changes) * sigma**2))
-                continue
-            square = changes.mT @ changes
-            scale = square.diagonal().mean().clamp_(torch.finfo(square.dtype).tiny)
-            square.diagonal().add_(RIDGE * scale)
-            factor, failed = torch.linalg.cholesky_ex(square)
-            if not failed:
-                step = torch.cholesky_solve(changes.mT @ unexplained, factor)
-                matrix.add_(step, alpha=LAYERWISE_LR if self.lr is None else self.lr)
+            else:
+                answer = _least_squares(changes, unexplained)
+                matrix.add_(answer, alpha=LAYERWISE_LR if self.lr is None else self.lr)
 
     def direct_responses(
         self, network: int, links: list[Link], activity: Activity, outputs: Tree, noise: Tensor
@@ -218,13 +219,17 @@ class Feedback:
             for link, own, share in zip(direct, noises, shares, strict=True)
         }
 
-    def state_dict(self) -> dict[int, list[Tensor | None]]:
-        """The matrices, by network and layer call."""
-        return {n: [m if m is None else m.clone() for m in own] for n, own in self.matrices.items()}
+    def state_dict(self) -> dict[str, dict[int, Any]]:
+        """The matrices by network and layer call, and the counts of steps by network."""
+        matrices = {
+            n: [m if m is None else m.clone() for m in own] for n, own in self.matrices.items()
+        }
+        return {"matrices": matrices, "steps": dict(self.steps)}
 
-    def load_state_dict(self, state: dict[int, list[Tensor | None]]) -> None:
-        """Go on from saved matrices."""
-        self.matrices = {int(n): list(own) for n, own in state.items()}
+    def load_state_dict(self, state: dict[str, dict[int, Any]]) -> None:
+        """Go on from a saved state."""
+        self.matrices = {int(n): list(own) for n, own in state["matrices"].items()}
+        self.steps = {int(n): int(steps) for n, steps in state["steps"].items()}
 
 
 def layerwise_response(
@@ -245,8 +250,9 @@ def layerwise_response(
     moved = seen[link.index].pre_activation[:batch] - link.call.pre_activation
     # As moved / moved², with a floor: rounding decides the sign of a change much below σ.
     slopes = changes * moved / moved.square().add_((1e-3 * sigma) ** 2)
-    rows = slice(min(batch, ROWS_PER_UNIT * changes.shape[1]))
-    effects = seen[link.target].pre_activation[:batch][rows] - target.pre_activation[rows]
+    # As many samples as units tell all that there is to know of a linear relation.
+    rows = slice(min(batch, max(64, changes.shape[1])))
+    effects = seen[link.target].pre_activation[rows] - target.pre_activation[rows]
     effects -= noise[0, rows, target.nodes]
     return Response(changes[rows], effects, slopes)
 
@@ -261,8 +267,7 @@ def output_error(activity: Activity, delta_loss: Callable[[Tree], Tensor], step:
     """
     clean = tensors(activity.outputs)
     sizes = [y[0].numel() for y in clean]
-    directions = step * torch.eye(sum(sizes), dtype=clean[0].dtype, device=clean[0].device)
-    both = torch.cat([directions, -directions])
+    both = _there_and_back(sum(sizes), step, clean[0].dtype, clean[0].device)
     parts = iter(
         (y + part.view(-1, 1, *y.shape[1:]))
         for y, part in zip(clean, torch.split(both, sizes, dim=1), strict=True)
@@ -270,6 +275,13 @@ def output_error(activity: Activity, delta_loss: Callable[[Tree], Tensor], step:
     change = delta_loss(tree_map(lambda _: next(parts), activity.outputs))
     up, down = change.chunk(2)
     return ((up - down) / (2 * step)).mT
+
+
+@cache
+def _there_and_back(size: int, step: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Steps along every axis, and the same backwards; shape (2 · size, size)."""
+    directions = step * torch.eye(size, dtype=dtype, device=device)
+    return torch.cat([directions, -directions])
 
 
 def output_columns(call: Call, outputs: Tree) -> slice | None:
@@ -300,6 +312,21 @@ def _fed_by(index: int, calls: list[Call]) -> int | None:
         if isinstance(call.layer, LinearNodes) and call.raw_inputs.shape == a.shape:
             return later if a.dim() == 2 else None
     return None
+
+
+def _least_squares(x: Tensor, y: Tensor) -> Tensor:
+    """The smallest M with ``x M ≈ y``, for x of shape (rows, n); regularised.
+
+    Solved in the smaller of the two spaces, of samples or of units.
+    """
+    rows, units = x.shape
+    square = x @ x.mT if rows < units else x.mT @ x
+    diagonal = square.diagonal()
+    diagonal.add_(RIDGE * diagonal.mean() * rows / max(rows, units) + torch.finfo(x.dtype).tiny)
+    factor, _ = torch.linalg.cholesky_ex(square)
+    if rows < units:
+        return x.mT @ torch.cholesky_solve(y, factor)
+    return torch.cholesky_solve(x.mT @ y, factor)
 
 
 def _size(call: Call) -> int:

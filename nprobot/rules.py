@@ -173,7 +173,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         responses |= self.feedback.direct_responses(network, links, activity, outputs, noise)
         guess = self.feedback.guess(network, links, responses, error)
         self.feedback.learn(network, links, responses, self.sigma)
-        residual = delta_loss(outputs) - torch.einsum("bn,kbn->kb", guess, noise)
+        residual = delta_loss(outputs) - torch.linalg.vecdot(noise, guess)
         return guess / activity.batch + average(residual / self.sigma**2, noise)
 
 
@@ -215,7 +215,7 @@ class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation)
         total = guess / activity.batch
         for link in hidden:
             own = noise[..., link.call.nodes]
-            explained = torch.einsum("bn,kbn->kb", guess[:, link.call.nodes], own)
+            explained = torch.linalg.vecdot(own, guess[:, link.call.nodes])
             weight = own.shape[-1] * (changes[link.index] - explained) / square_norm(own)
             total[:, link.call.nodes] += average(weight, own)
         return total

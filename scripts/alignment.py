@@ -112,11 +112,11 @@ def ppo_kinds() -> list[Kind]:
         data = minibatch()
         advantages = (data.advantages - data.advantages.mean()) / data.advantages.std()
         arguments = (data.actions, data.old_log_prob, advantages, 0.2, 0.0)
-        return data.observations, ClippedSurrogate(model.distribution, *arguments)
+        return data.observations.float(), ClippedSurrogate(model.distribution, *arguments)
 
     def critic_batch() -> Batch:
         data = minibatch()
-        return data.observations, SquaredValueError(data.returns, data.old_values, None, 0.5)
+        return data.observations.float(), SquaredValueError(data.returns, data.old_values, None, 0.5)
 
     return [
         Kind("PPO actor (Reacher-v5)", model.actor, actor_batch),

@@ -31,7 +31,8 @@ from nprobot.policies import mlp
 
 NETWORKS = [([17, 64, 64, 6], 64), ([17, 256, 256, 6], 256), ([21, 512, 512, 512, 7], 256)]
 DRAWS = (1, 4, 16)
-RULES = ("np", "inp", "anp", "dnp", "dinp", "danp")
+FEEDBACK = "+feedback"
+RULES = ("np", "inp", "anp", "dnp", "dinp", "danp", "np+feedback", "dnp+feedback")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
     """Multiply-adds of a step over those of backpropagation, taken as three forward passes.
 
     NP and ANP: K noisy passes, a clean one, an outer product. INP: one pass a layer, begun there.
-    With decorrelation: x* = R x, the product W R, C = mean x* x*ᵀ and C R for every layer.
+    With decorrelation: x* = R x, the product W R, C = mean x* x*ᵀ and C R for every layer. With
+    feedback: for every hidden layer the guess, and on 2 rows a unit the least-squares problem.
     """
     layers = [batch * d * h for d, h in pairwise(sizes)]
     forward = sum(layers)
@@ -64,6 +66,10 @@ def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
     extra = 0
     if name.startswith("d"):
         extra = sum(2 * batch * d * d + h * d * d + d**3 for d, h in pairwise(sizes))
+    if name.endswith(FEEDBACK):
+        for h, out in pairwise(sizes[1:]):
+            rows = min(batch, 2 * h)
+            extra += batch * h * out + rows * h * (2 * out + h) + h**3 // 3 + 2 * h * h * out
     return (draws * noisy + 2 * forward + extra) / (3 * forward)
 
 
@@ -113,7 +119,13 @@ def gradient_steps(seconds: float, activation: str, noise: str) -> list[Row]:
         cases = [(name, draws) for name in RULES for draws in DRAWS]
         steps = [backprop_step(mlp(sizes, activation), x, y)]
         for name, draws in cases:
-            rule = nprobot.learning_rule(name, samples=draws, noise=noise, seed=0)
+            rule = nprobot.learning_rule(
+                name.removesuffix(FEEDBACK),
+                feedback=name.endswith(FEEDBACK),
+                samples=draws,
+                noise=noise,
+                seed=0,
+            )
             net = mlp(sizes, activation, decorrelated=rule.decorrelated)
             steps.append(perturbation_step(rule, net, x, y))
         backprop, *times = measure(steps, seconds)
@@ -150,18 +162,22 @@ def ppo_speed(env: str, steps: int, console: Console) -> None:
     for column in ("learner", "env steps / s", "time / SB3"):
         table.add_column(column, justify="right")
     baseline = None
-    for name, draws in (("sb3", 0), ("np", 1), ("anp", 1), ("danp", 1), ("danp", 8)):
+    cases = ("sb3", 0), ("np", 1), ("anp", 1), ("danp", 1), ("danp", 8)
+    for case, draws in (*cases, ("dnp+feedback", 1), ("dnp+feedback", 8)):
         envs = make_vec_env(env, 8, seed=0)
-        if name == "sb3":
+        if case == "sb3":
             model = stable_baselines3.PPO("MlpPolicy", envs, **arguments)
         else:
-            rule = {"samples": draws}
+            rule: dict[str, int | bool] = {"samples": draws}
+            if case.endswith(FEEDBACK):
+                rule["feedback"] = True
+            name = case.removesuffix(FEEDBACK)
             model = nprobot.PPO("MlpPolicy", envs, rule=name, rule_kwargs=rule, **arguments)
         start = time.perf_counter()
         model.learn(steps)
         took = time.perf_counter() - start
         baseline = baseline or took
-        label = "SB3 PPO (autograd)" if name == "sb3" else f"{name}, K = {draws}"
+        label = "SB3 PPO (autograd)" if case == "sb3" else f"{case}, K = {draws}"
         table.add_row(label, f"{model.num_timesteps / took:.0f}", f"{took / baseline:.2f}")
     console.print(table)
 

@@ -109,7 +109,7 @@ def test_a_batch_smaller_than_the_layer_is_enough_after_a_while():
         target = x[rows, :3]
         rule.backward(net, x[rows], squared_error(target))
     net.zero_grad()
-    assert nprobot.alignment(rule, net, x, loss).cosine > 0.98
+    assert nprobot.alignment(rule, net, x, loss).cosine > 0.95
 
 
 class Convolutional(nn.Module):
