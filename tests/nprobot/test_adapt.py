@@ -205,15 +205,16 @@ def test_what_nrl_cannot_train_is_refused_with_the_reason():
 
 def test_it_recovers_from_a_fault_that_costs_the_frozen_policy_much():
     config = AdaptationConfig(
-        steps=8_000, calibration=2_000, robots=8, batch=128, learning_rate=3e-3
+        steps=6_000, calibration=1_000, robots=10, batch=100, node_noise=0.1, learning_rate=1e-2
     )
     faults = [Fault.parse("gain:0=0.4"), Fault.parse("offset:1=0.2")]
-    result = adapt(dial_policy(), Dial, faults, config)
+    result = adapt(dial_policy(), Dial, faults, config, evaluation_episodes=10)
     assert result.healthy.mean > -0.01
     assert result.before.mean < -0.8
-    assert result.after.mean > 0.6 * result.before.mean
-    assert result.recovered > 0
-    frozen = adapt(dial_policy(), Dial, faults, dataclasses.replace(SHORT, learn=False))
+    assert result.after.mean > 0.5 * result.before.mean
+    assert 0 < result.recovered < 4_000
+    config = dataclasses.replace(SHORT, learn=False)
+    frozen = adapt(dial_policy(), Dial, faults, config, evaluation_episodes=10)
     assert frozen.after.mean == pytest.approx(frozen.before.mean)
     assert frozen.recovered is None
 
