@@ -47,9 +47,8 @@ def run(spec: RunSpec, recorder: Recorder) -> Ledger:
     started, cpu = time.perf_counter(), time.process_time()
     result = fit(list(spec.hidden), data, rule, reporter=_Reporter(recorder.tell), **settings)
     spent = time.perf_counter() - started, time.process_time() - cpu
-    per_step = step_cost(
-        spec, *data.train.inputs.shape[1:], *data.train.targets.shape[1:], settings
-    )
+    width, targets = data.train.inputs.shape[1], data.train.targets.shape[1]
+    per_step = step_cost(spec, width, targets, settings)
     per_row = per_step / BATCH
     ledgers = [_ledger(row, settings["batch_size"], per_row, spent) for row in result.history]
     for ledger, row in zip(ledgers, result.history, strict=True):

@@ -1,4 +1,4 @@
-"""Benchmarks done for real: every kind of run, resuming after a kill, failures that stop nothing."""
+"""Benchmarks done for real: every kind of run, resuming after a kill, failures on the way."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_learners_of_one_name_and_two_settings_do_not_mix(tiny, tmp_path, made_u
     path, out = tiny(), tmp_path / "out"
     bench(load(str(path)), out, Recorded(made_up))
     path.write_text(path.read_text().replace("1e-3", "2e-3"))
-    with Store(out) as store, pytest.raises(SuiteError, match="learning_rate.*another --out"):
+    with Store(out) as store, pytest.raises(SuiteError, match=r"learning_rate.*another --out"):
         plan(load(str(path)), store.rows)
 
 

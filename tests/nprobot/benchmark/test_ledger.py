@@ -29,7 +29,7 @@ def decorrelation(batch, sizes=SIZES):
 
 def folding(sizes=SIZES):
     """The product W R, once a step: noisy passes then cost what plain ones do."""
-    return sum(h * d * d for d, h in list(pairwise(sizes))[1:])
+    return sum(h * d * d for d, h in pairwise(sizes))
 
 
 def cost(name, samples):

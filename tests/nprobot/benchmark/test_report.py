@@ -92,7 +92,8 @@ def test_the_page_has_everything_in_it_and_fetches_nothing(tmp_path, rows, made_
             store.append(row)
     made = report(tmp_path, markdown=tmp_path / "tables.md")
     page = made.page.read_text()
-    assert not re.search(r"https?:|//[a-z]|@import|<script|url\(", page)
+    without_pictures = re.sub(r"base64,[^\"]*", "", page)
+    assert not re.search(r"https?:|//[a-z]|@import|<script|url\(", without_pictures)
     sources = re.findall(r'src="([^"]*)"', page)
     assert len(sources) >= 8
     assert all(source.startswith("data:image/png;base64,") for source in sources)
