@@ -116,7 +116,9 @@ def ppo_kinds() -> list[Kind]:
 
     def critic_batch() -> Batch:
         data = minibatch()
-        return data.observations.float(), SquaredValueError(data.returns, data.old_values, None, 0.5)
+        return data.observations.float(), SquaredValueError(
+            data.returns, data.old_values, None, 0.5
+        )
 
     return [
         Kind("PPO actor (Reacher-v5)", model.actor, actor_batch),
@@ -193,7 +195,7 @@ def draw() -> None:
     with ROWS.open(newline="") as file:
         rows = list(csv.DictReader(file))
     kinds = list(dict.fromkeys(row["batch"] for row in rows))
-    figure, axes = plt.subplots(1, len(kinds), figsize=(13, 4.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(kinds), figsize=(14, 4.4), sharey=True, layout="constrained")
     for axis, kind in zip(axes, kinds, strict=True):
         curves = defaultdict(list)
         for row in rows:
@@ -213,10 +215,11 @@ def draw() -> None:
             color="grey",
             label="theory, NP",
         )
-        axis.set(title=kind, xscale="log", xlabel="forward passes a step", ylim=(0, 1))
+        axis.set(title=kind, xscale="log", xlabel="forward passes a step", ylim=(0, 1.02))
         axis.grid(alpha=0.25, which="both")
     axes[0].set_ylabel("cosine to the backprop gradient")
-    axes[0].legend(fontsize=8, loc="upper left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside right upper", frameon=False)
     figure.suptitle(f"Alignment with backpropagation, batches of {BATCH}", size=12)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=130)
