@@ -24,6 +24,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from inverse_dynamics import RESULTS, SEEDS, read_rows
+from inverse_dynamics_report import replace
 from numpy.typing import NDArray
 
 from nprobot.envs import datasets
@@ -179,7 +180,7 @@ def report() -> None:
                 for column in ("feedback_torque", "torque_error")
             ]
         lines.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
-    print("\n".join(lines))
+    replace(ROOT / "docs" / "regression.md", "arm_feedforward", "\n".join(lines))
     draw(present, values)
 
 
