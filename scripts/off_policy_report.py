@@ -164,7 +164,8 @@ def settings() -> str:
     layers = "-".join(map(str, COMMON["policy_kwargs"]["net_arch"]))
     return (
         f"{ENVS} environments, networks of {layers} ReLU units, batches of "
-        f"{COMMON['batch_size']}, {COMMON['learning_starts']} random steps to begin with. "
+        f"{COMMON['batch_size']}, τ = {COMMON['tau']}, γ = {COMMON['gamma']}, "
+        f"{COMMON['learning_starts']} random steps to begin with. "
         f"Environment steps for one gradient step: {steps}."
     )
 

@@ -9,6 +9,7 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor
 from typing_extensions import override
@@ -19,7 +20,7 @@ from nprobot.rule import LearningRule
 from .off_policy import Learner, append, follow, make_rule, prepare, with_defaults
 from .off_policy_losses import SoftActionValue, SquaredTemporalDifference, squashed_gaussian
 
-PERTURBATION_DEFAULTS: dict[str, Any] = {}
+PERTURBATION_DEFAULTS: dict[str, Any] = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0)}
 """Where SAC under a perturbation rule departs from SB3's defaults."""
 
 NETWORK_DEFAULTS: dict[str, Any] = {"net_arch": [64, 64]}
@@ -59,7 +60,8 @@ class SAC(stable_baselines3.SAC):
         kwargs: every other argument of SB3's SAC, with its meaning and default.
 
     Where an argument is None its default is SB3's for ``"bp"``, and `PERTURBATION_DEFAULTS` and
-    `NETWORK_DEFAULTS` for the other rules.
+    `NETWORK_DEFAULTS` for the other rules. How they were chosen: docs/off_policy.md. Rewards should
+    be of the order of 1 (`VecNormalize`): the noise of an estimate grows with the values.
 
     Raises:
         RuleError: unknown rule.
