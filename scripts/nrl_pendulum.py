@@ -4,7 +4,7 @@ Every way of learning meets three seeds; evaluation is on the same noisy hardwar
 switched off. A run that has its row is not repeated, so a cut-off costs one run.
 
     python scripts/nrl_pendulum.py run       # rows.csv, curves.csv in results/nrl/
-    python scripts/nrl_pendulum.py report    # figure and table in docs/
+    python scripts/nrl_pendulum.py report    # figure and section in docs/
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import rows
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -38,7 +39,6 @@ from nprobot.envs.actuators import ActuatorModel, WhiteNoise
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "nrl"
 FIGURE = ROOT / "docs" / "figures" / "nrl_pendulum.png"
-PAGE = ROOT / "docs" / "nrl_pendulum.md"
 TASK, STEPS, ENVS, SEEDS, EPISODES = "InvertedPendulum-v5", 150_000, 8, (0, 1, 2), 20
 SOLVED = gymnasium.spec(TASK).reward_threshold
 EVERY = 2_000
@@ -208,15 +208,12 @@ def report() -> None:
     figure.tight_layout()
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=130)
-    PAGE.write_text(page(read("rows")))
-    print(f"{FIGURE.relative_to(ROOT)}, {PAGE.relative_to(ROOT)}")
+    rows.put_section("nrl_pendulum", section(read("rows")))
 
 
-def page(rows: list[dict[str, str]]) -> str:
-    """The table as Markdown."""
+def section(found: list[dict[str, str]]) -> list[str]:
+    """Figure and table as Markdown."""
     lines = [
-        f"# {TASK} on noisy hardware",
-        "",
         "![Return over environment steps](figures/nrl_pendulum.png)",
         "",
         f"| learner | hardware, and who knows its noise | return, {len(SEEDS)} seeds (worst "
@@ -224,7 +221,7 @@ def page(rows: list[dict[str, str]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, way in WAYS.items():
-        own = sorted((row for row in rows if row["way"] == name), key=lambda row: row["seed"])
+        own = sorted((row for row in found if row["way"] == name), key=lambda row: row["seed"])
         if not own:
             continue
         returns = ", ".join(f"{float(row['return_mean']):.0f}" for row in own)
@@ -249,12 +246,8 @@ def page(rows: list[dict[str, str]]) -> str:
         "after: steps until the mean of the last 20 training episodes first got there. It can fall "
         "again, as the curves show: NRL's learning rate does not decay, and it goes on exploring.",
         "",
-        "    python scripts/nrl_pendulum.py run && python scripts/nrl_pendulum.py report",
-        "",
-        "Raw rows with versions: `results/nrl/`. How it works: [hardware.md](hardware.md).",
-        "",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def main() -> None:
