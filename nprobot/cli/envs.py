@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nprobot.defaults import known
 from nprobot.training.environments import (
     check_spaces,
     control_rate,
@@ -51,9 +53,13 @@ Any other environment registered with gymnasium can be trained on too, as long
 as its observations are vectors of real numbers; MODULE:ID imports the module
 that registers it.
 
+The column "tuned" says for which algorithms and rules there are settings that
+`nprobot train` takes by default; --json shows them and what they are worth.
+
 examples:
   nprobot envs
   nprobot envs pendulum
+  nprobot envs Reacher --json
   nprobot train --env my_package:MyEnv-v0
 """
 
@@ -81,6 +87,8 @@ class Description:
         episode: steps of the longest episode.
         solved_at: return at which it counts as solved.
         missing: what to install first; None if nothing.
+        tuned: for each algorithm and rule with tuned settings, what they are, and their mean
+            return beside that of the general defaults.
     """
 
     id: str
@@ -91,6 +99,7 @@ class Description:
     episode: int | None = None
     solved_at: float | None = None
     missing: str | None = None
+    tuned: tuple[dict[str, Any], ...] = ()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -107,7 +116,8 @@ def main(arguments: Sequence[str]) -> int:
     # Names are for copying: rather a line too long for the window than a name cut short.
     console = Console(width=WIDEST)
     table = Table(
-        *("environment", "control", "inputs", "actions", "Hz", "steps", "solved at", "missing"),
+        *("environment", "control", "inputs", "actions", "Hz", "steps", "solved at", "tuned"),
+        "missing",
         box=box.SIMPLE_HEAD,
     )
     for column in table.columns[2:7]:
@@ -116,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
         table.add_row(
             *(row.id, row.control or "", _text(row.inputs), _text(row.actions)),
             *(_text(row.control_rate), _text(row.episode), _text(row.solved_at)),
-            row.missing or "",
+            *(tuned_for(row), row.missing or ""),
         )
     console.print(table, highlight=False, markup=False)
     missing = sorted({row.missing for row in listed if row.missing})
@@ -151,11 +161,34 @@ def describe(spec: EnvSpec) -> Description | None:
             control_rate=control_rate(env),
             episode=spec.max_episode_steps,
             solved_at=spec.reward_threshold,
+            tuned=tuple(_tuned(spec.id)),
         )
     except EnvironmentUnavailableError:
         return None
     finally:
         env.close()
+
+
+def tuned_for(row: Description) -> str:
+    """For what there are tuned settings, such as ``ppo: bp, danp``."""
+    rules: dict[str, list[str]] = {}
+    for entry in row.tuned:
+        rules.setdefault(entry["algo"], []).append(entry["rule"])
+    return "; ".join(f"{algo}: {', '.join(names)}" for algo, names in rules.items())
+
+
+def _tuned(env: str) -> Iterator[dict[str, Any]]:
+    for tuned in known(env):
+        yield {
+            "algo": tuned.algo,
+            "rule": tuned.rule,
+            "settings": dict(tuned.settings),
+            "steps": tuned.score.steps,
+            "return_mean": statistics.fmean(tuned.score.tuned),
+            "general_return_mean": statistics.fmean(tuned.score.general),
+            "command": tuned.score.command,
+            "found_by": tuned.search.get("command"),
+        }
 
 
 def _size(space: gymnasium.Space[Any]) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from nprobot.defaults import TUNED, choose, fill
 from nprobot.training.config import RunConfig
 from nprobot.training.environments import find_spec
 from nprobot.training.errors import ConfigError
@@ -60,6 +61,10 @@ class Train:
     """Options of the command."""
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    defaults: str = TUNED
+    """Where options that are left out come from: tuned, the settings that a search has found for
+    environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
+    everywhere; or a file that `nprobot tune` has written."""
     output: Output = field(default_factory=Output)
 
 
@@ -67,12 +72,16 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Train, arguments, "train", HELP)
     config, output = options.run, options.output
+    settings = ""
     if output.resume is None:
         find_spec(config.env)
+        config, settings = with_defaults(config, options.defaults)
         if output.out is not None:
             refuse_existing(output.out)
     elif output.out is not None:
         raise ConfigError("a resumed run stays in its own folder; leave --out away")
+    elif options.defaults != TUNED:
+        raise ConfigError("a resumed run keeps its settings; leave --defaults away")
     else:
         # Parsed again over the run's own configuration: options that were not given stay.
         stored = Train(run=RunFolder.open(output.resume).config)
@@ -87,6 +96,8 @@ def main(arguments: Sequence[str]) -> int:
     tame_mujoco()
     console = Console()
     with display(console) as shown:
+        if settings:
+            shown.message(settings)
         if output.resume is None:
             command = shlex.join(("nprobot", "train", *arguments))
             result = train(
@@ -96,6 +107,16 @@ def main(arguments: Sequence[str]) -> int:
             result = resume(output.resume, config, reporter=shown, device=output.device)
     show(console, result)
     return INTERRUPTED if result.interrupted else 0
+
+
+def with_defaults(config: RunConfig, defaults: str) -> tuple[RunConfig, str]:
+    """The run with tuned settings for the options that it leaves open, and a line about them."""
+    tuned = choose(defaults, config)
+    if tuned is None:
+        return config, ""
+    config, filled = fill(config, tuned)
+    shown = ", ".join(f"{name} {value}" for name, value in filled.items()) or "all given"
+    return config, f"Tuned settings: {shown} (--defaults general does without)"
 
 
 def show(console: Console, result: Result) -> None:

@@ -160,9 +160,11 @@ def as_defaults(config: TuneConfig, outcome: Outcome, command: str) -> TunedDefa
         ),
         search={
             "command": command,
+            "seeds": list(range(config.seeds)),
             "best_trial": outcome.best_trial,
             "trials": outcome.trials,
             "pruned": outcome.pruned,
+            "steps": config.steps,
             "environment_steps": outcome.environment_steps,
             "return_in_search": outcome.value,
             "versions": {name: version for name, version in versions().items() if version},

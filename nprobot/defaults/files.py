@@ -153,7 +153,10 @@ def load(path: Path) -> TunedDefaults:
             "Tune again, or upgrade nprobot."
         )
     try:
-        score = {k: tuple(v) if isinstance(v, list) else v for k, v in content["score"].items()}
+        score: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in content["score"].items()
+        }
         return TunedDefaults(
             env=str(content["env"]),
             algo=content["algo"],

@@ -12,11 +12,17 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from nprobot.training.errors import ConfigError, NonFiniteError, RunError, RunFailedError
+from nprobot.training.errors import (
+    ConfigError,
+    NonFiniteError,
+    RunError,
+    RunFailedError,
+    StorageError,
+)
 
 from .config import FRESH, TuneConfig
 from .objective import Objective
@@ -95,9 +101,15 @@ def search(config: TuneConfig, folder: Path, objective: Objective, reporter: Rep
     Raises:
         TunerUnavailableError: Optuna is not installed.
         StudyError: `folder` holds another search.
-        RunFailedError: no trial has learned anything that can be measured.
+        RunFailedError: no trial has come to its end, or a run has failed for another reason than
+            its settings; the search can be gone on with.
     """
-    return _Search(config, open_study(config, folder), objective, reporter).run()
+    try:
+        return _Search(config, open_study(config, folder), objective, reporter).run()
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"the search in {folder} cannot be kept: {error}") from error
 
 
 def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
@@ -107,7 +119,8 @@ def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
         TunerUnavailableError: Optuna is not installed.
         StudyError: the folder holds another search, or what cannot be read.
     """
-    optuna = require_optuna()
+    require_optuna()
+    import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -116,14 +129,15 @@ def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
     (rule,) = config.rule
     try:
         storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-        study = optuna.create_study(
+        study: optuna.Study = optuna.create_study(
             storage=storage,
             study_name=f"{config.env} {config.algo} {rule}",
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
             load_if_exists=True,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    # Optuna asserts that a journal is one.
+    except (AssertionError, ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{folder / JOURNAL} cannot be read: {error}") from error
     asked = json.dumps(config.identity(), sort_keys=True)
     before = study.user_attrs.setdefault("config", None)
@@ -139,15 +153,14 @@ def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
     return study
 
 
-def require_optuna() -> Any:  # noqa: ANN401 - the module
-    """Optuna, or an error that says how to get it."""
+def require_optuna() -> None:
+    """Raise `TunerUnavailableError`, which says how to get it, if there is no Optuna."""
     try:
-        import optuna
+        import optuna  # noqa: F401
     except ImportError as error:
         raise TunerUnavailableError(
             f"the tuner needs Optuna: pip install 'nprobot[tune]' ({error})"
         ) from error
-    return optuna
 
 
 class _Search:
@@ -216,7 +229,7 @@ class _Search:
         except TrialPruned as stop:
             self.study.tell(trial, state=TrialState.PRUNED)
             outcome = str(stop)
-        except (RunFailedError, NonFiniteError) as error:
+        except NonFiniteError as error:  # bad settings, unlike a full disk, say
             trial.set_user_attr("error", str(error))
             self.study.tell(trial, state=TrialState.PRUNED)
             outcome = f"failed: {error}"
@@ -269,12 +282,7 @@ class _Search:
         key = json.dumps(dict(settings), sort_keys=True)
         if kept is not None and kept["settings"] == key:
             return float(kept["return"])
-        try:
-            value = self.objective(settings, FRESH + index, lambda steps, value: None)
-        except (RunFailedError, NonFiniteError) as error:
-            raise RunFailedError(
-                f"{self.rule}: {name} of the final comparison has failed: {error}"
-            ) from error
+        value = self.objective(settings, FRESH + index, lambda steps, value: None)
         self.study.set_user_attr(name, {"settings": key, "return": value})
         self.reporter.message(f"  {what}, seed {FRESH + index}: return {value:.4g}")
         self.reporter.ran(self._done(), self.total)

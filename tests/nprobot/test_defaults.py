@@ -1,0 +1,262 @@
+"""Tuned settings: files that are checked, found by `train`, and never stronger than the user."""
+
+import dataclasses
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nprobot import defaults
+from nprobot.cli import main
+from nprobot.cli.options import parse
+from nprobot.cli.train import Train, with_defaults
+from nprobot.defaults import DefaultsFileError, TunedDefaults
+from nprobot.defaults.files import SETTINGS, Score, with_settings
+from nprobot.defaults.lookup import ROOT, file_name
+from nprobot.training.config import AlgorithmOptions, LearningOptions, RunConfig
+from nprobot.training.errors import ConfigError, UnknownNameError
+
+FILES = sorted(ROOT.glob("*.toml"))
+SCORE = Score(
+    steps=256,
+    episodes=20,
+    seeds=(1000, 1001),
+    tuned=(-5.0, -6.0),
+    general=(-9.0, -8.5),
+    command="nprobot train --env Reacher-v5 --steps 256 --seed 1000",
+)
+TUNED = TunedDefaults(
+    env="Reacher-v5",
+    algo="ppo",
+    rule="danp",
+    settings={
+        "samples": 3,
+        "learning_rate": 2e-3,
+        "lr_schedule": "linear",
+        "hidden": (16, 8),
+        "n_steps": 32,
+    },
+    score=SCORE,
+    search={"command": 'nprobot tune "--env" Reacher-v5 \\ é', "trials": 8, "versions": {"a": "1"}},
+)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Files of the package are looked for in an empty folder."""
+    monkeypatch.setattr("nprobot.defaults.lookup.ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def installed(elsewhere):
+    defaults.save(TUNED, elsewhere / file_name("Reacher-v5", "ppo", "danp"))
+
+
+class TestFilesOfThePackage:
+    @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+    def test_is_found_and_worth_it(self, file):
+        tuned = defaults.load(file)
+        assert file.name == file_name(tuned.env, tuned.algo, tuned.rule)
+        assert defaults.find(tuned.env, tuned.algo, tuned.rule) == tuned
+        assert statistics.fmean(tuned.score.tuned) >= statistics.fmean(tuned.score.general)
+        assert not {*tuned.score.seeds} & {*tuned.search["seeds"]}, "judged on seeds of the search"
+
+    @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+    def test_commands_are_commands(self, file):
+        tuned = defaults.load(file)
+        program, command, *arguments = shlex.split(tuned.score.command)
+        assert (program, command) == ("nprobot", "train")
+        run = parse(Train, arguments, "train", "").run
+        assert (run.env, run.algo, run.rule) == (tuned.env, tuned.algo, tuned.rule)
+        assert run.steps == tuned.score.steps
+        assert run.seed == tuned.score.seeds[0]
+        first = tuned.search["command"].split()
+        assert first[:2] == ["nprobot", "tune"] or (Path(__file__).parents[2] / first[1]).is_file()
+
+    def test_backprop_had_what_perturbation_had(self):
+        """Whoever compares the two compares searches of the same size."""
+        budgets = {}
+        for tuned in defaults.known():
+            budgets.setdefault((tuned.env, tuned.algo), {})[tuned.rule] = (
+                tuned.search["environment_steps"],
+                tuned.search["trials"],
+                len(tuned.search["seeds"]),
+            )
+        assert budgets
+        for rules in budgets.values():
+            assert {"bp", "danp"} <= rules.keys()
+            assert len(set(rules.values())) == 1
+
+
+class TestFiles:
+    def test_what_is_written_is_read(self, tmp_path):
+        file = defaults.save(TUNED, tmp_path / "new" / "tuned.toml")
+        assert defaults.load(file) == dataclasses.replace(
+            TUNED, settings={**TUNED.settings, "hidden": [16, 8]}
+        )
+        assert [path.name for path in file.parent.iterdir()] == ["tuned.toml"]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (("ppo", "pqo"), "unknown algorithm 'pqo'"),
+            (("danp", "dnap"), "or danp"),
+            (("learning_rate = 0.002", "learning_rate = -1"), "learning_rate must be above 0"),
+            (("learning_rate = 0.002", 'learning_rate = "fast"'), "makes no sense"),
+            (("learning_rate", "learning_rte"), "did you mean learning_rate"),
+            (("learning_rate", "alignment_every"), "unknown setting"),
+            (("n_steps = 32", "tau = 0.1"), "ppo has no option tau"),
+            (("version = 1", "version = 2"), "format version 2"),
+            (("nprobot-defaults", "other"), "no format"),
+            (("tuned = [-5.0, -6.0]", "tuned = [-5.0]"), "for each seed"),
+            (("tuned = [-5.0, -6.0]", "tuned = [-5.0, nan]"), "not finite"),
+            (("[score]", "[scores]"), "it lacks 'score'"),
+            (("steps = 256", "stops = 256"), "makes no sense"),
+            (("[settings]", "[settings"), "not a readable file"),
+        ],
+    )
+    def test_files_that_make_no_sense(self, change, message, tmp_path):
+        file = defaults.save(TUNED, tmp_path / "tuned.toml")
+        file.write_text(file.read_text().replace(*change, 1))
+        with pytest.raises(DefaultsFileError, match=message) as caught:
+            defaults.load(file)
+        assert str(file) in str(caught.value)
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(DefaultsFileError, match="No such file"):
+            defaults.load(tmp_path / "tuned.toml")
+
+    def test_any_change_is_a_typed_error(self, tmp_path):
+        file = defaults.save(TUNED, tmp_path / "tuned.toml")
+        whole = file.read_bytes()
+
+        @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(st.integers(0, len(whole) - 1), st.integers(0, 30), st.binary(max_size=30))
+        def check(at, cut, insert):
+            file.write_bytes(whole[:at] + insert + whole[at + cut :])
+            try:
+                tuned = defaults.load(file)
+            except DefaultsFileError:
+                return
+            with_settings(RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule), {})
+
+        check()
+
+    def test_settings_are_checked_when_they_are_made(self):
+        with pytest.raises(UnknownNameError, match="did you mean learning_rate"):
+            dataclasses.replace(TUNED, settings={"learning_rat": 1e-3})
+        with pytest.raises(ConfigError, match="samples must be above 0"):
+            dataclasses.replace(TUNED, settings={"samples": 0})
+
+
+class TestFill:
+    def test_what_is_open_is_filled_and_what_is_given_stays(self):
+        config = RunConfig(
+            env="Reacher-v5", samples=1, learning=LearningOptions(learning_rate=1e-4, sigma=0.1)
+        )
+        filled, what = defaults.fill(config, TUNED)
+        assert what == {"lr_schedule": "linear", "hidden": (16, 8), "n_steps": 32}
+        assert filled.samples == 1
+        assert filled.learning == LearningOptions(
+            learning_rate=1e-4, sigma=0.1, lr_schedule="linear"
+        )
+        assert filled.network.hidden == (16, 8)
+        assert filled.algorithm == AlgorithmOptions(n_steps=32)
+
+    def test_every_option_that_can_be_tuned_can_be_left_open(self):
+        flat = RunConfig().flat()
+        assert all(flat[name] is None for name in SETTINGS)
+
+    def test_choice(self, installed, elsewhere):
+        config = RunConfig(env="Reacher-v5")
+        assert defaults.choose("tuned", config).score == SCORE
+        assert defaults.choose("general", config) is None
+        module = dataclasses.replace(config, env="gymnasium.envs:Reacher-v5")
+        assert defaults.choose("tuned", module) is not None
+        for other in ({"env": "Hopper-v5"}, {"rule": "dnp"}, {"algo": "sac"}):
+            assert defaults.choose("tuned", dataclasses.replace(config, **other)) is None
+        file = str(next(elsewhere.glob("*.toml")))
+        assert defaults.choose(file, dataclasses.replace(config, env="Hopper-v5")) is not None
+        with pytest.raises(DefaultsFileError, match="of ppo with danp; this run is of ppo with np"):
+            defaults.choose(file, dataclasses.replace(config, rule="np"))
+        with pytest.raises(DefaultsFileError, match="No such file"):
+            defaults.choose("tunde", config)
+
+    def test_names_of_files(self):
+        assert file_name("nprobot/ArmReach-v0", "sac", "bp") == "nprobot_ArmReach-v0-sac-bp.toml"
+        assert file_name("a.b:C-v1", "ppo", "np") == "C-v1-ppo-np.toml"
+
+
+class TestCommandLine:
+    TRAIN = (
+        *("train", "--env", "Reacher-v5", "--steps", "256", "--envs", "2", "--batch-size", "32"),
+        *("--checkpoint-every", "256"),
+    )
+
+    def test_train_takes_tuned_settings_by_default(self, installed, tmp_path, capsys):
+        given = [*self.TRAIN, "--samples", "1"]
+        assert main([*given, "--out", str(tmp_path / "run")]) == 0
+        out = capsys.readouterr().out
+        assert "Tuned settings: learning_rate 0.002, lr_schedule linear, hidden" in out
+        assert "--defaults general does without" in out
+        config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+        assert config["learning"]["learning_rate"] == 2e-3
+        assert config["network"]["hidden"] == [16, 8]
+        assert config["algorithm"]["n_steps"] == 32
+        assert config["samples"] == 1
+        again = ["train", "--resume", str(tmp_path / "run"), "--defaults", "general"]
+        assert main(again) == 2
+        assert "leave --defaults away" in capsys.readouterr().err
+
+    def test_general_defaults_are_one_option_away(self, installed):
+        arguments = ["--env", "Reacher-v5", "--defaults", "general"]
+        options = parse(Train, arguments, "train", "")
+        assert with_defaults(options.run, options.defaults) == (options.run, "")
+
+    def test_mistakes_are_one_line(self, installed, tmp_path, capsys):
+        assert main([*self.TRAIN, "--defaults", "nowhere.toml", "--out", str(tmp_path / "r")]) == 2
+        assert "nowhere.toml is not a readable file of settings" in capsys.readouterr().err
+        assert not (tmp_path / "r").exists()
+
+    def test_envs_shows_them(self, installed, capsys):
+        assert main(["envs", "Reacher"]) == 0
+        assert "ppo: danp" in capsys.readouterr().out
+        assert main(["envs", "Reacher", "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        (tuned,) = row["tuned"]
+        assert tuned["settings"]["learning_rate"] == 2e-3
+        assert tuned["return_mean"] == -5.5
+        assert tuned["general_return_mean"] == -8.75
+        assert tuned["command"] == SCORE.command
+
+
+def test_importing_is_light():
+    code = "import sys, nprobot.defaults; print({'torch', 'optuna', 'mujoco'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_files_are_plain_toml():
+    for file in FILES:
+        assert tomllib.loads(file.read_text("utf-8"))["format"] == "nprobot-defaults"
+
+
+@pytest.mark.slow
+def test_a_score_can_be_had_again(tmp_path, capsys):
+    """The return that the file claims for its first seed, by the command that it gives."""
+    tuned = defaults.find("Reacher-v5", "ppo", "bp")
+    command = shlex.split(tuned.score.command)[1:]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    episodes = ["--episodes", str(tuned.score.episodes)]
+    assert main(["evaluate", str(tmp_path / "run"), *episodes, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["return_mean"] == pytest.approx(tuned.score.tuned[0], abs=0.5)
