@@ -72,6 +72,8 @@ def table(
     ]
     for rule in TABLE_ORDER:
         cells = []
+        if not any(found(rows, budget, rule, samples) for samples in (1, 16)):
+            continue
         for samples in (1, 16):
             own = found(rows, budget, rule, samples)
             if rule in ("bp", "dbp") and samples == 16:
