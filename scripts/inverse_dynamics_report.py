@@ -46,6 +46,7 @@ def write(out: Path) -> None:
     panels = figure.subplots(1, 2)
     dots(panels[0], rows, linear["test"])
     curves(panels[1], out / "curves.csv", rows)
+    figure.legend(frameon=False, fontsize=9, ncols=len(TABLE_ORDER), loc="outside lower center")
     FIGURES.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURES / "inverse_dynamics.png")
 
@@ -173,7 +174,6 @@ def dots(axes: Axes, rows: list[Row], linear: float) -> None:
     axes.set_xticklabels([name for name, *_ in columns])
     axes.set_yscale("log")
     axes.set_ylabel("test nMSE")
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left")
     finish(axes)
 
 
@@ -192,7 +192,7 @@ def curves(axes: Axes, file: Path, rows: list[Row]) -> None:
         runs = np.array(list(seeds.values()))
         axes.plot(
             *(runs[0, :, 0], runs[:, :, 1].mean(0)),
-            **{"color": COLOURS[rule], "linewidth": 1.6, "label": title(rule)},
+            **{"color": COLOURS[rule], "linewidth": 1.6},
         )
     axes.set_yscale("log")
     axes.set_xlim(0, PASSES)
