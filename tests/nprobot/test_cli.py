@@ -211,6 +211,8 @@ def test_envs_lists_ours_and_gymnasiums(capsys):
     assert any(name.startswith("nprobot/") for name in listed)
     assert "Reacher-v4" not in listed
     assert "FrozenLake-v1" not in listed
+    assert listed["CartPole-v1"]["tuned"] == []
+    assert {entry["rule"] for entry in listed["Reacher-v5"].pop("tuned")} >= {"bp", "danp"}
     assert listed["Reacher-v5"] == {
         "id": "Reacher-v5",
         "control": "continuous",
