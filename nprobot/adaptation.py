@@ -85,6 +85,8 @@ class AdaptationConfig:
         for name in ("node_noise", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name):g}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be 0 or more, got {self.seed}")
         one_of("noise", self.noise, NOISE)
         if self.hardware is not None:
             try:

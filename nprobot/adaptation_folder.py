@@ -144,7 +144,7 @@ def picture(result: Adapted, faults: Sequence[Fault]) -> bytes:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", markerscale=3)
     data = io.BytesIO()
     figure.savefig(data)
     return data.getvalue()

@@ -132,7 +132,7 @@ def film(task: str = "Reacher-v5", episodes: int = 4) -> None:
     }
     sides = []
     for name, policy in policies.items():
-        made = environments.make(task, render_mode="rgb_array", width=240, height=240)
+        made = environments.make(task, render_mode="rgb_array", width=480, height=480)
         env = NoisyActuators(made, models, seed=0)
         frames = []
         for seed in episode_seeds(1, episodes):
@@ -142,7 +142,8 @@ def film(task: str = "Reacher-v5", episodes: int = 4) -> None:
                 observation, reward, ended, cut, _ = env.step(policy.predict(observation))
                 total, step, done = total + float(reward), step + 1, ended or cut
                 if step % 2 == 0 or done:
-                    image = Image.fromarray(np.asarray(env.render()))
+                    # The camera looks from afar; this is the table.
+                    image = Image.fromarray(np.asarray(env.render())).crop((30, 130, 420, 390))
                     ImageDraw.Draw(image).text((6, 4), f"{name}: {total:.1f}", fill="white")
                     frames.append(np.asarray(image))
         env.close()

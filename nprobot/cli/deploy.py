@@ -155,8 +155,6 @@ def main(arguments: Sequence[str]) -> int:
     if options.learning.adapt:
         _refuse_with_adapt(options)
         robot = options.robot
-        if options.flight.seed < 0:
-            raise DeployError(f"--seed must be 0 or more, got {options.flight.seed}")
         with _warnings_as_lines():
             # Once, for its errors and warnings; every robot after it is made in silence.
             _robot_of(policy, robot).env.close()

@@ -278,7 +278,7 @@ def test_other_sources_of_noise_teach_too(noise):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"robots": 0}, {"calibration": 5_000, "steps": 5_000}, {"node_noise": 0.0}, {"batch": 0}],
+    [{"robots": 0}, {"calibration": 5_000, "steps": 5_000}, {"node_noise": 0.0}, {"seed": -1}],
 )
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(ConfigError):
