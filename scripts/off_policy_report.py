@@ -19,8 +19,8 @@ from off_policy import (
     ROOT,
     RULES,
     SEARCH_SEED,
-    SEARCH_STEPS,
     SEARCH_TASK,
+    SEARCHES,
     SEEDS,
     TASKS,
     read,
@@ -122,19 +122,20 @@ def results(own: Rows) -> list[str]:
 
 
 def search_table(rows: Rows) -> str:
-    """Return of every learning rate that was tried."""
-    rates = sorted({row["learning_rate"] for row in rows}, key=float)
-    lines = [["learner", *rates]]
+    """Return of every learning rate that was tried, under every condition."""
+    tried = sorted({(row["condition"], row["learning_rate"]) for row in rows}, reverse=True)
+    lines = [["learner", *(f"{condition}, {rate}" for condition, rate in tried)]]
     for rule in RULES:
         for algorithm in ALGORITHMS:
             own = {
-                row["learning_rate"]: f"{float(row['return_mean']):.0f}"
+                (row["condition"], row["learning_rate"]): f"{float(row['return_mean']):.0f}"
                 for row in select(rows, algorithm=algorithm, rule=rule)
             }
             if own:
-                lines.append([f"{algorithm} by {rule}", *(own.get(rate, "–") for rate in rates)])
-    where = f"{SEARCH_TASK}, {SEARCH_STEPS:,} steps, seed {SEARCH_SEED}"
-    return f"{table(lines)}\n\n({where}: return of {EPISODES} deterministic episodes)"
+                lines.append([f"{algorithm} by {rule}", *(own.get(key, "–") for key in tried)])
+    steps = ", ".join(f"{condition}: {count:,} steps" for condition, count in SEARCHES.items())
+    where = f"{SEARCH_TASK}, seed {SEARCH_SEED}; {steps}"
+    return f"{table(lines)}\n\n({where}; return of {EPISODES} deterministic episodes)"
 
 
 def critic_table(rows: Rows) -> str:

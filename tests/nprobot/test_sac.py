@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -260,3 +261,21 @@ def test_perturbation_finds_the_best_arm_of_a_bandit():
     model.learn(500)
     action, _ = model.predict(np.zeros(3, np.float32), deterministic=True)
     assert action[0] == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.slow
+def test_danp_swings_the_pendulum_up():
+    env = VecNormalize(make_vec_env("Pendulum-v1", 8, seed=0), gamma=0.98)
+    model = nprobot.SAC(
+        "MlpPolicy",
+        env,
+        rule="danp",
+        ent_coef="auto_0.01",
+        **{"tau": 0.02, "gamma": 0.98, "learning_starts": 500, "buffer_size": 100_000},
+        seed=0,
+        device="cpu",
+    )
+    model.learn(20_000)
+    env.training = env.norm_reward = False
+    mean, _ = evaluate_policy(model, env, 20)
+    assert mean >= -250  # a random policy gets -1200, the best ones -100 to -150
