@@ -104,12 +104,12 @@ class Algorithm:
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "ppo": Algorithm("nprobot.PPO", "sb3", COMMON | ON_POLICY | RULE, True, None, 250.0, 25.0),
+    "ppo": Algorithm("nprobot.PPO", "sb3", COMMON | ON_POLICY | RULE, True, None, 400.0, 25.0),
     "sac": Algorithm("nprobot.SAC", "sb3", COMMON | OFF_POLICY | RULE, True, None, 6000.0, 300.0),
     "td3": Algorithm("nprobot.TD3", "sb3", COMMON | OFF_POLICY | RULE, True, None, 4000.0, 250.0),
     "nrl": Algorithm("nprobot.NRL", "sb3", COMMON | NRL | RULE, True, None, 400.0),
     "sb3-ppo": Algorithm(
-        "stable-baselines3's own PPO", "sb3", COMMON | ON_POLICY, False, None, 400.0
+        "stable-baselines3's own PPO", "sb3", COMMON | ON_POLICY, False, None, 600.0
     ),
     "sb3-sac": Algorithm(
         "stable-baselines3's own SAC", "sb3", COMMON | OFF_POLICY, False, None, 6000.0
@@ -119,7 +119,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "ars": Algorithm(
         "augmented random search of sb3-contrib, linear policy",
-        *("peers", ARS, False, "sb3_contrib", 150.0),
+        *("peers", ARS, False, "sb3_contrib", 200.0),
     ),
     "cma-es": Algorithm(
         "CMA-ES of pycma, linear policy",

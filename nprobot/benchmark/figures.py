@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ LARGEST_SCORE = 2.5
 OTHERS = ("#8c564b", "#bc80bd", "#b15928", "#666600", "#4d4d4d")
 
 
-def style(learner: str, learners: Sequence[str]) -> dict[str, object]:
+def style(learner: str, learners: Sequence[str]) -> dict[str, Any]:
     """Colour and dashes of a learner: the same in every figure."""
     words = learner.replace(",", " ").split()
     colour = next((FAMILIES[word] for word in words if word in FAMILIES), None)
@@ -81,7 +82,7 @@ def profile_figure(results: Results, group: str) -> bytes:
             continue
         scores = [results.scores(task, name) for task in tasks]
         look = style(name, results.learners)
-        axes.plot(tau, profile(scores, tau), label=name, linewidth=1.6, **look)  # type: ignore[arg-type]
+        axes.plot(tau, profile(scores, tau), label=name, linewidth=1.6, **look)
         low, high = profile_interval(scores, tau)
         axes.fill_between(tau, low, high, color=str(look["color"]), alpha=0.08, linewidth=0)
     axes.axvline(1.0, color="0.35", linewidth=1, linestyle=":")
@@ -157,7 +158,7 @@ def curves_figure(results: Results, tasks: Sequence[Task], axis: str) -> bytes:
             x = np.linspace(0, min(c[0][-1] for c in curves), 60)
             y, low, high = mean_curve(curves, x)
             look = style(name, learners)
-            (line,) = axes.plot(x, y, linewidth=1.5, **look)  # type: ignore[arg-type]
+            (line,) = axes.plot(x, y, linewidth=1.5, **look)
             axes.fill_between(x, low, high, color=str(look["color"]), alpha=0.1, linewidth=0)
             handles.setdefault(name, line)
         budget = results.budget(task, axis)

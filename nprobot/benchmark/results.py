@@ -207,7 +207,9 @@ def task_of(row: Row) -> Task:
 def spent(curve: dict[str, Any], axis: str) -> Array:
     """One axis of a curve."""
     if axis == "passes":
-        return np.array(curve["forward_passes"], float) + np.array(curve["backward_passes"], float)
+        both = np.array([curve["forward_passes"], curve["backward_passes"]], float)
+        passes: Array = both.sum(axis=0)
+        return passes
     return np.array(curve[axis], float)
 
 
