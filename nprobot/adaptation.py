@@ -152,8 +152,9 @@ def make_learner(
     )
     if policy.normaliser is not None:
         known = policy.normaliser
-        env.obs_rms = FixedStatistics(shape=known.mean.shape)
-        env.obs_rms.mean, env.obs_rms.var = known.mean.copy(), known.var.copy()
+        statistics = FixedStatistics(shape=known.mean.shape)
+        statistics.mean, statistics.var = known.mean.copy(), known.var.copy()
+        env.obs_rms = statistics  # type: ignore[assignment]  # SB3's type is that of dicts
         env.epsilon, env.clip_obs = known.epsilon, known.clip
     learner = RobotLearner(
         "MlpPolicy",
@@ -257,7 +258,7 @@ def evaluate_on(
     policy: Policy, make_robot: MakeRobot, actuators: Sequence[Any], episodes: int, seed: int
 ) -> Evaluation:
     """Deterministic episodes of a policy on robots with these actuators."""
-    robots = [
+    robots: list[Env] = [
         NoisyActuators(make_robot(), actuators, seed=np.random.SeedSequence((seed, number)))
         for number in range(min(episodes, 20))
     ]

@@ -71,8 +71,8 @@ class LearningOptions:
     calibration: int = 20_000
     """The first of them, in which the policy stays as it is; at their end the faults strike."""
     noise: str = "network"
-    """Where perturbations come from: network (a noisy chip; nobody reads its noise), actuators (of
-    --hardware, seen by a noisy sensor), injected (by the learner, who knows them)."""
+    """Where perturbations come from: network (a noisy chip; nobody reads its noise), actuators
+    (their own noise, by a noisy sensor; needs --hardware), injected (by the learner)."""
     node_noise: float = 0.05
     """Standard deviation of the noise in the network, in half ranges of an action."""
     learning_rate: float = 3e-4
@@ -130,7 +130,8 @@ def main(arguments: Sequence[str]) -> int:
     tame_mujoco()
     console = Console()
     make = robot_maker(policy, options.robot.env, options.robot.env_kwargs)
-    say(console, f"{options.policy}: {', '.join(map(str, faults))} after {config.calibration:,}")
+    told = ", ".join(map(str, faults))
+    say(console, f"{options.policy}: {told} after {config.calibration:,} steps")
     with ProgressDisplay(console, config.steps) as shown:
         result = adapt(trainable, make, faults, config, observer=shown)
     save_adapted(result, out, faults, config)
