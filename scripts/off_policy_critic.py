@@ -61,6 +61,8 @@ SETTINGS = [
     Setting("anp", 3e-3),
     *(Setting("danp", 3e-3, changes={"decorrelation_lr": rate}) for rate in (1e-5, 1e-4)),
     Setting("dnp", 3e-3, changes={"feedback": True, "decorrelation_lr": 1e-4}),
+    *(Setting("danp", 3e-3, changes={"decorrelation_lr": 1e-4, "samples": k}) for k in (1, 32)),
+    Setting("danp", 1e-2, changes={"decorrelation_lr": 1e-4}),
 ]
 
 
