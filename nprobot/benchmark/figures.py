@@ -34,12 +34,17 @@ FAMILIES = {
 """Colour of a learner by the first of these words in its name; rules keep theirs for every K."""
 LARGEST_SCORE = 2.5
 """Scores beyond it would squeeze the others together; the tables have them."""
+WITH_FEEDBACK = {"NP": "#b8a800", "DNP": "#d6278f", "INP": "#7a5c00", "DINP": "#8e0152"}
+"""The same for rules with learned feedback."""
 OTHERS = ("#8c564b", "#bc80bd", "#b15928", "#666600", "#4d4d4d")
 
 
 def style(learner: str, learners: Sequence[str]) -> dict[str, Any]:
     """Colour and dashes of a learner: the same in every figure."""
     words = learner.replace(",", " ").split()
+    if "feedback" in words:
+        plain = next((word for word in words if word in WITH_FEEDBACK), "DNP")
+        return {"color": WITH_FEEDBACK[plain], "linestyle": "--" if "K = 1" in learner else "-"}
     colour = next((FAMILIES[word] for word in words if word in FAMILIES), None)
     if colour is None or words[0] not in FAMILIES:
         others = [n for n in learners if n.replace(",", " ").split()[0] not in FAMILIES]

@@ -51,15 +51,14 @@ def headline(results: Results, group: str) -> list[str]:
     ranked = [name for name in complete if name not in (base, results.random)]
     for name in ranked:
         interval = iqm_interval([results.scores(task, name) for task in tasks])
-        said.append((interval.value, f"{name} {percent(interval.value)}"))
+        said.append((interval.value, f"{name}: {percent(interval.value)}"))
     if said:
-        listed = ", ".join(text for _, text in sorted(said, reverse=True))
+        listed = "; ".join(text for _, text in sorted(said, reverse=True))
         many = f"the {len(tasks)} tasks" if len(tasks) > 1 else "one task"
-        yield_ = (
-            f"Of the distance from random to {base}, at equal environment steps and over {many}, "
-            f"the interquartile mean covers: {listed}."
-        )
-        return [yield_]
+        return [
+            f"How much of the way from random to {base} at equal environment steps, interquartile "
+            f"mean over {many}. {listed}."
+        ]
     return ["No learner has runs on all tasks yet; see the tasks one by one."]
 
 

@@ -65,7 +65,7 @@ class Suite:
         """The part of the suite that was asked for; an empty filter lets everything through.
 
         Args:
-            env: ids of environments, with or without version.
+            env: ids of environments; version and namespace may be left away.
             learner: names of learners.
             rule: learning rules; learners without a rule are left out by it.
             hardware: presets of the actuators.
@@ -76,14 +76,14 @@ class Suite:
             UnknownNameError: the suite has no such name.
         """
         runs: Iterable[RunSpec] = self.runs
-        _known("environment", env, {r.env for r in self.runs} | {_short(r.env) for r in self.runs})
+        _known("environment", env, set().union(*(_names(r.env) for r in self.runs)))
         _known("learner", learner, {run.learner for run in self.runs})
         _known("learning rule", rule, {run.rule for run in self.runs if run.rule})
         _known("hardware", hardware, {run.hardware for run in self.runs})
         runs = [
             run
             for run in runs
-            if (not env or run.env in env or _short(run.env) in env)
+            if (not env or _names(run.env) & set(env))
             and (not learner or run.learner in learner)
             and (not rule or run.rule in rule)
             and (not hardware or run.hardware in hardware)
@@ -307,8 +307,10 @@ def _known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
             raise UnknownNameError(kind, name, sorted(known))
 
 
-def _short(env: str) -> str:
-    return env.rpartition("-v")[0] or env
+def _names(env: str) -> set[str]:
+    """What an environment may be called: with and without version, with and without namespace."""
+    short = env.rpartition("-v")[0] or env
+    return {env, short, short.rpartition("/")[2]}
 
 
 def _with(run: RunSpec, **changes: Any) -> RunSpec:

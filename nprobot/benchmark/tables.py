@@ -52,7 +52,7 @@ def aggregate_table(results: Results, group: str) -> Table:
         "Normalised scores: 0 is the random policy, 1 the mean of backprop on the same task. IQM: "
         "mean of the middle half of all runs. Median: over tasks of the mean over seeds. In "
         "brackets the 95 % interval of a bootstrap that resamples seeds within each task "
-        f"({len(tasks)} tasks). P: probability that a run beats one of the other learner."
+        f"({len(tasks)} tasks); the two anchors are taken as exact. P: probability that a run beats one of the other learner."
     )
     return Table(tuple(header), tuple(rows), note)
 
@@ -70,7 +70,13 @@ def return_table(results: Results, tasks: Sequence[Task]) -> Table:
             for n in learners
         ]
         mark.add((int(np.argmax(means)), column))
-    seeds = {len(results.seeds(task, name)) for task in tasks for name in learners} - {0}
+    seeds = {
+        len(results.seeds(task, name))
+        for task in tasks
+        for name in learners
+        if name != results.random
+    }
+    seeds -= {0}
     span = " to ".join(map(str, sorted({min(seeds), max(seeds)}))) if seeds else "0"
     note = (
         "Return of the finished policy without exploration: mean over seeds ± standard deviation "

@@ -52,7 +52,7 @@ class Bench:
     out: Path | None = None
     """Folder of the rows; made, or gone on with. Left out: runs/bench-SUITE."""
     env: tuple[str, ...] = ()
-    """Only these environments."""
+    """Only these environments, with or without version."""
     rule: tuple[str, ...] = ()
     """Only learners with these rules."""
     learner: tuple[str, ...] = ()

@@ -66,9 +66,6 @@ if INSTALLED:
         """Processes of Ray that do a run now: they call themselves after their task."""
         import psutil
 
-        found = []
-        for process in psutil.process_iter(["pid", "cmdline"]):
-            title = " ".join(process.info["cmdline"] or [])
-            if title.startswith("ray::work"):
-                found.append(process.info["pid"])
-        return found
+        mine = psutil.Process().children(recursive=True)
+        titles = {child.pid: " ".join(child.cmdline()) for child in mine if child.is_running()}
+        return [pid for pid, title in titles.items() if title.startswith("ray::work")]

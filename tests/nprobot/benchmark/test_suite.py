@@ -93,6 +93,7 @@ def test_filters_select_and_refuse_what_is_not_there():
         ("Reacher-v5", "DANP, K = 8", 7, 500),
         ("Reacher-v5", "DANP, K = 1", 7, 500),
     ]
+    assert {r.env for r in suite.select(env=["ArmReach"]).runs} == {"nprobot/ArmReach-v0"}
     for filters in ({"env": ["Reecher"]}, {"learner": ["DANP"]}, {"rule": ["dinp"]}):
         with pytest.raises(UnknownNameError):
             suite.select(**filters)
