@@ -17,7 +17,7 @@ from nprobot.errors import ArchitectureError
 from nprobot.policies.networks import mlp
 from nprobot.rule import LearningRule
 from nprobot.rules import FeedbackRule, learning_rule
-from nprobot.training.checkpoint_folder import go_on_from, newest_whole
+from nprobot.training.checkpoint_folder import go_on_from, making_sense, newest_whole
 from nprobot.training.errors import ConfigError, RunNotFoundError
 from nprobot.training.files import alone
 from nprobot.training.versions import changed_since
@@ -143,7 +143,8 @@ def resume(
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
         if checkpoint is None:
             raise RunNotFoundError(f"there is no checkpoint in {folder.checkpoints}")
-        network = load(checkpoint, network).network.to(device)
+        with making_sense(checkpoint):
+            network = load(checkpoint, network).network.to(device)
         learner, objective = _learner(network, _rule(config), dataset, config)
         run = Run(learner, dataset, objective, folder, reporter)
         run.restore(checkpoint)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nprobot.envs.datasets import Split
 from nprobot.rule import LearningRule
 from nprobot.training.build import SCHEDULES
+from nprobot.training.restoring import restore_optimizer
 
 from .config import FitConfig
 from .model import Model
@@ -146,7 +147,7 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.rule.load_state_dict(state["rule"])
         self._order.set_state(state["order"])
         self.epochs = int(state["epochs"])

@@ -257,7 +257,12 @@ class Run:
         best.load_state_dict(state["best"])
         score = self.objective.score(best, self.data.validation)
         self.best = Best(best, int(state["best_epoch"]), score)
-        self.history = [dict(row) for row in state["history"]]
+        columns, history = self.history[0].keys(), [dict(row) for row in state["history"]]
+        if [row["epoch"] for row in history] != list(range(self.learner.epochs + 1)):
+            raise ValueError("the table has not a row an epoch")
+        if any(row.keys() != columns or any(map(_is_no_number, row.values())) for row in history):
+            raise ValueError("the table has other columns")
+        self.history = history
         self._alarmed = bool(state["alarmed"])
         self._elapsed_before = float(state["seconds"])
         self._started = time.perf_counter()
@@ -278,3 +283,7 @@ class Run:
             end=end,
             folder=self.folder,
         )
+
+
+def _is_no_number(value: object) -> bool:
+    return not isinstance(value, int | float)

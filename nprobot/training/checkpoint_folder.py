@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nprobot.policies.errors import ArchitectureError
+
 from .errors import DamagedRunError, ForeignRunError, NewerRunError, RunError
 from .files import storing, sync
 
@@ -158,7 +160,7 @@ def making_sense(checkpoint: Path) -> Iterator[None]:
     """
     try:
         yield
-    except RunError:
+    except (RunError, ArchitectureError):
         raise
     except Exception as error:
         raise DamagedRunError(
@@ -201,24 +203,28 @@ def _describe(path: Path, step: int) -> None:
         for file in sorted(path.iterdir())
     }
     content = {"format": FORMAT, "version": VERSION, "step": step, "files": files}
-    # Its own checksum too: a flipped bit in here is damage, not another version or another step.
-    text = json.dumps({**content, "sha256": _digest(content)}, indent=1)
-    (path / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (path / MANIFEST).write_bytes(_signed(content).encode())
+
+
+def _signed(content: dict[str, Any]) -> str:
+    """A manifest with its own checksum: a flipped bit in it is damage, not another version."""
+    return json.dumps({**content, "sha256": _digest(content)}, indent=1) + "\n"
 
 
 def _files(path: Path) -> dict[str, Any]:
     """Names, sizes and checksums of the files of a checkpoint, from a sound manifest."""
     damaged = f"checkpoint {path.name} is damaged: {MANIFEST}"
     try:
-        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        text = (path / MANIFEST).read_bytes().decode()
+        content = json.loads(text)
     except OSError as error:
         raise DamagedRunError(f"{damaged} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise DamagedRunError(f"{damaged} is not readable JSON") from error
     if not isinstance(content, dict) or "sha256" not in content:
         raise ForeignRunError(f"{path / MANIFEST} is no description of a checkpoint of nprobot")
-    stated = content.pop("sha256")
-    if stated != _digest(content):
+    del content["sha256"]
+    if text != _signed(content):
         raise DamagedRunError(f"{damaged} does not have its own checksum")
     if content.get("format") != FORMAT:
         raise ForeignRunError(f"{path / MANIFEST} has the format {content.get('format')!r}")

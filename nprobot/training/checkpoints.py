@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.save_util import recursive_getattr
 
 from nprobot.policies import policy_file
 from nprobot.policies.policy import Policy
@@ -25,8 +26,8 @@ from nprobot.policies.policy import Policy
 from .algorithms import Model, restore_memory, save_memory
 from .checkpoint_folder import making_sense, write_checkpoint
 from .errors import ArchitectureMismatchError
-from .generators import restore_generator, restore_numpy
 from .normaliser import restore_normaliser, save_normaliser
+from .restoring import restore_generator, restore_numpy, restore_optimizer
 from .state import load_state, save_state
 
 STATE = "training"
@@ -114,7 +115,13 @@ def restore(model: Model, state: Mapping[str, Any]) -> None:
     vector = model.get_vec_normalize_env()
     assert vector is not None, "a run always has its normaliser"
     check_architecture(model, state["parameters"]["policy"])
-    model.set_parameters(state["parameters"])
+    for name in model._get_torch_save_params()[0]:
+        part: Any = recursive_getattr(model, name)
+        saved = state["parameters"][name]
+        if isinstance(part, torch.optim.Optimizer):
+            restore_optimizer(part, saved)
+        else:
+            part.load_state_dict(saved, strict=True)
     restore_memory(model, state["memory"])
     model.rule.load_state_dict(state["rule"])
     restore_normaliser(vector, state["normaliser"])

@@ -18,7 +18,13 @@ from nprobot.training import checkpoints, session
 from nprobot.training.build import SCHEDULES, build_model, learning_rates, resolve, schedule_name
 from nprobot.training.checkpoint_folder import numbered
 from nprobot.training.checkpoints import load_checkpoint, training_state
-from nprobot.training.config import AlgorithmOptions, LearningOptions, NetworkOptions, RunConfig
+from nprobot.training.config import (
+    ALGORITHMS,
+    AlgorithmOptions,
+    LearningOptions,
+    NetworkOptions,
+    RunConfig,
+)
 from nprobot.training.errors import (
     ConfigError,
     DamagedRunError,
@@ -127,13 +133,14 @@ class TestFolder:
         config = written["config"]
         assert written["command"] == "nprobot train --seed 3"
         assert config["algorithm"]["n_steps"] == 64
-        used = {**config, **config["algorithm"], **config["learning"], **config["network"]}
+        own = {name: config["algorithm"][name] for name in ALGORITHMS["ppo"]}
+        used = {**config, **own, **config["learning"], **config["network"]}
         assert used["gamma"] == 0.99
         assert used["activation"] == "tanh"
         unset = {name for name, value in used.items() if value is None}
         assert unset <= {
             *("stop_at", "evaluate_every", "target_kl", "max_grad_norm", "hardware"),
-            "alignment_every",
+            *("sensor", "alignment_every"),
         }
         packages = {"python", "nprobot", "torch", "mujoco", "gymnasium", "numpy"}
         assert packages < set(written["sessions"][0]["versions"])

@@ -53,9 +53,7 @@ def sign(path, **changes):
     if changes:
         content = json.loads((path / MANIFEST).read_text())
         del content["sha256"]
-        content |= changes
-        content["sha256"] = checkpoint_folder._digest(content)
-        (path / MANIFEST).write_text(json.dumps(content))
+        (path / MANIFEST).write_bytes(checkpoint_folder._signed(content | changes).encode())
 
 
 def damage(content, kind, place, value):
@@ -102,6 +100,8 @@ class TestDamaged:
     @relaxed
     @given(DAMAGES)
     @example(("checkpoint.json", "cut", 0, 0))
+    @example(("checkpoint.json", "longer", 0, 9))  # a tab, which JSON does not mind
+    @example(("checkpoint.json", "flipped", 1, 6))  # another kind of line end
     def test_any_byte_of_any_file(self, run, tmp_path_factory, damaged):
         fall_back(self.checkpoints(run, tmp_path_factory), *damaged)
 

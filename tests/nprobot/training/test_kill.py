@@ -41,7 +41,7 @@ class Victim:
 
     def arguments(self):
         if (self.path / "config.json").exists():
-            return ["train", "--resume", self.path]
+            return [self.command[0], "--resume", self.path]
         return [*self.command, "--out", self.path]
 
     def kill_before_write(self, number):

@@ -16,6 +16,7 @@ from nprobot.training import callback, session
 from nprobot.training.config import LearningOptions
 from nprobot.training.errors import ConfigError, RunBusyError
 from nprobot.training.evaluation import evaluate
+from nprobot.training.files import alone
 from nprobot.training.run_folder import RunFolder
 from nprobot.training.runner import resume, train
 from nprobot.training.state import load_state
@@ -204,7 +205,7 @@ class TestEnd:
 
 
 def test_two_processes_do_not_train_one_run(copy):
-    with RunFolder.open(copy).alone(), pytest.raises(RunBusyError, match="another process"):
+    with alone(copy), pytest.raises(RunBusyError, match="another process"):
         resume(copy)
 
 
