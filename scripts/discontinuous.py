@@ -31,12 +31,15 @@ from torch import nn
 
 import nprobot
 from nprobot.policies.activations import Quantised, Sign, StraightThrough
+from nprobot.policies.hardware import put_on_chip
 
 TABLE = rows.ROOT / "results" / "discontinuous" / "rows.csv"
 CURVES = TABLE.with_name("curves.csv")
 FIGURE = rows.FIGURES / "discontinuous.png"
 TASK, STEPS, ROBOTS, SEEDS, EPISODES = "InvertedPendulum-v5", 80_000, 8, (0, 1, 2), 20
 HIDDEN = [16, 16]
+NODE_NOISE = 0.1
+"""Of the chip that DANP and NRL learn and run on; BP has a silent digital network."""
 EVERY = 2_000
 """Steps between two points of a curve."""
 UNITS: dict[str, Callable[[], nn.Module]] = {"sign": Sign, "3 bits": Quantised}
@@ -49,6 +52,7 @@ class Way:
     about: str
     learner: Callable[..., Any]
     settings: dict[str, Any] = field(default_factory=dict)
+    chip: bool = False
     surrogate: bool = False
 
 
@@ -60,11 +64,16 @@ BP: dict[str, Any] = {
 }
 WAYS = {
     "DANP-PPO": Way(
-        "node perturbation, σ = 0.1, K = 8: noise flips units, and that shows",
+        "from hidden node noise of 0.1, nine noisy passes",
         nprobot.PPO,
-        {"rule": "danp", "rule_kwargs": {"sigma": 0.1}, "n_steps": 256},
+        {"rule": "danp", "n_steps": 256},
+        chip=True,
     ),
-    "NRL": Way("from hidden node noise of 0.1, on-line", nprobot.NRL, {"node_noise": 0.1}),
+    "NRL": Way(
+        "from hidden node noise of 0.1, on-line, two noisy passes",
+        nprobot.NRL,
+        {"node_noise": NODE_NOISE},
+    ),
     "BP-PPO": Way("plain backpropagation: the hidden layers' gradients are 0", nprobot.PPO, BP),
     "BP-PPO, straight-through": Way(
         "backpropagation with a straight line for a derivative: the bound",
@@ -101,6 +110,9 @@ def run(units: str, name: str, seed: int) -> tuple[dict[str, object], list[dict[
         "MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **way.settings
     )
     smooth_critic(model.policy)
+    if way.chip:
+        policy_net = [model.policy.mlp_extractor.policy_net, model.policy.action_net]
+        put_on_chip(nn.ModuleList(policy_net), NODE_NOISE, seed=1_000 + seed)
     before = hidden_weights(model.policy)
     curve = Curve()
     start = time.process_time()
