@@ -105,7 +105,7 @@ def work(connection: Connection, values: dict[str, Any]) -> None:
     """What the process of a run does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this
     threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()
-    from .execute import execute
+    from .execution import execute
 
     last = time.monotonic()
 

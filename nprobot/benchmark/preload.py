@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import nprobot.benchmark.execute
+import nprobot.benchmark.execution
 import nprobot.benchmark.fits
 import nprobot.benchmark.peers
 import nprobot.benchmark.sb3  # noqa: F401

@@ -67,6 +67,6 @@ def work(values: dict[str, Any]) -> dict[str, Any]:
     import os
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from .execute import execute
+    from .execution import execute
 
     return execute(RunSpec.from_dict(values))

@@ -9,12 +9,10 @@ import numpy as np
 import stable_baselines3
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
-from typing_extensions import override
 
 from nprobot.algorithms.nrl import NRL
 from nprobot.algorithms.ppo import PPO
@@ -58,7 +56,8 @@ def run(spec: RunSpec, recorder: Recorder) -> Ledger:
     spending = Spending(model, spec)
     predict = predictor(model, env)
     recorder.start(spending.ledger(), predict)
-    model.learn(spec.steps, Follow(recorder, spending, predict))
+    watch(model, recorder, spending, predict)
+    model.learn(spec.steps)
     check_finite(model)
     spent = recorder.finish(spending.ledger(), predict)
     env.close()
@@ -183,26 +182,23 @@ class Spending:
         return counted
 
 
-class Follow(BaseCallback):
-    """Adds points to the curve between two updates, and stops a policy that lost its numbers."""
+def watch(model: BaseAlgorithm, recorder: Recorder, spending: Spending, predict: Predict) -> None:
+    """Add points to the curve between two updates, and stop a policy that lost its numbers.
 
-    def __init__(self, recorder: Recorder, spending: Spending, predict: Predict) -> None:
-        super().__init__()
-        self._recorder = recorder
-        self._spending = spending
-        self._predict = predict
+    Not by a callback: SB3 calls those inside `collect_rollouts`, whose products are counted.
+    """
+    ours: Any = model
+    collect = ours.collect_rollouts
 
-    @override
-    def _on_rollout_start(self) -> None:
-        steps = self.model.num_timesteps
+    def collect_rollouts(*args: Any, **kwargs: Any) -> object:
+        steps = model.num_timesteps
         if steps:  # the point at 0 is there
-            if not isinstance(self.model, OffPolicyAlgorithm):
-                check_finite(self.model)
-            self._recorder.pass_by(self._spending.ledger, steps, self._predict)
+            if not spending.off_policy:
+                check_finite(model)
+            recorder.pass_by(spending.ledger, steps, predict)
+        return collect(*args, **kwargs)
 
-    @override
-    def _on_step(self) -> bool:
-        return True
+    ours.collect_rollouts = collect_rollouts
 
 
 def check_finite(model: BaseAlgorithm) -> None:

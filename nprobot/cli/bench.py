@@ -12,8 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from nprobot.benchmark.bench import Plan, bench, check, estimate, plan
 from nprobot.benchmark.rows import DONE, FAILED
+from nprobot.benchmark.running import Plan, bench, check, estimate, plan
 from nprobot.benchmark.store import ROWS, latest, parse
 from nprobot.benchmark.suite import SHIPPED, Suite, load
 from nprobot.training.errors import ConfigError

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from nprobot.benchmark.findings import headline
-from nprobot.benchmark.report import report
+from nprobot.benchmark.reporting import report
 
 from .console import say
 from .exit_codes import DONE

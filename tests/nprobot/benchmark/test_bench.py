@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from nprobot.benchmark import bench as bench_module
-from nprobot.benchmark.bench import bench, estimate, plan
+from nprobot.benchmark import running
 from nprobot.benchmark.engine import Event, Processes
 from nprobot.benchmark.errors import SuiteError
-from nprobot.benchmark.execute import execute
+from nprobot.benchmark.execution import execute
+from nprobot.benchmark.running import bench, estimate, plan
 from nprobot.benchmark.spec import RunSpec
 from nprobot.benchmark.store import ROWS, Store, parse, read
 from nprobot.benchmark.suite import load
@@ -233,4 +233,14 @@ def test_estimates_grow_with_the_work():
     by = {(run.env, run.learner): estimate(run) for run in suite.runs}
     assert by["Hopper-v5", "NP, K = 8"] > by["Hopper-v5", "NP, K = 1"]
     assert by["Hopper-v5", "BP"] > by["InvertedPendulum-v5", "BP"]
-    assert set(bench_module.ENV_MICROSECONDS) >= {"Hopper", "Reacher"}
+    assert set(running.ENV_MICROSECONDS) >= {"Hopper", "Reacher"}
+
+
+def test_public_names_can_be_imported():
+    from nprobot import benchmark
+
+    for name in benchmark.__all__:
+        assert getattr(benchmark, name) is not None
+        assert name in dir(benchmark)
+    with pytest.raises(AttributeError, match="nonsense"):
+        benchmark.nonsense  # noqa: B018

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from nprobot.benchmark.bench import bench
 from nprobot.benchmark.errors import MissingPackageError
 from nprobot.benchmark.ray_engine import Ray
+from nprobot.benchmark.running import bench
 from nprobot.benchmark.store import read
 from nprobot.benchmark.suite import load
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nprobot.benchmark.findings import by_task, caveats, headline
-from nprobot.benchmark.report import report
+from nprobot.benchmark.reporting import report
 from nprobot.benchmark.results import Results
 from nprobot.benchmark.store import Store
 
