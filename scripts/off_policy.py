@@ -39,8 +39,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "off_policy"
 TASKS: dict[str, tuple[int, int, int]] = {
     "Pendulum-v1": (20_000, 1, 1),
-    "InvertedPendulum-v5": (20_000, 1, 1),
-    "Reacher-v5": (100_000, 4, 1),
+    "InvertedPendulum-v5": (20_000, 1, 2),
+    "Reacher-v5": (100_000, 2, 1),
 }
 """Environment steps, `train_freq` and `gradient_steps`."""
 RULES: dict[str, dict[str, Any]] = {
