@@ -113,7 +113,8 @@ def load(name: str) -> Suite:
     if not path.is_file():
         hint = f"Shipped: {', '.join(SHIPPED)}; or the path of a .toml file."
         raise UnknownNameError("suite", name, SHIPPED, hint)
-    return parse(path.read_text("utf-8"), name)
+    # Its name alone: rows are given away, and where a file lay is nobody's business.
+    return parse(path.read_text("utf-8"), path.name)
 
 
 def parse(text: str, name: str) -> Suite:

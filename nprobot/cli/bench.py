@@ -27,6 +27,9 @@ from .options import parse as parse_options
 if TYPE_CHECKING:
     from nprobot.benchmark.engine import Engine
 
+WIDEST = 200
+"""Columns of text that no table here exceeds."""
+
 HELP = """\
 Run a benchmark: learners x tasks x seeds, each run one row of results with its
 curve and everything it spent. Stopped, or killed, it goes on where it was when
@@ -150,7 +153,8 @@ def show_plan(console: Console, suite: Suite, todo: Plan, out: Path) -> None:
         env, hardware, steps, learner = cell
         some = " ".join(map(str, seeds[:6])) + (" …" if len(seeds) > 6 else "")
         table.add_row(env, hardware, f"{steps:,}", learner, some, str(left[cell]))
-    console.print(table, highlight=False, markup=False)
+    # Names are for copying: rather a line too long for the window than a name cut short.
+    Console(width=WIDEST).print(table, highlight=False, markup=False)
     introduce(console, suite, todo, out)
 
 

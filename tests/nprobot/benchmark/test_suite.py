@@ -86,6 +86,14 @@ def test_a_bad_file_is_refused_with_the_key_and_what_is_allowed(text, message):
         parse(text, "mine.toml")
 
 
+def test_a_file_is_known_by_its_name_and_not_by_where_it_lies(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TASK + LEARNER)
+    suite = load(str(path))
+    assert suite.name == "mine.toml"
+    assert str(tmp_path) not in suite.runs[0].command(suite.name)
+
+
 def test_filters_select_and_refuse_what_is_not_there():
     suite = load("core")
     some = suite.select(env=["Reacher"], rule=["danp"], seeds=[7], steps=500)
