@@ -221,7 +221,8 @@ def test_a_dry_run_and_the_list_of_suites(tmp_path, capfd):
     assert all(name in listed for name in ("smoke", "core", "full", "hardware", "regression"))
     out = tmp_path / "never"
     assert main(["bench", "core", "--dry-run", "--out", str(out), "--env", "Hopper"]) == 0
-    assert "61 runs to do" in capfd.readouterr().out
+    hopper = len(load("core").select(env=["Hopper"]).runs)
+    assert f"{hopper} runs to do" in capfd.readouterr().out
     assert not out.exists()
     assert main(["bench", "corre"]) == 2
     assert "did you mean core" in capfd.readouterr().err
