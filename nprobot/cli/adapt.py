@@ -17,10 +17,10 @@ from nprobot.adaptation_faults import KINDS, Fault, check_actuators, usual_fault
 from nprobot.deploy.controller import DeployablePolicy
 from nprobot.deploy.policies import load_policy
 from nprobot.deploy.robot import make_robot
+from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import SECONDS_BETWEEN_LINES, facts, say
 from .exit_codes import DONE, INTERRUPTED
-from .mujoco_messages import tame_mujoco
 from .options import parse
 
 if TYPE_CHECKING:

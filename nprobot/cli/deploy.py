@@ -29,12 +29,12 @@ from nprobot.deploy.robot import Robot, check_rate, make_robot
 from nprobot.deploy.safe_actions import Damping, Hold, SafeAction, Zero
 from nprobot.deploy.safety import MISSED_DEADLINES, Safety
 from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
+from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import say
 from .deploy_adapt import AdaptOptions, adapt_on_robot
 from .deploy_table import FlightDisplay, summary
 from .exit_codes import DONE, FAILED, INTERRUPTED
-from .mujoco_messages import tame_mujoco
 from .options import parse
 
 HELP = """\

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from nprobot.deploy.controller import DeployablePolicy
 from nprobot.training.errors import ConfigError
+from nprobot.training.mujoco_messages import tame_mujoco
 
 from .adapt import ProgressDisplay, default_folder, show
 from .console import say
 from .exit_codes import DONE, INTERRUPTED
-from .mujoco_messages import tame_mujoco
 
 if TYPE_CHECKING:
     from nprobot.training.environments import Env

@@ -26,10 +26,10 @@ from nprobot.training.environments import (
     newest_versions,
 )
 from nprobot.training.errors import EnvironmentUnavailableError
+from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import say
 from .exit_codes import DONE
-from .mujoco_messages import tame_mujoco
 from .options import parse
 
 FAMILIES = ("nprobot.", "gymnasium.envs.mujoco.", "gymnasium.envs.classic_control.")

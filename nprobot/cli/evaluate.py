@@ -17,11 +17,11 @@ from rich.console import Console
 from nprobot.policies import policy_file
 from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.evaluation import Evaluation, evaluate, record
+from nprobot.training.mujoco_messages import tame_mujoco
 from nprobot.training.run_folder import find_policy
 
 from .console import facts, say
 from .exit_codes import DONE
-from .mujoco_messages import tame_mujoco
 from .options import parse
 
 ARM_TRACK = "nprobot/ArmTrack-v0"

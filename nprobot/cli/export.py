@@ -11,10 +11,10 @@ import tyro
 from rich.console import Console
 
 from nprobot.deploy.export import EPISODES, export_run
+from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import facts, say
 from .exit_codes import DONE
-from .mujoco_messages import tame_mujoco
 from .options import parse
 
 HELP = """\

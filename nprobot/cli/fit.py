@@ -16,11 +16,11 @@ from nprobot.regression.config import FitConfig
 from nprobot.regression.folder import FitFolder, default_path, refuse_existing
 from nprobot.regression.sources import Source
 from nprobot.training.errors import ConfigError
+from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import duration, facts, say
 from .exit_codes import DONE, INTERRUPTED
 from .fit_display import FitBar, FitLines, error_table, fit_display, interruptible
-from .mujoco_messages import tame_mujoco
 from .options import parse
 
 if TYPE_CHECKING:

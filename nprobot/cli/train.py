@@ -15,11 +15,11 @@ from nprobot.defaults import TUNED, choose, fill
 from nprobot.training.config import RunConfig
 from nprobot.training.environments import find_spec
 from nprobot.training.errors import ConfigError
+from nprobot.training.mujoco_messages import tame_mujoco
 from nprobot.training.run_folder import RunFolder, refuse_existing
 
 from .console import display, duration, facts, say, title
 from .exit_codes import INTERRUPTED
-from .mujoco_messages import tame_mujoco
 from .options import parse
 
 if TYPE_CHECKING:

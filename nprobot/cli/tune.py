@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from nprobot.training.environments import check_spaces, find_spec, make
+from nprobot.training.mujoco_messages import tame_mujoco
 from nprobot.tuning.config import TuneConfig
 from nprobot.tuning.study import Outcome, refuse_unwritable, require_optuna, search
 
 from .console import facts, say
 from .exit_codes import DONE, INTERRUPTED
-from .mujoco_messages import tame_mujoco
 from .options import parse
 
 if TYPE_CHECKING:

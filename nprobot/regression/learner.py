@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nprobot.envs.datasets import Split
 from nprobot.rule import LearningRule
 from nprobot.training.build import SCHEDULES
-from nprobot.training.restoring import restore_optimizer
+from nprobot.training.state import restore_optimizer
 
 from .config import FitConfig
 from .model import Model

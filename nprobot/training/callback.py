@@ -19,12 +19,11 @@ from .checkpoints import save_checkpoint
 from .episodes import save_episodes
 from .errors import NonFiniteError
 from .evaluation import Evaluation, evaluate
-from .normaliser import check_normaliser
 from .reporting import Progress, Reporter
 from .run_folder import RunFolder
 from .run_log import RunLog
 from .seeds import Seeds
-from .vector import side_by_side
+from .vector import check_normaliser, side_by_side
 from .versions import versions
 
 NEWS_INTERVAL = 64

@@ -26,9 +26,9 @@ from nprobot.policies.policy import Policy
 from .algorithms import Model, restore_memory, save_memory
 from .checkpoint_folder import making_sense, write_checkpoint
 from .errors import ArchitectureMismatchError
-from .normaliser import restore_normaliser, save_normaliser
-from .restoring import restore_generator, restore_numpy, restore_optimizer
-from .state import load_state, save_state
+from .generators import restore_generator, restore_numpy
+from .state import load_state, restore_optimizer, save_state
+from .vector import restore_normaliser, save_normaliser
 
 STATE = "training"
 

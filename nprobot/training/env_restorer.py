@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .env_recorder import MAPPINGS, SEQUENCES, Node, is_plain, members, saves_itself, type_name
 from .errors import EnvironmentStateError
-from .restoring import restore_generator
+from .generators import restore_generator
 from .simulator_state import is_model, is_simulation, restore_model, restore_simulation
 
 _ABSENT = object()

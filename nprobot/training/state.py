@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,26 @@ def from_bytes(description: bytes, tensors: bytes) -> Any:  # noqa: ANN401
     return _decode(json.loads(description), safetensors.torch.load(tensors))
 
 
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Set the state of an optimiser.
+
+    Raises:
+        ValueError: it is no state of that optimiser with these parameters.
+    """
+    settings = [_kinds(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    if [_kinds(group) for group in optimizer.param_groups] != settings:
+        raise ValueError("the optimiser has other settings than the saved one")
+    names = _STATES.get(type(optimizer))
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            saved = optimizer.state.get(parameter, {})
+            if saved and names is not None and saved.keys() != names:
+                raise ValueError(f"the saved optimiser remembers {', '.join(map(str, saved))}")
+            if any(tuple(value.shape) not in ((), parameter.shape) for value in saved.values()):
+                raise ValueError("the saved optimiser is of parameters of another shape")
+
+
 def _encode(value: object, path: str, tensors: dict[str, torch.Tensor]) -> object:
     if isinstance(value, torch.Tensor | np.ndarray):
         # Its own memory: tensors that share it cannot be saved.
@@ -120,3 +141,19 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> object:  # noqa: AN
 
 def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
+
+
+_STATES: dict[type[torch.optim.Optimizer], set[str]] = {
+    cls: {"step", "exp_avg", "exp_avg_sq"} for cls in (torch.optim.Adam, torch.optim.AdamW)
+}
+"""What optimisers remember of a parameter, where that is known."""
+
+
+def _kinds(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of an optimiser's settings, and of what kind they are: a number, a flag, several."""
+    numbers = (int, float)
+    return {
+        name: "number" if type(value) in numbers else type(value)
+        for name, value in group.items()
+        if name != "params"
+    }
