@@ -9,14 +9,17 @@ import stable_baselines3
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 import nprobot
+from nprobot.algorithms.off_policy_losses import SoftActionValue, squashed_gaussian
 from nprobot.errors import ArchitectureError, RuleError
-from nprobot.policies import is_decorrelated
+from nprobot.policies import is_decorrelated, load_trusted_sb3_zip
+from nprobot.policies.off_policy_networks import FrozenCritic
 
 from .off_policy_helpers import ALL_RULES, Toy, no_backward, ours_by_bp, passes_of, small, weights
 
@@ -84,6 +87,27 @@ def test_perturbation_rules_learn_without_a_backward_pass(name):
     # that judge it. Three layer calls in a Q network, four in the actor.
     actor, value = (8, 6) if name.endswith("inp") else (2, 2)
     assert model.rule.forward_passes == 40 * 16 * (3 + 2 * (1 + value) + (1 + actor) * 3)
+
+
+def test_all_passes_of_a_sample_share_its_draw():
+    """The loss judges what perturbation does to an action, not what another draw would do."""
+    model = nprobot.SAC("MlpPolicy", "Pendulum-v1", rule="danp", **small(seed=0))
+    critic = FrozenCritic(model.critic, torch.randn(6, 3))
+    loss = SoftActionValue(critic, torch.randn(6, 1), torch.tensor(0.3))
+    mean, log_std = torch.randn(6, 1), torch.randn(6, 1)
+    clean = loss((mean, log_std))
+    torch.testing.assert_close(
+        loss((mean.expand(4, 6, 1), log_std.expand(4, 6, 1))), clean.expand(4, 6)
+    )
+
+
+def test_density_of_squashed_actions_is_sb3s():
+    mean, log_std, noise = torch.randn(3, 6, 2)
+    actions, log_prob = squashed_gaussian((mean, log_std), noise)
+    theirs = SquashedDiagGaussianDistribution(2).proba_distribution(mean, log_std)
+    unsquashed = mean + log_std.exp() * noise
+    torch.testing.assert_close(actions, unsquashed.tanh())
+    torch.testing.assert_close(log_prob, theirs.log_prob(actions, unsquashed))
 
 
 def test_dbp_trains_decorrelated_layers_by_backprop():
@@ -182,6 +206,8 @@ def test_save_load_predict_and_go_on(tmp_path):
     observation = env.reset()
     action, _ = model.predict(observation, deterministic=True)
     assert np.array_equal(action, twin.predict(observation, deterministic=True)[0])
+    deployed = load_trusted_sb3_zip(tmp_path / "model.zip", nprobot.SAC)
+    assert deployed.predict(observation[0]) == pytest.approx(action[0], abs=1e-5)
     before = weights(twin)
     twin.learn(60, reset_num_timesteps=False)
     assert not torch.equal(before, weights(twin))
