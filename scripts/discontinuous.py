@@ -1,8 +1,9 @@
 """Policies of units that jump, which no gradient gets past: raw rows, figure and table.
 
-InvertedPendulum-v5 is controlled by a network whose hidden units are signs, or have 3 bits. Their
-derivative is zero wherever it exists; so plain backpropagation trains the last layer alone, on
-whatever the others happen to compute. The critic, which no robot carries, has tanh units for all.
+InvertedPendulum-v5 is controlled by a network whose hidden units are signs, or have 3 bits, or in
+which the outputs have 3 bits, too. Their derivative is zero wherever it exists; so plain
+backpropagation trains the last layer alone, on whatever the others happen to compute, and where the
+outputs jump it trains nothing. The critic, which no robot carries, has tanh units for all.
 A run that has its row is not repeated.
 
     python scripts/discontinuous.py run       # rows.csv and curves.csv in results/discontinuous/
@@ -42,7 +43,12 @@ NODE_NOISE = 0.1
 """Of the chip that DANP and NRL learn and run on; BP has a silent digital network."""
 EVERY = 2_000
 """Steps between two points of a curve."""
-UNITS: dict[str, Callable[[], nn.Module]] = {"sign": Sign, "3 bits": Quantised}
+UNITS: dict[str, Callable[[], nn.Module]] = {
+    "sign": Sign,
+    "3 bits": Quantised,
+    "3 bits, outputs too": Quantised,
+}
+OUTPUTS_TOO = "3 bits, outputs too"
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ def run(units: str, name: str, seed: int) -> tuple[dict[str, object], list[dict[
         "MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **way.settings
     )
     smooth_critic(model.policy)
+    if units == OUTPUTS_TOO:
+        make_outputs_jump(model, policy["activation_fn"])
     if way.chip:
         policy_net = [model.policy.mlp_extractor.policy_net, model.policy.action_net]
         put_on_chip(nn.ModuleList(policy_net), NODE_NOISE, seed=1_000 + seed)
@@ -148,6 +156,16 @@ def smooth_critic(policy: Any) -> None:  # noqa: ANN401 - of PPO or NRL
             critic[number] = nn.Tanh()
 
 
+def make_outputs_jump(model: Any, unit: Callable[[], nn.Module]) -> None:  # noqa: ANN401
+    """Put a unit behind the last layer of the actor: actions have as many values as it has."""
+    if hasattr(model.policy, "action_net"):
+        model.policy.action_net = nn.Sequential(model.policy.action_net, unit())
+        if model.rule.name != "bp":
+            model.actor.head = model.policy.action_net
+    else:
+        model.policy.actor.append(unit())
+
+
 def hidden_weights(policy: Any) -> torch.Tensor:  # noqa: ANN401
     """The weights before the actor's hidden units, in one vector."""
     actor = policy.actor if hasattr(policy, "actor") else policy.mlp_extractor.policy_net
@@ -174,7 +192,7 @@ def report() -> None:
     import matplotlib.pyplot as plt
 
     found, curves = rows.read(TABLE), rows.read(CURVES)
-    figure, axes = plt.subplots(1, len(UNITS), figsize=(10, 4), sharey=True)
+    figure, axes = plt.subplots(1, len(UNITS), figsize=(12.5, 3.8), sharey=True)
     for axis, units in zip(axes, UNITS, strict=True):
         for number, name in enumerate(WAYS):
             for seed in SEEDS:
@@ -188,7 +206,7 @@ def report() -> None:
                     axis.plot(*zip(*points, strict=True), lw=1.3, color=f"C{number}", label=label)
         threshold = gymnasium.spec(TASK).reward_threshold
         axis.axhline(threshold, color="grey", ls=":", lw=1)
-        axis.set_title(f"{HIDDEN[0]}-{HIDDEN[1]} units of {units}", size=11)
+        axis.set_title(f"units: {units}", size=11)
         axis.set_xlabel("environment steps (thousands)")
         axis.grid(alpha=0.25)
     axes[0].set_ylabel(f"return of training episodes, {TASK}")
@@ -201,7 +219,7 @@ def report() -> None:
 def table(found: list[dict[str, str]]) -> list[str]:
     """The section as Markdown."""
     lines = [
-        "![Return over steps with sign units and 3-bit units](figures/discontinuous.png)",
+        "![Return over steps with units that jump](figures/discontinuous.png)",
         "",
         "| learner | what it is | " + " | ".join(f"{u}: return, each seed" for u in UNITS) + " |",
         "|---|---|" + "---|" * len(UNITS),
