@@ -21,7 +21,6 @@ from off_policy import (
     SEARCH_SEED,
     SEARCH_TASK,
     SEARCHES,
-    SEEDS,
     TASKS,
     read,
 )
@@ -46,8 +45,12 @@ def report() -> None:
 def draw(curves: Rows) -> None:
     """Return over steps, mean over seeds and the range between them."""
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(1, len(TASKS), figsize=(13, 4.2), layout="constrained")
-    for axis, task in zip(axes, TASKS, strict=True):
+    tasks = [task for task in TASKS if select(curves, task=task)]
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(4.4 * len(tasks), 4.2), layout="constrained", squeeze=False
+    )
+    axes = panels[0]
+    for axis, task in zip(axes, tasks, strict=True):
         for rule, colour in COLOURS.items():
             for algorithm, line in LINES.items():
                 runs = defaultdict(list)
@@ -67,8 +70,8 @@ def draw(curves: Rows) -> None:
         axis.set_ylim(bottom=FLOORS.get(task))
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("return of training episodes (with exploration)")
-    axes[-1].legend(loc="lower right", fontsize=8)
-    figure.suptitle(f"SAC and TD3: mean and range of {len(SEEDS)} seeds", size=12)
+    axes[0].legend(loc="lower right", fontsize=8)
+    figure.suptitle("SAC and TD3 by backpropagation and by perturbation: mean and range of seeds")
     figure.savefig(FIGURE, dpi=130)
     plt.close(figure)
 
