@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
@@ -86,7 +87,10 @@ def learning_rates(options: LearningOptions, default: Schedule) -> Schedule:
     First value and shape are separate options: each that is left open is the algorithm's own.
     """
     start = options.learning_rate or float(default(1.0))
-    if options.lr_schedule is None:
+    if options.lr_schedule == "linear":
+        # As SB3 computes it, so that a default that is written out is the same to the last digit.
+        default = LinearSchedule(start, 0.0, 1.0)
+    if options.lr_schedule in (None, "linear"):
         return lambda remaining: start * default(remaining) / default(1.0)
     share = SCHEDULES[options.lr_schedule]
     return lambda remaining: start * share(remaining)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.utils import LinearSchedule
 
 from nprobot.policies import policy_file
 from nprobot.training import checkpoints, session
@@ -446,3 +447,11 @@ def test_table_takes_new_columns(tmp_path):
         stream.write("4,")  # torn
     ProgressTable(file, 2).write({STEPS: 3, "b": 2.5}, {})
     assert column(read_table(file), "b") == ([1, 3], [0.5, 2.5])
+
+
+def test_a_default_that_is_written_out_is_the_same_to_the_last_digit():
+    """Or a run from its `config.json` would drift away from the run that wrote it."""
+    default = LinearSchedule(3e-3, 0.0, 1.0)
+    silent = learning_rates(LearningOptions(), default)
+    written = learning_rates(LearningOptions(learning_rate=3e-3, lr_schedule="linear"), default)
+    assert all(silent(i / 977) == written(i / 977) for i in range(978))
