@@ -104,8 +104,9 @@ def test_from_every_checkpoint(run, tmp_path, tools, steps):
         {"env": "Reacher-v5", "hardware": "worn-gearbox", "learning": COSINE},
         {"env": "nprobot/ArmTrack-v0", "rule": "dbp", "steps": 256},
         {"env": "Tests/Opaque-v0"},
+        {"env": "Pendulum-v1", "rule": "dnp", "learning": LearningOptions(feedback=True)},
     ],
-    ids=lambda options: options["env"],
+    ids=lambda options: options["env"] + options.get("rule", ""),
 )
 def test_other_environments(tmp_path, tools, options):
     config = dataclasses.replace(tools.SMALL, **{"steps": 384, "evaluate_every": None, **options})
