@@ -50,7 +50,7 @@ def test_bp_defaults_are_sb3s():
 
 @pytest.mark.parametrize("settings", [{}, {"policy_delay": 3}, {"n_steps": 3}])
 def test_our_loop_with_exact_gradients_is_sb3s(settings):
-    arguments = exploring(seed=1, gradient_steps=2, **settings)
+    arguments = exploring(seed=1, gradient_steps=2, learning_rate=1e-3, **settings)
     env = make_vec_env("Pendulum-v1", 1, seed=1)
     theirs = stable_baselines3.TD3("MlpPolicy", env, **arguments).learn(60)
     env = make_vec_env("Pendulum-v1", 1, seed=1)
