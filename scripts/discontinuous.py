@@ -60,6 +60,7 @@ class Way:
     settings: dict[str, Any] = field(default_factory=dict)
     chip: bool = False
     surrogate: bool = False
+    steps: int = STEPS
 
 
 BP: dict[str, Any] = {
@@ -79,6 +80,7 @@ WAYS = {
         "from hidden node noise of 0.1, on-line, two noisy passes",
         nprobot.NRL,
         {"node_noise": NODE_NOISE},
+        steps=150_000,
     ),
     "BP-PPO": Way("plain backpropagation: the hidden layers' gradients are 0", nprobot.PPO, BP),
     "BP-PPO, straight-through": Way(
@@ -124,7 +126,7 @@ def run(units: str, name: str, seed: int) -> tuple[dict[str, object], list[dict[
     before = hidden_weights(model.policy)
     curve = Curve()
     start = time.process_time()
-    model.learn(STEPS, callback=curve)
+    model.learn(way.steps, callback=curve)
     seconds = time.process_time() - start
     moved = float((hidden_weights(model.policy) - before).norm())
     env.training = env.norm_reward = False
@@ -134,7 +136,7 @@ def run(units: str, name: str, seed: int) -> tuple[dict[str, object], list[dict[
         "units": units,
         "way": name,
         "seed": seed,
-        "steps": STEPS,
+        "steps": way.steps,
         "return_mean": round(fmean(returns), 2),  # type: ignore[arg-type]
         "return_min": min(returns),  # type: ignore[type-var]
         "episodes": EPISODES,
@@ -221,8 +223,10 @@ def table(found: list[dict[str, str]]) -> list[str]:
     lines = [
         "![Return over steps with units that jump](figures/discontinuous.png)",
         "",
-        "| learner | what it is | " + " | ".join(f"{u}: return, each seed" for u in UNITS) + " |",
-        "|---|---|" + "---|" * len(UNITS),
+        "| learner | what it is | steps | "
+        + " | ".join(f"{u}: return, each seed" for u in UNITS)
+        + " |",
+        "|---|---|---|" + "---|" * len(UNITS),
     ]
     for name, way in WAYS.items():
         cells = []
@@ -234,7 +238,7 @@ def table(found: list[dict[str, str]]) -> list[str]:
             values = [float(row["return_mean"]) for row in own]
             each = ", ".join(f"{value:.0f}" for value in values)
             cells.append(f"**{fmean(values):.0f}** ({each})" if values else "–")
-        lines.append(f"| {name} | {way.about} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {way.about} | {way.steps // 1000}k | " + " | ".join(cells) + " |")
     return lines
 
 
