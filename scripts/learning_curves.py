@@ -36,7 +36,6 @@ LEARNERS: dict[str, tuple[str, ...]] = {
     "DNP": ("--rule", "dnp", "--samples", "1"),
     "DANP": ("--rule", "danp", "--samples", "1"),
     "DANP, K = 8": ("--rule", "danp", "--samples", "8"),
-    "DNP + feedback, K = 8": ("--rule", "dnp", "--samples", "8", "--feedback"),
 }
 SEEDS = (0, 1, 2)
 SEARCH_TASK, SEARCH_STEPS, SEARCH_SEEDS = "Reacher-v5", 100_000, (100, 101)

@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "learning_curves.md"
 COLOURS = dict(
     zip(
         LEARNERS,
-        ("black", "#9ecae1", "#3182bd", "#fdae6b", "#e6550d", "#a50f15", "#756bb1"),
+        ("black", "#9ecae1", "#3182bd", "#fdae6b", "#e6550d", "#a50f15"),
         strict=True,
     )
 )
