@@ -10,9 +10,6 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from nprobot.benchmark.findings import headline
-from nprobot.benchmark.reporting import report
-
 from .console import say
 from .exit_codes import DONE
 from .options import parse
@@ -43,6 +40,10 @@ class MakeReport:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(MakeReport, arguments, "report", HELP)
+    # Draws with matplotlib, which --help need not wait for.
+    from nprobot.benchmark.findings import headline
+    from nprobot.benchmark.reporting import report
+
     made = report(options.folder, options.out, markdown=options.markdown)
     console = Console()
     for group in made.results.groups:
