@@ -133,7 +133,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "normalise": NORMALISE,
     "lr_schedule": SCHEDULES,
-    "noise": ("gaussian", "rademacher"),
+    "noise": ("gaussian", "rademacher", "orthogonal"),
     "noise_from": ("network", "actuators", "injected"),
     "baseline": ("critic", "running-mean"),
     "rule": RULES,

@@ -51,7 +51,7 @@ class FitConfig:
     """What makes a step of a gradient."""
     sigma: float = 1e-3
     """Standard deviation of the node noise."""
-    noise: Literal["rademacher", "gaussian"] = "rademacher"
+    noise: Literal["rademacher", "gaussian", "orthogonal"] = "rademacher"
     """Distribution of the node noise; random signs are cheaper and of slightly lower variance."""
     decorrelation_lr: float = 1e-3
     """Step size of the decorrelation matrices R; decorrelated rules only."""
@@ -147,7 +147,7 @@ _OPTIONAL = ("learning_rate", "max_row_norm", "patience", "checkpoint_every")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "lr_schedule": ("cosine", "linear", "constant"),
     "optimizer": ("adam", "sgd"),
-    "noise": ("rademacher", "gaussian"),
+    "noise": ("rademacher", "gaussian", "orthogonal"),
 }
 
 

@@ -86,12 +86,13 @@ class LearningOptions(_Options):
     """How the step size goes from there: constant, or down to 0 at the last step."""
     sigma: float | None = None
     """Standard deviation of the node noise."""
-    noise: Literal["gaussian", "rademacher"] | None = None
+    noise: Literal["gaussian", "rademacher", "orthogonal"] | None = None
     """Distribution of the node noise."""
     decorrelation_lr: float | None = None
     """Step size of the decorrelation matrices R."""
     feedback: bool | None = None
-    """Learn a guess of the node errors that lowers the variance (np, inp, dnp, dinp)."""
+    """Learn a guess of the node errors on the side, which leaves little variance (np, inp, dnp,
+    dinp): K = 1 will do then, and is the default."""
     alignment_every: int | None = None
     """Log the cosine to the backprop gradient in every so-manieth update; learning does not see
     it."""
@@ -100,7 +101,7 @@ class LearningOptions(_Options):
         _positive(self, "learning_rate", "sigma", "alignment_every")
         _within(self, 0, 1, "decorrelation_lr")
         _one_of(self, "lr_schedule", ("constant", "linear", "cosine"))
-        _one_of(self, "noise", ("gaussian", "rademacher"))
+        _one_of(self, "noise", ("gaussian", "rademacher", "orthogonal"))
 
 
 @dataclass(frozen=True)
