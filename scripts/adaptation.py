@@ -2,8 +2,8 @@
 
 A policy of the zoo, trained on ideal hardware, drives a robot, its network on a chip with node
 noise that nobody reads. After the calibration one motor loses 60 % of its gain and another begins
-to drift (a robot with one motor gets both). Everything is a call of `nprobot.adaptation.adapt`, as
-in `nprobot adapt`. A run that has its row is not repeated.
+to drift (a robot with one motor gets both). Everything is a call of
+`nprobot.adaptation.learning.adapt`, as in `nprobot adapt`. A run that has its row is not repeated.
 
     python scripts/adaptation.py run       # rows, curves and policies in results/adaptation/
     python scripts/adaptation.py film      # before and after, docs/figures/adaptation.gif
@@ -23,10 +23,10 @@ from typing import Any
 import rows
 import torch
 
-from nprobot.adaptation import AdaptationConfig, adapt
-from nprobot.adaptation_faults import Fault
-from nprobot.adaptation_folder import save_adapted
-from nprobot.adaptation_result import Adapted
+from nprobot.adaptation.faults import Fault
+from nprobot.adaptation.folder import save_adapted
+from nprobot.adaptation.learning import AdaptationConfig, adapt
+from nprobot.adaptation.result import Adapted
 from nprobot.deploy.policies import load_policy
 from nprobot.deploy.rendering import choose_backend
 from nprobot.envs import NoisyActuators

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from nprobot.adaptation_faults import KINDS, Fault, check_actuators, usual_faults
+from nprobot.adaptation.faults import KINDS, Fault, check_actuators, usual_faults
 from nprobot.deploy.controller import DeployablePolicy
 from nprobot.deploy.policies import load_policy
 from nprobot.deploy.robot import make_robot
@@ -24,7 +24,7 @@ from .exit_codes import DONE, INTERRUPTED
 from .options import parse
 
 if TYPE_CHECKING:
-    from nprobot.adaptation_result import Adapted, LearningEpisode
+    from nprobot.adaptation.result import Adapted, LearningEpisode
     from nprobot.training.environments import Env
 
 HELP = """\
@@ -105,9 +105,9 @@ def main(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from nprobot.adaptation import AdaptationConfig, adapt
-    from nprobot.adaptation_folder import refuse_folder, save_adapted
-    from nprobot.adaptation_networks import check_trainable
+    from nprobot.adaptation.folder import refuse_folder, save_adapted
+    from nprobot.adaptation.learning import AdaptationConfig, adapt
+    from nprobot.adaptation.networks import check_trainable
 
     trainable = check_trainable(policy)
     refuse_folder(out)

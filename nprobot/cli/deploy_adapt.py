@@ -65,9 +65,9 @@ def adapt_on_robot(
 
     import torch
 
-    from nprobot.adaptation import AdaptationConfig, adapt
-    from nprobot.adaptation_folder import refuse_folder, save_adapted
-    from nprobot.adaptation_networks import check_trainable
+    from nprobot.adaptation.folder import refuse_folder, save_adapted
+    from nprobot.adaptation.learning import AdaptationConfig, adapt
+    from nprobot.adaptation.networks import check_trainable
 
     trainable = check_trainable(policy)
     refuse_folder(out)

@@ -12,10 +12,10 @@ import torch
 from gymnasium import spaces
 
 import nprobot.policies
-from nprobot.adaptation import AdaptationConfig, adapt, make_learner
-from nprobot.adaptation_faults import SECONDS, Fault, usual_faults
-from nprobot.adaptation_networks import UntrainablePolicyError, check_trainable, read_network
-from nprobot.adaptation_result import LearningEpisode, recovery
+from nprobot.adaptation.faults import SECONDS, Fault, usual_faults
+from nprobot.adaptation.learning import AdaptationConfig, adapt, make_learner
+from nprobot.adaptation.networks import UntrainablePolicyError, check_trainable, read_network
+from nprobot.adaptation.result import LearningEpisode, recovery
 from nprobot.cli import main
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import ActuatorOracle

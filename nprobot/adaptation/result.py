@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .policies.policy import Policy
-from .training.evaluation import Evaluation
+from nprobot.policies.policy import Policy
+from nprobot.training.evaluation import Evaluation
 
 RECOVERED = 0.8
 """Share of the loss that has to be made good before a robot counts as recovered."""

@@ -18,18 +18,19 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from typing_extensions import override
 
-from .adaptation_faults import Fault, check_actuators
-from .adaptation_learner import FixedStatistics, RobotLearner
-from .adaptation_networks import architecture, check_trainable, read_network, write_network
-from .adaptation_result import Adapted, LearningEpisode, recovery
-from .algorithms.nrl import NOISE, one_of
-from .envs import NoisyActuators
-from .envs.actuators import ActuatorError, ActuatorModel
-from .envs.actuators.presets import resolve
-from .policies.policy import Policy
-from .training.environments import Env
-from .training.errors import ConfigError
-from .training.evaluation import Evaluation, episode_seeds, run_episodes
+from nprobot.algorithms.nrl import NOISE, one_of
+from nprobot.envs import NoisyActuators
+from nprobot.envs.actuators import ActuatorError, ActuatorModel
+from nprobot.envs.actuators.presets import resolve
+from nprobot.policies.policy import Policy
+from nprobot.training.environments import Env
+from nprobot.training.errors import ConfigError
+from nprobot.training.evaluation import Evaluation, episode_seeds, run_episodes
+
+from .faults import Fault, check_actuators
+from .learner import FixedStatistics, RobotLearner
+from .networks import architecture, check_trainable, read_network, write_network
+from .result import Adapted, LearningEpisode, recovery
 
 MakeRobot = Callable[[], Env]
 """Makes the robot that the policy was trained for, without faults."""

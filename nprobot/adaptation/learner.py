@@ -9,7 +9,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from torch import Tensor
 from typing_extensions import override
 
-from .algorithms.nrl import NRL
+from nprobot.algorithms.nrl import NRL
 
 
 class RobotLearner(NRL):

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from .errors import RuleError
-from .policies.direct_policy import DirectPolicy
-from .policies.export import ACTIVATION_NAMES
-from .policies.hardware import digital
-from .policies.layers import fold
-from .policies.operations import Operation
-from .policies.policy import BoxAction, Policy
+from nprobot.errors import RuleError
+from nprobot.policies.direct_policy import DirectPolicy
+from nprobot.policies.export import ACTIVATION_NAMES
+from nprobot.policies.hardware import digital
+from nprobot.policies.layers import fold
+from nprobot.policies.operations import Operation
+from nprobot.policies.policy import BoxAction, Policy
 
 
 class UntrainablePolicyError(RuleError):

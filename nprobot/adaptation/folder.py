@@ -16,15 +16,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from .adaptation import AdaptationConfig
-from .adaptation_faults import Fault
-from .adaptation_result import WINDOW, Adapted, LearningEpisode, running_return
-from .policies import policy_file
-from .policies.card import CARD_FILE, CURVE_FILE, card
-from .policies.policy import Policy
-from .training.errors import RunExistsError
-from .training.files import storing
-from .training.versions import versions
+from nprobot.policies import policy_file
+from nprobot.policies.card import CARD_FILE, CURVE_FILE, card
+from nprobot.policies.policy import Policy
+from nprobot.training.errors import RunExistsError
+from nprobot.training.files import storing
+from nprobot.training.versions import versions
+
+from .faults import Fault
+from .learning import AdaptationConfig
+from .result import WINDOW, Adapted, LearningEpisode, running_return
 
 EPISODES_FILE = "adaptation.csv"
 
