@@ -21,7 +21,7 @@ from nprobot.policies.actor_critic import Actor, Critic, Observation
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
 from nprobot.rule import LearningRule, Loss
-from nprobot.rules import learning_rule
+from nprobot.rules import FeedbackRule, learning_rule
 
 from .objectives import ClippedSurrogate, SquaredValueError
 
@@ -39,6 +39,10 @@ RULE_DEFAULTS: dict[str, Any] = {
     "decorrelation_lr": 1e-3,
 }
 """Settings of a rule that is given by name."""
+
+FEEDBACK_GRADIENT_NORM = 0.5
+"""Default of `max_grad_norm` under a rule with learned feedback: SB3's. Other perturbation rules
+have gradients whose norm is mostly noise, and clipping would take the signal."""
 
 FEEDBACK_DEFAULTS: dict[str, Any] = {"sigma": 1e-3, "samples": 1}
 """Where they differ for a rule with learned feedback: it leaves so little variance that one noisy
@@ -96,7 +100,7 @@ class PPO(stable_baselines3.PPO):
         kwargs: every other argument of SB3's PPO, with its meaning and default.
 
     Where an argument is None its default is SB3's for ``"bp"`` and `PERTURBATION_DEFAULTS` for the
-    other rules. These, and `RULE_DEFAULTS`, were chosen on Reacher-v5: decay of the learning rate,
+    other rules, but for `FEEDBACK_GRADIENT_NORM`. These, and `RULE_DEFAULTS`, were chosen on Reacher-v5: decay of the learning rate,
     no clipping, σ and the batch size by scratch runs of one seed each, the learning rate by the
     search in docs/learning_curves.md, which gave backpropagation the same choice. For BP that
     search prefers 1e-3, decayed, to SB3's constant 3e-4. Rates for other tasks: docs/variance.md.
@@ -144,6 +148,8 @@ class PPO(stable_baselines3.PPO):
             name: value for name, value in given.items() if value is not None
         }
         if rule.name != "bp":
+            if isinstance(rule, FeedbackRule):
+                arguments.setdefault("max_grad_norm", FEEDBACK_GRADIENT_NORM)
             arguments = PERTURBATION_DEFAULTS | arguments
             policy_kwargs = {"share_features_extractor": False} | (policy_kwargs or {})
         super().__init__(

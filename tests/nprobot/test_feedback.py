@@ -269,6 +269,7 @@ def test_ppo_left_to_itself_learns_with_feedback_and_one_small_perturbation():
     assert (rule.samples, rule.sigma, rule.noise) == (1, 1e-3, "rademacher")
     assert ppo(rule_kwargs={"samples": 4}).rule.samples == 4
     assert not hasattr(ppo(rule="dnp").rule, "feedback")
+    assert [ppo(rule=name).max_grad_norm for name in (None, "dnp")] == [0.5, None]
 
 
 def test_ppo_with_feedback_takes_the_steps_that_backpropagation_takes():
