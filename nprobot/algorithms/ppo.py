@@ -100,10 +100,11 @@ class PPO(stable_baselines3.PPO):
         kwargs: every other argument of SB3's PPO, with its meaning and default.
 
     Where an argument is None its default is SB3's for ``"bp"`` and `PERTURBATION_DEFAULTS` for the
-    other rules, but for `FEEDBACK_GRADIENT_NORM`. These, and `RULE_DEFAULTS`, were chosen on Reacher-v5: decay of the learning rate,
-    no clipping, σ and the batch size by scratch runs of one seed each, the learning rate by the
-    search in docs/learning_curves.md, which gave backpropagation the same choice. For BP that
-    search prefers 1e-3, decayed, to SB3's constant 3e-4. Rates for other tasks: docs/variance.md.
+    other rules, but for `FEEDBACK_GRADIENT_NORM`. These, and `RULE_DEFAULTS`, were chosen on
+    Reacher-v5: decay of the learning rate, no clipping, σ and the batch size by scratch runs of one
+    seed each, the learning rate by the search in docs/learning_curves.md, which gave
+    backpropagation the same choice. For BP that search prefers 1e-3, decayed, to SB3's constant
+    3e-4. Rates for other tasks: docs/variance.md.
 
     Raises:
         RuleError: unknown rule.
