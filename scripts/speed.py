@@ -27,6 +27,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
 
 import nprobot
+from nprobot.feedback import INTERVAL
 from nprobot.policies import mlp
 
 NETWORKS = [([17, 64, 64, 6], 64), ([17, 256, 256, 6], 256), ([21, 512, 512, 512, 7], 256)]
@@ -55,7 +56,7 @@ def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
 
     NP and ANP: K noisy passes, a clean one, an outer product. INP: one pass a layer, begun there.
     With decorrelation: x* = R x, the product W R, C = mean x* x*ᵀ and C R for every layer. With
-    feedback: for every hidden layer the guess, and on 2 rows a unit the least-squares problem.
+    feedback: for every hidden layer the guess, and now and then a least-squares problem.
     """
     layers = [batch * d * h for d, h in pairwise(sizes)]
     forward = sum(layers)
@@ -68,8 +69,10 @@ def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
         extra = sum(2 * batch * d * d + h * d * d + d**3 for d, h in pairwise(sizes))
     if name.endswith(FEEDBACK):
         for h, out in pairwise(sizes[1:]):
-            rows = min(batch, 2 * h)
-            extra += batch * h * out + rows * h * (2 * out + h) + h**3 // 3 + 2 * h * h * out
+            rows = min(batch, max(64, h))
+            square, size = (rows * rows * h, rows) if rows < h else (rows * h * h, h)
+            learning = 2 * rows * h * out + square + size**3 // 3 + size * size * out
+            extra += batch * h * out + learning // INTERVAL
     return (draws * noisy + 2 * forward + extra) / (3 * forward)
 
 
