@@ -48,7 +48,7 @@ FEEDBACK_DEFAULTS: dict[str, Any] = {"sigma": 1e-3, "samples": 1}
 """Where they differ for a rule with learned feedback: it leaves so little variance that one noisy
 pass does, and so little to average that curvature shows, which a smaller σ takes away."""
 
-DEFAULT_RULE: tuple[str, dict[str, Any]] = ("dnp", {"feedback": True})
+DEFAULT_RULE: tuple[str, dict[str, Any]] = ("np", {"feedback": True})
 """The rule of a PPO that is given none: what came closest to backpropagation."""
 
 
@@ -87,7 +87,7 @@ class PPO(stable_baselines3.PPO):
         policy: as in SB3, ``"MlpPolicy"`` for example. Under perturbation rules
             ``share_features_extractor`` is False.
         env: as in SB3.
-        rule: a name for `nprobot.learning_rule`, or a rule. Left out: DNP with learned feedback.
+        rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
         rule_kwargs: settings for a rule given by name (`RULE_DEFAULTS` and `FEEDBACK_DEFAULTS`
             where silent), such as ``{"samples": 1}``. Its seed comes from `seed`.
         alignment_interval: compare the estimate with backpropagation's gradient in every so-manieth

@@ -265,7 +265,7 @@ def test_ppo_learns_with_feedback():
 
 def test_ppo_left_to_itself_learns_with_feedback_and_one_small_perturbation():
     rule = ppo().rule
-    assert (rule.name, rule.feedback.kind) == ("dnp", "layerwise")
+    assert (rule.name, rule.feedback.kind) == ("np", "layerwise")
     assert (rule.samples, rule.sigma, rule.noise) == (1, 1e-3, "rademacher")
     assert ppo(rule_kwargs={"samples": 4}).rule.samples == 4
     assert not hasattr(ppo(rule="dnp").rule, "feedback")
