@@ -1,0 +1,204 @@
+"""What suits noisy gradients? Schedules and step rules, one changed at a time, for BP and NP alike.
+
+PPO on Reacher-v5, 100k steps, three seeds; each learner at its own best rate and batch. After every
+run the same episodes measure the final weights and their running average (Polyak), so averaging
+costs no runs. A finished row is not repeated, so a cut-off costs one run.
+
+    python scripts/schedules.py run      # results/schedules/rows.csv, about 25 minutes
+    python scripts/schedules.py report   # table in docs/variance.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rows import append, put_section, read, versions
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import nprobot
+
+ROOT = Path(__file__).parents[1]
+ROWS = ROOT / "results" / "schedules" / "rows.csv"
+PAGE = ROOT / "docs" / "variance.md"
+TASK, STEPS, ENVS, N_STEPS, EPOCHS = "Reacher-v5", 100_000, 8, 256, 10
+SEEDS = (0, 1, 2)
+EPISODES = 50
+AVERAGED_ROLLOUTS = 2
+"""Window of the running average of the weights, in rollouts; equal in environment steps for all."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A rule with the rate and batch that searches found for it, and whether it clips."""
+
+    rule: str
+    rule_kwargs: dict[str, Any] | None
+    rate: float
+    batch: int
+    clip: float
+
+
+LEARNERS = {
+    "BP": Learner("bp", None, 1e-3, 64, 0.5),
+    "NP + feedback, K = 1": Learner("np", {"feedback": True}, 3e-3, 256, 0.5),
+    "DANP, K = 8": Learner("danp", {"samples": 8}, 3e-3, 256, float("inf")),
+}
+VARIANTS = {
+    "as it is: linear decay, momentum 0.9": {},
+    "constant rate": {"decay": False},
+    "momentum 0": {"momentum": 0.0},
+    "momentum 0.97": {"momentum": 0.97},
+    "clipping the other way round": {"flip_clip": True},
+    "batches four times as large in the last third": {"grow": 4},
+    "gradient of every layer scaled to norm 1": {"layerwise": True},
+}
+
+
+class Grow(BaseCallback):
+    """Larger minibatches in the last third."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def _on_rollout_start(self) -> None:
+        if self.factor > 1 and self.num_timesteps >= STEPS * 2 / 3:
+            self.model.batch_size *= self.factor  # type: ignore[attr-defined]
+            self.factor = 1
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def run(name: str, variant: str, seed: int) -> dict[str, Any]:
+    """Train once; measure the final weights and their average."""
+    learner, options = LEARNERS[name], VARIANTS[variant]
+    clip = learner.clip
+    if options.get("flip_clip"):
+        clip = 0.5 if clip == float("inf") else float("inf")
+    momentum = options.get("momentum", 0.9)
+    started = time.process_time()
+    env = VecNormalize(make_vec_env(TASK, ENVS, seed=seed))
+    model = nprobot.PPO(
+        "MlpPolicy",
+        env,
+        LinearSchedule(learner.rate, 0.0, 1.0) if options.get("decay", True) else learner.rate,
+        rule=learner.rule,
+        rule_kwargs=learner.rule_kwargs,
+        batch_size=learner.batch,
+        n_steps=N_STEPS,
+        n_epochs=EPOCHS,
+        max_grad_norm=clip,
+        # SB3's own eps, which it drops as soon as anything is given.
+        policy_kwargs={"optimizer_kwargs": {"betas": (momentum, 0.999), "eps": 1e-5}},
+        seed=seed,
+        device="cpu",
+    )
+    average = averaged(model, learner.batch, layerwise=bool(options.get("layerwise")))
+    model.learn(STEPS, callback=Grow(int(options.get("grow", 1))))
+    final = score(model, env, seed)
+    model.policy.load_state_dict(average.module.state_dict())
+    mean = score(model, env, seed)
+    return {
+        "env": TASK, "steps": STEPS, "learner": name, "variant": variant, "seed": seed,
+        "return": round(final, 3), "return_averaged": round(mean, 3), "episodes": EPISODES,
+        "cpu_seconds": round(time.process_time() - started, 1), **versions(),
+    }  # fmt: skip
+
+
+def averaged(model: BaseAlgorithm, batch: int, *, layerwise: bool) -> AveragedModel:
+    """A running average of the policy's weights, kept up by the optimiser's own steps."""
+    updates = AVERAGED_ROLLOUTS * EPOCHS * ENVS * N_STEPS // batch
+    average = AveragedModel(
+        model.policy, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / updates), use_buffers=True
+    )
+    optimizer = model.policy.optimizer
+    plain: Callable[[], Any] = optimizer.step
+
+    def step() -> None:
+        if layerwise:
+            scale_layers(model.policy)
+        plain()
+        average.update_parameters(model.policy)
+
+    optimizer.step = step  # type: ignore[method-assign]
+    return average
+
+
+def scale_layers(policy: nn.Module) -> None:
+    """Bring the gradient of every layer, weights and biases together, to norm 1."""
+    for layer in policy.modules():
+        own = [p.grad for p in layer.parameters(recurse=False) if p.grad is not None]
+        if own:
+            norm = nn.utils.get_total_norm(own)
+            for gradient in own:
+                gradient.div_(norm + 1e-12)
+
+
+def score(model: BaseAlgorithm, env: VecNormalize, seed: int) -> float:
+    """Mean return of deterministic episodes, the same for every learner of a seed."""
+    fresh = VecNormalize(
+        make_vec_env(TASK, ENVS, seed=1000 + seed), training=False, norm_reward=False
+    )
+    fresh.obs_rms = env.obs_rms
+    mean, _ = evaluate_policy(model, fresh, EPISODES)
+    return float(mean)
+
+
+def main() -> None:
+    """Run or report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("run", "report"))
+    if parser.parse_args().what == "report":
+        put_section("schedules", table(read(ROWS)), PAGE)
+        return
+    torch.set_num_threads(1)
+    done = {(row["learner"], row["variant"], int(row["seed"])) for row in read(ROWS)}
+    for seed, variant, name in itertools.product(SEEDS, VARIANTS, LEARNERS):
+        if (name, variant, seed) not in done:
+            row = run(name, variant, seed)
+            append(ROWS, [row])
+            print(row, flush=True)
+
+
+def table(rows: list[dict[str, str]]) -> list[str]:
+    """Mean ± standard deviation over seeds, of final and of averaged weights."""
+    lines = [
+        f"| {TASK}, {STEPS // 1000}k steps: final (averaged weights) | {' | '.join(LEARNERS)} |",
+        f"|{'---|' * (1 + len(LEARNERS))}",
+    ]
+    for variant in VARIANTS:
+        cells = []
+        for name in LEARNERS:
+            own = [row for row in rows if (row["learner"], row["variant"]) == (name, variant)]
+            final = [float(row["return"]) for row in own]
+            mean = [float(row["return_averaged"]) for row in own]
+            spread = f" ± {statistics.stdev(final):.2f}" if len(own) > 1 else ""
+            cells.append(
+                f"{statistics.fmean(final):.2f}{spread} ({statistics.fmean(mean):.2f})"
+                if own
+                else "–"
+            )
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
