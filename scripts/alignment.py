@@ -7,6 +7,9 @@ with learned feedback first learn their feedback matrices on batches of the same
 weights stay: 20 of them for layerwise feedback, 400 for direct. Passes: of the network, for one
 sample and one step, the clean one included; evaluations of the loss alone are not counted.
 
+"NP, σ by layer" is a best case: it allots the noise to the layers by their true gradients, which no
+rule could know, so that the variance of the whole gradient is smallest.
+
     python scripts/alignment.py            # measure (minutes), then draw
     python scripts/alignment.py --draw     # draw again from the raw rows
 """
@@ -32,8 +35,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import nprobot
+from nprobot.activity import Activity
 from nprobot.algorithms.objectives import ClippedSurrogate, SquaredValueError
 from nprobot.envs import datasets
+from nprobot.rules import NodePerturbation
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "results" / "alignment" / "rows.csv"
@@ -56,10 +61,12 @@ class Option:
     line: str = "-"
 
 
+BY_LAYER = "NP, σ by layer"
 OPTIONS: dict[str, Option] = {
     "NP": Option("np", {}, "#9ecae1"),
     "NP, orthogonal": Option("np", {"noise": "orthogonal"}, "#9ecae1", ":"),
     "NP, antithetic": Option("np", {"antithetic": True}, "#9ecae1", "--"),
+    BY_LAYER: Option("np", {}, "#9ecae1", "-."),
     "INP": Option("inp", {}, "#4292c6"),
     "ANP": Option("anp", {}, "#084594"),
     "DNP": Option("dnp", {}, "#fdae6b"),
@@ -81,6 +88,49 @@ class Kind:
     name: str
     network: nn.Module
     batch: Callable[[], Batch]
+
+
+class ByLayer(NodePerturbation):
+    """NP with noise of a different strength in each layer.
+
+    Args:
+        strength: s of every node, shape (N,); its noise has the standard deviation s σ.
+        settings: of NP.
+    """
+
+    def __init__(self, strength: Tensor, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.strength = strength
+
+    def node_error(
+        self, activity: Activity, noise: Tensor, delta_loss: Callable[[Any], Tensor]
+    ) -> Tensor:
+        """NP's, of the scaled noise."""
+        own = super().node_error(activity, noise * self.strength, delta_loss)
+        return own / self.strength**2
+
+
+def best_strength(network: nn.Module, batch: Batch) -> Tensor:
+    """Strength of the noise of every node for which NP's total variance is smallest.
+
+    The variance is Σ_l X_l N_l / s_l² · Σ_m s_m² G_m, with X_l and G_l the mean squared norms of a
+    layer's input and node gradient; by Cauchy-Schwarz it is smallest at s_l⁴ = X_l N_l / G_l.
+    """
+    inputs, loss = batch
+    with torch.enable_grad():
+        activity = Activity(network, inputs)
+        nodes = [call.pre_activation for call in activity.calls]
+        gradients = torch.autograd.grad(loss(activity.outputs).sum(), nodes)
+    parts = []
+    for call, gradient in zip(activity.calls, gradients, strict=True):
+        size = gradient[0].numel()
+        inputs_square = float(len(gradient))  # of the constant 1 that the bias multiplies
+        if isinstance(call.layer.module, nn.Linear):
+            inputs_square += float(call.inputs.detach().square().sum())
+        fourth = size * inputs_square / gradient.square().sum()
+        parts.append(torch.full((size,), float(fourth) ** 0.25))
+    strength = torch.cat(parts)
+    return strength / strength.square().mean().sqrt()
 
 
 def main() -> None:
@@ -154,6 +204,7 @@ def measure() -> None:
     rows = []
     for kind in [*ppo_kinds(), regression_kind()]:
         plain = nprobot.policies.fold(kind.network)
+        strength = best_strength(plain, kind.batch())
         for label, option in OPTIONS.items():
             network = kind.network if option.rule.startswith("d") else plain
             feedback = option.settings.get("feedback", False)
@@ -161,7 +212,11 @@ def measure() -> None:
                 if option.settings.get("antithetic") and draws == 1:
                     continue
                 settings = {"noise": "rademacher", "sigma": SIGMA[feedback]} | option.settings
-                rule = nprobot.learning_rule(option.rule, samples=draws, seed=1, **settings)
+                settings |= {"samples": draws, "seed": 1}
+                if label == BY_LAYER:
+                    rule: nprobot.LearningRule = ByLayer(strength, **settings)
+                else:
+                    rule = nprobot.learning_rule(option.rule, **settings)
                 torch.manual_seed(1)
                 for _ in range(FEEDBACK_STEPS.get(feedback, 0)):  # while the weights stay
                     rule.backward(network, *kind.batch())
