@@ -46,7 +46,10 @@ TASKS: dict[str, tuple[int, int, int]] = {
 RULES: dict[str, dict[str, Any]] = {
     "BP": {"rule": "bp"},
     "DANP": {"rule": "danp", "rule_kwargs": {"samples": 8}},
-    "DNP + feedback": {"rule": "dnp", "rule_kwargs": {"samples": 8, "feedback": True}},
+    "NP + feedback": {
+        "rule": "np",
+        "rule_kwargs": {"samples": 1, "feedback": True, "sigma": 1e-3},
+    },
 }
 ALGORITHMS = ("SAC", "TD3")
 SEEDS = (0, 1, 2)
@@ -220,7 +223,7 @@ def settings_of(job: Job) -> dict[str, Any]:
     }
     if job.condition == SLOW_TARGETS:
         settings |= {"envs": 4, "gradient_steps": 2, "tau": 0.005, "gamma": 0.99}
-        if job.rule != "BP":
+        if job.rule == "DANP":
             settings["rule_kwargs"] = {**settings["rule_kwargs"], "decorrelation_lr": 1e-3}
     return settings
 
