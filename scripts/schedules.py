@@ -14,6 +14,7 @@ import argparse
 import itertools
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ VARIANTS = {
     "momentum 0": {"momentum": 0.0},
     "momentum 0.97": {"momentum": 0.97},
     "clipping the other way round": {"flip_clip": True},
+    "clipping at twice the median norm": {"outliers": True},
     "batches four times as large in the last third": {"grow": 4},
     "gradient of every layer scaled to norm 1": {"layerwise": True},
 }
@@ -89,7 +91,9 @@ def run(name: str, variant: str, seed: int) -> dict[str, Any]:
     """Train once; measure the final weights and their average."""
     learner, options = LEARNERS[name], VARIANTS[variant]
     clip = learner.clip
-    if options.get("flip_clip"):
+    if options.get("outliers"):
+        clip = float("inf")
+    elif options.get("flip_clip"):
         clip = 0.5 if clip == float("inf") else float("inf")
     momentum = options.get("momentum", 0.9)
     started = time.process_time()
@@ -109,7 +113,12 @@ def run(name: str, variant: str, seed: int) -> dict[str, Any]:
         seed=seed,
         device="cpu",
     )
-    average = averaged(model, learner.batch, layerwise=bool(options.get("layerwise")))
+    prepare: Callable[[nn.Module], None] | None = None
+    if options.get("layerwise"):
+        prepare = scale_layers
+    elif options.get("outliers"):
+        prepare = ClipOutliers()
+    average = averaged(model, learner.batch, prepare)
     model.learn(STEPS, callback=Grow(int(options.get("grow", 1))))
     final = score(model, env, seed)
     model.policy.load_state_dict(average.module.state_dict())
@@ -121,8 +130,16 @@ def run(name: str, variant: str, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def averaged(model: BaseAlgorithm, batch: int, *, layerwise: bool) -> AveragedModel:
-    """A running average of the policy's weights, kept up by the optimiser's own steps."""
+def averaged(
+    model: BaseAlgorithm, batch: int, prepare: Callable[[nn.Module], None] | None
+) -> AveragedModel:
+    """A running average of the policy's weights, kept up by the optimiser's own steps.
+
+    Args:
+        model: its optimiser's `step` is wrapped.
+        batch: minibatch size, which tells how many steps a rollout takes.
+        prepare: what to do to the gradients before each step.
+    """
     updates = AVERAGED_ROLLOUTS * EPOCHS * ENVS * N_STEPS // batch
     average = AveragedModel(
         model.policy, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / updates), use_buffers=True
@@ -131,13 +148,24 @@ def averaged(model: BaseAlgorithm, batch: int, *, layerwise: bool) -> AveragedMo
     plain: Callable[[], Any] = optimizer.step
 
     def step() -> None:
-        if layerwise:
-            scale_layers(model.policy)
+        if prepare is not None:
+            prepare(model.policy)
         plain()
         average.update_parameters(model.policy)
 
     optimizer.step = step  # type: ignore[method-assign]
     return average
+
+
+class ClipOutliers:
+    """Clip the whole gradient at twice the median of its last hundred norms."""
+
+    def __init__(self) -> None:
+        self.norms: deque[float] = deque(maxlen=100)
+
+    def __call__(self, policy: nn.Module) -> None:
+        limit = 2 * statistics.median(self.norms) if self.norms else float("inf")
+        self.norms.append(float(nn.utils.clip_grad_norm_(policy.parameters(), limit)))
 
 
 def scale_layers(policy: nn.Module) -> None:
