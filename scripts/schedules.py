@@ -164,6 +164,7 @@ class ClipOutliers:
         self.norms: deque[float] = deque(maxlen=100)
 
     def __call__(self, policy: nn.Module) -> None:
+        """Clip, and remember the norm there was."""
         limit = 2 * statistics.median(self.norms) if self.norms else float("inf")
         self.norms.append(float(nn.utils.clip_grad_norm_(policy.parameters(), limit)))
 
