@@ -1,0 +1,113 @@
+"""Writes the package's files of tuned settings from a search that `nprobot bench` has run.
+
+`search.toml` holds the choices, `defaults.toml` what was best beside the general defaults on fresh
+seeds; both benchmarks keep their rows beside their suites. A rule whose best settings are its
+general defaults has one learner there, which counts as both.
+
+    nprobot bench results/benchmark/search.toml --out runs/search
+    nprobot bench results/benchmark/defaults.toml --out runs/defaults
+    python scripts/tuned_from_bench.py       # files in nprobot/defaults/tuned/, if they are better
+    python scripts/tuned_table.py            # table in docs/tuning.md
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from nprobot.defaults import TunedDefaults
+from nprobot.defaults.files import Score, save
+from nprobot.defaults.lookup import ROOT, file_name
+
+RESULTS = Path(__file__).parents[1] / "results" / "benchmark"
+LABELS = {"bp": "BP", "danp": "DANP"}
+KEPT = ("learning_rate", "lr_schedule", "batch_size")
+OWN: dict[str, dict[str, Any]] = {
+    "bp": {"normalise": "on"},
+    "danp": {"samples": 8, "sigma": 0.01, "decorrelation_lr": 0.001, "normalise": "on"},
+}
+"""What the learners of the suites have without saying so, or say in another place."""
+
+
+def main() -> None:
+    """Write a file for every environment and rule whose settings are at least as good."""
+    rows, searched = read("defaults"), read("search")
+    for env in sorted({row["env"] for row in rows}):
+        for rule, label in LABELS.items():
+            tuned = [r for r in rows if (r["env"], r["learner"]) == (env, f"{label}, tuned")]
+            general = [r for r in rows if (r["env"], r["learner"]) == (env, f"{label}, general")]
+            if not tuned:
+                print(f"{env} {rule}: not measured")
+                continue
+            batch = tuned[0]["settings"]["batch_size"]  # other sizes were not tried on every task
+            trials = [
+                r
+                for r in searched
+                if (r["env"], r["rule"], r["settings"]["batch_size"]) == (env, rule, batch)
+            ]
+            found = settings(env, rule, tuned, general or tuned, trials)
+            mean = statistics.fmean(found.score.tuned)
+            if mean < statistics.fmean(found.score.general):
+                print(f"{env} {rule}: not better than the general defaults, {found.score}")
+                continue
+            print(save(found, ROOT / file_name(env, "ppo", rule)).name, found.score)
+
+
+def settings(
+    env: str,
+    rule: str,
+    tuned: list[dict[str, Any]],
+    general: list[dict[str, Any]],
+    trials: list[dict[str, Any]],
+) -> TunedDefaults:
+    """The file's content.
+
+    Args:
+        env: environment id.
+        rule: learning rule.
+        tuned: rows with the settings.
+        general: rows with the general defaults, of the same seeds.
+        trials: rows of the search.
+    """
+    first = tuned[0]
+    own = {r["seed"]: r["return_mean"] for r in tuned}
+    other = {r["seed"]: r["return_mean"] for r in general}
+    seeds = sorted(own)
+    return TunedDefaults(
+        env=env,
+        algo="ppo",
+        rule=rule,
+        settings={name: first["settings"][name] for name in KEPT} | OWN[rule],
+        score=Score(
+            steps=first["steps"],
+            episodes=first["episodes"],
+            seeds=tuple(seeds),
+            tuned=tuple(round(own[seed], 4) for seed in seeds),
+            general=tuple(round(other[seed], 4) for seed in seeds),
+            command="nprobot bench results/benchmark/defaults.toml "
+            f'--env {env} --learner "{first["learner"]}"',
+        ),
+        search={
+            "command": f"nprobot bench results/benchmark/search.toml --env {env} --rule {rule}",
+            "seeds": sorted({r["seed"] for r in trials}),
+            "trials": len(trials),
+            "environment_steps": sum(r["steps"] for r in trials),
+            "steps": trials[0]["steps"],
+            "remark": "three rates; one seed, which says little on HalfCheetah-v5 and Hopper-v5",
+            "versions": first["versions"],
+            "commit": first["commit"][:7],
+        },
+    )
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """The finished rows of a benchmark."""
+    path = RESULTS / f"{name}.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["status"] == "done"]
+
+
+if __name__ == "__main__":
+    main()
