@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ContinuousCritic
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import LinearSchedule, polyak_update
 from torch import Tensor, nn
 
 from nprobot.activity import Tree
@@ -31,6 +34,12 @@ RULE_DEFAULTS: dict[str, Any] = {
     "decorrelation_lr": 1e-4,
 }
 """Settings of a rule that is given by name."""
+
+PERTURBATION_DEFAULTS: dict[str, Any] = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0)}
+"""Where SAC and TD3 under a perturbation rule depart from SB3's defaults."""
+
+NETWORK_DEFAULTS: dict[str, Any] = {"net_arch": [64, 64]}
+"""The same for `policy_kwargs`."""
 
 
 class Learner:
@@ -115,10 +124,11 @@ class Learner:
 
         Costs a backward pass, for show: learning does not see it.
         """
-        return {
-            name: sum(alignment(self.rule, *step).cosine for step in steps) / len(steps)
+        cosines = {
+            name: [alignment(self.rule, *step).cosine for step in steps]
             for name, steps in self._last.items()
         }
+        return {f"alignment_{name}": sum(own) / len(own) for name, own in cosines.items()}
 
     def diagnostics(self) -> dict[str, float]:
         """Norms and correlations of the networks as they are."""
@@ -164,9 +174,22 @@ def make_rule(
     return rule
 
 
-def with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that are not None, and defaults for the others."""
-    return {**defaults, **{name: value for name, value in given.items() if value is not None}}
+def sb3_arguments(rule: LearningRule, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What to make SB3's algorithm with.
+
+    Args:
+        rule: for ``"bp"`` the defaults are SB3's, for all others those of this module.
+        given: arguments by name; None for the default.
+    """
+    arguments = _without_none(given)
+    network = _without_none(arguments.pop("policy_kwargs", {}))
+    if rule.name == "bp":
+        return {**arguments, "policy_kwargs": network}
+    return {**PERTURBATION_DEFAULTS, **arguments, "policy_kwargs": NETWORK_DEFAULTS | network}
+
+
+def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def prepare(rule: LearningRule, *networks: nn.Module) -> None:
@@ -176,7 +199,34 @@ def prepare(rule: LearningRule, *networks: nn.Module) -> None:
             decorrelate(network)
 
 
+def bootstrapped(batch: ReplayBufferSamples, values: Tensor, gamma: float) -> Tensor:
+    """Regression targets of the critics: ``r + γ V(s')``, and ``r`` where the episode ended.
+
+    Args:
+        batch: B transitions.
+        values: V(s'), shape (B,).
+        gamma: γ, for a batch without discounts of its own, which transitions of n steps have.
+
+    Returns:
+        Targets, shape (B,).
+    """
+    discounts = gamma if batch.discounts is None else batch.discounts.flatten()
+    targets: Tensor = batch.rewards.flatten() + (1 - batch.dones.flatten()) * discounts * values
+    return targets
+
+
 def append(terms: dict[str, list[float]], **values: float) -> None:
     """Add one value to each list of values."""
     for name, value in values.items():
         terms.setdefault(name, []).append(value)
+
+
+def means(terms: Mapping[str, list[float]]) -> dict[str, float]:
+    """The mean of each list of values."""
+    return {name: float(np.mean(values)) for name, values in terms.items()}
+
+
+def record(logger: Logger, values: Mapping[str, float]) -> None:
+    """Log values of the training, each under ``train/``."""
+    for name, value in values.items():
+        logger.record(f"train/{name}", value)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import stable_baselines3
 import torch
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor
 from typing_extensions import override
@@ -17,14 +15,18 @@ from typing_extensions import override
 from nprobot.policies.off_policy_networks import FrozenCritic, GaussianActor
 from nprobot.rule import LearningRule
 
-from .off_policy import Learner, append, follow, make_rule, prepare, with_defaults
+from .off_policy import (
+    Learner,
+    append,
+    bootstrapped,
+    follow,
+    make_rule,
+    means,
+    prepare,
+    record,
+    sb3_arguments,
+)
 from .off_policy_losses import SoftActionValue, SquaredTemporalDifference, squashed_gaussian
-
-PERTURBATION_DEFAULTS: dict[str, Any] = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0)}
-"""Where SAC under a perturbation rule departs from SB3's defaults."""
-
-NETWORK_DEFAULTS: dict[str, Any] = {"net_arch": [64, 64]}
-"""The same for `policy_kwargs`."""
 
 
 class SAC(stable_baselines3.SAC):
@@ -59,9 +61,10 @@ class SAC(stable_baselines3.SAC):
         seed: as in SB3.
         kwargs: every other argument of SB3's SAC, with its meaning and default.
 
-    Where an argument is None its default is SB3's for ``"bp"``, and `PERTURBATION_DEFAULTS` and
-    `NETWORK_DEFAULTS` for the other rules. How they were chosen: docs/off_policy.md. Rewards should
-    be of the order of 1 (`VecNormalize`): the noise of an estimate grows with the values.
+    Where an argument is None its default is SB3's for ``"bp"``; for the other rules it is in
+    `PERTURBATION_DEFAULTS` and `NETWORK_DEFAULTS` of `nprobot.algorithms.off_policy`. How they were
+    chosen: docs/off_policy.md. Rewards should be of the order of 1 (`VecNormalize`): the noise of
+    an estimate grows with the values.
 
     Raises:
         RuleError: unknown rule.
@@ -88,15 +91,13 @@ class SAC(stable_baselines3.SAC):
     ) -> None:
         self.rule = make_rule(rule, rule_kwargs, seed)
         self.alignment_interval = alignment_interval
-        plain = self.rule.name == "bp"
-        given = {"learning_rate": learning_rate, **kwargs}
+        given = {"learning_rate": learning_rate, "policy_kwargs": policy_kwargs, **kwargs}
         super().__init__(
             policy,
             env,
-            policy_kwargs=with_defaults(policy_kwargs or {}, {} if plain else NETWORK_DEFAULTS),
             seed=seed,
             _init_setup_model=_init_setup_model,
-            **with_defaults(given, {} if plain else PERTURBATION_DEFAULTS),
+            **sb3_arguments(self.rule, given),
         )
 
     @override
@@ -160,25 +161,18 @@ class SAC(stable_baselines3.SAC):
             )
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, values in terms.items():
-            self.logger.record(f"train/{name}", np.mean(values))
+        record(self.logger, means(terms))
         if self.alignment_interval and self._n_updates % self.alignment_interval < gradient_steps:
-            for name, cosine in self.learner.alignment().items():
-                self.logger.record(f"train/alignment_{name}", cosine)
+            record(self.logger, self.learner.alignment())
 
     @torch.no_grad()
     def _targets(self, batch: ReplayBufferSamples, temperature: Tensor) -> Tensor:
         """``r + γ (min_i Q'_i(s', a') − α log π(a'|s'))`` with a' drawn, shape (B,)."""
-        discounts = self.gamma if batch.discounts is None else batch.discounts.flatten()
         outputs = self.learner.actor(self._preprocess(batch.next_observations))
         actions, log_prob = squashed_gaussian(outputs, torch.randn_like(batch.actions))
         values = torch.cat(self.critic_target(batch.next_observations, actions), dim=1)
         self.rule.forward_passes += len(actions) * (1 + self.critic.n_critics)
-        soft_values = values.amin(1) - temperature * log_prob
-        targets: Tensor = (
-            batch.rewards.flatten() + (1 - batch.dones.flatten()) * discounts * soft_values
-        )
-        return targets
+        return bootstrapped(batch, values.amin(1) - temperature * log_prob, self.gamma)
 
     def _temperature(self) -> Tensor:
         """α, shape (1,) or ()."""
@@ -203,6 +197,5 @@ class SAC(stable_baselines3.SAC):
     @override
     def dump_logs(self) -> None:
         if self.rule.name != "bp" and self._n_updates:
-            for name, value in self.learner.diagnostics().items():
-                self.logger.record(f"train/{name}", value)
+            record(self.logger, self.learner.diagnostics())
         super().dump_logs()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import stable_baselines3
 import torch
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 from typing_extensions import override
@@ -17,14 +15,18 @@ from typing_extensions import override
 from nprobot.policies.off_policy_networks import DeterministicActor, FrozenCritic
 from nprobot.rule import LearningRule
 
-from .off_policy import Learner, append, follow, make_rule, prepare, with_defaults
+from .off_policy import (
+    Learner,
+    append,
+    bootstrapped,
+    follow,
+    make_rule,
+    means,
+    prepare,
+    record,
+    sb3_arguments,
+)
 from .off_policy_losses import ActionValue, SquaredTemporalDifference
-
-PERTURBATION_DEFAULTS: dict[str, Any] = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0)}
-"""Where TD3 under a perturbation rule departs from SB3's defaults."""
-
-NETWORK_DEFAULTS: dict[str, Any] = {"net_arch": [64, 64]}
-"""The same for `policy_kwargs`."""
 
 
 class TD3(stable_baselines3.TD3):
@@ -56,9 +58,10 @@ class TD3(stable_baselines3.TD3):
         seed: as in SB3.
         kwargs: every other argument of SB3's TD3, with its meaning and default.
 
-    Where an argument is None its default is SB3's for ``"bp"``, and `PERTURBATION_DEFAULTS` and
-    `NETWORK_DEFAULTS` for the other rules. How they were chosen: docs/off_policy.md. Rewards should
-    be of the order of 1 (`VecNormalize`): the noise of an estimate grows with the values.
+    Where an argument is None its default is SB3's for ``"bp"``; for the other rules it is in
+    `PERTURBATION_DEFAULTS` and `NETWORK_DEFAULTS` of `nprobot.algorithms.off_policy`. How they were
+    chosen: docs/off_policy.md. Rewards should be of the order of 1 (`VecNormalize`): the noise of
+    an estimate grows with the values.
 
     Raises:
         RuleError: unknown rule.
@@ -85,15 +88,13 @@ class TD3(stable_baselines3.TD3):
     ) -> None:
         self.rule = make_rule(rule, rule_kwargs, seed)
         self.alignment_interval = alignment_interval
-        plain = self.rule.name == "bp"
-        given = {"learning_rate": learning_rate, **kwargs}
+        given = {"learning_rate": learning_rate, "policy_kwargs": policy_kwargs, **kwargs}
         super().__init__(
             policy,
             env,
-            policy_kwargs=with_defaults(policy_kwargs or {}, {} if plain else NETWORK_DEFAULTS),
             seed=seed,
             _init_setup_model=_init_setup_model,
-            **with_defaults(given, {} if plain else PERTURBATION_DEFAULTS),
+            **sb3_arguments(self.rule, given),
         )
 
     @override
@@ -150,25 +151,19 @@ class TD3(stable_baselines3.TD3):
                 follow(self.critic, self.critic_target, self.tau)
                 follow(self.actor, self.actor_target, self.tau)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, values in terms.items():
-            self.logger.record(f"train/{name}", np.mean(values))
+        record(self.logger, means(terms))
         if self.alignment_interval and self._n_updates % self.alignment_interval < gradient_steps:
-            for name, cosine in self.learner.alignment().items():
-                self.logger.record(f"train/alignment_{name}", cosine)
+            record(self.logger, self.learner.alignment())
 
     @torch.no_grad()
     def _targets(self, batch: ReplayBufferSamples) -> Tensor:
         """``r + γ min_i Q'_i(s', π'(s') + clipped noise)``, shape (B,)."""
-        discounts = self.gamma if batch.discounts is None else batch.discounts.flatten()
         noise = torch.empty_like(batch.actions).normal_(0, self.target_policy_noise)
         noise.clamp_(-self.target_noise_clip, self.target_noise_clip)
         actions = (self.actor_target(batch.next_observations) + noise).clamp(-1, 1)
         values = torch.cat(self.critic_target(batch.next_observations, actions), dim=1)
         self.rule.forward_passes += len(actions) * (1 + self.critic.n_critics)
-        targets: Tensor = batch.rewards.flatten() + (
-            1 - batch.dones.flatten()
-        ) * discounts * values.amin(1)
-        return targets
+        return bootstrapped(batch, values.amin(1), self.gamma)
 
     def _preprocess(self, observations: Any) -> Any:  # noqa: ANN401 - SB3's own types
         return preprocess_obs(observations, self.observation_space, self.policy.normalize_images)
@@ -176,6 +171,5 @@ class TD3(stable_baselines3.TD3):
     @override
     def dump_logs(self) -> None:
         if self.rule.name != "bp" and self._n_updates:
-            for name, value in self.learner.diagnostics().items():
-                self.logger.record(f"train/{name}", value)
+            record(self.logger, self.learner.diagnostics())
         super().dump_logs()
