@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nprobot import defaults
+from nprobot import benchmark, defaults
 from nprobot.cli import main
+from nprobot.cli.bench import Bench
 from nprobot.cli.options import parse
 from nprobot.cli.train import Train, with_defaults
 from nprobot.defaults import DefaultsFileError, TunedDefaults
@@ -24,6 +25,7 @@ from nprobot.defaults.lookup import ROOT, file_name
 from nprobot.training.config import AlgorithmOptions, LearningOptions, RunConfig
 from nprobot.training.errors import ConfigError, UnknownNameError
 
+REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("*.toml"))
 SCORE = Score(
     steps=256,
@@ -74,13 +76,35 @@ class TestFilesOfThePackage:
     def test_commands_are_commands(self, file):
         tuned = defaults.load(file)
         program, command, *arguments = shlex.split(tuned.score.command)
-        assert (program, command) == ("nprobot", "train")
-        run = parse(Train, arguments, "train", "").run
-        assert (run.env, run.algo, run.rule) == (tuned.env, tuned.algo, tuned.rule)
-        assert run.steps == tuned.score.steps
-        assert run.seed == tuned.score.seeds[0]
-        first = tuned.search["command"].split()
-        assert first[:2] == ["nprobot", "tune"] or (Path(__file__).parents[2] / first[1]).is_file()
+        assert program == "nprobot"
+        if command == "train":
+            run = parse(Train, arguments, "train", "").run
+            assert (run.env, run.algo, run.rule) == (tuned.env, tuned.algo, tuned.rule)
+            assert run.steps == tuned.score.steps
+            assert run.seed == tuned.score.seeds[0]
+        else:
+            assert command == "bench"
+            self.check_benchmark(tuned, arguments)
+        program, command, *arguments = shlex.split(tuned.search["command"])
+        if program == "python":
+            assert (REPOSITORY / command).is_file()
+        elif command != "tune":
+            assert (REPOSITORY / arguments[0]).is_file()
+
+    def check_benchmark(self, tuned, arguments):
+        """A suite of this repository has the runs that the score is of."""
+        asked = parse(Bench, arguments, "bench", "")
+        own = [
+            run
+            for run in benchmark.load(str(REPOSITORY / asked.suite)).runs
+            if run.env in asked.env and run.learner in asked.learner
+        ]
+        assert {run.seed for run in own} == {*tuned.score.seeds}
+        for run in own:
+            assert (run.algo, run.rule) == (tuned.algo, tuned.rule)
+            assert run.steps == tuned.score.steps
+            for name in ("learning_rate", "lr_schedule", "batch_size"):
+                assert run.settings[name] == tuned.settings[name]
 
     def test_backprop_had_what_perturbation_had(self):
         """Whoever compares the two compares searches of the same size."""
