@@ -1,15 +1,33 @@
-"""Networks, losses and data that the tests of the learning rules share."""
+"""Networks, losses and data that the tests of the learning rules and of fits share."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+
+from .fit_helpers import dataset
 
 
 @pytest.fixture(autouse=True)
 def _one_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """Data for a fit; not to be changed."""
+    return dataset()
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Pictures of digits and what they show; not to be changed."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return x, y.astype(np.int64)
 
 
 class Branches(nn.Module):

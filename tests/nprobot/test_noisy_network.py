@@ -13,19 +13,14 @@ from torch.nn.functional import cosine_similarity
 
 import nprobot
 from nprobot import NoisyNetwork, learning_rule
-from nprobot.errors import (
-    HardwareError,
-    NoiseInaccessibleError,
-    PerSampleLossError,
-    RuleError,
-)
+from nprobot.errors import HardwareError, NoiseInaccessibleError, PerSampleLossError, RuleError
 from nprobot.policies import DecorrelatedLinear, decorrelate, mlp
 from nprobot.policies.hardware import on_chip, put_on_chip
 from nprobot.policies.hardware_effects import White
 from nprobot.policies.hardware_models import GaussianNoise, Offset, WeightMismatch
 
 from .conftest import Branches, gradients, squared_error
-from .test_rules import NETWORKS
+from .rule_networks import NETWORKS
 
 BLIND = ["anp", "danp"]
 SEEING = ["np", "inp", "dnp", "dinp"]

@@ -1,11 +1,10 @@
-"""`nprobot.NRL`: traces against the policy gradient, modes, SB3's interface, and that it learns."""
+"""`nprobot.NRL`: modes, SB3's interface, what is refused, and that it learns."""
 
 from __future__ import annotations
 
 import pickle
 from unittest import mock
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -13,100 +12,16 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
 import nprobot
-from nprobot.activity import Activity
 from nprobot.algorithms.nrl import with_last_observations
-from nprobot.algorithms.nrl_exploration import (
-    ActuatorNoise,
-    HiddenNoise,
-    InjectedNoise,
-    RunningPower,
-)
-from nprobot.algorithms.nrl_prediction import (
-    RunningMeanPrediction,
-    Transition,
-    generalised_advantages,
-)
-from nprobot.algorithms.nrl_reinforce import REINFORCE, BackpropagatedNoise
-from nprobot.algorithms.nrl_trace import EligibilityTraces
-from nprobot.envs import NoisyActuators
-from nprobot.envs.actuators import WhiteNoise
+from nprobot.algorithms.nrl_reinforce import REINFORCE
 from nprobot.errors import ArchitectureError, NoiseInaccessibleError, RuleError
-from nprobot.policies import DecorrelatedLinear, is_decorrelated, mlp
+from nprobot.policies import DecorrelatedLinear, is_decorrelated
 from nprobot.policies.hardware import on_chip
 
-BOX = spaces.Box(-1, 1, (3,))
-
-
-class Reach(gymnasium.Env):
-    """Reward for an action near a linear function of the observation; four steps an episode."""
-
-    def __init__(self, observation_space=BOX, action_space=None):
-        self.observation_space = observation_space
-        self.action_space = spaces.Box(-2.0, 6.0, (2,)) if action_space is None else action_space
-
-    def _observe(self):
-        self.seen = self.observation_space.sample()
-        return self.seen
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        self.steps = 0
-        return self._observe(), {}
-
-    def step(self, action):
-        seen = self.seen["a"] if isinstance(self.seen, dict) else self.seen
-        target = 2.0 + 2.0 * np.array([seen[0], -seen[1]])
-        reward = -float(np.square((action.ravel() - target) / 4).sum())
-        self.steps += 1
-        return self._observe(), reward, False, self.steps == 4, {}
-
-
-def reach(n_envs=4, seed=0, wrapper=None):
-    def make(rank):
-        def made():
-            env = Monitor(Reach())
-            return env if wrapper is None else wrapper(env, rank)
-
-        return made
-
-    env = DummyVecEnv([make(rank) for rank in range(n_envs)])
-    env.seed(seed)
-    return env
-
-
-def noisy_actuators(env, rank):
-    return NoisyActuators(env, WhiteNoise(0.2), sensor="current-sense", seed=rank, dt=0.1)
-
-
-SMALL = {"n_steps": 8, "policy_kwargs": {"net_arch": [16]}, "device": "cpu", "seed": 0}
-
-
-def made(make=nprobot.NRL, n_envs=4, sensor=False, **kwargs):
-    sensor = sensor or kwargs.get("noise") == "actuators"
-    env = reach(n_envs, wrapper=noisy_actuators if sensor else None)
-    return make("MlpPolicy", env, **SMALL | kwargs)
-
-
-def weights(model, network="actor"):
-    return torch.cat([p.detach().flatten() for p in getattr(model.policy, network).parameters()])
-
-
-MODES = {
-    "network": {"noise": "network"},
-    "network and actuators": {"noise": "network", "sensor": True},
-    "actuators": {"noise": "actuators"},
-    "injected": {"noise": "injected"},
-    "running mean": {"baseline": "running-mean"},
-    "three references": {"references": 3},
-    "no decorrelation": {"rule": "np"},
-    "strictly on-line": {"n_steps": 1},
-}
+from .nrl_helpers import BOX, MODES, SMALL, Reach, made, reach, weights
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -140,186 +55,6 @@ def test_forward_passes_are_counted():
     assert model.rule.forward_passes == 32 * (3 + 2) + 3 * 32 * 6
 
 
-# Traces
-
-
-def test_advantages_by_hand():
-    errors = torch.tensor([[1.0, 1.0], [2.0, 2.0], [4.0, 4.0]])
-    ended = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-    expected = torch.tensor([[1 + 0.5 * 4, 1 + 0.5 * 2], [2 + 0.5 * 4, 2.0], [4.0, 4.0]])
-    torch.testing.assert_close(generalised_advantages(errors, ended, 0.5), expected)
-
-
-@pytest.mark.parametrize("convolution", [False, True])
-def test_traces_sum_up_to_the_advantages(convolution):
-    """Σ δ e in the order of time = Σ A ⊗ eligibility ⊗ x with advantages from the end backwards."""
-    torch.manual_seed(0)
-    steps, robots = 7, 3
-    if convolution:
-        net = torch.nn.Sequential(
-            torch.nn.Conv2d(1, 2, 2), torch.nn.Flatten(), torch.nn.Linear(8, 2)
-        )
-        observations = torch.randn(steps, robots, 1, 3, 3)
-    else:
-        net, observations = mlp([3, 4, 2]), torch.randn(steps, robots, 3)
-    errors = torch.randn(steps, robots)
-    ended = (torch.rand(steps, robots) < 0.3).float()
-    advantages = generalised_advantages(errors, ended, 0.8)
-
-    traces = EligibilityTraces(0.8)
-    expected = [torch.zeros_like(p) for p in net.parameters()]
-    for t in range(steps):
-        with torch.no_grad():
-            activity = Activity(net, observations[t])
-            eligibility = torch.randn(robots, activity.size)
-            inputs = [call.inputs for call in activity.calls]
-            traces.mark(activity.calls, eligibility, inputs)
-            traces.reinforce(errors[t], 0.25)
-            traces.cut(ended[t] > 0)
-        reinforced = [p.grad for p in net.parameters()]
-        for p in net.parameters():
-            p.grad = None
-        activity.accumulate(-0.25 * advantages[t][:, None] * eligibility)
-        for total, p, own in zip(expected, net.parameters(), reinforced, strict=True):
-            total += p.grad
-            p.grad = own
-    for total, p in zip(expected, net.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, total)
-    traces.clear()
-    assert not traces.traces
-
-
-# Explorations
-
-
-def score(exploration, net, x, weight, sensed=None, repeats=60):
-    """Mean over trials of reward x eligibility, for a reward that is linear in the outputs."""
-    total = 0.0
-    with torch.no_grad():
-        for _ in range(repeats):
-            trial = exploration.act(net, x)
-            what = None if sensed is None else sensed(trial.outputs)
-            done = trial.outputs if what is None else what
-            reward = (done * weight).sum(-1, keepdim=True)
-            total = total + reward * exploration.eligibility(trial, what)
-    return total / repeats
-
-
-def test_every_exploration_finds_the_gradient_of_the_reward():
-    """E[reward x eligibility] is the derivative of the expected reward, node by node."""
-    torch.manual_seed(1)
-    net = mlp([3, 5, 2])
-    with torch.no_grad():
-        net[2].weight.mul_(0.5)
-    x, weight = 0.5 * torch.randn(64, 3).repeat(50, 1), torch.tensor([1.0, -0.5])
-    activity = Activity(net, x)
-    truth = torch.autograd.grad(
-        (activity.outputs * weight).sum(), [call.pre_activation for call in activity.calls]
-    )
-    truth = torch.cat(truth, -1)
-    noise = torch.Generator().manual_seed(2)
-
-    def sensed(outputs):
-        return outputs + 0.1 * torch.randn(outputs.shape, generator=noise)
-
-    rule = nprobot.learning_rule("np", sigma=1e-2, samples=64, noise="rademacher", seed=0)
-    found = {
-        "injected": score(InjectedNoise(0.1, seed=0), net, x, weight),
-        "actuators": score(ActuatorNoise(rule), net, x, weight, sensed, repeats=20),
-        "backprop": score(BackpropagatedNoise(0.1, seed=0), net, x, weight),
-        "backprop, sensed": score(BackpropagatedNoise(0.0, seed=0), net, x, weight, sensed),
-    }
-    chip = nprobot.NoisyNetwork(net, 0.1, seed=0)
-    found["hidden"] = score(HiddenNoise(), chip, x, weight)
-    found["hidden, 3 references"] = score(HiddenNoise(3), chip, x, weight)
-    found["hidden, sensed"] = score(HiddenNoise(), chip, x, weight, sensed)
-    for name, estimate in found.items():
-        for nodes in (slice(0, 5), slice(5, 7)):
-            own, true = estimate[:, nodes].mean(0), truth[:, nodes].mean(0)
-            cosine = torch.nn.functional.cosine_similarity(own, true, dim=0)
-            assert cosine > 0.95, (name, nodes)
-            if "sensed" not in name:
-                assert float(own.norm() / true.norm()) == pytest.approx(1, abs=0.35), name
-
-
-def test_the_acting_pass_is_the_one_that_is_reinforced():
-    """Reward for what pass 1 did: with pass 2 acting, the eligibility would have the other sign."""
-    net = nprobot.NoisyNetwork(torch.nn.Linear(1, 1), 0.1, seed=0)
-    with torch.no_grad():
-        trial = HiddenNoise().act(net, torch.ones(1000, 1))
-        eligibility = HiddenNoise().eligibility(trial, None)
-        reward = trial.outputs - trial.outputs.mean()
-        assert (reward * eligibility).mean() > 0.5
-
-
-def test_offsets_of_the_chip_teach_nothing():
-    chip = nprobot.NoisyNetwork(mlp([2, 3, 1]), 0.1, seed=0)
-    offset = nprobot.NoisyNetwork(
-        chip.digital(), [0.1, nprobot.policies.hardware_models.Offset(5)], seed=0
-    )
-    with torch.no_grad():
-        for net in (chip, offset):
-            trial = HiddenNoise().act(net, torch.ones(5000, 2))
-            assert abs(float(trial.perturbation.mean())) < 0.01
-
-
-def test_silent_nodes_are_not_eligible_and_harm_nobody():
-    power = RunningPower()
-    assert power.update(torch.zeros(4)) == 1.0
-    assert power.update(torch.full((4,), 2.0)) == 4.0
-    assert 0 < power.update(torch.zeros(4)) < 4.0
-    with pytest.raises(RuleError, match="references"):
-        HiddenNoise(0)
-
-
-# Predictions
-
-
-def transition(rewards):
-    robots = len(rewards)
-    nothing = torch.zeros(robots, 1)
-    return Transition(
-        nothing, torch.tensor(rewards), nothing, torch.zeros(robots), torch.zeros(robots)
-    )
-
-
-def test_running_mean_by_hand():
-    prediction = RunningMeanPrediction(0.5)
-    assert prediction.error(transition([1.0, 3.0])).tolist() == [-1.0, 1.0]
-    assert prediction.error(transition([4.0, 4.0])).tolist() == [2.0, 2.0]
-    assert prediction.error(transition([3.0, 3.0])).tolist() == [0.0, 0.0]
-    twin = RunningMeanPrediction(0.5)
-    twin.load_state_dict(prediction.state_dict())
-    assert twin.mean == prediction.mean == 3.0
-
-
-def test_prediction_errors_are_temporal_differences():
-    model = made(gamma=0.9)
-    x, successor = torch.randn(4, 3), torch.randn(4, 3)
-    rewards, terminated = torch.randn(4), torch.tensor([0.0, 1.0, 0.0, 0.0])
-    with torch.no_grad():
-        error = model.prediction.error(
-            Transition(x, rewards, successor, terminated, ended=terminated)
-        )
-        values, later = model.policy.values(x), model.policy.values(successor)
-    plain = rewards + 0.9 * (1 - terminated) * later - values
-    torch.testing.assert_close(error - error.mean(), plain - plain.mean())
-
-
-def test_the_critic_learns_the_values():
-    model = made(gamma=0.5, gae_lambda=0.9, rule_kwargs={"samples": 8}, learning_rate=1e-2)
-    x = torch.ones(4, 3)
-    no, yes = torch.zeros(4), torch.ones(4)
-    for _ in range(150):
-        for ended in (no, yes):
-            with torch.no_grad():
-                model.prediction.error(Transition(x, yes, x, terminated=no, ended=ended))
-        logged = model.prediction.learn()
-    # Reward 1 for ever, discounted by half: an episode's end that is no terminal one is no end.
-    assert model.policy.values(x)[0].item() == pytest.approx(2.0, abs=0.1)
-    assert logged["value_loss"] < 0.05
-
-
 def test_last_observations_are_those_of_the_episode_that_ended():
     new = np.arange(6.0).reshape(3, 2)
     dones = np.array([False, True, False])
@@ -331,9 +66,6 @@ def test_last_observations_are_those_of_the_episode_that_ended():
     )
     assert nested["a"][1].tolist() == [7, 8]
     assert with_last_observations(new, ~dones & False, infos) is new
-
-
-# The interface
 
 
 def test_same_seed_same_run():
@@ -494,9 +226,6 @@ def test_what_makes_no_sense_is_refused():
 def test_unbounded_actions_are_refused():
     with pytest.raises((ArchitectureError, AssertionError), match="bound"):
         nprobot.NRL("MlpPolicy", Reach(action_space=spaces.Box(-np.inf, np.inf, (2,))), **SMALL)
-
-
-# Learning
 
 
 def final_reward(make=nprobot.NRL, **kwargs):

@@ -1,99 +1,36 @@
-"""A run on disk: what is in its folder, what a checkpoint keeps, how a run ends."""
+"""A run on disk: what is in its folder, what a checkpoint keeps, how a run goes on."""
 
-import csv
 import dataclasses
 import errno
 import json
-import math
 import shutil
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
-from stable_baselines3.common.utils import LinearSchedule
 
 from nprobot.policies import policy_file
-from nprobot.training import checkpoints, session
-from nprobot.training.build import SCHEDULES, build_model, learning_rates, resolve, schedule_name
+from nprobot.training import checkpoints
+from nprobot.training.build import build_model
 from nprobot.training.checkpoint_folder import numbered
 from nprobot.training.checkpoints import load_checkpoint, training_state
-from nprobot.training.config import (
-    ALGORITHMS,
-    AlgorithmOptions,
-    LearningOptions,
-    NetworkOptions,
-    RunConfig,
-)
+from nprobot.training.config import ALGORITHMS, LearningOptions
 from nprobot.training.errors import (
     ConfigError,
     DamagedRunError,
-    EnvironmentUnavailableError,
     ForeignRunError,
     NewerRunError,
-    NonFiniteError,
     RunExistsError,
     RunNotFoundError,
     StorageError,
 )
-from nprobot.training.progress_file import ProgressTable, column, read_table
+from nprobot.training.progress_file import column, read_table
 from nprobot.training.run_folder import RunFolder, default_path, find_policy
 from nprobot.training.runner import resume, train
-from nprobot.training.seeds import Seeds
 from nprobot.training.state import load_state, save_state
 from nprobot.training.vector import make_vector
 
-CONFIG = RunConfig(
-    steps=512,
-    samples=2,
-    seed=3,
-    envs=2,
-    checkpoint_every=200,
-    network=NetworkOptions(hidden=(8, 8)),
-    algorithm=AlgorithmOptions(n_steps=64, batch_size=32, n_epochs=2),
-)
-STEPS = "time/total_timesteps"
-
-
-class Listener:
-    """Keeps what a run reports."""
-
-    def __init__(self):
-        self.folder, self.steps, self.messages = None, [], []
-
-    def begin(self, folder):
-        self.folder = folder
-
-    def progress(self, progress):
-        self.steps.append(progress.steps)
-
-    def message(self, text):
-        self.messages.append(text)
-
-
-class Faulty(gymnasium.Env):
-    """Returns NaN where and when it is told to."""
-
-    observation_space = spaces.Box(-1, 1, (2,))
-    action_space = spaces.Box(-1, 1, (1,))
-
-    def __init__(self, fault, at):
-        self.fault, self.at, self.steps = fault, at, 0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        bad = self.steps == self.at
-        observation = np.full(2, np.nan if bad and self.fault != "reward" else 0, np.float32)
-        reward = math.inf if bad and self.fault == "reward" else 0.0
-        return observation, reward, bad and self.fault == "last", False, {}
-
-
-gymnasium.register("Tests/Faulty-v0", Faulty, max_episode_steps=1000)
+from .training_helpers import CONFIG, STEPS, Listener
 
 
 @pytest.fixture(scope="module")
@@ -308,150 +245,3 @@ def test_a_checkpoint_is_whole_or_not_there(copy, monkeypatch):
     monkeypatch.undo()
     assert resume(copy, config).steps == 1024
     assert not list((copy / "checkpoints").glob(".writing*"))
-
-
-class TestEnd:
-    def test_stops_at_a_return(self, tmp_path):
-        listener = Listener()
-        config = dataclasses.replace(CONFIG, stop_at=1.0, evaluate_every=256, steps=2048)
-        result = train(config, tmp_path / "run", reporter=listener)
-        assert result.steps == 256
-        assert any("solved" in message for message in listener.messages)
-        assert column(read_table(result.folder.progress), "eval/mean_reward")[0] == [256, 256]
-
-    def test_ends_between_two_updates_when_asked(self, tmp_path):
-        class Impatient(Listener):
-            def progress(self, progress):
-                if progress.steps == 256:
-                    runs[0].stop_requested = True
-
-        runs = []
-        original = session.RunCallback
-
-        def remember(*args):
-            runs.append(original(*args))
-            return runs[0]
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(session, "RunCallback", remember)
-            result = train(CONFIG, tmp_path / "run", reporter=Impatient())
-        assert result.interrupted
-        assert result.steps == 256
-        assert numbered(result.folder.checkpoints)[0].name == "step_000000256"
-
-    @pytest.mark.parametrize(
-        ("fault", "what"),
-        [("observation", "observation"), ("reward", "reward"), ("last", "last observation")],
-    )
-    def test_a_fault_of_the_environment(self, tmp_path, fault, what):
-        kwargs = {"fault": fault, "at": 300}
-        config = dataclasses.replace(CONFIG, env="Tests/Faulty-v0", env_kwargs=kwargs, steps=1024)
-        with pytest.raises(NonFiniteError, match=rf"at step \d+: the {what}.*environment") as e:
-            train(config, tmp_path / "run")
-        assert "checkpoints/step_000000512" in str(e.value)
-        state = policy_file.load(find_policy(tmp_path / "run"))  # the last good policy
-        assert np.isfinite(state.predict(np.zeros(2))).all()
-
-    @pytest.mark.parametrize("rule", ["danp", "bp"])
-    def test_a_learning_rate_far_too_high(self, tmp_path, rule):
-        learning = LearningOptions(learning_rate=1e30)
-        config = dataclasses.replace(CONFIG, rule=rule, learning=learning, checkpoint_every=512)
-        with pytest.raises(NonFiniteError, match="--learning-rate"):
-            train(config, tmp_path / "run")
-        assert not (tmp_path / "run" / "checkpoints").exists()
-
-    def test_an_environment_that_no_policy_fits_leaves_no_folder(self, tmp_path):
-        config = dataclasses.replace(CONFIG, env="FrozenLake-v1")
-        with pytest.raises(EnvironmentUnavailableError, match="Discrete"):
-            train(config, tmp_path / "run")
-        assert not (tmp_path / "run").exists()
-
-
-class TestBuild:
-    def test_options_reach_the_algorithm(self):
-        config = dataclasses.replace(
-            CONFIG,
-            rule="np",
-            learning=LearningOptions(
-                learning_rate=2e-3, lr_schedule="linear", sigma=0.02, noise="gaussian"
-            ),
-            network=NetworkOptions(hidden=(5,), activation="relu"),
-            algorithm=AlgorithmOptions(n_steps=32, batch_size=16, clip_range=0.3, gamma=0.9),
-        )
-        env = make_vector(config)
-        model = build_model(config, env)
-        assert model.rule.name == "np"
-        assert (model.rule.sigma, model.rule.samples, model.rule.noise) == (0.02, 2, "gaussian")
-        assert (model.n_steps, model.batch_size, model.gamma) == (32, 16, 0.9)
-        assert env.gamma == 0.9
-        assert model.clip_range(1.0) == 0.3
-        assert model.lr_schedule(0.5) == pytest.approx(1e-3)
-        assert isinstance(model.policy.mlp_extractor.policy_net[1], torch.nn.ReLU)
-        resolved = resolve(config, model)
-        assert resolved.learning.lr_schedule == "linear"
-        assert resolved.network == config.network
-        assert resolved.algorithm.clip_range == 0.3
-
-    def test_every_part_has_its_own_seed(self):
-        env = make_vector(CONFIG)
-        model = build_model(CONFIG, env)
-        seeds = Seeds.spawn(CONFIG.seed)
-        starts = [gymnasium.make(CONFIG.env).reset(seed=seeds.environments + i)[0] for i in (0, 1)]
-        assert (env.venv.reset() == np.stack(starts)).all()
-        assert model.rule.source.seed == seeds.rule
-
-    def test_without_steps_a_run_goes_on_until_solved(self):
-        config = dataclasses.replace(CONFIG, steps=None)
-        resolved = resolve(config, build_model(config, make_vector(config)))
-        assert resolved.stop_at == 950
-        assert resolved.evaluate_every is not None
-        assert resolved.steps is not None
-
-    def test_first_rate_and_schedule_are_separate(self):
-        constant = LearningOptions(learning_rate=0.5)
-        for name, share in SCHEDULES.items():
-            rates = learning_rates(constant, share)
-            assert (rates(1.0), schedule_name(rates)) == (0.5, name)
-            rates = learning_rates(LearningOptions(lr_schedule=name), lambda remaining: 0.1)
-            assert (rates(1.0), schedule_name(rates)) == (pytest.approx(0.1), name)
-        assert schedule_name(lambda remaining: remaining**3) is None
-
-    @pytest.mark.parametrize("name", SCHEDULES)
-    def test_schedules_start_at_one(self, name):
-        assert SCHEDULES[name](1.0) == pytest.approx(1.0)
-        assert SCHEDULES[name](0.0) == pytest.approx(float(name == "constant"))
-
-    @pytest.mark.parametrize(
-        ("choice", "observations", "rewards"),
-        [(None, 1, 1), ("on", 1, 1), ("off", 0, 0), ("observations", 1, 0), ("rewards", 0, 1)],
-    )
-    def test_normalise(self, choice, observations, rewards):
-        env = make_vector(dataclasses.replace(CONFIG, normalise=choice))
-        assert (env.norm_obs, env.norm_reward) == (observations, rewards)
-
-
-def test_table_takes_new_columns(tmp_path):
-    file = tmp_path / "progress.csv"
-    table = ProgressTable(file)
-    table.write({STEPS: 1, "b": 0.5}, {})
-    table.write({STEPS: 2, "a": 7, "hidden": 1}, {"hidden": ("csv",)})
-    table.write({STEPS: 3, "b": 1.5}, {})
-    with file.open() as stream:
-        assert list(csv.reader(stream)) == [
-            [STEPS, "a", "b"],
-            ["1", "", "0.5"],
-            ["2", "7", ""],
-            ["3", "", "1.5"],
-        ]
-    with file.open("a") as stream:
-        stream.write("4,")  # torn
-    ProgressTable(file, 2).write({STEPS: 3, "b": 2.5}, {})
-    assert column(read_table(file), "b") == ([1, 3], [0.5, 2.5])
-
-
-def test_a_default_that_is_written_out_is_the_same_to_the_last_digit():
-    """Or a run from its `config.json` would drift away from the run that wrote it."""
-    default = LinearSchedule(3e-3, 0.0, 1.0)
-    silent = learning_rates(LearningOptions(), default)
-    written = learning_rates(LearningOptions(learning_rate=3e-3, lr_schedule="linear"), default)
-    assert all(silent(i / 977) == written(i / 977) for i in range(978))

@@ -1,0 +1,81 @@
+"""Networks of every kind that the rules take, each with inputs and a loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nprobot.policies import BiasHead, mlp
+
+from .conftest import Branches
+
+
+class GaussianHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Linear(3, 2)
+        self.log_std = BiasHead(2)
+
+    def forward(self, x):
+        return self.mean(x), self.log_std(x)
+
+
+class Shared(nn.Module):
+    """The same layer twice: its gradient is the sum over both uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(torch.tanh(self.layer(x)))
+
+
+class Dictionary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(2, 4)
+
+    def forward(self, x):
+        return torch.tanh(self.first(x["a"])) + self.second(x["b"])
+
+
+def convolution():
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2)
+    )
+
+
+def tuple_loss(y):
+    left, right = y
+    return left.square().mean(-1) + right.abs().sum(-1)
+
+
+def dict_loss(y):
+    return tuple_loss((y["left"], y["right"]))
+
+
+def gaussian_loss(y):
+    mean, log_std = y
+    return ((mean - 1) * torch.exp(-log_std)).square().sum(-1) + log_std.sum(-1)
+
+
+def plain_loss(y):
+    return (y - 0.3).square().mean(-1)
+
+
+NETWORKS = {
+    "mlp": (lambda: mlp([5, 6, 2]), torch.randn(4, 5), plain_loss),
+    "nested, tuple": (lambda: Branches("tuple"), torch.randn(4, 5), tuple_loss),
+    "nested, dict": (lambda: Branches("dict"), torch.randn(4, 5), dict_loss),
+    "bias head": (GaussianHead, torch.randn(4, 3), gaussian_loss),
+    "shared layer": (Shared, torch.randn(4, 4), plain_loss),
+    "convolution": (convolution, torch.randn(4, 2, 5, 5), plain_loss),
+    "no bias": (lambda: nn.Sequential(nn.Linear(5, 2, bias=False)), torch.randn(4, 5), plain_loss),
+    "sequence": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)),
+        torch.randn(4, 2, 3),
+        plain_loss,
+    ),
+    "dict inputs": (Dictionary, {"a": torch.randn(4, 3), "b": torch.randn(4, 2)}, plain_loss),
+}

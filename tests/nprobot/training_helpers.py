@@ -1,0 +1,30 @@
+"""What the tests of training runs share: a small run, and a reporter that remembers."""
+
+from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
+
+CONFIG = RunConfig(
+    steps=512,
+    samples=2,
+    seed=3,
+    envs=2,
+    checkpoint_every=200,
+    network=NetworkOptions(hidden=(8, 8)),
+    algorithm=AlgorithmOptions(n_steps=64, batch_size=32, n_epochs=2),
+)
+STEPS = "time/total_timesteps"
+
+
+class Listener:
+    """Keeps what a run reports."""
+
+    def __init__(self):
+        self.folder, self.steps, self.messages = None, [], []
+
+    def begin(self, folder):
+        self.folder = folder
+
+    def progress(self, progress):
+        self.steps.append(progress.steps)
+
+    def message(self, text):
+        self.messages.append(text)
