@@ -12,7 +12,6 @@ to drift (a robot with one motor gets both). Everything is a call of
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable
@@ -261,10 +260,7 @@ def table(found: list[dict[str, str]], tasks: list[str]) -> list[str]:
 
 def main() -> None:
     """Run, film or report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("stage", choices=["run", "film", "report"])
+    parser = rows.command_line(__doc__, "run", "film", "report")
     parser.add_argument("--tasks", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     options = parser.parse_args()

@@ -12,29 +12,24 @@ payload and more friction, which no model has seen. A finished row is not repeat
 
 from __future__ import annotations
 
-import argparse
-import csv
 import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from inverse_dynamics import RESULTS, SEEDS, read_rows
-from inverse_dynamics_report import replace
 from numpy.typing import NDArray
+from rows import FIGURES, ROOT, append, command_line, put_section, read
 
 from nprobot.envs import datasets
 from nprobot.regression import Model, feedforward_policy, fit, load, track
 from nprobot.regression.tracking import NOMINAL, SHIFTED
 
-ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "runs" / "arm_feedforward"
 ROWS = ROOT / "results" / "arm_feedforward" / "rows.csv"
-DOCS = ROOT / "docs" / "figures"
 RULES = ("bp", "np", "anp", "dnp", "danp", "dbp", "inp", "dinp")
 ROBOTS = {"nominal": NOMINAL, "shifted": SHIFTED}
 EPISODES = 20
@@ -57,16 +52,14 @@ class Row:
 
 def main() -> None:
     """Run, report or film."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("run", "report", "film"))
-    what = parser.parse_args().what
+    stage = command_line(__doc__, "run", "report", "film").parse_args().stage
     torch.set_num_threads(1)
-    {"run": run, "report": report, "film": film}[what]()
+    {"run": run, "report": report, "film": film}[stage]()
 
 
 def run() -> None:
     """Learn and track what is missing."""
-    done = {(row["controller"], int(row["seed"]), row["robot"]) for row in read()}
+    done = {(row["controller"], int(row["seed"]), row["robot"]) for row in read(ROWS)}
     for controller, seed in controllers():
         wanted = [robot for robot in ROBOTS if (controller, seed, robot) not in done]
         if not wanted:
@@ -87,7 +80,7 @@ def run() -> None:
                 round(result.torque_error, 5),
                 round(nmse, 6),
             )
-            append(row)
+            append(ROWS, [asdict(row)])
             print(row, flush=True)
 
 
@@ -129,25 +122,6 @@ def learned(rule: str, seed: int) -> tuple[Model, float]:
     return model, float(nmse.mean())
 
 
-def append(row: Row) -> None:
-    """Add a row to the table."""
-    ROWS.parent.mkdir(parents=True, exist_ok=True)
-    new = not ROWS.exists()
-    with ROWS.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(asdict(row)))
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
-
-
-def read() -> list[dict[str, str]]:
-    """The rows so far."""
-    if not ROWS.exists():
-        return []
-    with ROWS.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
 NAMES = {
     "PD": "PD alone",
     "exact": "PD + exact inverse dynamics",
@@ -157,7 +131,7 @@ NAMES = {
 
 def report() -> None:
     """Write the table and draw the figure."""
-    rows = read()
+    rows = read(ROWS)
     values: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
         for column in ("position_error", "feedback_torque", "torque_error"):
@@ -180,7 +154,7 @@ def report() -> None:
                 for column in ("feedback_torque", "torque_error")
             ]
         lines.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
-    replace(ROOT / "docs" / "regression.md", "arm_feedforward", "\n".join(lines))
+    put_section("arm_feedforward", lines, ROOT / "docs" / "regression.md")
     draw(present, values)
 
 
@@ -223,8 +197,8 @@ def draw(present: list[str], values: dict[tuple[str, str, str], list[float]]) ->
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    DOCS.mkdir(parents=True, exist_ok=True)
-    figure.savefig(DOCS / "arm_feedforward.png")
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURES / "arm_feedforward.png")
 
 
 def film() -> None:
@@ -248,8 +222,8 @@ def film() -> None:
     ]
     seen = [env.reset(seed=FILM_SEED)[0] for env in envs]
     squares: list[list[float]] = [[] for _ in sides]
-    DOCS.mkdir(parents=True, exist_ok=True)
-    with imageio.get_writer(DOCS / "arm_feedforward.mp4", fps=25, macro_block_size=8) as video:
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    with imageio.get_writer(FIGURES / "arm_feedforward.mp4", fps=25, macro_block_size=8) as video:
         for step in range(FILM_STEPS):
             frames = []
             for i, (env, (title, act)) in enumerate(zip(envs, sides, strict=True)):

@@ -12,7 +12,6 @@ A run that has its row is not repeated.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable
@@ -244,10 +243,7 @@ def table(found: list[dict[str, str]]) -> list[str]:
 
 def main() -> None:
     """Run or report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("stage", choices=["run", "report"])
+    parser = rows.command_line(__doc__, "run", "report")
     parser.add_argument("--units", nargs="+", choices=UNITS, default=list(UNITS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))

@@ -17,8 +17,6 @@ counts as two more, which is what it costs in multiply-adds.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -28,15 +26,14 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch
+from rows import ROOT, append, command_line, read
 
 from nprobot.envs import datasets
 from nprobot.envs.datasets import Dataset
 from nprobot.regression import FitResult, RegressionScore, fit
 from nprobot.training.errors import NonFiniteError
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "inverse_dynamics"
-
 HIDDEN = (128, 128)
 BATCH_SIZE = 256
 EPOCHS = 12
@@ -122,25 +119,11 @@ class Row:
 
 def read_rows(file: Path) -> list[Row]:
     """The rows of a table; none if there is no file."""
-    if not file.exists():
-        return []
     kinds = {"int": int, "float": float, "str": str}
-    with file.open(newline="", encoding="utf-8") as stream:
-        return [
-            Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)})
-            for line in csv.DictReader(stream)
-        ]
-
-
-def append(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a table, which gets its header with the first ones."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    return [
+        Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)})
+        for line in read(file)
+    ]
 
 
 def learners(rules: list[str]) -> list[Learner]:
@@ -159,12 +142,11 @@ def learners(rules: list[str]) -> list[Learner]:
 
 def main() -> None:
     """Run or report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("run", "report"))
+    parser = command_line(__doc__, "run", "report")
     parser.add_argument("--rule", action="append", choices=ORDER, help="only this one; repeatable")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the rows")
     arguments = parser.parse_args()
-    if arguments.what == "report":
+    if arguments.stage == "report":
         import inverse_dynamics_report
 
         inverse_dynamics_report.write(arguments.out)

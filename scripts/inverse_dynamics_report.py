@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from pathlib import Path
 
 import numpy as np
-from inverse_dynamics import EPOCHS, FEEDBACK, ORDER, PASSES, ROOT, Learner, Row, read_rows
+from inverse_dynamics import EPOCHS, FEEDBACK, ORDER, PASSES, Learner, Row, read_rows
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rows import FIGURES, ROOT, put_section, read
 
 from nprobot.envs import datasets
 
-FIGURES = ROOT / "docs" / "figures"
 PAGE = ROOT / "docs" / "regression.md"
 TABLE_ORDER = ("np", "inp", "anp", "dnp", "dinp", "danp", FEEDBACK, "bp", "dbp")
 COLOURS = {
@@ -38,8 +37,8 @@ def write(out: Path) -> None:
     text = "\n\n".join(
         [*(table(rows, budget, linear, constant) for budget in BUDGETS), ratios(rows)]
     )
-    replace(PAGE, "inverse_dynamics", text)
-    replace(PAGE, "inverse_dynamics settings", settings(rows))
+    put_section("inverse_dynamics", [text], PAGE)
+    put_section("inverse_dynamics settings", [settings(rows)], PAGE)
     print(text)
     figure = Figure(figsize=(10.0, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -179,8 +178,7 @@ def dots(axes: Axes, rows: list[Row], linear: float) -> None:
 
 def curves(axes: Axes, file: Path, rows: list[Row]) -> None:
     """Validation error over passes, K = 1 within the budget of passes; mean over seeds."""
-    with file.open(newline="", encoding="utf-8") as stream:
-        entries = list(csv.DictReader(stream))
+    entries = read(file)
     for rule in TABLE_ORDER:
         seeds: dict[str, list[tuple[float, float]]] = {}
         for e in entries:
@@ -206,12 +204,3 @@ def finish(axes: Axes) -> None:
     axes.grid(color="0.9", axis="y", which="both")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def replace(page: Path, name: str, text: str) -> None:
-    """Put text between the two comments of a page that bear a name."""
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    content = page.read_text(encoding="utf-8")
-    before, rest = content.split(begin)
-    _, after = rest.split(end)
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

@@ -10,16 +10,15 @@ are not searched again for a variant. A finished fit is not repeated.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from inverse_dynamics import BATCH_SIZE, EPOCHS, HIDDEN, RESULTS, SEEDS, append, read_rows
-from inverse_dynamics_report import PAGE, replace
+from inverse_dynamics import BATCH_SIZE, EPOCHS, HIDDEN, RESULTS, SEEDS, read_rows
+from inverse_dynamics_report import PAGE
+from rows import append, command_line, put_section, read
 
 from nprobot import alignment, learning_rule
 from nprobot.envs import datasets
@@ -63,16 +62,14 @@ VARIANTS = (
 
 def main() -> None:
     """Run or report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("run", "report"))
-    if parser.parse_args().what == "report":
+    if command_line(__doc__, "run", "report").parse_args().stage == "report":
         torch.set_num_threads(1)
         text = f"{table()}\n\n{cosines()}"
-        replace(PAGE, "inverse_dynamics why", text)
+        put_section("inverse_dynamics why", [text], PAGE)
         print(text)
         return
     torch.set_num_threads(1)
-    done = {(row["variant"], row["rule"], int(row["seed"])) for row in read()}
+    done = {(row["variant"], row["rule"], int(row["seed"])) for row in read(FILE)}
     for variant in VARIANTS:
         data = datasets.inverse_dynamics(recording=Recording(**variant.recording))
         for rule in RULES:
@@ -111,17 +108,9 @@ def hidden_network(data: Dataset, rule: str, activation: str, seed: int) -> torc
     return network_for(data, FitConfig(rule, seed=seed), HIDDEN, activation)
 
 
-def read() -> list[dict[str, str]]:
-    """The rows so far."""
-    if not FILE.exists():
-        return []
-    with FILE.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
 def table() -> str:
     """Errors by variant, and how much decorrelation gains."""
-    rows = read()
+    rows = read(FILE)
     lines = [
         "| | NP: train, test | ANP | DNP | DANP | NP / DNP | ANP / DANP | NP / DANP |",
         "|---|---|---|---|---|---|---|---|",

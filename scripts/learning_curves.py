@@ -12,8 +12,6 @@ costs one run. Learning rates come from `search`, the same small search for ever
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
 import os
 import shlex
@@ -25,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-ROOT = Path(__file__).parents[1]
+from rows import ROOT, append, command_line, read
+
 RESULTS = ROOT / "results" / "learning_curves"
 RUNS = ROOT / "runs" / "learning_curves"
 TASKS = {"InvertedPendulum-v5": 100_000, "Reacher-v5": 300_000}
@@ -91,14 +90,10 @@ class Job:
 
 def main() -> None:
     """Search, run, ablate or report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("stage", choices=["search", "run", "ablate", "report"])
+    parser = command_line(__doc__, "search", "run", "ablate", "report")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default 2)")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="of `run`")
     options = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
     if options.stage == "search":
         execute(search_jobs(), RESULTS / "search.csv", None, options.jobs)
     elif options.stage == "run":
@@ -235,25 +230,6 @@ def run(job: Job) -> tuple[dict[str, object], list[dict[str, object]]]:
         if r.get("rollout/ep_rew_last")
     ]
     return row, curve
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none if it is not there."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(path: Path, rows: list[dict[str, object]]) -> None:
-    """Add rows to a CSV file, with a header if it is new."""
-    there = read(path)
-    with path.open("a", newline="") as file:
-        header = list((there or rows)[0])
-        writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
-        if not there:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

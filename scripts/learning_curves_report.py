@@ -10,9 +10,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from learning_curves import EPISODES, LEARNERS, RESULTS, ROOT, SEEDS, TASKS, best_settings, read
+from learning_curves import EPISODES, LEARNERS, RESULTS, SEEDS, TASKS, best_settings
+from rows import FIGURES, ROOT, read
 
-FIGURE = ROOT / "docs" / "figures" / "learning_curves.png"
+FIGURE = FIGURES / "learning_curves.png"
 PAGE = ROOT / "docs" / "learning_curves.md"
 COLOURS = dict(
     zip(

@@ -10,7 +10,6 @@ noise and all, with learning switched off. A run that has its row is not repeate
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -228,10 +227,7 @@ def table(found: list[dict[str, str]]) -> list[str]:
 
 def main() -> None:
     """Run or report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("stage", choices=["run", "report"])
+    parser = rows.command_line(__doc__, "run", "report")
     parser.add_argument("--tasks", nargs="+", choices=LEVELS, default=list(LEVELS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))

@@ -12,31 +12,28 @@ arm, 21-128-128-7 tanh, plain SGD at a constant learning rate, three seeds.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import statistics
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from rows import FIGURES, ROOT, append, read
 
 from nprobot.envs import datasets
 from nprobot.envs.datasets import Dataset
 from nprobot.regression import fit
 from nprobot.training.errors import NonFiniteError
 
-ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "results" / "np_divergence" / "rows.csv"
-FIGURE = ROOT / "docs" / "figures" / "np_divergence.png"
+FIGURE = FIGURES / "np_divergence.png"
 
 LEARNING_RATE = 0.3
 EPOCHS = 20
 SEEDS = (0, 1, 2)
-COLUMNS = ("learner", "seed", "epoch", "validation", "weight_norm")
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def main() -> None:
     if not parser.parse_args().report:
         torch.set_num_threads(1)
         data = datasets.inverse_dynamics()
-        done = {(row["learner"], int(row["seed"])) for row in read()}
+        done = {(row["learner"], int(row["seed"])) for row in read(ROWS)}
         for learner in LEARNERS:
             for seed in SEEDS:
                 if (learner.name, seed) not in done:
@@ -94,17 +91,15 @@ def run(learner: Learner, seed: int, data: Dataset) -> None:
     except NonFiniteError as error:
         history, end = [], str(error)
     print(f"{learner.name}, seed {seed}: {end}; {' '.join(watch.messages)}", flush=True)
-    ROWS.parent.mkdir(parents=True, exist_ok=True)
-    new = not ROWS.exists()
-    with ROWS.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        if new:
-            writer.writerow(COLUMNS)
-        for row in history:
-            values = (row["epoch"], f"{row['validation/nmse']:.6g}", f"{row['weights/norm']:.6g}")
-            writer.writerow((learner.name, seed, *values))
-        if not history:
-            writer.writerow((learner.name, seed, EPOCHS, math.inf, math.inf))
+    curve = [
+        {
+            "epoch": row["epoch"],
+            "validation": f"{row['validation/nmse']:.6g}",
+            "weight_norm": f"{row['weights/norm']:.6g}",
+        }
+        for row in history
+    ] or [{"epoch": EPOCHS, "validation": math.inf, "weight_norm": math.inf}]
+    append(ROWS, [{"learner": learner.name, "seed": seed, **point} for point in curve])
 
 
 class Watch:
@@ -123,17 +118,9 @@ class Watch:
         self.messages.append(text)
 
 
-def read() -> list[dict[str, str]]:
-    """The rows so far."""
-    if not ROWS.exists():
-        return []
-    with ROWS.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
 def draw() -> None:
     """Validation error and weight norm over the epochs; every seed a line."""
-    rows = read()
+    rows = read(ROWS)
     figure = Figure(figsize=(9.0, 3.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)

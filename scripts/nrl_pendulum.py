@@ -9,15 +9,11 @@ switched off. A run that has its row is not repeated, so a cut-off costs one run
 
 from __future__ import annotations
 
-import argparse
-import csv
 import dataclasses
-import importlib.metadata
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -36,9 +32,9 @@ from nprobot.algorithms.nrl_reinforce import REINFORCE
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import ActuatorModel, WhiteNoise
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results" / "nrl"
-FIGURE = ROOT / "docs" / "figures" / "nrl_pendulum.png"
+TABLE = rows.ROOT / "results" / "nrl" / "rows.csv"
+CURVES = TABLE.with_name("curves.csv")
+FIGURE = rows.FIGURES / "nrl_pendulum.png"
 TASK, STEPS, ENVS, SEEDS, EPISODES = "InvertedPendulum-v5", 150_000, 8, (0, 1, 2), 20
 SOLVED = gymnasium.spec(TASK).reward_threshold
 EVERY = 2_000
@@ -142,7 +138,7 @@ def run(name: str, seed: int) -> tuple[dict[str, object], list[dict[str, object]
         "forward_passes": model.rule.forward_passes,
         "backward_passes": model.rule.backward_passes,
         "cpu_seconds": round(seconds, 1),
-        **{p: importlib.metadata.version(p) for p in ("torch", "mujoco", "gymnasium", "numpy")},
+        **rows.versions(),
     }
     points = [{"way": name, "seed": seed, "step": s, "return": r} for s, r in curve.points]
     return row, points  # type: ignore[return-value]
@@ -150,35 +146,14 @@ def run(name: str, seed: int) -> tuple[dict[str, object], list[dict[str, object]
 
 def run_all(names: list[str], seeds: list[int]) -> None:
     """Every way with every seed that has no row yet."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    done = {(row["way"], int(row["seed"])) for row in read("rows")}
+    done = {(row["way"], int(row["seed"])) for row in rows.read(TABLE)}
     for seed in seeds:
         for name in names:
             if (name, seed) not in done:
                 row, points = run(name, seed)
-                append("curves", points)
-                append("rows", [row])
+                rows.append(CURVES, points)
+                rows.append(TABLE, [row])
                 print(f"{name}, seed {seed}: {row['return_mean']:.1f}", flush=True)
-
-
-def read(table: str) -> list[dict[str, str]]:
-    """The rows of a table; none if it is not there."""
-    path = RESULTS / f"{table}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(table: str, rows: list[dict[str, object]]) -> None:
-    """Add rows to a table, with a header if it is new."""
-    path = RESULTS / f"{table}.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 def report() -> None:
@@ -189,7 +164,7 @@ def report() -> None:
     import matplotlib.pyplot as plt
 
     curves: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for point in read("curves"):
+    for point in rows.read(CURVES):
         curves[point["way"]][point["seed"]].append((float(point["step"]), float(point["return"])))
     figure, axes = plt.subplots(2, 3, figsize=(12, 6), sharex=True, sharey=True)
     for axis, name in zip(axes.flat, WAYS, strict=True):
@@ -208,7 +183,7 @@ def report() -> None:
     figure.tight_layout()
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=130)
-    rows.put_section("nrl_pendulum", section(read("rows")))
+    rows.put_section("nrl_pendulum", section(rows.read(TABLE)))
 
 
 def section(found: list[dict[str, str]]) -> list[str]:
@@ -252,10 +227,7 @@ def section(found: list[dict[str, str]]) -> list[str]:
 
 def main() -> None:
     """Run or report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("stage", choices=["run", "report"])
+    parser = rows.command_line(__doc__, "run", "report")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of `run`")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="of `run`")
     options = parser.parse_args()

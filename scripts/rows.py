@@ -1,7 +1,8 @@
-"""What scripts that make a figure share: tables of raw rows on disk, and a section in a page."""
+"""What scripts that make a figure share: stages, tables of rows on disk, a section in a page."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import importlib.metadata
 from collections.abc import Mapping, Sequence
@@ -12,21 +13,42 @@ FIGURES = ROOT / "docs" / "figures"
 PAGE = ROOT / "docs" / "hardware.md"
 
 
+def command_line(about: str | None, *stages: str) -> argparse.ArgumentParser:
+    """A parser of a script's arguments, of which the first is what to do.
+
+    Args:
+        about: the script's docstring, shown as it is.
+        stages: what can be done.
+    """
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=stages)
+    return parser
+
+
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a table; none if it is not there."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Add rows to a table, with a header if it is new."""
+    """Add rows to a table, in the columns and with the line ends that it has.
+
+    A new one gets a header. A column that an older table lacks is left out.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if new:
+    columns, end = list(rows[0]), "\n"
+    with path.open("a+", newline="", encoding="utf-8") as file:
+        file.seek(0)
+        header = file.readline()
+        if header:
+            columns, end = next(csv.reader([header])), header[len(header.rstrip("\r\n")) :]
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator=end)
+        if not header:
             writer.writeheader()
         writer.writerows(rows)
 
