@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ PACKAGES = ("nprobot", "torch", "mujoco", "gymnasium", "numpy", "stable-baseline
 
 def versions() -> dict[str, str | None]:
     """Version of Python and of each package that shapes a run; None for one not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+    return {"python": platform.python_version(), **{name: _installed(name) for name in PACKAGES}}
+
+
+@cache  # a process keeps what it has loaded, and to find out takes milliseconds
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def changed_since(session: Mapping[str, Any], **now: str) -> list[str]:

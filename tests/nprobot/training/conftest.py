@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from nprobot.training import callback, session
 from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
+from nprobot.training.evaluation import evaluate
 from nprobot.training.progress_file import read_table
 from nprobot.training.runner import train
 from nprobot.training.state import load_state, to_bytes
@@ -96,12 +100,28 @@ def cut(source, target, steps):
     return target
 
 
+@contextmanager
+def short_evaluations():
+    """Two episodes instead of twenty: what they find does not matter here, that it is kept does."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (callback, session):
+            patch.setattr(module, "evaluate", functools.partial(evaluate, episodes=2))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_evaluations():
+    with short_evaluations():
+        yield
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """A run that was never stopped; not to be changed."""
     torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("runs") / "whole"
-    train(SMALL, path)
+    with short_evaluations():
+        train(SMALL, path)
     return path
 
 
@@ -118,11 +138,21 @@ sys.stdout.flush()
 for stream in (1, 2):
     os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
 {before}
+from functools import partial
+from nprobot.training import callback, session
+callback.evaluate = session.evaluate = partial(session.evaluate, episodes=2)
 from nprobot.cli import main
 code = main({arguments!r})
 {after}
 raise SystemExit(code)
 """
+
+
+PRELOAD = [
+    *("nprobot.cli.train", "nprobot.training.runner"),
+    # What they load when it is needed; torch has a second's worth for its first optimiser.
+    *("torch._dynamo", "gymnasium.envs.mujoco.inverted_pendulum_v5"),
+]
 
 
 class Launcher:
@@ -131,7 +161,7 @@ class Launcher:
     def __init__(self, log):
         self.log = log
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["nprobot.cli.train", "nprobot.training.runner"])
+        self.context.set_forkserver_preload(PRELOAD)
 
     def start(self, *arguments, before="", after=""):
         code = LAUNCH.format(

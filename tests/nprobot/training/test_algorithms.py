@@ -1,7 +1,6 @@
 """Every algorithm ends bit for bit as if it had never stopped, whatever it remembers."""
 
 import dataclasses
-import functools
 import json
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from nprobot.policies import policy_file
-from nprobot.training import callback, session
 from nprobot.training.algorithms import MAKERS, restore_memory, save_memory
 from nprobot.training.build import build_model, resolve
 from nprobot.training.config import (
@@ -20,15 +18,14 @@ from nprobot.training.config import (
     RunConfig,
 )
 from nprobot.training.errors import ConfigError, DamagedRunError, EnvironmentUnavailableError
-from nprobot.training.evaluation import evaluate
 from nprobot.training.run_folder import RunFolder, find_policy
 from nprobot.training.runner import resume, train
 from nprobot.training.state import load_state, save_state
 from nprobot.training.vector import make_vector
 
 COMMON = {"samples": 2, "seed": 3, "network": NetworkOptions(hidden=(8, 8))}
-ON_LINE = {**COMMON, "algo": "nrl", "envs": 2, "steps": 640, "checkpoint_every": 192}
-REPLAY = {"steps": 180, "checkpoint_every": 70, **COMMON}
+ON_LINE = {**COMMON, "algo": "nrl", "envs": 2, "steps": 384, "checkpoint_every": 128}
+REPLAY = {"steps": 120, "checkpoint_every": 60, **COMMON}
 LEARNS_EARLY = AlgorithmOptions(learning_starts=40, batch_size=16)
 NOISY = {"env": "Reacher-v5", "hardware": "torque-motor", "sensor": "current-sense"}
 
@@ -50,19 +47,11 @@ RUNS = {
         env="Pendulum-v1",
         normalise="on",
         envs=2,
-        algorithm=dataclasses.replace(LEARNS_EARLY, buffer_size=100, ent_coef=0.1),
+        algorithm=dataclasses.replace(LEARNS_EARLY, buffer_size=50, ent_coef=0.1),
         **REPLAY,
     ),
     "td3": RunConfig(algo="td3", **REPLAY, algorithm=LEARNS_EARLY),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _short_evaluations():
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (callback, session):
-            patch.setattr(module, "evaluate", functools.partial(evaluate, episodes=2))
-        yield
 
 
 @pytest.fixture(scope="module", params=RUNS)

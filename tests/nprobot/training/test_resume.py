@@ -1,7 +1,6 @@
 """A resumed run ends as one that was never stopped, bit for bit, wherever it was stopped."""
 
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -12,10 +11,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from nprobot.training import callback, session
 from nprobot.training.config import LearningOptions
 from nprobot.training.errors import ConfigError, RunBusyError
-from nprobot.training.evaluation import evaluate
 from nprobot.training.files import alone
 from nprobot.training.run_folder import RunFolder
 from nprobot.training.runner import resume, train
@@ -71,22 +68,6 @@ gymnasium.register("Tests/Opaque-v0", Opaque, max_episode_steps=30)
 gymnasium.register("Tests/Changing-v0", Changing, max_episode_steps=30)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _short_evaluations():
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (callback, session):
-            patch.setattr(module, "evaluate", functools.partial(evaluate, episodes=2))
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tools):
-    """A run that was never stopped; not to be changed."""
-    path = tmp_path_factory.mktemp("runs") / "whole"
-    train(tools.SMALL, path)
-    return path
-
-
 @pytest.mark.parametrize("steps", [0, 128, 256, 512])
 def test_from_every_checkpoint(run, tmp_path, tools, steps):
     path = tools.cut(run, tmp_path / "run", steps)
@@ -102,16 +83,18 @@ def test_from_every_checkpoint(run, tmp_path, tools, steps):
         {"env": "Pendulum-v1", "rule": "bp", "normalise": "off"},
         {"env": "CartPole-v1", "rule": "inp"},
         {"env": "Reacher-v5", "hardware": "worn-gearbox", "learning": COSINE},
-        {"env": "nprobot/ArmTrack-v0", "rule": "dbp", "steps": 256},
+        {"env": "nprobot/ArmTrack-v0", "rule": "dbp"},
         {"env": "Tests/Opaque-v0"},
         {"env": "Pendulum-v1", "rule": "dnp", "learning": LearningOptions(feedback=True)},
     ],
     ids=lambda options: options["env"] + options.get("rule", ""),
 )
 def test_other_environments(tmp_path, tools, options):
-    config = dataclasses.replace(tools.SMALL, **{"steps": 384, "evaluate_every": None, **options})
+    short = {"steps": 192, "checkpoint_every": 64, "evaluate_every": None}
+    updates = dataclasses.replace(tools.SMALL.algorithm, n_steps=32)
+    config = dataclasses.replace(tools.SMALL, algorithm=updates, **short | options)
     train(config, tmp_path / "whole")
-    path = tools.cut(tmp_path / "whole", tmp_path / "run", 128)
+    path = tools.cut(tmp_path / "whole", tmp_path / "run", 64)
     resume(path)
     tools.assert_same(path, tmp_path / "whole")
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,20 +60,38 @@ if "Tests/Troubled-v0" not in gymnasium.registry:
 '''
 
 
-@pytest.fixture
-def config(tmp_path, monkeypatch, tools):
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, tools):
     """A run on an environment that other processes can import, and that can be troubled."""
-    (tmp_path / "troubled_environment.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield dataclasses.replace(
-        tools.SMALL,
-        env="troubled_environment:Tests/Troubled-v0",
-        env_kwargs={"file": str(tmp_path / "trouble")},
-        steps=384,
-        env_timeout=2.0,
-        evaluate_every=None,
-    )
+    folder = tmp_path_factory.mktemp("environment")
+    (folder / "troubled_environment.py").write_text(MODULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield dataclasses.replace(
+            tools.SMALL,
+            env="troubled_environment:Tests/Troubled-v0",
+            env_kwargs={"file": str(folder / "trouble")},
+            steps=384,
+            env_timeout=2.0,
+            evaluate_every=None,
+        )
     sys.modules.pop("troubled_environment", None)
+
+
+@pytest.fixture(scope="module")
+def untroubled(config, tmp_path_factory):
+    """That run, where nothing happens."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    train(config, path)
+    return path
+
+
+@pytest.fixture
+def trouble(config):
+    """The file that says how the environment comes to grief."""
+    file = Path(config.env_kwargs["file"])
+    yield file
+    file.unlink(missing_ok=True)
 
 
 def troubled(path, how):
@@ -107,19 +126,20 @@ def troubled(path, how):
     ],
     ids=lambda value: str(value)[:5],
 )
-def test_is_named_and_the_run_goes_on(config, tmp_path, tools, how, workers, message):
+def test_is_named_and_the_run_goes_on(
+    config, untroubled, trouble, tmp_path, tools, how, workers, message
+):
     path = tmp_path / "run"
     config = dataclasses.replace(config, workers=workers)
     with pytest.raises(EnvironmentFailedError, match=rf"at step \d+: {message}") as caught:
-        train(config, path, reporter=troubled(tmp_path / "trouble", how))
+        train(config, path, reporter=troubled(trouble, how))
     assert f"The last good checkpoint is {path / 'checkpoints' / 'step_000000256'}" in str(
         caught.value
     )
     assert f"go on: nprobot train --resume {path}" in str(caught.value)
-    (tmp_path / "trouble").unlink()
+    trouble.unlink()
     resume(path, dataclasses.replace(RunFolder.open(path).config, workers=0))
-    train(dataclasses.replace(config, workers=0), tmp_path / "whole")
-    here, there = tools.contents(path), tools.contents(tmp_path / "whole")
+    here, there = tools.contents(path), tools.contents(untroubled)
     assert here["rows"] == there["rows"]
 
 
