@@ -16,7 +16,9 @@ need no noise. For the others there are two kinds of feedback:
   change of its activity over the change of its pre-activation in the first noisy pass. B_l learns
   from the same pass how the next layer's pre-activations follow the changes of this layer's
   activity. That relation is linear, and the next layer's own noise is known, so a few samples tell
-  nearly all of it: B_l moves to the least-squares answer, in every second step.
+  nearly all of it: B_l moves to their least-squares answer. The other samples are guessed with the
+  new B_l at once; those that it was learned from with the old one, so that no guess knows the noise
+  that it will be multiplied by.
 - *direct*: ``g⁰_l = B_l e``. B_l learns how noise in layer l moves the outputs, averaged over
   inputs, by least mean squares. It asks nothing of what lies between, and explains less.
 
@@ -28,6 +30,7 @@ through the noise, as a "weight mirror" is (Akrout et al., NeurIPS 2019), not co
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -48,8 +51,6 @@ LAYERWISE_LR = 1.0
 """Share of the way to the least-squares answer that layerwise feedback goes in one step."""
 RIDGE = 0.01
 """Regularisation of that answer, in units of the mean square of the changes."""
-INTERVAL = 2
-"""Layerwise feedback learns in every so-manieth step: the weights move little in between."""
 
 
 @dataclass(slots=True, eq=False)
@@ -96,7 +97,6 @@ class Feedback:
         matrices: for every network, by the number that the rule gives it, B_l of every layer call,
             shape (N_l, nodes of the next layer) or (N_l, outputs); None where the nodes are outputs
             themselves.
-        steps: how often each network's matrices were asked to learn.
 
     Raises:
         RuleError: unknown kind, or a step size out of range.
@@ -112,7 +112,6 @@ class Feedback:
         self.kind = kind
         self.lr = lr
         self.matrices: dict[int, list[Tensor | None]] = {}
-        self.steps: dict[int, int] = {}
 
     def links(self, network: int, activity: Activity) -> list[Link]:
         """How feedback reaches each layer call; makes the matrices when first asked.
@@ -130,11 +129,13 @@ class Feedback:
             links.append(Link(index, call, columns, target))
         if network not in self.matrices:
             # From zero: before it has learned anything, the guess is no guess.
-            outputs = sum(y[0].numel() for y in tensors(activity.outputs))
+            outputs = sum(map(_units, tensors(activity.outputs)))
             self.matrices[network] = [
                 activity.like.new_zeros(
-                    _size(link.call),
-                    outputs if link.target is None else _size(activity.calls[link.target]),
+                    _units(link.call.pre_activation),
+                    outputs
+                    if link.target is None
+                    else _units(activity.calls[link.target].pre_activation),
                 )
                 if link.hidden
                 else None
@@ -143,7 +144,12 @@ class Feedback:
         return links
 
     def guess(
-        self, network: int, links: list[Link], responses: dict[int, Response], error: Tensor
+        self,
+        network: int,
+        links: list[Link],
+        responses: dict[int, Response],
+        error: Tensor,
+        before: dict[int, Tensor],
     ) -> Tensor:
         """``g⁰`` of every node, shape (B, N).
 
@@ -152,23 +158,32 @@ class Feedback:
             links: of its layer calls.
             responses: by index of the call; of the hidden ones.
             error: e, shape (B, outputs).
+            before: what `learn` has returned. Samples from which B_l has just learned are guessed
+                with what it was before: a guess that knew their noise would bias the estimate.
         """
-        guesses: dict[int, Tensor] = {}
+        batch = len(error)
+        total = error.new_empty(batch, links[-1].call.nodes.stop)
         for link in reversed(links):
+            guess = total[:, link.call.nodes]
             if link.columns is not None:
-                guesses[link.index] = error[:, link.columns]
+                guess.copy_(error[:, link.columns])
                 continue
             matrix = self.matrices[network][link.index]
             assert matrix is not None
-            source = error if link.target is None else guesses[link.target]
-            guess = source @ matrix.mT
-            slopes = responses[link.index].slopes
-            guesses[link.index] = guess if slopes is None else guess.mul_(slopes)
-        return torch.cat([guesses[link.index] for link in links], dim=-1)
+            source = error if link.target is None else total[:, links[link.target].call.nodes]
+            response = responses[link.index]
+            known = min(batch, len(response.changes)) if link.index in before else 0
+            if known:
+                torch.mm(source[:known], before[link.index].mT, out=guess[:known])
+            if known < batch:
+                torch.mm(source[known:], matrix.mT, out=guess[known:])
+            if response.slopes is not None:
+                guess.mul_(response.slopes)
+        return total
 
     def learn(
         self, network: int, links: list[Link], responses: dict[int, Response], sigma: float
-    ) -> None:
+    ) -> dict[int, Tensor]:
         """One step of every matrix towards what the noisy pass has shown.
 
         Args:
@@ -176,21 +191,27 @@ class Feedback:
             links: of its layer calls.
             responses: by index of the call; of the hidden ones.
             sigma: standard deviation of the noise.
+
+        Returns:
+            What the matrices that have learned were before, by index of the call.
         """
-        step = self.steps.get(network, 0)
-        self.steps[network] = step + 1
+        before: dict[int, Tensor] = {}
         for link in links:
             matrix = self.matrices[network][link.index]
-            if matrix is None or (link.target is not None and step % INTERVAL):
+            if matrix is None:
                 continue
             changes, effects = responses[link.index].changes, responses[link.index].effects
+            before[link.index] = matrix
             unexplained = torch.addmm(effects, changes, matrix, alpha=-1)
             if link.target is None:
                 lr = DIRECT_LR if self.lr is None else self.lr
-                matrix.addmm_(changes.mT, unexplained, alpha=lr / (len(changes) * sigma**2))
+                alpha = lr / (len(changes) * sigma**2)
+                learned = torch.addmm(matrix, changes.mT, unexplained, alpha=alpha)
             else:
-                answer = _least_squares(changes, unexplained)
-                matrix.add_(answer, alpha=LAYERWISE_LR if self.lr is None else self.lr)
+                lr = LAYERWISE_LR if self.lr is None else self.lr
+                learned = torch.add(matrix, _least_squares(changes, unexplained), alpha=lr)
+            self.matrices[network][link.index] = learned
+        return before
 
     def direct_responses(
         self, network: int, links: list[Link], activity: Activity, outputs: Tree, noise: Tensor
@@ -220,16 +241,15 @@ class Feedback:
         }
 
     def state_dict(self) -> dict[str, dict[int, Any]]:
-        """The matrices by network and layer call, and the counts of steps by network."""
+        """The matrices by network and layer call."""
         matrices = {
             n: [m if m is None else m.clone() for m in own] for n, own in self.matrices.items()
         }
-        return {"matrices": matrices, "steps": dict(self.steps)}
+        return {"matrices": matrices}
 
     def load_state_dict(self, state: dict[str, dict[int, Any]]) -> None:
         """Go on from a saved state."""
         self.matrices = {int(n): list(own) for n, own in state["matrices"].items()}
-        self.steps = {int(n): int(steps) for n, steps in state["steps"].items()}
 
 
 def layerwise_response(
@@ -250,11 +270,19 @@ def layerwise_response(
     moved = seen[link.index].pre_activation[:batch] - link.call.pre_activation
     # As moved / moved², with a floor: rounding decides the sign of a change much below σ.
     slopes = changes * moved / moved.square().add_((1e-3 * sigma) ** 2)
-    # As many samples as units tell all that there is to know of a linear relation.
-    rows = slice(min(batch, max(64, changes.shape[1])))
+    rows = slice(learning_rows(batch, changes.shape[1]))
     effects = seen[link.target].pre_activation[rows] - target.pre_activation[rows]
     effects -= noise[0, rows, target.nodes]
     return Response(changes[rows], effects, slopes)
+
+
+def learning_rows(batch: int, units: int) -> int:
+    """From how many samples the layerwise feedback of a layer learns in one step.
+
+    As many as units would tell all that there is to know; three quarters of that come as near in
+    two steps, for half of the cost. At most half of the batch, as the others gain at once.
+    """
+    return max(1, min(batch // 2, max(48, 3 * units // 4)))
 
 
 def output_error(activity: Activity, delta_loss: Callable[[Tree], Tensor], step: float) -> Tensor:
@@ -265,16 +293,39 @@ def output_error(activity: Activity, delta_loss: Callable[[Tree], Tensor], step:
         delta_loss: from outputs (K, B, ...) to the change of the loss, (K, B).
         step: how far an output is moved; the error is of the order of its square.
     """
-    clean = tensors(activity.outputs)
-    sizes = [y[0].numel() for y in clean]
-    both = _there_and_back(sum(sizes), step, clean[0].dtype, clean[0].device)
-    parts = iter(
-        (y + part.view(-1, 1, *y.shape[1:]))
-        for y, part in zip(clean, torch.split(both, sizes, dim=1), strict=True)
-    )
+    return error_and_change(activity, (), delta_loss, step)[0]
+
+
+def error_and_change(
+    activity: Activity, outputs: Tree, delta_loss: Callable[[Tree], Tensor], step: float
+) -> tuple[Tensor, Tensor]:
+    """`output_error` and δL of noisy outputs, from one evaluation of the loss.
+
+    A loss is many small operations, which take as long for a few rows as for some more.
+
+    Args:
+        activity: of the clean pass.
+        outputs: of the noisy passes, (K, B, ...); may be none.
+        delta_loss: from outputs (K, B, ...) to the change of the loss, (K, B).
+        step: how far an output is moved.
+
+    Returns:
+        The error, shape (B, outputs), and δL, shape (K, B).
+    """
+    clean, noisy = tensors(activity.outputs), tensors(outputs)
+    sizes = [_units(y) for y in clean]
+    count = sum(sizes)
+    both = _there_and_back(count, step, clean[0].dtype, clean[0].device)
+    moved = [
+        y + part.view(-1, 1, *y.shape[1:])
+        for y, part in zip(clean, both.split(sizes, dim=1), strict=True)
+    ]
+    if noisy:
+        moved = [torch.cat(pair) for pair in zip(moved, noisy, strict=True)]
+    parts = iter(moved)
     change = delta_loss(tree_map(lambda _: next(parts), activity.outputs))
-    up, down = change.chunk(2)
-    return ((up - down) / (2 * step)).mT
+    up, down = change[:count], change[count : 2 * count]
+    return ((up - down) / (2 * step)).mT, change[2 * count :]
 
 
 @cache
@@ -288,7 +339,7 @@ def output_columns(call: Call, outputs: Tree) -> slice | None:
     """Which outputs the nodes of a call are; None if something comes between."""
     start = 0
     for y in tensors(outputs):
-        size = y[0].numel()
+        size = _units(y)
         a = call.pre_activation
         if a.data_ptr() == y.data_ptr() and a.numel() == y.numel():
             return slice(start, start + size)
@@ -317,17 +368,22 @@ def _fed_by(index: int, calls: list[Call]) -> int | None:
 def _least_squares(x: Tensor, y: Tensor) -> Tensor:
     """The smallest M with ``x M ≈ y``, for x of shape (rows, n); regularised.
 
-    Solved in the smaller of the two spaces, of samples or of units.
+    Solved in the smaller of the two spaces, of samples or of units; for many columns of y by an
+    explicit inverse, which takes half the time and loses nothing next to the regularisation.
     """
     rows, units = x.shape
     square = x @ x.mT if rows < units else x.mT @ x
-    diagonal = square.diagonal()
-    diagonal.add_(RIDGE * diagonal.mean() * rows / max(rows, units) + torch.finfo(x.dtype).tiny)
+    mean = square.trace().item() / len(square)
+    square.diagonal().add_(RIDGE * mean * rows / max(rows, units) + torch.finfo(x.dtype).tiny)
     factor, _ = torch.linalg.cholesky_ex(square)
-    if rows < units:
-        return x.mT @ torch.cholesky_solve(y, factor)
-    return torch.cholesky_solve(x.mT @ y, factor)
+    right = y if rows < units else x.mT @ y
+    if 2 * right.shape[1] > len(right):
+        answer = torch.cholesky_inverse(factor) @ right
+    else:
+        answer = torch.cholesky_solve(right, factor)
+    return x.mT @ answer if rows < units else answer
 
 
-def _size(call: Call) -> int:
-    return call.pre_activation[0].numel()
+def _units(x: Tensor) -> int:
+    """How many numbers there are to a sample."""
+    return math.prod(x.shape[1:])

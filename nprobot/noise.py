@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,12 +15,17 @@ from torch import Tensor
 from .errors import RuleError
 
 
-def gaussian(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the given shape, on the device and of the type of `like`."""
-    return torch.randn(*shape, dtype=like.dtype, device=like.device, generator=generator)
+def gaussian(
+    shape: Sequence[int], like: Tensor, generator: torch.Generator, scale: float = 1.0
+) -> Tensor:
+    """Normal noise of the given shape, on the device and of the type of `like`."""
+    noise = torch.randn(*shape, dtype=like.dtype, device=like.device, generator=generator)
+    return noise.mul_(scale)
 
 
-def rademacher(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+def rademacher(
+    shape: Sequence[int], like: Tensor, generator: torch.Generator, scale: float = 1.0
+) -> Tensor:
     """Random signs of the given shape: eight a byte of randomness, a ninth of the Gaussian's time.
 
     One random 64-bit word makes 64 signs; each of its bytes picks a row of a table of 256 x 8.
@@ -28,12 +33,15 @@ def rademacher(shape: Sequence[int], like: Tensor, generator: torch.Generator) -
     count = math.prod(shape)
     words = torch.empty(-(-count // 64), dtype=torch.int64, device=like.device)
     words.random_(-(2**63), None, generator=generator)
-    rows = F.embedding(words.view(torch.uint8).int(), _signs(like.dtype, like.device))
+    table = _signs(like.dtype, like.device, scale)
+    rows = F.embedding(words.view(torch.uint8).int(), table)
     return rows.view(-1)[:count].view(*shape)
 
 
-def orthogonal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Directions of length √N that are orthogonal to each other across the K draws of a sample.
+def orthogonal(
+    shape: Sequence[int], like: Tensor, generator: torch.Generator, scale: float = 1.0
+) -> Tensor:
+    """Directions of length √N, times `scale`, orthogonal to each other across a sample's K draws.
 
     Uniform over the sphere each, as Gaussian noise is in direction; blocks of N where K is larger.
 
@@ -41,6 +49,7 @@ def orthogonal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -
         shape: (K, ..., N).
         like: gives device and type.
         generator: of the random numbers.
+        scale: the standard deviation.
     """
     draws, nodes = shape[0], shape[-1]
     blocks = []
@@ -51,10 +60,10 @@ def orthogonal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -
         # The signs of a QR decomposition are a convention; without it Q is uniform.
         q = q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
         blocks.append(q.movedim(-1, 0))
-    return torch.cat(blocks).mul_(math.sqrt(nodes))
+    return torch.cat(blocks).mul_(scale * math.sqrt(nodes))
 
 
-DISTRIBUTIONS: dict[str, Callable[[Sequence[int], Tensor, torch.Generator], Tensor]] = {
+DISTRIBUTIONS: dict[str, Callable[[Sequence[int], Tensor, torch.Generator, float], Tensor]] = {
     "gaussian": gaussian,
     "rademacher": rademacher,
     "orthogonal": orthogonal,
@@ -85,15 +94,15 @@ class NoiseSource:
         self.seed = torch.Generator().seed() if seed is None else int(seed)
         self._generators: dict[str, torch.Generator] = {}
 
-    def draw(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Unit-variance noise of the given shape, on the device and of the type of `like`.
+    def draw(self, shape: Sequence[int], like: Tensor, scale: float = 1.0) -> Tensor:
+        """Noise of the given shape and standard deviation, on the device and of the type of `like`.
 
         Antithetic noise needs an even first axis.
         """
         generator = self._generator(like.device)
         if not self.antithetic:
-            return DISTRIBUTIONS[self.distribution](shape, like, generator)
-        half = DISTRIBUTIONS[self.distribution]((shape[0] // 2, *shape[1:]), like, generator)
+            return DISTRIBUTIONS[self.distribution](shape, like, generator, scale)
+        half = DISTRIBUTIONS[self.distribution]((shape[0] // 2, *shape[1:]), like, generator, scale)
         return torch.cat([half, -half])
 
     def _generator(self, device: torch.device) -> torch.Generator:
@@ -121,8 +130,8 @@ class NoiseSource:
             self._generator(torch.device(device)).set_state(place)
 
 
-@cache
-def _signs(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The signs that each byte stands for, shape (256, 8)."""
+@lru_cache(maxsize=64)
+def _signs(dtype: torch.dtype, device: torch.device, scale: float) -> Tensor:
+    """The signs that each byte stands for, times `scale`; shape (256, 8)."""
     bits = (torch.arange(256).unsqueeze(1) >> torch.arange(8)) & 1
-    return (2 * bits - 1).to(device, dtype)
+    return scale * (2 * bits - 1).to(device, dtype)

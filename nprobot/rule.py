@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -256,7 +257,7 @@ class PerturbationRule(LearningRule):
         clean_loss = per_sample(loss, activity.outputs, (activity.batch,))
         if noise is None:
             shape = (self.samples, activity.batch, activity.size)
-            perturbation = self.source.draw(shape, activity.like).mul_(self.sigma)
+            perturbation = self.source.draw(shape, activity.like, self.sigma)
         else:
             perturbation = activity.join(noise)
         samples = perturbation.shape[0]
@@ -319,7 +320,7 @@ def per_sample(loss: Loss, outputs: Tree, shape: tuple[int, ...]) -> Tensor:
             "over the last axis only, for example ((y - target) ** 2).mean(-1)."
         )
     # A finite sum is enough, one number to fetch; only if it is not, look at each.
-    if not torch.isfinite(losses.sum()) and not torch.isfinite(losses).all():
+    if not math.isfinite(losses.sum().item()) and not torch.isfinite(losses).all():
         bad = (~torch.isfinite(losses)).nonzero()[0].tolist()
         raise NonFiniteLossError(
             f"loss of sample {bad[-1]} is {losses[tuple(bad)].item()}"

@@ -19,7 +19,14 @@ from typing_extensions import override
 
 from .activity import Activity, NoisyCall, Tree, first_tensor
 from .errors import RuleError
-from .feedback import Feedback, Response, flatten, layerwise_response, output_error
+from .feedback import (
+    Feedback,
+    Response,
+    error_and_change,
+    flatten,
+    layerwise_response,
+    output_error,
+)
 from .hidden_noise import NoisyPasses, make_reference
 from .rule import LearningRule, Loss, PerturbationRule, per_sample
 
@@ -158,7 +165,6 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
     ) -> Tensor:
         network = self._index(activity.network)
-        error = output_error(activity, delta_loss, self.sigma)
         links = self.feedback.links(network, activity)
         for link in links:
             if not link.hidden:  # its error is known
@@ -171,10 +177,11 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
             if link.target is not None
         }
         responses |= self.feedback.direct_responses(network, links, activity, outputs, noise)
-        guess = self.feedback.guess(network, links, responses, error)
-        self.feedback.learn(network, links, responses, self.sigma)
-        residual = delta_loss(outputs) - torch.linalg.vecdot(noise, guess)
-        return guess / activity.batch + average(residual / self.sigma**2, noise)
+        before = self.feedback.learn(network, links, responses, self.sigma)
+        error, change = error_and_change(activity, outputs, delta_loss, self.sigma)
+        guess = self.feedback.guess(network, links, responses, error, before)
+        residual = change - torch.linalg.vecdot(noise, guess)
+        return average(residual / self.sigma**2, noise).add_(guess, alpha=1 / activity.batch)
 
 
 class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation):
@@ -210,8 +217,8 @@ class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation)
                 own = noise[..., link.call.nodes].flatten(0, 1)
                 response = Response(own, (flatten(outputs, 2) - clean).flatten(0, 1), None)
             responses[link.index] = response
-        guess = self.feedback.guess(network, links, responses, error)
-        self.feedback.learn(network, links, responses, self.sigma)
+        before = self.feedback.learn(network, links, responses, self.sigma)
+        guess = self.feedback.guess(network, links, responses, error, before)
         total = guess / activity.batch
         for link in hidden:
             own = noise[..., link.call.nodes]
@@ -255,6 +262,9 @@ class Backpropagation(LearningRule):
         self.backward_passes += batch
         return losses.detach()
 
+
+BLOCK = 2**17
+"""Numbers of one draw from which draws are added up one by one, as all do not fit a CPU's cache."""
 
 _WITH_FEEDBACK: dict[str, type[FeedbackRule]] = {
     "np": FeedbackNodePerturbation,
@@ -370,4 +380,10 @@ def square_norm(values: Tensor) -> Tensor:
 
 def average(weight: Tensor, values: Tensor) -> Tensor:
     """``Σ_k weight[k, b] values[k, b, :] / (K B)``, shape (B, N); overwrites `values`."""
-    return values.mul_((weight / weight.numel()).unsqueeze(-1)).sum(0)
+    weight = (weight / weight.numel()).unsqueeze(-1)
+    if len(values) > 1 and values[0].numel() < BLOCK:
+        return values.mul_(weight).sum(0)
+    total = values[0].mul_(weight[0])
+    for one, value in zip(weight[1:], values[1:], strict=True):
+        total.addcmul_(one, value)
+    return total

@@ -279,3 +279,19 @@ def test_ppo_with_feedback_takes_the_steps_that_backpropagation_takes():
     logged = model.logger.name_to_value
     assert logged["train/alignment_actor"] > 0.9
     assert logged["train/alignment_critic"] > 0.9
+
+
+@pytest.mark.parametrize("name", ["np", "inp"])
+def test_a_sample_is_not_guessed_from_its_own_noise(name):
+    """Fewer samples than units: matrices fitted to their noise would explain all of it, wrongly."""
+    rule = nprobot.learning_rule(name, sigma=1e-4, noise="rademacher", feedback=True, seed=0)
+    net, x, loss = setting(batch=4, sizes=(6, 32, 32, 3))
+    truth = backprop_gradients(net, x, loss)
+    net.zero_grad()
+    draws = 1000
+    for _ in range(draws):
+        rule.feedback.matrices.clear()
+        rule.backward(net, x, loss)
+    mean = gradients(net) / draws
+    assert cosine_similarity(mean, truth, dim=0) > 0.975
+    assert mean @ truth / truth.square().sum() == pytest.approx(1.0, abs=0.04)
