@@ -16,11 +16,12 @@ from nprobot.regression.config import FitConfig
 from nprobot.regression.folder import FitFolder, default_path, refuse_existing
 from nprobot.regression.sources import Source
 from nprobot.training.errors import ConfigError
+from nprobot.training.interruption import interruptible
 from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import duration, facts, say
 from .exit_codes import DONE, INTERRUPTED
-from .fit_display import FitBar, FitLines, error_table, fit_display, interruptible
+from .fit_display import FitBar, FitLines, error_table, fit_display
 from .options import parse
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     data = load(options.source)
     device = torch.device(options.output.device)
-    with fit_display(console) as shown, interruptible(shown):
+    with fit_display(console) as shown, interruptible(shown, shown.message, "epoch"):
         if options.output.resume is None:
             config, shape = options.fit, options.network
             path = path or default_path(options.source.name, config)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -92,27 +88,6 @@ class FitBar:
     def message(self, text: str) -> None:
         """A line above the bar."""
         say(self.console, text)
-
-
-@contextmanager
-def interruptible(display: FitLines | FitBar) -> Iterator[None]:
-    """Turn the first Ctrl-C (or a polite kill) into the end of the fit after this epoch."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if display.stop_requested:
-            raise KeyboardInterrupt
-        display.stop_requested = True
-        display.message("Stopping after this epoch; once more to stop at once.")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def figures(progress: FitProgress) -> str:

@@ -17,9 +17,10 @@ from nprobot.policies.onnx_file import check_agreement, save_onnx
 from nprobot.policies.policy import Policy
 from nprobot.regression.folder import FORMAT as FIT
 from nprobot.regression.folder import FitFolder
+from nprobot.training.description import CONFIG_FILE
 from nprobot.training.errors import RunExistsError
 from nprobot.training.evaluation import Evaluation, evaluate
-from nprobot.training.run_folder import CONFIG_FILE, RunFolder, find_policy
+from nprobot.training.run_folder import RunFolder, find_policy
 from nprobot.training.versions import versions
 
 from .errors import DeployError

@@ -26,19 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nprobot.training.errors import (
-    DamagedRunError,
-    ForeignRunError,
-    NewerRunError,
-    RunExistsError,
-    RunNotFoundError,
-)
+from nprobot.training.description import CONFIG_FILE, new_session, read_description, untaken
+from nprobot.training.errors import DamagedRunError, RunExistsError
 from nprobot.training.files import storing, sync, write_whole
-from nprobot.training.versions import git_commit, versions
 
 from .config import FitConfig
 
-CONFIG_FILE = "config.json"
 FORMAT = "nprobot-fit"
 VERSION = 1
 
@@ -118,7 +111,7 @@ class FitFolder:
                 "config": config.to_dict(),
                 "source": dict(folder.source),
                 "about": dict(about or {}),
-                "sessions": [_session(0)],
+                "sessions": [new_session(after_epoch=0)],
             }
         )
         begin(unfinished)
@@ -147,7 +140,7 @@ class FitFolder:
         """Write `config.json` anew for a fit that goes on after some number of epochs."""
         description = _read(self.path)
         description["config"] = self.config.to_dict()
-        description["sessions"].append(_session(epochs))
+        description["sessions"].append(new_session(after_epoch=epochs))
         self._write(description)
 
     def end_session(self, epochs: int, ending: str) -> None:
@@ -182,12 +175,8 @@ class FitFolder:
 def default_path(task: str, config: FitConfig, root: Path = Path("runs")) -> Path:
     """``runs/<task>-<rule>-<seed>-<time>``, not yet taken."""
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in task)
-    path = root / f"{plain}-{config.rule}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return untaken(root / f"{plain}-{config.rule}-{config.seed}-{stamp}")
 
 
 def refuse_existing(path: Path) -> None:
@@ -212,33 +201,5 @@ def _number(text: str) -> float:
     return int(text) if text.isdigit() else float(text)
 
 
-def _session(epochs: int) -> dict[str, Any]:
-    """What this process adds to the fit, after some number of epochs."""
-    return {
-        "after_epoch": epochs,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": versions(),
-        "git_commit": git_commit(),
-    }
-
-
 def _read(path: Path) -> dict[str, Any]:
-    file = path / CONFIG_FILE
-    try:
-        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        kind, version = description["format"], int(description["version"])
-        if kind != FORMAT:
-            raise ForeignRunError(f"{file} has the format {kind!r}; this command reads {FORMAT!r}")
-        if version > VERSION:
-            raise NewerRunError(
-                f"{file} has format version {version}; this nprobot reads up to {VERSION}. "
-                "Upgrade nprobot."
-            )
-        description["sessions"] = [dict(session) for session in description["sessions"]]
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunNotFoundError(f"there is no fit at {path}: it has no {CONFIG_FILE}") from None
-    except (ForeignRunError, NewerRunError):
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedRunError(f"{file} cannot be read: {error!r}") from error
-    return description
+    return read_description(path, FORMAT, VERSION, "fit")

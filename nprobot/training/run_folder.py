@@ -10,17 +10,10 @@ from typing import Any, Literal
 
 from .checkpoint_folder import LAST, numbered
 from .config import RunConfig
-from .errors import (
-    DamagedRunError,
-    ForeignRunError,
-    NewerRunError,
-    RunExistsError,
-    RunNotFoundError,
-)
+from .description import CONFIG_FILE, new_session, read_description, untaken
+from .errors import DamagedRunError, RunExistsError
 from .files import storing, write_whole
-from .versions import git_commit, versions
 
-CONFIG_FILE = "config.json"
 FORMAT = "nprobot-run"
 VERSION = 1
 
@@ -81,7 +74,7 @@ class RunFolder:
                 "version": VERSION,
                 "command": command,
                 "config": config.to_dict(),
-                "sessions": [_session(0, device)],
+                "sessions": [new_session(from_step=0, device=device)],
             },
         )
         return cls(path, config)
@@ -107,7 +100,7 @@ class RunFolder:
         """Write `config.json` anew for a run that goes on at some number of steps."""
         description = _read(self.path)
         description["config"] = self.config.to_dict()
-        description["sessions"].append(_session(steps, device))
+        description["sessions"].append(new_session(from_step=steps, device=device))
         _write(self.path, description)
 
     def end_session(self, steps: int, ending: Ending) -> None:
@@ -126,12 +119,7 @@ def default_path(config: RunConfig, root: Path = Path("runs")) -> Path:
     """``runs/<env>-<algo>-<rule>-<seed>-<time>``, not yet taken."""
     env = config.env.replace("/", "_").replace(":", "_")
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    path = root / f"{env}-{config.algo}-{config.rule}-{config.seed}-{stamp}"
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
+    return untaken(root / f"{env}-{config.algo}-{config.rule}-{config.seed}-{stamp}")
 
 
 def find_policy(path: Path) -> Path:
@@ -153,37 +141,8 @@ def refuse_existing(path: Path) -> None:
         )
 
 
-def _session(steps: int, device: str) -> dict[str, Any]:
-    """What this process adds to the run, from some number of steps on."""
-    return {
-        "from_step": steps,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "device": device,
-        "versions": versions(),
-        "git_commit": git_commit(),
-    }
-
-
 def _read(path: Path) -> dict[str, Any]:
-    file = path / CONFIG_FILE
-    try:
-        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        kind, version = description["format"], int(description["version"])
-        if kind != FORMAT:
-            raise ForeignRunError(f"{file} has the format {kind!r}; this command reads {FORMAT!r}")
-        if version > VERSION:
-            raise NewerRunError(
-                f"{file} has format version {version}; this nprobot reads up to {VERSION}. "
-                "Upgrade nprobot."
-            )
-        description["sessions"] = [dict(session) for session in description["sessions"]]
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunNotFoundError(f"there is no run at {path}: it has no {CONFIG_FILE}") from None
-    except (ForeignRunError, NewerRunError):
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedRunError(f"{file} cannot be read: {error!r}") from error
-    return description
+    return read_description(path, FORMAT, VERSION, "run")
 
 
 def _write(path: Path, description: dict[str, Any]) -> None:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from nprobot.policies.policy import Policy
@@ -17,6 +12,7 @@ from .callback import RunCallback, StopTraining, log_evaluation
 from .curve import draw_curve
 from .errors import EnvironmentFailedError, NonFiniteError, StorageError
 from .evaluation import Evaluation, evaluate
+from .interruption import interruptible
 from .progress_file import STEPS
 from .reporting import Reporter
 from .run_folder import Ending, RunFolder
@@ -79,7 +75,8 @@ class Session:
         assert model.env is not None, "a run always has its environments"
         run.init_callback(model)
         try:
-            with _interruptible(run, self.reporter), side_by_side(model.env).watched():
+            told = self.reporter.message
+            with interruptible(run, told, "update"), side_by_side(model.env).watched():
                 self.reporter.begin(self.folder)
                 self._learn()
                 run.save()
@@ -161,24 +158,3 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     if isinstance(error, StorageError):
         return StorageError(f"{text} When there is room and leave to write, go on: {again}")
     return NonFiniteError(f"{text} A lower --learning-rate, or --normalise on, often helps.")
-
-
-@contextmanager
-def _interruptible(run: RunCallback, reporter: Reporter) -> Iterator[None]:
-    """Turn the first Ctrl-C (or a polite kill) into the end of the run after this update."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if run.stop_requested:
-            raise KeyboardInterrupt
-        run.stop_requested = True
-        reporter.message("Stopping after this update; once more to stop at once.")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,11 +12,12 @@ import pytest
 
 from nprobot.cli import evaluate
 from nprobot.cli import fit as command
-from nprobot.cli.fit_display import FitLines, interruptible
+from nprobot.cli.fit_display import FitLines
 from nprobot.envs.errors import MissingColumnsError, RobotError, SettingsError
 from nprobot.regression import load
 from nprobot.regression.sources import Source
 from nprobot.training.errors import ConfigError, RunExistsError, RunNotFoundError, UnknownNameError
+from nprobot.training.interruption import interruptible
 
 TASK = ["--task-kwargs", "train", "6", "validation", "2", "test", "2", "duration", "1.0"]
 QUICK = ["--samples", "2", "--hidden", "16", "--batch-size", "128"]
@@ -158,7 +159,7 @@ def test_the_first_interrupt_waits_for_the_epoch_the_second_does_not():
 
     display = FitLines(Console(quiet=True))
     before = signal.getsignal(signal.SIGINT)
-    with interruptible(display):
+    with interruptible(display, display.message, "epoch"):
         os.kill(os.getpid(), signal.SIGINT)
         assert display.stop_requested
         with pytest.raises(KeyboardInterrupt):
