@@ -318,7 +318,7 @@ def error_and_change(
     both = _there_and_back(count, step, clean[0].dtype, clean[0].device)
     moved = [
         y + part.view(-1, 1, *y.shape[1:])
-        for y, part in zip(clean, both.split(sizes, dim=1), strict=True)
+        for y, part in zip(clean, torch.split(both, sizes, dim=1), strict=True)
     ]
     if noisy:
         moved = [torch.cat(pair) for pair in zip(moved, noisy, strict=True)]
