@@ -2,11 +2,13 @@
 
 All rules take turns in one process on one thread, and each counts with its shortest time, so that
 whatever else the machine does falls out. Beside each ratio stands the multiply-add bound: what the
-ratio would be if only matrix products cost time.
+ratio would be if only matrix products cost time. PPO: the learners take turns, too, each learns one
+more rollout a round, and counts with its shortest round of process CPU time.
 
-    python scripts/speed.py                 # gradient steps, then PPO
-    python scripts/speed.py --steps 0       # gradient steps only
-    python scripts/speed.py --out speed.csv # and keep the rows
+    python scripts/speed.py                      # gradient steps, then PPO
+    python scripts/speed.py --rounds 0           # gradient steps only
+    python scripts/speed.py --seconds 0 --env HalfCheetah-v5 # PPO only
+    python scripts/speed.py --out results/speed  # and keep the rows
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import stable_baselines3
 import torch
@@ -27,12 +30,24 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
 
 import nprobot
-from nprobot.feedback import INTERVAL
+from nprobot.feedback import learning_rows
 from nprobot.policies import mlp
 
 NETWORKS = [([17, 64, 64, 6], 64), ([17, 256, 256, 6], 256), ([21, 512, 512, 512, 7], 256)]
 DRAWS = (1, 4, 16)
 FEEDBACK = "+feedback"
+LEARNERS = (
+    ("sb3", 0),
+    ("np", 1),
+    ("anp", 1),
+    ("danp", 1),
+    ("danp", 8),
+    ("np+feedback", 1),
+    ("np+feedback", 8),
+    ("dnp+feedback", 1),
+    ("dnp+feedback", 8),
+)
+"""Rule and K of what PPO learns by; the first is what the others are compared with."""
 RULES = ("np", "inp", "anp", "dnp", "dinp", "danp", "np+feedback", "dnp+feedback")
 
 
@@ -51,12 +66,23 @@ class Row:
     bound: float
 
 
+@dataclass(frozen=True)
+class PPORow:
+    """The same for a stretch of PPO."""
+
+    env: str
+    rule: str
+    samples: int
+    milliseconds: float
+    ratio: float
+
+
 def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
     """Multiply-adds of a step over those of backpropagation, taken as three forward passes.
 
     NP and ANP: K noisy passes, a clean one, an outer product. INP: one pass a layer, begun there.
     With decorrelation: x* = R x, the product W R, C = mean x* x*ᵀ and C R for every layer. With
-    feedback: for every hidden layer the guess, and now and then a least-squares problem.
+    feedback: for every hidden layer the guess and a least-squares problem.
     """
     layers = [batch * d * h for d, h in pairwise(sizes)]
     forward = sum(layers)
@@ -69,10 +95,10 @@ def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
         extra = sum(2 * batch * d * d + h * d * d + d**3 for d, h in pairwise(sizes))
     if name.endswith(FEEDBACK):
         for h, out in pairwise(sizes[1:]):
-            rows = min(batch, max(64, h))
+            rows = learning_rows(batch, h)
             square, size = (rows * rows * h, rows) if rows < h else (rows * h * h, h)
             learning = 2 * rows * h * out + square + size**3 // 3 + size * size * out
-            extra += batch * h * out + learning // INTERVAL
+            extra += batch * h * out + learning
     return (draws * noisy + 2 * forward + extra) / (3 * forward)
 
 
@@ -158,31 +184,45 @@ def show(rows: list[Row], console: Console) -> None:
         console.print(table)
 
 
-def ppo_speed(env: str, steps: int, console: Console) -> None:
-    """Environment steps a second of our PPO and of SB3's, same batch size and epochs."""
-    arguments = {"n_steps": 256, "batch_size": 256, "seed": 0, "device": "cpu"}
-    table = Table(title=f"PPO on {env}, 8 environments, batch 256, 10 epochs, {steps} steps")
-    for column in ("learner", "env steps / s", "time / SB3"):
-        table.add_column(column, justify="right")
-    baseline = None
-    cases = ("sb3", 0), ("np", 1), ("anp", 1), ("danp", 1), ("danp", 8)
-    for case, draws in (*cases, ("dnp+feedback", 1), ("dnp+feedback", 8)):
+def ppo_speed(env: str, rounds: int, console: Console) -> list[PPORow]:
+    """CPU time of our PPO over SB3's, same batch size and epochs."""
+    models: list[stable_baselines3.PPO] = []
+    for rule, draws in LEARNERS:
         envs = make_vec_env(env, 8, seed=0)
-        if case == "sb3":
-            model = stable_baselines3.PPO("MlpPolicy", envs, **arguments)
-        else:
-            rule: dict[str, int | bool] = {"samples": draws}
-            if case.endswith(FEEDBACK):
-                rule["feedback"] = True
-            name = case.removesuffix(FEEDBACK)
-            model = nprobot.PPO("MlpPolicy", envs, rule=name, rule_kwargs=rule, **arguments)
-        start = time.perf_counter()
-        model.learn(steps)
-        took = time.perf_counter() - start
-        baseline = baseline or took
-        label = "SB3 PPO (autograd)" if case == "sb3" else f"{case}, K = {draws}"
-        table.add_row(label, f"{model.num_timesteps / took:.0f}", f"{took / baseline:.2f}")
+        arguments: dict[str, Any] = {"n_steps": 256, "batch_size": 256, "seed": 0, "device": "cpu"}
+        if rule == "sb3":
+            models.append(stable_baselines3.PPO("MlpPolicy", envs, **arguments))
+            continue
+        settings: dict[str, Any] = {"samples": draws}
+        if rule.endswith(FEEDBACK):
+            settings["feedback"] = True
+        arguments |= {"rule": rule.removesuffix(FEEDBACK), "rule_kwargs": settings}
+        models.append(nprobot.PPO("MlpPolicy", envs, **arguments))
+    steps = models[0].n_steps * models[0].n_envs
+    times = [float("inf")] * len(models)
+    for _ in range(rounds):
+        for i, model in enumerate(models):
+            start = time.process_time()
+            model.learn(steps, reset_num_timesteps=False)
+            times[i] = min(times[i], time.process_time() - start)
+    table = Table(title=f"PPO on {env}, 8 environments, batch 256, 10 epochs: {steps} steps")
+    for column in ("learner", "CPU ms", "time / SB3"):
+        table.add_column(column, justify="right")
+    rows = []
+    for (rule, draws), took in zip(LEARNERS, times, strict=True):
+        label = "SB3 PPO (autograd)" if rule == "sb3" else f"{rule}, K = {draws}"
+        table.add_row(label, f"{1e3 * took:.0f}", f"{took / times[0]:.2f}")
+        rows.append(PPORow(env, rule, draws, took * 1e3, took / times[0]))
     console.print(table)
+    return rows
+
+
+def keep(path: Path, rows: Sequence[Row | PPORow]) -> None:
+    """Write rows to a CSV file."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(rows[0])])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
 
 
 def main() -> None:
@@ -190,24 +230,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=15.0, help="for each network")
+    parser.add_argument(
+        "--seconds", type=float, default=15.0, help="for each network; 0 leaves them out"
+    )
     parser.add_argument("--activation", default="tanh")
     parser.add_argument("--noise", default="rademacher", choices=["rademacher", "gaussian"])
     parser.add_argument("--env", default="Reacher-v5", help="for PPO")
-    parser.add_argument("--steps", type=int, default=20480, help="of PPO; 0 leaves it out")
-    parser.add_argument("--out", type=Path, help="write the rows to this CSV file")
+    parser.add_argument("--rounds", type=int, default=12, help="of PPO; 0 leaves it out")
+    parser.add_argument("--out", type=Path, help="write the rows to this folder")
     options = parser.parse_args()
     torch.set_num_threads(1)
     console = Console()
-    rows = gradient_steps(options.seconds, options.activation, options.noise)
-    show(rows, console)
     if options.out:
-        with options.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(Row.__dataclass_fields__))
-            writer.writeheader()
-            writer.writerows(vars(row) for row in rows)
-    if options.steps:
-        ppo_speed(options.env, options.steps, console)
+        options.out.mkdir(parents=True, exist_ok=True)
+    if options.seconds:
+        rows = gradient_steps(options.seconds, options.activation, options.noise)
+        show(rows, console)
+        if options.out:
+            keep(options.out / "rows.csv", rows)
+    if options.rounds:
+        ppo_rows = ppo_speed(options.env, options.rounds, console)
+        if options.out:
+            keep(options.out / f"ppo_{options.env}.csv", ppo_rows)
 
 
 if __name__ == "__main__":
