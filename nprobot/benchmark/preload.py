@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch._dynamo  # noqa: F401  or the first optimiser of every run would
+
 import nprobot.benchmark.execution
 import nprobot.benchmark.fits
 import nprobot.benchmark.peers
