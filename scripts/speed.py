@@ -1,9 +1,9 @@
 """How long one learning step takes under each rule, as a ratio to autograd backpropagation.
 
-All rules take turns in one process on one thread, and each counts with its shortest time, so that
-whatever else the machine does falls out. Beside each ratio stands the multiply-add bound: what the
-ratio would be if only matrix products cost time. PPO: the learners take turns, too, each learns one
-more rollout a round, and counts with its shortest round of process CPU time.
+All rules take turns in one process on one thread, and each counts with its shortest CPU time, so
+that whatever else the machine does falls out. Beside each ratio stands the multiply-add bound: what
+the ratio would be if only matrix products cost time. PPO's learners take turns, too: each learns
+one more rollout a round, and counts with its shortest round.
 
     python scripts/speed.py                      # gradient steps, then PPO
     python scripts/speed.py --rounds 0           # gradient steps only
@@ -126,17 +126,17 @@ def perturbation_step(
 
 
 def measure(steps: list[Callable[[], None]], seconds: float) -> list[float]:
-    """Shortest time of every step in seconds, over rounds in which the steps take turns."""
-    start = time.perf_counter()
+    """Shortest CPU time of every step in seconds, over rounds in which the steps take turns."""
+    start = time.process_time()
     for step in steps:
         step()
-    rounds = max(7, int(seconds / (time.perf_counter() - start)))
+    rounds = max(7, int(seconds / (time.process_time() - start)))
     times: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds):
         for i, step in enumerate(steps):
-            start = time.perf_counter()
+            start = time.process_time()
             step()
-            times[i].append(time.perf_counter() - start)
+            times[i].append(time.process_time() - start)
     return [min(t) for t in times]
 
 
