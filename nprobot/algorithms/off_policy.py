@@ -27,6 +27,8 @@ from nprobot.policies.off_policy_networks import (
 from nprobot.rule import LearningRule, Loss
 from nprobot.rules import learning_rule
 
+from .ppo import FEEDBACK_DEFAULTS
+
 RULE_DEFAULTS: dict[str, Any] = {
     "sigma": 1e-2,
     "samples": 8,
@@ -164,11 +166,15 @@ def make_rule(
 ) -> LearningRule:
     """A rule that is given by name with `RULE_DEFAULTS`, or the rule itself.
 
+    Learned feedback has the K and the σ that it has in PPO.
+
     Raises:
         RuleError: unknown rule, or settings for a rule that is made already.
     """
     if isinstance(rule, str):
-        return learning_rule(rule, **RULE_DEFAULTS | {"seed": seed} | dict(rule_kwargs or {}))
+        given = dict(rule_kwargs or {})
+        defaults = RULE_DEFAULTS | (FEEDBACK_DEFAULTS if given.get("feedback") else {})
+        return learning_rule(rule, **defaults | {"seed": seed} | given)
     if rule_kwargs:
         raise RuleError("rule_kwargs is for a rule given by name; set them on the rule itself")
     return rule

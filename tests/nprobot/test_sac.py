@@ -263,6 +263,17 @@ def test_gsde_and_shared_extractors_are_refused():
         )
 
 
+@pytest.mark.parametrize("algorithm", [nprobot.SAC, nprobot.TD3, nprobot.PPO])
+def test_learned_feedback_takes_one_pass_and_little_noise_unless_told(algorithm):
+    def rule(**settings):
+        model = algorithm("MlpPolicy", "Pendulum-v1", rule="np", rule_kwargs=settings, device="cpu")
+        return model.rule.samples, model.rule.sigma
+
+    assert rule() == (8, 1e-2)
+    assert rule(feedback=True) == (1, 1e-3)
+    assert rule(feedback=True, samples=4, sigma=1e-4) == (4, 1e-4)
+
+
 def test_settings_for_a_finished_rule_are_refused():
     rule = nprobot.learning_rule("danp")
     with pytest.raises(RuleError, match="rule given by name"):
