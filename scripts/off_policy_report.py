@@ -20,14 +20,14 @@ from off_policy import (
     RULES,
     SEARCH_SEED,
     SEARCH_TASK,
-    SEARCHES,
     TASKS,
-    read,
+    best_rates,
 )
+from rows import read
 
 FIGURE = ROOT / "docs" / "figures" / "off_policy.png"
 PAGE = ROOT / "docs" / "off_policy.md"
-COLOURS = {"BP": "black", "DANP": "#a50f15", "DNP + feedback": "#756bb1"}
+COLOURS = {"BP": "black", "DANP": "#a50f15", "NP + feedback": "#756bb1"}
 LINES = {"SAC": "-", "TD3": "--"}
 FLOORS = {"Pendulum-v1": -1600.0, "Reacher-v5": -25.0}
 """Where the axes end: what a random policy gets would squeeze the rest."""
@@ -93,13 +93,15 @@ def page() -> str:
 
 
 def results_table(rows: Rows) -> str:
-    """Return, passes and time of every learner on every task."""
+    """Return, passes and time of every learner on every task, at the rate that it was given."""
+    best = best_rates()
     measured = ["return", "worst", "env steps", "gradient steps"]
     lines = [["task", "learner", "seeds", *measured, "passes forward / backward", "minutes"]]
     for task in TASKS:
         for algorithm in ALGORITHMS:
             for rule in RULES:
-                own = select(rows, task=task, algorithm=algorithm, rule=rule)
+                rate = str(best[algorithm, rule])
+                own = select(rows, task=task, algorithm=algorithm, rule=rule, learning_rate=rate)
                 if own:
                     lines.append([task, f"{algorithm} by {rule}", *results(own)])
     return table(lines)
@@ -126,19 +128,23 @@ def results(own: Rows) -> list[str]:
 
 def search_table(rows: Rows) -> str:
     """Return of every learning rate that was tried, under every condition."""
-    tried = sorted({(row["condition"], row["learning_rate"]) for row in rows}, reverse=True)
-    lines = [["learner", *(f"{condition}, {rate}" for condition, rate in tried)]]
+    tried = list(dict.fromkeys(map(tried_as, rows)))
+    lines = [["learner", *tried]]
     for rule in RULES:
         for algorithm in ALGORITHMS:
             own = {
-                (row["condition"], row["learning_rate"]): f"{float(row['return_mean']):.0f}"
+                tried_as(row): f"{float(row['return_mean']):.0f}"
                 for row in select(rows, algorithm=algorithm, rule=rule)
             }
             if own:
                 lines.append([f"{algorithm} by {rule}", *(own.get(key, "–") for key in tried)])
-    steps = ", ".join(f"{condition}: {count:,} steps" for condition, count in SEARCHES.items())
-    where = f"{SEARCH_TASK}, seed {SEARCH_SEED}; {steps}"
-    return f"{table(lines)}\n\n({where}; return of {EPISODES} deterministic episodes)"
+    where = f"{SEARCH_TASK}, seed {SEARCH_SEED}; return of {EPISODES} deterministic episodes"
+    return f"{table(lines)}\n\n({where})"
+
+
+def tried_as(row: dict[str, str]) -> str:
+    """Condition, length and learning rate of a run of the search."""
+    return f"{row['condition']}, {int(row['steps']) // 1000}k steps, {row['learning_rate']}"
 
 
 def critic_table(rows: Rows) -> str:
