@@ -146,10 +146,12 @@ class Runs:
                 process.kill()
             process.join()
             if process.exitcode != -signal.SIGKILL:
+                self._check(process)
                 break
             assert moment is not None, "killed by somebody else"
             lives.append(moment)
-        self._check(process)
+            if complete(path):  # all was written; only its process had not ended yet
+                break
         found = contents(path)
         differs = [key for key in expected | found if expected.get(key) != found.get(key)]
         alive = " ".join(f"{seconds:.2f}" for seconds in lives)
@@ -172,6 +174,12 @@ def run(arguments: list[str], output: str) -> None:
     for stream in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     raise SystemExit(nprobot(arguments))
+
+
+def complete(path: Path) -> bool:
+    """Whether a run has said that it has ended, which is the last thing that it does."""
+    file = path / "config.json"
+    return file.exists() and json.loads(file.read_text())["sessions"][-1].get("ended") == "complete"
 
 
 def contents(path: Path) -> dict[str, str]:

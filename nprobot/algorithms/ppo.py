@@ -95,8 +95,8 @@ class PPO(stable_baselines3.PPO):
             for never. Costs a backward pass then, for show: learning does not see it.
         learning_rate: as in SB3, a number or a schedule.
         batch_size: as in SB3.
-        max_grad_norm: as in SB3; under perturbation rules it clips the actor and the critic each,
-            and None, which turns clipping off, is allowed.
+        max_grad_norm: as in SB3; under perturbation rules it clips the actor and the critic each.
+            Infinity turns clipping off, which is the default of those without feedback.
         kwargs: every other argument of SB3's PPO, with its meaning and default.
 
     Where an argument is None its default is SB3's for ``"bp"`` and `PERTURBATION_DEFAULTS` for the
