@@ -27,7 +27,7 @@ from nprobot.policies.off_policy_networks import (
 from nprobot.rule import LearningRule, Loss
 from nprobot.rules import learning_rule
 
-from .ppo import FEEDBACK_DEFAULTS
+from .ppo import DEFAULT_RULE, FEEDBACK_DEFAULTS
 
 RULE_DEFAULTS: dict[str, Any] = {
     "sigma": 1e-2,
@@ -162,17 +162,20 @@ def follow(network: nn.Module, target: nn.Module, tau: float) -> None:
 
 
 def make_rule(
-    rule: str | LearningRule, rule_kwargs: Mapping[str, Any] | None, seed: int | None
+    rule: str | LearningRule | None, rule_kwargs: Mapping[str, Any] | None, seed: int | None
 ) -> LearningRule:
-    """A rule that is given by name with `RULE_DEFAULTS`, or the rule itself.
+    """A rule that is given by name with `RULE_DEFAULTS`, or the rule itself; PPO's without either.
 
     Learned feedback has the K and the σ that it has in PPO.
 
     Raises:
         RuleError: unknown rule, or settings for a rule that is made already.
     """
+    given = dict(rule_kwargs or {})
+    if rule is None:
+        rule, own = DEFAULT_RULE
+        given = own | given
     if isinstance(rule, str):
-        given = dict(rule_kwargs or {})
         defaults = RULE_DEFAULTS | (FEEDBACK_DEFAULTS if given.get("feedback") else {})
         return learning_rule(rule, **defaults | {"seed": seed} | given)
     if rule_kwargs:

@@ -51,7 +51,7 @@ class SAC(stable_baselines3.SAC):
         env: as in SB3.
         learning_rate: as in SB3, a number or a schedule. Follows to all optimisers and, as a factor
             on η_R, to the decorrelation.
-        rule: a name for `nprobot.learning_rule`, or a rule.
+        rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
         rule_kwargs: settings for a rule given by name, such as ``{"samples": 1}``
             (`nprobot.algorithms.off_policy.RULE_DEFAULTS` where silent). Its seed comes from
             `seed`.
@@ -81,7 +81,7 @@ class SAC(stable_baselines3.SAC):
         env: GymEnv | str,
         learning_rate: float | Schedule | None = None,
         *,
-        rule: str | LearningRule = "danp",
+        rule: str | LearningRule | None = None,
         rule_kwargs: dict[str, Any] | None = None,
         alignment_interval: int = 0,
         policy_kwargs: dict[str, Any] | None = None,

@@ -269,6 +269,7 @@ def test_learned_feedback_takes_one_pass_and_little_noise_unless_told(algorithm)
         model = algorithm("MlpPolicy", "Pendulum-v1", rule="np", rule_kwargs=settings, device="cpu")
         return model.rule.samples, model.rule.sigma
 
+    assert algorithm("MlpPolicy", "Pendulum-v1", device="cpu").rule.feedback.kind == "layerwise"
     assert rule() == (8, 1e-2)
     assert rule(feedback=True) == (1, 1e-3)
     assert rule(feedback=True, samples=4, sigma=1e-4) == (4, 1e-4)
