@@ -21,7 +21,6 @@ from off_policy import (
     SEARCH_SEED,
     SEARCH_TASK,
     TASKS,
-    best_rates,
 )
 from rows import read
 
@@ -93,17 +92,18 @@ def page() -> str:
 
 
 def results_table(rows: Rows) -> str:
-    """Return, passes and time of every learner on every task, at the rate that it was given."""
-    best = best_rates()
+    """Return, passes and time of every learner on every task, at every rate that it has had."""
     measured = ["return", "worst", "env steps", "gradient steps"]
-    lines = [["task", "learner", "seeds", *measured, "passes forward / backward", "minutes"]]
+    lines = [
+        ["task", "learner", "rate", "seeds", *measured, "passes forward / backward", "minutes"]
+    ]
     for task in TASKS:
         for algorithm in ALGORITHMS:
             for rule in RULES:
-                rate = str(best[algorithm, rule])
-                own = select(rows, task=task, algorithm=algorithm, rule=rule, learning_rate=rate)
-                if own:
-                    lines.append([task, f"{algorithm} by {rule}", *results(own)])
+                learner = select(rows, task=task, algorithm=algorithm, rule=rule)
+                for rate in sorted({row["learning_rate"] for row in learner}, reverse=True):
+                    own = select(learner, learning_rate=rate)
+                    lines.append([task, f"{algorithm} by {rule}", rate, *results(own)])
     return table(lines)
 
 
