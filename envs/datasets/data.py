@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tokenize
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +30,12 @@ Array = NDArray[Any]
 FORMAT = "nprobot-dataset-1"
 SPLITS = ("train", "validation", "test", "shifted")
 _PARTS = ("inputs", "targets", "trajectory")
-#: What reading a damaged or foreign `.npz` raises, from zipfile, numpy and json.
-UNREADABLE = (zipfile.BadZipFile, ValueError, KeyError, EOFError, NotImplementedError)
+#: What reading a damaged or foreign `.npz` raises, from zipfile, numpy and json. numpy reads the
+#: header of an array as Python source: hence the errors of a parser.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError),
+    *(SyntaxError, tokenize.TokenError),
+)
 
 
 @dataclass(frozen=True, eq=False)

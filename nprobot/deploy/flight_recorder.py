@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -146,7 +147,7 @@ class FlightRecord:
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
-    *(OverflowError, SyntaxError),
+    *(OverflowError, SyntaxError, tokenize.TokenError),
 )
 """What numpy and zipfile raise for a file that is not what it should be."""
 

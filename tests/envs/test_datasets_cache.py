@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nprobot.envs import datasets
@@ -229,6 +229,7 @@ def saved(tmp_path_factory):
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(cut=st.floats(0, 1), flips=st.lists(st.floats(0, 0.999999), max_size=6))
+@example(cut=1.0, flips=[0.5692680981011589])  # an array's header that ends within a bracket
 def test_fuzzed_files_raise_typed_errors_or_load_whole(saved, cut, flips):
     content = bytearray(saved.read_bytes())
     for flip in flips:
