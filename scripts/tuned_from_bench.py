@@ -32,27 +32,40 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Write a file for every environment and rule whose settings are at least as good."""
+    """Write the files of every environment where both rules' settings are worth having."""
     rows, searched = read("defaults"), read("search")
     for env in sorted({row["env"] for row in rows}):
-        for rule, label in LABELS.items():
-            tuned = [r for r in rows if (r["env"], r["learner"]) == (env, f"{label}, tuned")]
-            general = [r for r in rows if (r["env"], r["learner"]) == (env, f"{label}, general")]
-            if not tuned:
-                print(f"{env} {rule}: not measured")
-                continue
-            batch = tuned[0]["settings"]["batch_size"]  # other sizes were not tried on every task
-            trials = [
-                r
-                for r in searched
-                if (r["env"], r["rule"], r["settings"]["batch_size"]) == (env, rule, batch)
-            ]
-            found = settings(env, rule, tuned, general or tuned, trials)
-            mean = statistics.fmean(found.score.tuned)
-            if mean < statistics.fmean(found.score.general):
-                print(f"{env} {rule}: not better than the general defaults, {found.score}")
-                continue
-            print(save(found, ROOT / file_name(env, "ppo", rule)).name, found.score)
+        found = [own for rule in LABELS if (own := of_rule(env, rule, rows, searched))]
+        # Never one without the other: that would compare a tuned rule with an untuned one.
+        worth = len(found) == len(LABELS) and all(map(is_worth_it, found))
+        for own in found:
+            verdict = "not written"
+            if worth:
+                verdict = save(own, ROOT / file_name(env, own.algo, own.rule)).name
+            print(f"{env} {own.rule}: {own.score}: {verdict}")
+
+
+def is_worth_it(found: TunedDefaults) -> bool:
+    """Whether the settings are at least as good as the general defaults."""
+    return statistics.fmean(found.score.tuned) >= statistics.fmean(found.score.general)
+
+
+def of_rule(
+    env: str, rule: str, rows: list[dict[str, Any]], searched: list[dict[str, Any]]
+) -> TunedDefaults | None:
+    """What was found for a rule; None if it was not measured on every seed."""
+    label = LABELS[rule]
+    tuned = [r for r in rows if (r["env"], r["learner"]) == (env, f"{label}, tuned")]
+    general = [r for r in rows if (r["env"], r["learner"]) == (env, f"{label}, general")]
+    if not tuned or (general and len(general) != len(tuned)):
+        return None
+    batch = tuned[0]["settings"]["batch_size"]  # other sizes were not tried on every task
+    trials = [
+        r
+        for r in searched
+        if (r["env"], r["rule"], r["settings"]["batch_size"]) == (env, rule, batch)
+    ]
+    return settings(env, rule, tuned, general or tuned, trials)
 
 
 def settings(
