@@ -37,17 +37,21 @@ NETWORKS = [([17, 64, 64, 6], 64), ([17, 256, 256, 6], 256), ([21, 512, 512, 512
 DRAWS = (1, 4, 16)
 FEEDBACK = "+feedback"
 LEARNERS = (
-    ("sb3", 0),
-    ("np", 1),
-    ("anp", 1),
-    ("danp", 1),
-    ("danp", 8),
-    ("np+feedback", 1),
-    ("np+feedback", 8),
-    ("dnp+feedback", 1),
-    ("dnp+feedback", 8),
+    ("sb3", 0, 64),
+    ("sb3", 0, 256),
+    ("np", 1, 256),
+    ("anp", 1, 256),
+    ("danp", 1, 256),
+    ("danp", 8, 256),
+    ("np+feedback", 1, 64),
+    ("np+feedback", 1, 256),
+    ("np+feedback", 8, 64),
+    ("np+feedback", 8, 256),
+    ("dnp+feedback", 1, 256),
+    ("dnp+feedback", 8, 256),
 )
-"""Rule and K of what PPO learns by; the first is what the others are compared with."""
+"""Rule, K and batch of what PPO learns by; each is compared with SB3's PPO at both batches. 64 is
+SB3's default."""
 RULES = ("np", "inp", "anp", "dnp", "dinp", "danp", "np+feedback", "dnp+feedback")
 
 
@@ -73,8 +77,10 @@ class PPORow:
     env: str
     rule: str
     samples: int
+    batch: int
     milliseconds: float
-    ratio: float
+    over_sb3_64: float
+    over_sb3_256: float
 
 
 def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
@@ -185,11 +191,12 @@ def show(rows: list[Row], console: Console) -> None:
 
 
 def ppo_speed(env: str, rounds: int, console: Console) -> list[PPORow]:
-    """CPU time of our PPO over SB3's, same batch size and epochs."""
+    """CPU time of our PPO over SB3's, same rollouts and epochs."""
     models: list[stable_baselines3.PPO] = []
-    for rule, draws in LEARNERS:
+    for rule, draws, batch in LEARNERS:
         envs = make_vec_env(env, 8, seed=0)
-        arguments: dict[str, Any] = {"n_steps": 256, "batch_size": 256, "seed": 0, "device": "cpu"}
+        arguments: dict[str, Any] = {"n_steps": 256, "batch_size": batch, "seed": 0}
+        arguments["device"] = "cpu"
         if rule == "sb3":
             models.append(stable_baselines3.PPO("MlpPolicy", envs, **arguments))
             continue
@@ -205,14 +212,15 @@ def ppo_speed(env: str, rounds: int, console: Console) -> list[PPORow]:
             start = time.process_time()
             model.learn(steps, reset_num_timesteps=False)
             times[i] = min(times[i], time.process_time() - start)
-    table = Table(title=f"PPO on {env}, 8 environments, batch 256, 10 epochs: {steps} steps")
-    for column in ("learner", "CPU ms", "time / SB3"):
+    table = Table(title=f"PPO on {env}, 8 environments, 10 epochs: {steps} steps")
+    for column in ("learner", "batch", "CPU ms", "time / SB3, batch 64", "time / SB3, batch 256"):
         table.add_column(column, justify="right")
     rows = []
-    for (rule, draws), took in zip(LEARNERS, times, strict=True):
+    for (rule, draws, batch), took in zip(LEARNERS, times, strict=True):
         label = "SB3 PPO (autograd)" if rule == "sb3" else f"{rule}, K = {draws}"
-        table.add_row(label, f"{1e3 * took:.0f}", f"{took / times[0]:.2f}")
-        rows.append(PPORow(env, rule, draws, took * 1e3, took / times[0]))
+        ratios = [took / times[LEARNERS.index(("sb3", 0, size))] for size in (64, 256)]
+        table.add_row(label, str(batch), f"{1e3 * took:.0f}", *(f"{r:.2f}" for r in ratios))
+        rows.append(PPORow(env, rule, draws, batch, took * 1e3, *ratios))
     console.print(table)
     return rows
 
