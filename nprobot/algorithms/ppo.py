@@ -40,9 +40,14 @@ RULE_DEFAULTS: dict[str, Any] = {
 }
 """Settings of a rule that is given by name."""
 
-FEEDBACK_GRADIENT_NORM = 0.5
-"""Default of `max_grad_norm` under a rule with learned feedback: SB3's. Other perturbation rules
-have gradients whose norm is mostly noise, and clipping would take the signal."""
+GUIDED_DEFAULTS: dict[str, Any] = {
+    "learning_rate": LinearSchedule(1e-3, 0.0, 1.0),
+    "batch_size": 64,
+    "max_grad_norm": 0.5,
+}
+"""The same under a rule with learned feedback, whose gradients have little noise to average: what
+suits backpropagation. Larger batches with a larger rate (256, 3e-3) take half the time; they are
+level on three tasks of four and well behind on HalfCheetah-v5 (docs/variance.md)."""
 
 FEEDBACK_DEFAULTS: dict[str, Any] = {"sigma": 1e-3, "samples": 1}
 """Where they differ for a rule with learned feedback: it leaves so little variance that one noisy
@@ -99,12 +104,12 @@ class PPO(stable_baselines3.PPO):
             Infinity turns clipping off, which is the default of those without feedback.
         kwargs: every other argument of SB3's PPO, with its meaning and default.
 
-    Where an argument is None its default is SB3's for ``"bp"`` and `PERTURBATION_DEFAULTS` for the
-    other rules, but for `FEEDBACK_GRADIENT_NORM`. These, and `RULE_DEFAULTS`, were chosen on
-    Reacher-v5: decay of the learning rate, no clipping, σ and the batch size by scratch runs of one
-    seed each, the learning rate by the search in docs/learning_curves.md, which gave
-    backpropagation the same choice. For BP that search prefers 1e-3, decayed, to SB3's constant
-    3e-4. Rates for other tasks: docs/variance.md.
+    Where an argument is None its default is SB3's for ``"bp"``, `GUIDED_DEFAULTS` for rules with
+    learned feedback, and `PERTURBATION_DEFAULTS` for the others. The last, and `RULE_DEFAULTS`,
+    were chosen on Reacher-v5: decay of the learning rate, no clipping, σ and the batch size by
+    scratch runs of one seed each, the learning rate by the search in docs/learning_curves.md, which
+    gave backpropagation the same choice. For BP that search prefers 1e-3, decayed, to SB3's
+    constant 3e-4. Rates for other tasks: docs/variance.md.
 
     Raises:
         RuleError: unknown rule.
@@ -149,9 +154,8 @@ class PPO(stable_baselines3.PPO):
             name: value for name, value in given.items() if value is not None
         }
         if rule.name != "bp":
-            if isinstance(rule, FeedbackRule):
-                arguments.setdefault("max_grad_norm", FEEDBACK_GRADIENT_NORM)
-            arguments = PERTURBATION_DEFAULTS | arguments
+            guided = isinstance(rule, FeedbackRule)
+            arguments = (GUIDED_DEFAULTS if guided else PERTURBATION_DEFAULTS) | arguments
             policy_kwargs = {"share_features_extractor": False} | (policy_kwargs or {})
         super().__init__(
             policy,

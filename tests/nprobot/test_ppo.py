@@ -68,6 +68,15 @@ def test_bp_defaults_are_sb3s():
     assert ours.lr_schedule(0.5) == theirs.lr_schedule(0.5)
 
 
+def test_feedback_has_defaults_of_its_own():
+    env = make_vec_env("Pendulum-v1", 1)
+    guided = nprobot.PPO("MlpPolicy", env)
+    assert (guided.batch_size, guided.max_grad_norm, guided.lr_schedule(1.0)) == (64, 0.5, 1e-3)
+    plain = nprobot.PPO("MlpPolicy", env, rule="np")
+    assert (plain.batch_size, plain.max_grad_norm, plain.lr_schedule(1.0)) == (256, None, 3e-3)
+    assert nprobot.PPO("MlpPolicy", env, 0.1, batch_size=32).batch_size == 32
+
+
 @pytest.mark.parametrize("name", [name for name in nprobot.RULES if "bp" not in name])
 def test_perturbation_rules_learn_without_a_backward_pass(name):
     env = make_vec_env("Pendulum-v1", 2, seed=0)
