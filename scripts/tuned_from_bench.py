@@ -1,10 +1,11 @@
-"""Writes the package's files of tuned settings from a search that `nprobot bench` has run.
+"""Writes the package's files of tuned settings from searches that `nprobot bench` has run.
 
-`search.toml` holds the choices, `defaults.toml` what was best beside the general defaults on fresh
-seeds; both benchmarks keep their rows beside their suites. A rule whose best settings are its
-general defaults has one learner there, which counts as both.
+`search_tuned.toml` (for tasks that are not in it: `search.toml`) holds the choices, `defaults.toml`
+what was best beside the general defaults on fresh seeds; the benchmarks keep their rows beside
+their suites. A rule whose best settings are its general defaults has one learner there, which
+counts as both.
 
-    nprobot bench results/benchmark/search.toml --out runs/search
+    nprobot bench results/benchmark/search_tuned.toml --out runs/search
     nprobot bench results/benchmark/defaults.toml --out runs/defaults
     python scripts/tuned_from_bench.py       # files in nprobot/defaults/tuned/, if they are better
     python scripts/tuned_table.py            # table in docs/tuning.md
@@ -23,7 +24,9 @@ from nprobot.defaults.lookup import ROOT, file_name
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmark"
 LABELS = {"bp": "BP", "danp": "DANP"}
-KEPT = ("learning_rate", "lr_schedule", "batch_size")
+SEARCHES = ("search_tuned", "search")
+"""By preference."""
+KEPT = ("learning_rate", "lr_schedule", "batch_size", "gamma", "decorrelation_lr")
 OWN: dict[str, dict[str, Any]] = {
     "bp": {"normalise": "on"},
     "danp": {"samples": 8, "sigma": 0.01, "decorrelation_lr": 0.001, "normalise": "on"},
@@ -33,9 +36,9 @@ OWN: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Write the files of every environment where both rules' settings are worth having."""
-    rows, searched = read("defaults"), read("search")
+    rows, searches = read("defaults"), {name: read(name) for name in SEARCHES}
     for env in sorted({row["env"] for row in rows}):
-        found = [own for rule in LABELS if (own := of_rule(env, rule, rows, searched))]
+        found = [own for rule in LABELS if (own := of_rule(env, rule, rows, searches))]
         # Never one without the other: that would compare a tuned rule with an untuned one.
         worth = len(found) == len(LABELS) and all(map(is_worth_it, found))
         for own in found:
@@ -51,7 +54,7 @@ def is_worth_it(found: TunedDefaults) -> bool:
 
 
 def of_rule(
-    env: str, rule: str, rows: list[dict[str, Any]], searched: list[dict[str, Any]]
+    env: str, rule: str, rows: list[dict[str, Any]], searches: dict[str, list[dict[str, Any]]]
 ) -> TunedDefaults | None:
     """What was found for a rule; None if it was not measured on every seed."""
     label = LABELS[rule]
@@ -59,13 +62,12 @@ def of_rule(
     general = [r for r in rows if (r["env"], r["learner"]) == (env, f"{label}, general")]
     if not tuned or (general and len(general) != len(tuned)):
         return None
-    batch = tuned[0]["settings"]["batch_size"]  # other sizes were not tried on every task
-    trials = [
-        r
-        for r in searched
-        if (r["env"], r["rule"], r["settings"]["batch_size"]) == (env, rule, batch)
-    ]
-    return settings(env, rule, tuned, general or tuned, trials)
+    name = next(n for n, own in searches.items() if any(r["env"] == env for r in own))
+    trials = [r for r in searches[name] if (r["env"], r["rule"]) == (env, rule)]
+    if name == "search":  # its other batch sizes were not tried on every task
+        batch = tuned[0]["settings"]["batch_size"]
+        trials = [r for r in trials if r["settings"]["batch_size"] == batch]
+    return settings(env, rule, tuned, general or tuned, trials, name)
 
 
 def settings(
@@ -74,6 +76,7 @@ def settings(
     tuned: list[dict[str, Any]],
     general: list[dict[str, Any]],
     trials: list[dict[str, Any]],
+    name: str,
 ) -> TunedDefaults:
     """The file's content.
 
@@ -83,16 +86,19 @@ def settings(
         tuned: rows with the settings.
         general: rows with the general defaults, of the same seeds.
         trials: rows of the search.
+        name: of the search's suite.
     """
     first = tuned[0]
     own = {r["seed"]: r["return_mean"] for r in tuned}
     other = {r["seed"]: r["return_mean"] for r in general}
     seeds = sorted(own)
+    seeds_of_search = sorted({r["seed"] for r in trials})
+    choices = len(trials) // len(seeds_of_search)
     return TunedDefaults(
         env=env,
         algo="ppo",
         rule=rule,
-        settings={name: first["settings"][name] for name in KEPT} | OWN[rule],
+        settings=OWN[rule] | {k: first["settings"][k] for k in KEPT if k in first["settings"]},
         score=Score(
             steps=first["steps"],
             episodes=first["episodes"],
@@ -103,12 +109,12 @@ def settings(
             f'--env {env} --learner "{first["learner"]}"',
         ),
         search={
-            "command": f"nprobot bench results/benchmark/search.toml --env {env} --rule {rule}",
-            "seeds": sorted({r["seed"] for r in trials}),
-            "trials": len(trials),
+            "command": f"nprobot bench results/benchmark/{name}.toml --env {env} --rule {rule}",
+            "seeds": seeds_of_search,
+            "trials": choices,
             "environment_steps": sum(r["steps"] for r in trials),
             "steps": trials[0]["steps"],
-            "remark": "three rates; one seed, which says little on HalfCheetah-v5 and Hopper-v5",
+            "remark": f"{choices} choices, {len(seeds_of_search)} seed(s)",
             "versions": first["versions"],
             "commit": first["commit"][:7],
         },
