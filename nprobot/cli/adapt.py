@@ -19,7 +19,8 @@ from nprobot.deploy.policies import load_policy
 from nprobot.deploy.robot import make_robot
 from nprobot.training.mujoco_messages import tame_mujoco
 
-from .console import SECONDS_BETWEEN_LINES, facts, say
+from .console import facts, say
+from .displays import SECONDS_BETWEEN_LINES
 from .exit_codes import DONE, INTERRUPTED
 from .options import parse
 

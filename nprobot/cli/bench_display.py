@@ -11,7 +11,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 from nprobot.benchmark.engine import Event
 from nprobot.benchmark.rows import DONE
 
-from .console import say
+from .displays import Lines
 
 
 def bench_display(console: Console, total: int, there: int) -> BenchLines:
@@ -26,24 +26,13 @@ def bench_display(console: Console, total: int, there: int) -> BenchLines:
     return kind(console, total, there)
 
 
-class BenchLines:
+class BenchLines(Lines):
     """A line for every run that ends."""
 
     def __init__(self, console: Console, total: int, there: int) -> None:
-        self.console = console
+        super().__init__(console)
         self.total = total
         self.ended = there
-
-    def __enter__(self) -> BenchLines:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
 
     def event(self, event: Event) -> None:
         """A line, if a run has ended."""
@@ -56,10 +45,6 @@ class BenchLines:
         else:
             figures = f"{event.row['status']}: {event.row['error']}"
         self.message(f"{self.ended} of {self.total}: {event.spec}: {figures}")
-
-    def message(self, text: str) -> None:
-        """A line."""
-        say(self.console, text)
 
 
 class BenchBars(BenchLines):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 
-from .console import SECONDS_BETWEEN_LINES, duration, say
+from .console import duration
+from .displays import Bars, Lines
 
 if TYPE_CHECKING:
     from nprobot.regression import FitProgress, FitResult
@@ -24,70 +22,33 @@ def fit_display(console: Console) -> FitLines | FitBar:
     return FitBar(console) if console.is_terminal else FitLines(console)
 
 
-class FitLines:
+class FitLines(Lines):
     """A line every ten seconds, for log files and pipes."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.stop_requested = False
-        self._last_line = time.monotonic()
-
-    def __enter__(self) -> FitLines:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        return None
+    stop_requested = False
 
     def progress(self, progress: FitProgress) -> None:
         """A line, if the last one is some time ago."""
-        if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self.message(f"epoch {progress.epoch} of {progress.epochs}: {figures(progress)}")
-
-    def message(self, text: str) -> None:
-        """A line."""
-        self._last_line = time.monotonic()
-        say(self.console, text)
+        self.now_and_then(f"epoch {progress.epoch} of {progress.epochs}: {figures(progress)}")
 
 
-class FitBar:
+class FitBar(Bars):
     """A progress bar that stays at the bottom, messages above it."""
 
+    stop_requested = False
+
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.stop_requested = False
-        self._bar = Bar(
+        super().__init__(
+            console,
             BarColumn(bar_width=30),
             TextColumn("epoch {task.fields[epoch]}"),
             TextColumn("{task.fields[figures]}"),
-            console=console,
         )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> FitBar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def progress(self, progress: FitProgress) -> None:
         """Move the bar."""
-        fields: dict[str, Any] = {
-            "epoch": f"{progress.epoch} of {progress.epochs}",
-            "figures": figures(progress),
-        }
-        if self._task is None:
-            self._task = self._bar.add_task("", total=progress.steps, **fields)
-        self._bar.update(self._task, completed=progress.step, **fields)
-
-    def message(self, text: str) -> None:
-        """A line above the bar."""
-        say(self.console, text)
+        epoch = f"{progress.epoch} of {progress.epochs}"
+        self.move(progress.step, progress.steps, epoch=epoch, figures=figures(progress))
 
 
 def figures(progress: FitProgress) -> str:

@@ -18,9 +18,10 @@ from nprobot.training.errors import ConfigError
 from nprobot.training.mujoco_messages import tame_mujoco
 from nprobot.training.run_folder import RunFolder, refuse_existing
 
-from .console import display, duration, facts, say, title
+from .console import duration, facts, say
 from .exit_codes import INTERRUPTED
 from .options import parse
+from .run_display import display, title
 
 if TYPE_CHECKING:
     from nprobot.training.session import Result

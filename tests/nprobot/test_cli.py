@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from nprobot.cli import app, main
-from nprobot.cli.console import duration, figures
+from nprobot.cli.console import duration
 from nprobot.cli.envs import control_environments, describe
+from nprobot.cli.run_display import figures
 from nprobot.policies import policy_file
 from nprobot.training.evaluation import evaluate
 from nprobot.training.reporting import Progress
