@@ -26,18 +26,20 @@ from nprobot.errors import RuleError
 from nprobot.policies.direct_policy import DirectPolicy
 from nprobot.policies.hardware_models import HardwareSpec
 from nprobot.rule import LearningRule
-from nprobot.rules import learning_rule
 
 from .nrl_exploration import ActuatorNoise, Exploration, HiddenNoise, InjectedNoise
 from .nrl_prediction import Prediction, RunningMeanPrediction, Transition, ValuePrediction
 from .nrl_trace import EligibilityTraces
-from .ppo import RULE_DEFAULTS
+from .rule_defaults import make_rule
 
 NOISE = ("network", "actuators", "injected")
 """Where the perturbation may come from."""
 
 BASELINES = ("critic", "running-mean")
 """What may predict the reward."""
+
+RULE_DEFAULTS: dict[str, Any] = {"decorrelation_lr": 1e-3}
+"""Where a rule that is given by name departs from `rule_defaults`; R as in docs/hardware.md."""
 
 
 class NRL(OnPolicyAlgorithm):
@@ -128,10 +130,8 @@ class NRL(OnPolicyAlgorithm):
         one_of("noise", noise, NOISE)
         one_of("baseline", baseline, BASELINES)
         if isinstance(rule, str):
-            rule = learning_rule(rule, **RULE_DEFAULTS | {"seed": seed} | (rule_kwargs or {}))
-        elif rule_kwargs:
-            raise RuleError("rule_kwargs is for a rule given by name; set them on the rule itself")
-        self.rule = rule
+            rule_kwargs = RULE_DEFAULTS | (rule_kwargs or {})
+        self.rule = make_rule(rule, rule_kwargs, seed)
         self.noise = noise
         self.node_noise = node_noise
         self.references = references

@@ -14,7 +14,6 @@ from stable_baselines3.common.utils import LinearSchedule, polyak_update
 from torch import Tensor, nn
 
 from nprobot.activity import Tree
-from nprobot.errors import RuleError
 from nprobot.gradient_alignment import alignment
 from nprobot.policies.actor_critic import Observation
 from nprobot.policies.layers import decorrelate
@@ -25,17 +24,6 @@ from nprobot.policies.off_policy_networks import (
     effective_parameters,
 )
 from nprobot.rule import LearningRule, Loss
-from nprobot.rules import learning_rule
-
-from .ppo import DEFAULT_RULE, FEEDBACK_DEFAULTS
-
-RULE_DEFAULTS: dict[str, Any] = {
-    "sigma": 1e-2,
-    "samples": 8,
-    "noise": "rademacher",
-    "decorrelation_lr": 1e-4,
-}
-"""Settings of a rule that is given by name."""
 
 PERTURBATION_DEFAULTS: dict[str, Any] = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0)}
 """Where SAC and TD3 under a perturbation rule depart from SB3's defaults."""
@@ -159,28 +147,6 @@ def follow(network: nn.Module, target: nn.Module, tau: float) -> None:
     """
     with torch.no_grad():
         polyak_update(effective_parameters(network), target.parameters(), tau)
-
-
-def make_rule(
-    rule: str | LearningRule | None, rule_kwargs: Mapping[str, Any] | None, seed: int | None
-) -> LearningRule:
-    """A rule that is given by name with `RULE_DEFAULTS`, or the rule itself; PPO's without either.
-
-    Learned feedback has the K and the σ that it has in PPO.
-
-    Raises:
-        RuleError: unknown rule, or settings for a rule that is made already.
-    """
-    given = dict(rule_kwargs or {})
-    if rule is None:
-        rule, own = DEFAULT_RULE
-        given = own | given
-    if isinstance(rule, str):
-        defaults = RULE_DEFAULTS | (FEEDBACK_DEFAULTS if given.get("feedback") else {})
-        return learning_rule(rule, **defaults | {"seed": seed} | given)
-    if rule_kwargs:
-        raise RuleError("rule_kwargs is for a rule given by name; set them on the rule itself")
-    return rule
 
 
 def sb3_arguments(rule: LearningRule, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,15 +15,15 @@ from stable_baselines3.common.utils import LinearSchedule, explained_variance
 from torch import nn
 from typing_extensions import override
 
-from nprobot.errors import RuleError
 from nprobot.gradient_alignment import alignment
 from nprobot.policies.actor_critic import Actor, Critic, Observation
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
 from nprobot.rule import LearningRule, Loss
-from nprobot.rules import FeedbackRule, learning_rule
+from nprobot.rules import FeedbackRule
 
 from .objectives import ClippedSurrogate, SquaredValueError
+from .rule_defaults import make_rule
 
 PERTURBATION_DEFAULTS: dict[str, Any] = {
     "learning_rate": LinearSchedule(3e-3, 0.0, 1.0),
@@ -31,14 +31,6 @@ PERTURBATION_DEFAULTS: dict[str, Any] = {
     "max_grad_norm": None,
 }
 """Where PPO under a perturbation rule departs from SB3's defaults."""
-
-RULE_DEFAULTS: dict[str, Any] = {
-    "sigma": 1e-2,
-    "samples": 8,
-    "noise": "rademacher",
-    "decorrelation_lr": 1e-3,
-}
-"""Settings of a rule that is given by name."""
 
 GUIDED_DEFAULTS: dict[str, Any] = {
     "learning_rate": LinearSchedule(1e-3, 0.0, 1.0),
@@ -48,34 +40,6 @@ GUIDED_DEFAULTS: dict[str, Any] = {
 """The same under a rule with learned feedback, whose gradients have little noise to average: what
 suits backpropagation. Larger batches with a larger rate (256, 3e-3) take half the time; they are
 level on three tasks of four and well behind on HalfCheetah-v5 (docs/variance.md)."""
-
-FEEDBACK_DEFAULTS: dict[str, Any] = {"sigma": 1e-3, "samples": 1}
-"""Where they differ for a rule with learned feedback: it leaves so little variance that one noisy
-pass does, and so little to average that curvature shows, which a smaller σ takes away."""
-
-DEFAULT_RULE: tuple[str, dict[str, Any]] = ("np", {"feedback": True})
-"""The rule of a PPO that is given none: what came closest to backpropagation."""
-
-
-def rule_by_name(
-    rule: str | None, settings: dict[str, Any] | None, seed: int | None
-) -> LearningRule:
-    """The rule that a name and settings mean, with this module's defaults.
-
-    Args:
-        rule: a name for `nprobot.learning_rule`; None for `DEFAULT_RULE`.
-        settings: of the rule.
-        seed: of its noise, unless the settings have one.
-
-    Raises:
-        RuleError: unknown rule, or a setting out of range.
-    """
-    given = dict(settings or {})
-    if rule is None:
-        rule, own = DEFAULT_RULE
-        given = own | given
-    defaults = RULE_DEFAULTS | (FEEDBACK_DEFAULTS if given.get("feedback") else {})
-    return learning_rule(rule, **defaults | {"seed": seed} | given)
 
 
 class PPO(stable_baselines3.PPO):
@@ -93,8 +57,8 @@ class PPO(stable_baselines3.PPO):
             ``share_features_extractor`` is False.
         env: as in SB3.
         rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
-        rule_kwargs: settings for a rule given by name (`RULE_DEFAULTS` and `FEEDBACK_DEFAULTS`
-            where silent), such as ``{"samples": 1}``. Its seed comes from `seed`.
+        rule_kwargs: settings for a rule given by name (`nprobot.algorithms.rule_defaults` where
+            silent), such as ``{"samples": 1}``. Its seed comes from `seed`.
         alignment_interval: compare the estimate with backpropagation's gradient in every so-manieth
             update and log the cosines, ``train/alignment_actor`` and ``train/alignment_critic``; 0
             for never. Costs a backward pass then, for show: learning does not see it.
@@ -105,10 +69,10 @@ class PPO(stable_baselines3.PPO):
         kwargs: every other argument of SB3's PPO, with its meaning and default.
 
     Where an argument is None its default is SB3's for ``"bp"``, `GUIDED_DEFAULTS` for rules with
-    learned feedback, and `PERTURBATION_DEFAULTS` for the others. The last, and `RULE_DEFAULTS`,
-    were chosen on Reacher-v5: decay of the learning rate, no clipping, σ and the batch size by
-    scratch runs of one seed each, the learning rate by the search in docs/learning_curves.md, which
-    gave backpropagation the same choice. For BP that search prefers 1e-3, decayed, to SB3's
+    learned feedback, and `PERTURBATION_DEFAULTS` for the others. The last, and σ, were chosen on
+    Reacher-v5: decay of the learning rate, no clipping, σ and the batch size by scratch runs of one
+    seed each, the learning rate by the search in docs/learning_curves.md, which gave
+    backpropagation the same choice. For BP that search prefers 1e-3, decayed, to SB3's
     constant 3e-4. Rates for other tasks: docs/variance.md.
 
     Raises:
@@ -139,11 +103,7 @@ class PPO(stable_baselines3.PPO):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        if rule is None or isinstance(rule, str):
-            rule = rule_by_name(rule, rule_kwargs, seed)
-        elif rule_kwargs:
-            raise RuleError("rule_kwargs is for a rule given by name; set them on the rule itself")
-        self.rule = rule
+        self.rule = make_rule(rule, rule_kwargs, seed)
         self.alignment_interval = alignment_interval
         given = {
             "learning_rate": learning_rate,
@@ -153,8 +113,8 @@ class PPO(stable_baselines3.PPO):
         arguments: dict[str, Any] = {
             name: value for name, value in given.items() if value is not None
         }
-        if rule.name != "bp":
-            guided = isinstance(rule, FeedbackRule)
+        if self.rule.name != "bp":
+            guided = isinstance(self.rule, FeedbackRule)
             arguments = (GUIDED_DEFAULTS if guided else PERTURBATION_DEFAULTS) | arguments
             policy_kwargs = {"share_features_extractor": False} | (policy_kwargs or {})
         super().__init__(

@@ -20,13 +20,13 @@ from .off_policy import (
     append,
     bootstrapped,
     follow,
-    make_rule,
     means,
     prepare,
     record,
     sb3_arguments,
 )
 from .off_policy_losses import ActionValue, SquaredTemporalDifference
+from .rule_defaults import make_rule
 
 
 class TD3(stable_baselines3.TD3):
@@ -50,7 +50,7 @@ class TD3(stable_baselines3.TD3):
             factor on η_R, to the decorrelation.
         rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
         rule_kwargs: settings for a rule given by name, such as ``{"samples": 1}``
-            (`nprobot.algorithms.off_policy.RULE_DEFAULTS` where silent). Its seed comes from
+            (`nprobot.algorithms.rule_defaults` where silent). Its seed comes from
             `seed`.
         alignment_interval: compare the estimates with backpropagation's gradient in every
             so-manieth call of `train` and log the cosines; 0 for never.
