@@ -149,7 +149,8 @@ def main() -> None:
 def ppo_kinds() -> list[Kind]:
     """Actor and critic of PPO on Reacher-v5, with minibatches of its next rollout."""
     env = VecNormalize(make_vec_env("Reacher-v5", 8, seed=SEED))
-    model = nprobot.PPO("MlpPolicy", env, rule="danp", seed=SEED, n_steps=256, device="cpu")
+    arguments = {"rule": "danp", "rule_kwargs": {"decorrelation_lr": 1e-3}, "n_steps": 256}
+    model = nprobot.PPO("MlpPolicy", env, seed=SEED, device="cpu", **arguments)
     model.learn(40_960)
     model.train = lambda: None  # collect one more rollout and learn nothing from it
     model.learn(2048, reset_num_timesteps=False)

@@ -28,13 +28,15 @@ from rows import ROOT, append, command_line, read
 RESULTS = ROOT / "results" / "learning_curves"
 RUNS = ROOT / "runs" / "learning_curves"
 TASKS = {"InvertedPendulum-v5": 100_000, "Reacher-v5": 300_000}
+FAST_R = ("--decorrelation-lr", "0.001")
+"""The default when these curves were made; it is a tenth of that now (docs/benchmark.md)."""
 LEARNERS: dict[str, tuple[str, ...]] = {
     "BP": ("--rule", "bp"),
     "NP": ("--rule", "np", "--samples", "1"),
     "ANP": ("--rule", "anp", "--samples", "1"),
-    "DNP": ("--rule", "dnp", "--samples", "1"),
-    "DANP": ("--rule", "danp", "--samples", "1"),
-    "DANP, K = 8": ("--rule", "danp", "--samples", "8"),
+    "DNP": ("--rule", "dnp", "--samples", "1", *FAST_R),
+    "DANP": ("--rule", "danp", "--samples", "1", *FAST_R),
+    "DANP, K = 8": ("--rule", "danp", "--samples", "8", *FAST_R),
 }
 SEEDS = (0, 1, 2)
 SEARCH_TASK, SEARCH_STEPS, SEARCH_SEEDS = "Reacher-v5", 100_000, (100, 101)

@@ -79,7 +79,7 @@ WAYS = {
     "DANP-PPO, servo": Way(
         "latency, lag, backlash, quantisation, noise of a servo; PPO's own exploration",
         nprobot.PPO,
-        {"rule": "danp", "n_steps": 256},
+        {"rule": "danp", "rule_kwargs": {"decorrelation_lr": 1e-3}, "n_steps": 256},
         "servo",
     ),
 }

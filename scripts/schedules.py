@@ -57,7 +57,9 @@ class Learner:
 LEARNERS = {
     "BP": Learner("bp", None, 1e-3, 64, 0.5),
     "NP + feedback, K = 1": Learner("np", {"feedback": True}, 3e-3, 256, 0.5),
-    "DANP, K = 8": Learner("danp", {"samples": 8}, 3e-3, 256, float("inf")),
+    "DANP, K = 8": Learner(
+        "danp", {"samples": 8, "decorrelation_lr": 1e-3}, 3e-3, 256, float("inf")
+    ),
 }
 VARIANTS = {
     "as it is: linear decay, momentum 0.9": {},

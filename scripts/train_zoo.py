@@ -30,7 +30,7 @@ RUNS = Path("runs") / "zoo"
 """Relative, so that no path of a machine gets into a file."""
 LICENCE = "MIT"
 
-COMMON = "--rule danp --samples 8"
+COMMON = "--rule danp --samples 8 --decorrelation-lr 0.001"
 COMMANDS = {
     "InvertedPendulum": f"train --env InvertedPendulum-v5 --steps 60000 {COMMON} "
     "--sigma 0.01 --lr-schedule linear --normalise on",
