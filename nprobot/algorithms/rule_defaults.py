@@ -15,9 +15,8 @@ RULE_DEFAULTS: dict[str, Any] = {
     "noise": "rademacher",
     "decorrelation_lr": 1e-4,
 }
-"""Settings of a rule that is given by name. R is slow because every step of it changes what the
-layers compute before the weights can follow: at 1e-3 DANP ended at 250 on HalfCheetah-v5, at 1e-4
-at 1410 (300k steps, three seeds, docs/benchmark.md), and critics learned a fifth as well
+"""Settings of a rule that is given by name. R is ten times as slow as in `learning_rule`: PPO by
+DANP ended nearer to backpropagation on most tasks (docs/benchmark.md), and critics fitted better
 (docs/off_policy.md)."""
 
 FEEDBACK_DEFAULTS: dict[str, Any] = {"sigma": 1e-3, "samples": 1}
