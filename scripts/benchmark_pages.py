@@ -1,0 +1,126 @@
+"""Puts what the benchmark `core` found into the pages that tell of it.
+
+    nprobot bench core --out runs/core --seeds 0 1 2     # results/benchmark/core.jsonl
+    python scripts/benchmark_pages.py                    # tables in README.md and docs/
+
+What the report of a benchmark shows (`nprobot report`) is not repeated here.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from rows import ROOT, put_section
+
+Row = dict[str, Any]
+RESULTS = ROOT / "results" / "benchmark"
+VARIANCE, README = ROOT / "docs" / "variance.md", ROOT / "README.md"
+FOUR = ("Reacher-v5", "HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5")
+ALL = ("InvertedPendulum-v5", *FOUR, "Swimmer-v5", "nprobot/ArmReach-v0")
+NOW = (
+    *("BP", "NP + feedback, K = 1", "NP + feedback, K = 8", "NP + feedback, K = 1, batch 256"),
+    *("DANP, K = 8", "ARS", "random"),
+)
+EARLIER = (
+    "NP + feedback, K = 1, batch 256, B every second step",
+    "NP + feedback, K = 8, batch 256, B every second step",
+    "DANP, K = 8, R at 0.001",
+)
+"""Of settings and versions that are not the default any more."""
+OF_ALL = (
+    *("NP + feedback, K = 1", "DANP, K = 8", "DANP, K = 1", "DNP, K = 1", "ANP, K = 1"),
+    *("NP, K = 1", "ARS", "CMA-ES"),
+)
+
+
+class Results:
+    """The finished runs, by learner and task."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        for name in ("core", "core_earlier"):
+            text = (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8")
+            self.rows += map(json.loads, text.splitlines())
+
+    def of(self, learner: str, task: str) -> list[Row]:
+        """In the order of their seeds."""
+        found = [
+            row
+            for row in self.rows
+            if (row["learner"], row["env"], row["status"]) == (learner, task, "done")
+        ]
+        return sorted(found, key=lambda row: int(row["seed"]))
+
+    def returns(self, learner: str, task: str) -> list[float]:
+        """Of each seed."""
+        return [row["return_mean"] for row in self.of(learner, task)]
+
+    def share(self, learner: str, task: str) -> str:
+        """How much of BP's way from the random policy the mean of the seeds is."""
+        if not (own := self.returns(learner, task)):
+            return "–"
+        start, end = (statistics.fmean(self.returns(n, task)) for n in ("random", "BP"))
+        few = "" if len(own) > 2 else f" ({len(own)} seed{'s' * (len(own) > 1)})"
+        return f"{100 * (statistics.fmean(own) - start) / (end - start):.0f} %{few}"
+
+    def cell(self, learner: str, task: str) -> str:
+        """Mean and each seed."""
+        if not (own := self.returns(learner, task)):
+            return "–"
+        places = 1 if max(map(abs, own)) < 100 else 0
+        mean, *each = (f"{x:.{places}f}".replace("-", "−") for x in (statistics.fmean(own), *own))
+        return f"**{mean}** ({', '.join(each)})"
+
+    def cost(self, learner: str, tasks: Sequence[str]) -> tuple[str, str]:
+        """Passes forward and backward, and CPU seconds, mean over runs."""
+        own = [row for task in tasks for row in self.of(learner, task)]
+        forward, backward, seconds = (
+            statistics.fmean(row[name] for row in own)
+            for name in ("forward_passes", "backward_passes", "cpu_seconds")
+        )
+        passes = (f"{x / 1e6:.1f} M" if x else "none" for x in (forward, backward))
+        return " / ".join(passes), f"{seconds:.0f}"
+
+
+def heading(*cells: str) -> list[str]:
+    """The first two lines of a table."""
+    return [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
+
+
+def label(learner: str) -> str:
+    """How a learner is called in a table: of earlier settings in italics."""
+    return f"*{learner}*" if learner in EARLIER else learner
+
+
+def returns_table(results: Results, learners: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """Returns of every seed, and what they cost."""
+    names = [task.rpartition("/")[2] for task in tasks]
+    lines = heading("PPO, 300k steps", *names, "passes forward / backward", "CPU s")
+    for learner in learners:
+        cells = [results.cell(learner, task) for task in tasks]
+        lines.append(f"| {' | '.join([label(learner), *cells, *results.cost(learner, tasks)])} |")
+    return lines
+
+
+def shares_table(results: Results, learners: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """How much of BP's way from the random policy each learner goes."""
+    lines = heading("% of BP's way", *(task.rpartition("/")[2] for task in tasks))
+    for learner in learners:
+        cells = [results.share(learner, task) for task in tasks]
+        lines.append(f"| {' | '.join([label(learner), *cells])} |")
+    return lines
+
+
+def main() -> None:
+    """Replace the tables."""
+    results = Results()
+    put_section("returns", returns_table(results, (*NOW, *EARLIER), FOUR), VARIANCE)
+    put_section("shares", shares_table(results, (*NOW[1:-1], *EARLIER), FOUR), VARIANCE)
+    put_section("shares", shares_table(results, OF_ALL, ALL), README)
+
+
+if __name__ == "__main__":
+    main()
