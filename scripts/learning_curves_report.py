@@ -86,7 +86,9 @@ def page(rows: list[dict[str, str]]) -> str:
         "",
         "Every learner: 8 environments, 256 steps each between updates, 10 epochs, networks of "
         "64-64 tanh units, observations and rewards normalised, learning rate decayed linearly to "
-        "0. Perturbation rules: σ = 0.01, random signs, no gradient clipping, η_R = 0.001. The "
+        "0. Perturbation rules: σ = 0.01, random signs, no gradient clipping, η_R = 0.001, "
+        "which was the default; with the present one, a tenth of it, DANP ends nearer to BP "
+        "([benchmark.md](benchmark.md)). The "
         "learning rate (and BP's batch size) is the best of a search on Reacher-v5, the same for "
         "every learner:",
         "",
