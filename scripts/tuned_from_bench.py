@@ -92,13 +92,14 @@ def settings(
     own = {r["seed"]: r["return_mean"] for r in tuned}
     other = {r["seed"]: r["return_mean"] for r in general}
     seeds = sorted(own)
+    kept = {name: first["settings"][name] for name in KEPT if name in first["settings"]}
     seeds_of_search = sorted({r["seed"] for r in trials})
     choices = len(trials) // len(seeds_of_search)
     return TunedDefaults(
         env=env,
         algo="ppo",
         rule=rule,
-        settings=OWN[rule] | {k: first["settings"][k] for k in KEPT if k in first["settings"]},
+        settings=kept | {k: v for k, v in OWN[rule].items() if k not in kept},
         score=Score(
             steps=first["steps"],
             episodes=first["episodes"],
