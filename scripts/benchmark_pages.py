@@ -32,7 +32,7 @@ EARLIER = (
 """Of settings and versions that are not the default any more."""
 OF_ALL = (
     *("NP + feedback, K = 1", "DANP, K = 8", "DANP, K = 1", "DNP, K = 1", "ANP, K = 1"),
-    *("NP, K = 1", "ARS", "CMA-ES"),
+    *("NP, K = 1", "SB3 PPO, its defaults", "ARS", "CMA-ES"),
 )
 
 
