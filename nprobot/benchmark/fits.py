@@ -33,19 +33,12 @@ def run(spec: RunSpec, recorder: Recorder) -> Ledger:
     assert spec.rule is not None
     data = datasets.make(spec.env.removeprefix(FIT), **spec.env_kwargs)
     settings: dict[str, Any] = {"batch_size": BATCH, **spec.settings}
-    feedback = settings.pop("feedback", False)
-    rule: Any = spec.rule
-    if feedback:
-        chosen = {k: settings[k] for k in ("sigma", "noise", "decorrelation_lr") if k in settings}
-        rule = learning_rule(
-            spec.rule, samples=spec.samples or 1, seed=spec.seed, feedback=True, **chosen
-        )
     settings |= {"epochs": spec.steps, "seed": spec.seed}
     if spec.samples is not None:
         settings["samples"] = spec.samples
     torch.manual_seed(spec.seed)
     started, cpu = time.perf_counter(), time.process_time()
-    result = fit(list(spec.hidden), data, rule, reporter=_Reporter(recorder.tell), **settings)
+    result = fit(list(spec.hidden), data, spec.rule, reporter=_Reporter(recorder.tell), **settings)
     spent = time.perf_counter() - started, time.process_time() - cpu
     width, targets = data.train.inputs.shape[1], data.train.targets.shape[1]
     per_step = step_cost(spec, width, targets, settings)
@@ -60,7 +53,7 @@ def run(spec: RunSpec, recorder: Recorder) -> Ledger:
 
 def step_cost(spec: RunSpec, inputs: int, targets: int, settings: dict[str, Any]) -> int:
     """Multiply-adds of a step on `BATCH` rows, decorrelation included."""
-    own = ("sigma", "noise", "decorrelation_lr")
+    own = ("sigma", "noise", "decorrelation_lr", "feedback")
     chosen = {name: settings[name] for name in own if name in settings}
     rule = learning_rule(spec.rule or "bp", samples=spec.samples or 1, seed=0, **chosen)
     network = mlp([inputs, *spec.hidden, targets], decorrelated=rule.decorrelated)

@@ -104,10 +104,12 @@ def test_every_other_algorithm_runs_and_is_billed(algo, settings):
     assert (row["backward_passes"] == 0) == ruled
 
 
-def test_a_regression_task_is_a_run_too():
+@pytest.mark.parametrize(("rule", "settings"), [("anp", {}), ("np", {"feedback": True})])
+def test_a_regression_task_is_a_run_too(rule, settings):
     spec = RunSpec(
-        env="fit:arm-forward-kinematics", hardware="ideal", steps=2, learner="ANP", algo="fit",
-        rule="anp", samples=2, env_kwargs={"train": 4, "validation": 2, "test": 2}, hidden=(16,),
+        env="fit:arm-forward-kinematics", hardware="ideal", steps=2, learner=rule, algo="fit",
+        rule=rule, samples=2, settings=settings, hidden=(16,),
+        env_kwargs={"train": 4, "validation": 2, "test": 2},
     )  # fmt: skip
     row = execute(spec)
     assert row["status"] == "done", row.get("traceback")
