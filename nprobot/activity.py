@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,12 +68,12 @@ class Activity:
     def __init__(self, network: nn.Module, inputs: Tree) -> None:
         self.network = network
         self.inputs = inputs
-        self.layers = node_layers(network)
+        self.layers, others = node_layers(network)
         self._stand_ins: list[tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = [
             (layer.module.__dict__, partial(self._run, layer)) for layer in self.layers
         ]
         if not torch.is_grad_enabled():  # DBP differentiates through what runs here
-            self._stand_ins += [(module.__dict__, _tanh) for module in _tanh_modules(network)]
+            self._stand_ins += [(m.__dict__, _tanh) for m in others if type(m) is nn.Tanh]
         self.batch = first_tensor(inputs).shape[0]
         self._overwritten: set[int] = set()
         self._run_clean()
@@ -147,8 +146,7 @@ class Activity:
         calls = iter(enumerate(self.calls))
         noisy = range(start, len(self.calls) if stop is None else stop)
         handler = partial(self._noisy, calls, noise, noisy, activity, record)
-        with self._intercept(handler):
-            outputs = self.network(tree_map(partial(repeat, draws), self.inputs))
+        outputs = self._intercepted(handler, tree_map(partial(repeat, draws), self.inputs))
         return tree_map(lambda y: y.reshape(draws, -1, *y.shape[1:]), outputs)
 
     def accumulate(self, node_error: Tensor) -> None:
@@ -159,7 +157,9 @@ class Activity:
                 loss of the batch, so an average over the batch is in it already.
         """
         for call in self.calls:
-            error = node_error[:, call.nodes].view_as(call.pre_activation)
+            error = share(node_error, call)
+            if call.pre_activation.dim() > 2:
+                error = error.view_as(call.pre_activation)
             call.layer.accumulate(error, call.inputs)
 
     def _run_clean(self) -> None:
@@ -170,8 +170,7 @@ class Activity:
         """
         self.calls: list[Call] = []
         self.size = 0
-        with self._intercept(self._clean):
-            self.outputs: Tree = self.network(self.inputs)
+        self.outputs: Tree = self._intercepted(self._clean, self.inputs)
         versions = enumerate(call.pre_activation._version for call in self.calls)
         self._overwritten |= {i for i, version in versions if version}
 
@@ -210,21 +209,19 @@ class Activity:
             return a
         own = _units(noise, call)
         if index == noisy.start:
-            a = clean + own
-        elif index in noisy:
-            a = layer.pre_activation(x).view_as(own).add_(own)
+            a = (clean + own).flatten(0, 1)
         else:
-            a = layer.pre_activation(x).view_as(own)
+            a = layer.pre_activation(x)
+            if index in noisy:
+                a.view_as(own).add_(own)
         if activity is not None:
-            torch.sub(a, clean, out=_units(activity, call))
-        a = a.flatten(0, 1)
+            torch.sub(a.view_as(own), clean, out=_units(activity, call))
         if record is not None:
             record.append(NoisyCall(x, a.clone() if index in self._overwritten else a))
         return a
 
-    @contextmanager
-    def _intercept(self, handler: Callable[[NodeLayer, Tensor], Tensor]) -> Iterator[None]:
-        """Let `handler` stand in for the layers' `forward`.
+    def _intercepted(self, handler: Callable[[NodeLayer, Tensor], Tensor], inputs: Tree) -> Tree:
+        """The network's outputs, with `handler` standing in for the layers' `forward`.
 
         An entry in the instance's own dict comes before the class's method; setting it there avoids
         the bookkeeping of `nn.Module.__setattr__`.
@@ -234,7 +231,7 @@ class Activity:
         for attributes, forward in self._stand_ins:
             attributes["forward"] = forward
         try:
-            yield
+            return self.network(inputs)
         finally:
             for (attributes, _), own in zip(self._stand_ins, before, strict=True):
                 del attributes["forward"]
@@ -281,10 +278,6 @@ def first_tensor(tree: Tree) -> Tensor:
     raise RuleError(f"network inputs must be tensors, or tuples or dicts of them; got {type(tree)}")
 
 
-def _tanh_modules(network: nn.Module) -> list[nn.Module]:
-    return [module for module in network.modules() if type(module) is nn.Tanh]
-
-
 def _tanh(x: Tensor) -> Tensor:
     """The hyperbolic tangent by numpy on the CPU: a tenth of `torch.tanh`'s time.
 
@@ -297,8 +290,14 @@ def _tanh(x: Tensor) -> Tensor:
 
 def _units(flat: Tensor, call: Call) -> Tensor:
     """The part of (K, B, N) that belongs to one call, as a view of shape (K, B, *units)."""
-    draws, batch = flat.shape[:2]
-    return flat[..., call.nodes].view(draws, batch, *call.pre_activation.shape[1:])
+    own, units = share(flat, call), call.pre_activation.shape[1:]
+    return own if len(units) == 1 else own.view(*flat.shape[:2], *units)
+
+
+def share(flat: Tensor, call: Call) -> Tensor:
+    """The columns of (..., N) that are one call's nodes; `narrow` takes half of a slice's time."""
+    start = call.nodes.start
+    return flat.narrow(-1, start, call.nodes.stop - start)
 
 
 def repeat(times: int, x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .activity import Activity, Call, NoisyCall, Tree, tensors, tree_map
+from .activity import Activity, Call, NoisyCall, Tree, share, tensors, tree_map
 from .errors import RuleError
 from .nodes import LinearNodes
 
@@ -121,19 +121,20 @@ class Feedback:
             activity: of the clean pass.
         """
         links = []
+        outputs = tensors(activity.outputs)
         for index, call in enumerate(activity.calls):
-            columns = output_columns(call, activity.outputs)
+            columns = output_columns(call, outputs)
             target = None
             if columns is None and self.kind == "layerwise":
                 target = _fed_by(index, activity.calls)
             links.append(Link(index, call, columns, target))
         if network not in self.matrices:
             # From zero: before it has learned anything, the guess is no guess.
-            outputs = sum(map(_units, tensors(activity.outputs)))
+            size = sum(map(_units, outputs))
             self.matrices[network] = [
                 activity.like.new_zeros(
                     _units(link.call.pre_activation),
-                    outputs
+                    size
                     if link.target is None
                     else _units(activity.calls[link.target].pre_activation),
                 )
@@ -164,19 +165,21 @@ class Feedback:
         batch = len(error)
         total = error.new_empty(batch, links[-1].call.nodes.stop)
         for link in reversed(links):
-            guess = total[:, link.call.nodes]
+            guess = share(total, link.call)
             if link.columns is not None:
                 guess.copy_(error[:, link.columns])
                 continue
             matrix = self.matrices[network][link.index]
             assert matrix is not None
-            source = error if link.target is None else total[:, links[link.target].call.nodes]
+            source = error if link.target is None else share(total, links[link.target].call)
             response = responses[link.index]
-            known = min(batch, len(response.changes)) if link.index in before else 0
+            known = min(batch, response.changes.shape[0]) if link.index in before else 0
             if known:
-                torch.mm(source[:known], before[link.index].mT, out=guess[:known])
+                old = before[link.index].mT
+                torch.mm(source.narrow(0, 0, known), old, out=guess.narrow(0, 0, known))
             if known < batch:
-                torch.mm(source[known:], matrix.mT, out=guess[known:])
+                rest = (0, known, batch - known)
+                torch.mm(source.narrow(*rest), matrix.mT, out=guess.narrow(*rest))
             if response.slopes is not None:
                 guess.mul_(response.slopes)
         return total
@@ -266,14 +269,15 @@ def layerwise_response(
     """
     assert link.target is not None
     target, batch = activity.calls[link.target], activity.batch
-    changes = seen[link.target].raw_inputs[:batch] - target.raw_inputs
-    moved = seen[link.index].pre_activation[:batch] - link.call.pre_activation
+    own, fed = seen[link.index].pre_activation, seen[link.target]
+    changes = fed.raw_inputs.narrow(0, 0, batch) - target.raw_inputs
+    moved = own.narrow(0, 0, batch) - link.call.pre_activation
+    rows = learning_rows(batch, changes.shape[1])
+    effects = fed.pre_activation.narrow(0, 0, rows) - target.pre_activation.narrow(0, 0, rows)
+    effects -= share(noise[0], target).narrow(0, 0, rows)
     # As moved / moved², with a floor: rounding decides the sign of a change much below σ.
-    slopes = changes * moved / moved.square().add_((1e-3 * sigma) ** 2)
-    rows = slice(learning_rows(batch, changes.shape[1]))
-    effects = seen[link.target].pre_activation[rows] - target.pre_activation[rows]
-    effects -= noise[0, rows, target.nodes]
-    return Response(changes[rows], effects, slopes)
+    slopes = (changes * moved).div_(moved.square_().add_((1e-3 * sigma) ** 2))
+    return Response(changes.narrow(0, 0, rows), effects, slopes)
 
 
 def learning_rows(batch: int, units: int) -> int:
@@ -335,12 +339,12 @@ def _there_and_back(size: int, step: float, dtype: torch.dtype, device: torch.de
     return torch.cat([directions, -directions])
 
 
-def output_columns(call: Call, outputs: Tree) -> slice | None:
+def output_columns(call: Call, outputs: list[Tensor]) -> slice | None:
     """Which outputs the nodes of a call are; None if something comes between."""
     start = 0
-    for y in tensors(outputs):
+    a = call.pre_activation
+    for y in outputs:
         size = _units(y)
-        a = call.pre_activation
         if a.data_ptr() == y.data_ptr() and a.numel() == y.numel():
             return slice(start, start + size)
         start += size

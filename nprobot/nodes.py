@@ -74,10 +74,11 @@ class LinearNodes(NodeLayer):
         self.weight = (
             module.folded_weight() if isinstance(module, DecorrelatedLinear) else module.weight
         )
+        self.bias = module.bias
 
     @override
     def pre_activation(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.module.bias)
+        return F.linear(x, self.weight, self.bias)
 
     @override
     def decorrelated_input(self, x: Tensor) -> Tensor:
@@ -86,7 +87,8 @@ class LinearNodes(NodeLayer):
 
     @override
     def accumulate(self, error: Tensor, x: Tensor) -> None:
-        error, x = error.reshape(-1, error.shape[-1]), x.reshape(-1, x.shape[-1])
+        if error.dim() > 2:
+            error, x = error.flatten(0, -2), x.flatten(0, -2)
         add_gradient(self.module.weight, error.mT, x)
         add_gradient(self.module.bias, error)
 
@@ -212,16 +214,21 @@ KINDS: dict[type[nn.Module], type[NodeLayer]] = {
 }
 
 
-def node_layers(network: nn.Module) -> list[NodeLayer]:
-    """The layers of a network that have nodes to perturb: those with a trainable parameter.
+def node_layers(network: nn.Module) -> tuple[list[NodeLayer], list[nn.Module]]:
+    """The layers of a network that have nodes to perturb, and its other modules.
+
+    The former are those with a trainable parameter. Both in one go, as walking through a network
+    takes as long as a layer's matrix product.
 
     Raises:
         UnsupportedLayerError: a trainable parameter lives in another kind of module.
     """
-    layers = []
+    layers: list[NodeLayer] = []
+    others: list[nn.Module] = []
     for name, module in network.named_modules():
         own = cast("dict[str, Tensor | None]", module._parameters)
-        if not own or not any(p is not None and p.requires_grad for p in own.values()):
+        if not own or not _trainable(own):
+            others.append(module)
             continue
         # By exact type: a subclass may compute something else.
         kind = KINDS.get(type(module))
@@ -233,14 +240,23 @@ def node_layers(network: nn.Module) -> list[NodeLayer]:
                 f"{known}. Replace the module, or freeze its parameters (requires_grad_(False))."
             )
         layers.append(kind(name, module))
-    return layers
+    return layers, others
+
+
+def _trainable(parameters: dict[str, Tensor | None]) -> bool:
+    for parameter in parameters.values():  # `any` of a generator takes twice as long
+        if parameter is not None and parameter.requires_grad:
+            return True
+    return False
 
 
 def add_gradient(parameter: Tensor | None, error: Tensor, x: Tensor | None = None) -> None:
     """Accumulate ``error @ x`` (or, without x, the sum of the rows of `error`) as autograd does."""
     if parameter is None or not parameter.requires_grad:
         return
-    gradient = error.sum(0) if x is None else (error @ x).view_as(parameter)
+    gradient = error.sum(0) if x is None else error @ x
+    if gradient.shape != parameter.shape:
+        gradient = gradient.view_as(parameter)
     if parameter.grad is None:
         parameter.grad = gradient
     else:

@@ -226,7 +226,7 @@ class LearningRule(ABC):
     def remember_inputs(self, layers: Iterable[tuple[nn.Module, Tensor]]) -> None:
         """Note what layers were fed, for `decorrelate`; `backward` does so by itself."""
         for layer, inputs in layers:
-            self._layer_inputs[layer] = inputs.detach()
+            self._layer_inputs[layer] = inputs.detach() if inputs.requires_grad else inputs
 
     def remembered_inputs(self, network: nn.Module) -> dict[str, Tensor]:
         """What the layers of a network were fed at last, by their names."""

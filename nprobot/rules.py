@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .activity import Activity, NoisyCall, Tree, first_tensor
+from .activity import Activity, NoisyCall, Tree, first_tensor, share
 from .errors import RuleError
 from .feedback import (
     Feedback,
@@ -168,7 +168,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         links = self.feedback.links(network, activity)
         for link in links:
             if not link.hidden:  # its error is known
-                noise[..., link.call.nodes] = 0.0
+                share(noise, link.call).zero_()
         seen: list[NoisyCall] = []
         outputs = activity.perturbed(noise, record=seen)
         responses = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,12 +58,15 @@ class ClippedSurrogate:
     def approximate_kl(self) -> float:
         """Estimate of KL(π_old ‖ π) of the clean pass (Schulman's k3 estimator), in nats."""
         assert self.log_ratio is not None, "evaluated before the clean pass"
-        return float((self.log_ratio.exp() - 1 - self.log_ratio).mean())
+        log_ratio = self.log_ratio.cpu().numpy()
+        return float((np.expm1(log_ratio) - log_ratio).sum()) / log_ratio.size
 
     def clip_fraction(self) -> float:
         """Share of transitions whose ratio left the clip range in the clean pass."""
         assert self.log_ratio is not None, "evaluated before the clean pass"
-        return float(((self.log_ratio.exp() - 1).abs() > self.clip_range).float().mean())
+        change = np.expm1(self.log_ratio.cpu().numpy())
+        clipped: int = np.count_nonzero(abs(change) > self.clip_range)
+        return clipped / change.size
 
 
 class SquaredValueError:

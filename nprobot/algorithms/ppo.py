@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
 import stable_baselines3
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, RolloutBufferSamples, Schedule
 from stable_baselines3.common.utils import LinearSchedule, explained_variance
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot.gradient_alignment import alignment
@@ -163,12 +166,14 @@ class PPO(stable_baselines3.PPO):
         clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
         # R follows the schedule of the weights, or it would go on moving under weights at rest.
         decay = self.lr_schedule(progress) / self.lr_schedule(1.0)
+        # Once an update: listing parameters takes as long as clipping them.
+        learned = [list(network.parameters()) for network in (self.actor, self.critic)]
         terms: dict[str, list[float]] = {}
         kl: list[float] = []
         go_on = True
         for _ in range(self.n_epochs):
             kl.clear()
-            for batch in self.rollout_buffer.get(self.batch_size):
+            for batch in minibatches(self.rollout_buffer, self.batch_size):
                 observations = self._preprocess(batch)
                 surrogate = ClippedSurrogate(
                     self.distribution,
@@ -181,14 +186,15 @@ class PPO(stable_baselines3.PPO):
                 value_error = SquaredValueError(
                     batch.returns, batch.old_values, clip_range_vf, self.vf_coef
                 )
-                self.policy.optimizer.zero_grad()
+                for parameter in chain(*learned):
+                    parameter.grad = None
                 actor_loss = self.rule.backward(self.actor, observations, surrogate)
                 kl.append(surrogate.approximate_kl())
                 if self.target_kl is not None and kl[-1] > 1.5 * self.target_kl:
                     go_on = False
                     break
                 critic_loss = self.rule.backward(self.critic, observations, value_error)
-                norms = [self._clip(network) for network in (self.actor, self.critic)]
+                norms = [self._clip(parameters) for parameters in learned]
                 self.policy.optimizer.step()
                 self.rule.decorrelate(self.actor, scale=decay)
                 self.rule.decorrelate(self.critic, scale=decay)
@@ -220,24 +226,23 @@ class PPO(stable_baselines3.PPO):
         )
         return observations
 
-    def _advantages(self, batch: RolloutBufferSamples) -> torch.Tensor:
+    def _advantages(self, batch: RolloutBufferSamples) -> Tensor:
         advantages = batch.advantages
         if self.normalize_advantage and len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         return advantages
 
-    def _clip(self, network: nn.Module) -> float:
+    def _clip(self, parameters: Iterable[nn.Parameter]) -> float:
         """Clip the gradient of one network and return its norm before that.
 
         As `clip_grad_norm_` does, in a quarter of its time, which showed: a twentieth of an update.
         """
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             return 0.0
         norm = float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients])))
         if self.max_grad_norm is not None and norm > self.max_grad_norm:
-            for gradient in gradients:
-                gradient.mul_(self.max_grad_norm / (norm + 1e-6))
+            torch._foreach_mul_(gradients, self.max_grad_norm / (norm + 1e-6))
         return norm
 
     def _log_state(self) -> None:
@@ -276,6 +281,25 @@ def _fuse(optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
             if group["fused"] is None and group["foreach"] is None:
                 group["fused"] = True
+
+
+def minibatches(buffer: RolloutBuffer, size: int) -> Iterator[RolloutBufferSamples]:
+    """What ``buffer.get(size)`` yields, number for number, as parts of one shuffled rollout.
+
+    Seven tensors copied for every minibatch took as long as the matrix products of a noisy pass.
+    """
+    (rollout,) = buffer.get(None)
+    fields = [_split(field, size) for field in rollout]
+    for parts in zip(*fields, strict=True):
+        yield type(rollout)(*parts)
+
+
+def _split(field: Observation, size: int) -> list[Observation]:
+    """A tensor, or a dict of tensors, in parts of so many rows."""
+    if isinstance(field, Tensor):
+        return list(torch.split(field, size))
+    parts = [torch.split(part, size) for part in field.values()]
+    return [dict(zip(field, values, strict=True)) for values in zip(*parts, strict=True)]
 
 
 def _append(terms: dict[str, list[float]], **values: float) -> None:

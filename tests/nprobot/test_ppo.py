@@ -16,8 +16,11 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 import nprobot
+from nprobot.algorithms.objectives import ClippedSurrogate
+from nprobot.algorithms.ppo import minibatches
 from nprobot.errors import ArchitectureError, RuleError
 from nprobot.policies import is_decorrelated
+from nprobot.policies.distributions import action_distribution
 
 SMALL = {"n_steps": 64, "batch_size": 64, "n_epochs": 2, "device": "cpu"}
 
@@ -224,6 +227,42 @@ def test_alignment_does_not_change_learning():
         )
         runs.append(weights(model.learn(256)))
     assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("kind", ["plain", "dict"])
+@pytest.mark.parametrize("size", [8, 7])  # a last minibatch of the same, and of another length
+def test_minibatches_are_those_of_sb3(kind, size):
+    box = spaces.Box(-1, 1, (3,))
+    space = spaces.Dict({"a": box, "b": box}) if kind == "dict" else box
+    policy = "MultiInputPolicy" if kind == "dict" else "MlpPolicy"
+    env = make_vec_env(lambda: Toy(space, spaces.Box(-1, 1, (2,))), 2, seed=0)
+    model = nprobot.PPO(policy, env, rule="np", n_steps=16, batch_size=8, seed=0, device="cpu")
+    model.learn(32)
+    np.random.seed(1)  # noqa: NPY002  the generator that SB3 shuffles by
+    theirs = list(model.rollout_buffer.get(size))
+    np.random.seed(1)  # noqa: NPY002
+    ours = list(minibatches(model.rollout_buffer, size))
+    assert len(ours) == len(theirs) == -(-32 // size)
+    for one, other in zip(ours, theirs, strict=True):
+        for name in one._fields:
+            got, wanted = getattr(one, name), getattr(other, name)
+            if not isinstance(wanted, dict):
+                got, wanted = {"": got}, {"": wanted}
+            assert got.keys() == wanted.keys()
+            assert all(torch.equal(got[key], wanted[key]) for key in wanted)
+
+
+def test_kl_and_clip_fraction_of_an_update():
+    gaussian = action_distribution(spaces.Box(-1, 1, (1,)))
+    actions, means = torch.zeros(4, 1), torch.tensor([[0.0], [0.5], [1.0], [2.0]])
+    outputs = means, torch.zeros(4, 1)
+    old = gaussian.log_prob((torch.zeros(4, 1), torch.zeros(4, 1)), actions)
+    surrogate = ClippedSurrogate(gaussian, actions, old, torch.ones(4), 0.2, 0.0)
+    surrogate(outputs)
+    log_ratio = -(means.squeeze(-1) ** 2) / 2  # 0, -1/8, -1/2, -2
+    expected = (log_ratio.exp() - 1 - log_ratio).mean()
+    assert surrogate.approximate_kl() == pytest.approx(float(expected), rel=1e-5)
+    assert surrogate.clip_fraction() == 0.5
 
 
 def test_target_kl_stops_an_update():
