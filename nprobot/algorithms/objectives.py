@@ -65,8 +65,8 @@ class ClippedSurrogate:
         """Share of transitions whose ratio left the clip range in the clean pass."""
         assert self.log_ratio is not None, "evaluated before the clean pass"
         change = np.expm1(self.log_ratio.cpu().numpy())
-        clipped: int = np.count_nonzero(abs(change) > self.clip_range)
-        return clipped / change.size
+        clipped = np.count_nonzero(abs(change) > self.clip_range)
+        return float(clipped / change.size)
 
 
 class SquaredValueError:
