@@ -52,6 +52,7 @@ OFF_POLICY: dict[str, type] = {
     "action_noise": float,
     "activation": str,
 }
+SAC: dict[str, type] = OFF_POLICY | {"ent_coef": float, "ent_coef_start": float}
 ARS: dict[str, type] = {
     "learning_rate": float,
     "normalise": str,
@@ -105,15 +106,13 @@ class Algorithm:
 
 ALGORITHMS: dict[str, Algorithm] = {
     "ppo": Algorithm("nprobot.PPO", "sb3", COMMON | ON_POLICY | RULE, True, None, 400.0, 25.0),
-    "sac": Algorithm("nprobot.SAC", "sb3", COMMON | OFF_POLICY | RULE, True, None, 6000.0, 300.0),
+    "sac": Algorithm("nprobot.SAC", "sb3", COMMON | SAC | RULE, True, None, 6000.0, 300.0),
     "td3": Algorithm("nprobot.TD3", "sb3", COMMON | OFF_POLICY | RULE, True, None, 4000.0, 250.0),
     "nrl": Algorithm("nprobot.NRL", "sb3", COMMON | NRL | RULE, True, None, 400.0),
     "sb3-ppo": Algorithm(
         "stable-baselines3's own PPO", "sb3", COMMON | ON_POLICY, False, None, 600.0
     ),
-    "sb3-sac": Algorithm(
-        "stable-baselines3's own SAC", "sb3", COMMON | OFF_POLICY, False, None, 6000.0
-    ),
+    "sb3-sac": Algorithm("stable-baselines3's own SAC", "sb3", COMMON | SAC, False, None, 6000.0),
     "sb3-td3": Algorithm(
         "stable-baselines3's own TD3", "sb3", COMMON | OFF_POLICY, False, None, 4000.0
     ),

@@ -35,7 +35,10 @@ CLASSES: dict[str, type[BaseAlgorithm]] = {
     "sb3-sac": stable_baselines3.SAC,
     "sb3-td3": stable_baselines3.TD3,
 }
-OUR_NAMES = ("lr_schedule", "normalise", "action_noise", "activation", "noise_from")
+OUR_NAMES = (
+    *("lr_schedule", "normalise", "action_noise", "activation", "noise_from"),
+    "ent_coef_start",
+)
 """Settings that SB3 has other names for."""
 
 ROLLOUT = 2048
@@ -85,6 +88,8 @@ def build(spec: RunSpec, env: VecNormalize) -> BaseAlgorithm:
         )
     if spec.algo in ("ppo", "sb3-ppo"):
         arguments.setdefault("n_steps", max(ROLLOUT // spec.envs, 1))
+    if "ent_coef_start" in settings:
+        arguments["ent_coef"] = f"auto_{settings['ent_coef_start']!r}"
     if "noise_from" in settings:
         arguments["noise"] = settings["noise_from"]
     if spec.rule is not None:

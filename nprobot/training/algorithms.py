@@ -35,6 +35,9 @@ ROLLOUT = 2048
 TD3_EXPLORATION = 0.1
 """Standard deviation of the noise on TD3's actions (Fujimoto et al. 2018, section 6.1)."""
 
+LEARNED = "auto"
+"""What SB3 calls a temperature that SAC learns; with a number behind it, from there."""
+
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -82,6 +85,21 @@ def _off_policy_arguments(config: RunConfig, env: VecNormalize, given: Settings)
     return {**given, "action_noise": NormalActionNoise(np.zeros(size), np.full(size, std))}
 
 
+def _sac_arguments(config: RunConfig, env: VecNormalize, given: Settings) -> Settings:
+    start = given.pop("ent_coef_start", None)
+    if start is not None:
+        given["ent_coef"] = f"{LEARNED}_{start!r}"  # SB3's notation
+    return _off_policy_arguments(config, env, given)
+
+
+def _sac_option(model: SAC, name: str) -> Any:  # noqa: ANN401
+    if name != "ent_coef_start":
+        return _off_policy_option(model, name)
+    if not isinstance(model.ent_coef, str):
+        return None  # it is fixed
+    return float(model.ent_coef.partition("_")[2] or 1.0)
+
+
 def _off_policy_option(model: SAC | TD3, name: str) -> Any:  # noqa: ANN401
     if name == "exploration_noise":
         noise: Any = model.action_noise
@@ -109,8 +127,8 @@ MAKERS: dict[str, Maker] = {
     ),
     "sac": Maker(
         SAC,
-        _off_policy_arguments,
-        _off_policy_option,
+        _sac_arguments,
+        _sac_option,
         lambda model: model.actor.latent_pi,
         log_interval=4,
     ),
@@ -132,7 +150,7 @@ def options_of(model: Model, algo: str) -> dict[str, Any]:
 def _number(value: Any) -> Any:  # noqa: ANN401
     if callable(value):  # SB3 keeps some settings as schedules
         value = float(value(1.0))
-    if value == float("inf") or (isinstance(value, str) and value.startswith("auto")):
+    if value == float("inf") or (isinstance(value, str) and value.startswith(LEARNED)):
         return None  # no bound; SAC's temperature that is learned
     return value
 

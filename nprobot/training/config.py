@@ -30,7 +30,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
         *("n_steps", "gamma", "gae_lambda", "max_grad_norm"),
         *("noise_source", "node_noise", "references", "baseline", "critic_epochs"),
     ),
-    "sac": (*OFF_POLICY, "ent_coef", "target_update_interval"),
+    "sac": (*OFF_POLICY, "ent_coef", "ent_coef_start", "target_update_interval"),
     "td3": (*OFF_POLICY, "policy_delay", "target_policy_noise", "target_noise_clip"),
 }
 """The algorithms, and which of `AlgorithmOptions` each of them has."""
@@ -138,6 +138,9 @@ class AlgorithmOptions(_Options):
     """How far the new policy's probability ratio may go from 1 (ppo)."""
     ent_coef: float | None = None
     """Weight of the entropy bonus (ppo); for sac the temperature. Left out: sac learns it."""
+    ent_coef_start: float | None = None
+    """Temperature from which sac begins to learn its own. Left out: 1, which is much where rewards
+    are normalised."""
     vf_coef: float | None = None
     """Weight of the critic's loss (ppo)."""
     max_grad_norm: float | None = None
@@ -181,7 +184,7 @@ class AlgorithmOptions(_Options):
     def __post_init__(self) -> None:
         _positive(self, "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
         _positive(self, "target_kl", "buffer_size", "train_freq", "target_update_interval")
-        _positive(self, "policy_delay", "references", "critic_epochs")
+        _positive(self, "policy_delay", "references", "critic_epochs", "ent_coef_start")
         _within(self, 0, 1, "gamma", "gae_lambda", "tau")
         _within(self, 0, math.inf, "ent_coef", "vf_coef", "learning_starts", "node_noise")
         _within(self, 0, math.inf, "exploration_noise", "target_policy_noise", "target_noise_clip")
@@ -272,6 +275,11 @@ class RunConfig(_Options):
                 raise ConfigError(
                     f"{self.algo} has no option {option.name}; it has {', '.join(sorted(own))}"
                 )
+        if None not in (self.algorithm.ent_coef, self.algorithm.ent_coef_start):
+            raise ConfigError(
+                "ent_coef fixes the temperature and ent_coef_start is where sac begins to learn "
+                "it; give one of them"
+            )
         if self.algo == "nrl" and self.learning.alignment_every is not None:
             raise ConfigError("nrl has no option alignment_every; ppo, sac and td3 have it")
 

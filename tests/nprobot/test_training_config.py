@@ -52,6 +52,7 @@ def test_names_are_those_of_the_engine():
         (AlgorithmOptions, {"gamma": 1.5}),
         (AlgorithmOptions, {"n_steps": 0}),
         (AlgorithmOptions, {"ent_coef": -0.1}),
+        (AlgorithmOptions, {"ent_coef_start": 0.0}),
     ],
 )
 def test_a_value_out_of_range_is_named(options, values):
@@ -59,6 +60,11 @@ def test_a_value_out_of_range_is_named(options, values):
         options(**values)
     (name,) = values
     assert name in str(caught.value)
+
+
+def test_a_temperature_is_fixed_or_learned():
+    with pytest.raises(ConfigError, match="give one of them"):
+        RunConfig(algo="sac", algorithm=AlgorithmOptions(ent_coef=0.1, ent_coef_start=0.1))
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_the_same_run_gives_the_same_result(tiny):
 @pytest.mark.parametrize(
     ("algo", "settings"),
     [
-        ("sac", {"learning_starts": 20, "batch_size": 16}),
+        ("sac", {"learning_starts": 20, "batch_size": 16, "ent_coef_start": 0.01}),
         ("td3", {"learning_starts": 20, "batch_size": 16, "action_noise": 0.1}),
         ("nrl", {}),
         ("sb3-ppo", {"n_steps": 32, "batch_size": 32}),

@@ -40,7 +40,9 @@ RUNS = {
         checkpoint_episodes="restart",
         algorithm=AlgorithmOptions(noise_source="injected"),
     ),
-    "sac": RunConfig(algo="sac", **REPLAY, algorithm=LEARNS_EARLY),
+    "sac": RunConfig(
+        algo="sac", **REPLAY, algorithm=dataclasses.replace(LEARNS_EARLY, ent_coef_start=0.05)
+    ),
     "sac by bp, its buffer full": RunConfig(
         algo="sac",
         rule="bp",
@@ -107,9 +109,32 @@ def test_the_configuration_on_disk_is_complete_and_makes_the_same_model(whole):
     own = ALGORITHMS[written["algo"]]
     given = {name for name, value in written["algorithm"].items() if value is not None}
     assert given <= set(own)
-    assert set(own) - given <= {"max_grad_norm", "ent_coef"}  # none, and learned
+    assert set(own) - given <= {
+        "max_grad_norm",
+        "ent_coef",
+        "ent_coef_start",
+    }  # None
     config = RunFolder.open(whole).config
     assert resolve(config, build_model(config, make_vector(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "temperature", "recorded"),
+    [
+        ({}, 1.0, (None, 1.0)),
+        ({"ent_coef_start": 0.01}, 0.01, (None, 0.01)),
+        ({"ent_coef": 0.2}, 0.2, (0.2, None)),
+    ],
+)
+def test_where_sacs_temperature_begins(given, temperature, recorded):
+    config = RunConfig(env="Pendulum-v1", algo="sac", algorithm=AlgorithmOptions(**given))
+    model = build_model(config, make_vector(config))
+    if model.log_ent_coef is None:
+        assert float(model.ent_coef_tensor) == pytest.approx(temperature)
+    else:
+        assert float(model.log_ent_coef.exp()) == pytest.approx(temperature)
+    own = resolve(config, model).algorithm
+    assert (own.ent_coef, own.ent_coef_start) == recorded
 
 
 def test_a_replay_buffer_of_another_size_is_refused(whole, tmp_path, tools):
