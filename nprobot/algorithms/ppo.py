@@ -33,7 +33,16 @@ PERTURBATION_DEFAULTS: dict[str, Any] = {
     "batch_size": 256,
     "max_grad_norm": None,
 }
-"""Where PPO departs from SB3's defaults under a perturbation rule without learned feedback."""
+"""Where PPO under a perturbation rule departs from SB3's defaults."""
+
+GUIDED_DEFAULTS: dict[str, Any] = {
+    "learning_rate": LinearSchedule(1e-3, 0.0, 1.0),
+    "batch_size": 64,
+    "max_grad_norm": 0.5,
+}
+"""The same under a rule with learned feedback, whose gradients have little noise to average: what
+suits backpropagation. Larger batches with a larger rate (256, 3e-3) take half the time; they are
+level on three tasks of four and well behind on HalfCheetah-v5 (docs/variance.md)."""
 
 
 class PPO(stable_baselines3.PPO):
@@ -62,12 +71,12 @@ class PPO(stable_baselines3.PPO):
             Infinity turns clipping off, which is the default of those without feedback.
         kwargs: every other argument of SB3's PPO, with its meaning and default.
 
-    Where an argument is None its default is SB3's; for perturbation rules without learned feedback
-    it is that of `PERTURBATION_DEFAULTS`. Those, and σ, were chosen on Reacher-v5: decay of the
-    learning rate, no clipping, σ and the batch size by scratch runs of one seed each, the learning
-    rate by the search in docs/learning_curves.md. With learned feedback the gradients have little
-    noise to average, and what suits backpropagation suits them: a constant 3e-4 with batches of 64
-    was best, or nearly, for both on seven tasks (docs/variance.md).
+    Where an argument is None its default is SB3's for ``"bp"``, `GUIDED_DEFAULTS` for rules with
+    learned feedback, and `PERTURBATION_DEFAULTS` for the others. The last, and σ, were chosen on
+    Reacher-v5: decay of the learning rate, no clipping, σ and the batch size by scratch runs of one
+    seed each, the learning rate by the search in docs/learning_curves.md, which gave
+    backpropagation the same choice. For BP that search prefers 1e-3, decayed, to SB3's
+    constant 3e-4. Rates for other tasks: docs/variance.md.
 
     Raises:
         RuleError: unknown rule.
@@ -108,8 +117,8 @@ class PPO(stable_baselines3.PPO):
             name: value for name, value in given.items() if value is not None
         }
         if self.rule.name != "bp":
-            if not isinstance(self.rule, FeedbackRule):
-                arguments = PERTURBATION_DEFAULTS | arguments
+            guided = isinstance(self.rule, FeedbackRule)
+            arguments = (GUIDED_DEFAULTS if guided else PERTURBATION_DEFAULTS) | arguments
             policy_kwargs = {"share_features_extractor": False} | (policy_kwargs or {})
         super().__init__(
             policy,
