@@ -36,12 +36,18 @@ OF_ALL = (
 )
 
 
+SEARCHED = {"BP": "bp", "NP + feedback, K = 1": "np", "DANP, K = 8": "danp"}
+"""Whose settings the search for the anchor compared, and their rules."""
+REPORTED = (0, 1, 2)
+"""Seeds of the comparison; others are of a search."""
+
+
 class Results:
     """The finished runs, by learner and task."""
 
-    def __init__(self) -> None:
+    def __init__(self, *names: str) -> None:
         self.rows: list[Row] = []
-        for name in ("core", "core_earlier"):
+        for name in names:
             text = (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8")
             self.rows += map(json.loads, text.splitlines())
 
@@ -114,9 +120,70 @@ def shares_table(results: Results, learners: Sequence[str], tasks: Sequence[str]
     return lines
 
 
+def settings_table(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+    """Returns under every setting that was tried: reported seeds, and in brackets another one."""
+    names = [task.rpartition("/")[2] for task in tasks]
+    lines = heading("300k steps", *names)
+    for learner, rule in SEARCHED.items():
+        own = [row for row in rows if row["rule"] == rule and is_searched(row)]
+        for setting in sorted({setting_of(row) for row in own}):
+            cells = [
+                settings_cell([r for r in own if (setting_of(r), r["env"]) == (setting, task)])
+                for task in tasks
+            ]
+            lines.append(f"| {' | '.join([f'{learner}, {setting}', *cells])} |")
+    return lines
+
+
+def is_searched(row: Row) -> bool:
+    """Whether a row is of a learner whose settings were compared, and of a long run."""
+    feedback = row["settings"].get("feedback", False)
+    batch = 256 if row["rule"] == "danp" else 64
+    return (
+        row["algo"] == "ppo"
+        and row["settings"]["batch_size"] == batch
+        and feedback == (row["rule"] == "np")
+        and row["samples"] in (None, 8 if row["rule"] == "danp" else 1)
+        and row["env"] != "InvertedPendulum-v5"
+    )
+
+
+def setting_of(row: Row) -> str:
+    """Rate, schedule, environments and normalisation, in words."""
+    own = row["settings"]
+    falls = "falling from " if own["lr_schedule"] == "linear" else "constant "
+    words = [f"{falls}{own['learning_rate']:g}"]
+    if row["envs"] != 8:
+        words.append("1 environment")
+    if own.get("normalise") == "off":
+        words.append("nothing normalised")
+    return ", ".join(words)
+
+
+def settings_cell(rows: Sequence[Row]) -> str:
+    """Mean and each of the reported seeds, and the others."""
+    rows = sorted(rows, key=lambda row: int(row["seed"]))
+    own = [row["return_mean"] for row in rows if row["seed"] in REPORTED]
+    others = [row["return_mean"] for row in rows if row["seed"] not in REPORTED]
+    parts = []
+    if own:
+        mean, *each = map(number, (statistics.fmean(own), *own))
+        parts.append(f"**{mean}** ({', '.join(each)})")
+    if others:
+        parts.append(f"[{', '.join(map(number, others))}]")
+    return " ".join(parts) or "–"
+
+
+def number(value: float) -> str:
+    """Four digits or so, and a real minus sign."""
+    return f"{value:.{1 if abs(value) < 200 else 0}f}".replace("-", "−")
+
+
 def main() -> None:
     """Replace the tables."""
-    results = Results()
+    results = Results("core", "core_earlier")
+    searched = Results("core", "search_anchor").rows
+    put_section("settings", settings_table(searched, ALL[1:]), VARIANCE)
     put_section("returns", returns_table(results, (*NOW, *EARLIER), FOUR), VARIANCE)
     put_section("shares", shares_table(results, (*NOW[1:-1], *EARLIER), FOUR), VARIANCE)
     put_section("shares", shares_table(results, OF_ALL, ALL), README)
