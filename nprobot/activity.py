@@ -255,6 +255,8 @@ def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
 
 def tensors(tree: Tree) -> list[Tensor]:
     """All tensors of a tree, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
     found: list[Tensor] = []
 
     def collect(x: Tensor) -> Tensor:
@@ -285,7 +287,7 @@ def _tanh(x: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return torch.tanh(x)
-    return torch.from_numpy(np.tanh(x.detach().numpy()))
+    return torch.from_numpy(np.tanh((x.detach() if x.requires_grad else x).numpy()))
 
 
 def _units(flat: Tensor, call: Call) -> Tensor:

@@ -30,7 +30,6 @@ through the noise, as a "weight mirror" is (Akrout et al., NeurIPS 2019), not co
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -390,4 +389,4 @@ def _least_squares(x: Tensor, y: Tensor) -> Tensor:
 
 def _units(x: Tensor) -> int:
     """How many numbers there are to a sample."""
-    return math.prod(x.shape[1:])
+    return x.numel() // x.shape[0]
