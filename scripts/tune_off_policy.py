@@ -2,9 +2,9 @@
 
 The frame is that of docs/off_policy.md: eight environments, small networks, one gradient step for
 several environment steps, faster targets, a temperature that begins at the scale of normalised
-rewards. The best rate of two seeds is compared with the general defaults (stable-baselines3's: one
-environment, a gradient step for each of its steps) on two fresh ones. A run that has its row is not
-repeated.
+rewards. Three rates in it and the general defaults (stable-baselines3's: one environment, a
+gradient step for each of its steps, at many times the cost) are compared on two seeds, and the best
+with the general defaults on two fresh ones. A run that has its row is not repeated.
 
     python scripts/tune_off_policy.py search --only Pendulum-v1   # rows of results/tuning/sac.csv
     python scripts/tune_off_policy.py judge --only Pendulum-v1    # the same, on fresh seeds
@@ -43,6 +43,11 @@ FRAME: dict[str, Any] = {
     **{"batch_size": 256, "learning_starts": 500, "tau": 0.02, "gamma": 0.98},
     "ent_coef_start": 0.01,
 }
+SB3: dict[str, Any] = {
+    **{"envs": 1, "normalise": "off", "learning_rate": 3e-4, "lr_schedule": "constant"},
+    **{"batch_size": 256, "gradient_steps": 1},
+}
+"""What the general defaults are, for a file that finds them best."""
 RULES = ("bp", "danp")
 RATES = (1e-3, 3e-3, 1e-2)
 SEARCH_SEEDS, FRESH_SEEDS = (100, 101), (1000, 1001)
@@ -59,7 +64,7 @@ def main() -> None:
     if options.stage == "search":
         for seed in SEARCH_SEEDS:
             for env, rule in cells:
-                for rate in RATES:
+                for rate in (*RATES, None):
                     run(env, rule, rate, seed)
     elif options.stage == "judge":
         for seed in FRESH_SEEDS:
@@ -106,13 +111,14 @@ def present(env: str, rule: str) -> list[dict[str, str]]:
     ]
 
 
-def best_rate(env: str, rule: str) -> float:
-    """The rate with the best mean return over the seeds of the search."""
-    found: dict[float, list[float]] = {}
+def best_rate(env: str, rule: str) -> float | None:
+    """The rate with the best mean return over the seeds of the search; None: the defaults are."""
+    found: dict[str, list[float]] = {}
     for row in present(env, rule):
         if int(row["seed"]) in SEARCH_SEEDS:
-            found.setdefault(float(row["rate"]), []).append(float(row["return"]))
-    return max(found, key=lambda rate: statistics.fmean(found[rate]))
+            found.setdefault(row["rate"], []).append(float(row["return"]))
+    best = max(found, key=lambda rate: statistics.fmean(found[rate]))
+    return None if best == GENERAL else float(best)
 
 
 def write(env: str) -> None:
@@ -131,10 +137,11 @@ def of_rule(env: str, rule: str) -> TunedDefaults | None:
     """What was found for a rule; None if a run is missing."""
     rows = {(row["rate"], int(row["seed"])): float(row["return"]) for row in present(env, rule)}
     rate = best_rate(env, rule)
-    wanted = [(name, seed) for name in (str(rate), GENERAL) for seed in FRESH_SEEDS]
+    name = GENERAL if rate is None else str(rate)
+    wanted = [(which, seed) for which in (name, GENERAL) for seed in FRESH_SEEDS]
     if any(key not in rows for key in wanted):
         return None
-    own = settings(rate)
+    own = SB3 if rate is None else settings(rate)
     options = " ".join(f"--{name.replace('_', '-')} {_word(value)}" for name, value in own.items())
     return TunedDefaults(
         env=env,
@@ -145,7 +152,7 @@ def of_rule(env: str, rule: str) -> TunedDefaults | None:
             steps=STEPS,
             episodes=EVALUATION_EPISODES,
             seeds=FRESH_SEEDS,
-            tuned=tuple(rows[str(rate), seed] for seed in FRESH_SEEDS),
+            tuned=tuple(rows[name, seed] for seed in FRESH_SEEDS),
             general=tuple(rows[GENERAL, seed] for seed in FRESH_SEEDS),
             command=f"nprobot train --env {env} --algo {ALGO} --rule {rule} {options} "
             f"--steps {STEPS} --seed {FRESH_SEEDS[0]}",
@@ -153,8 +160,8 @@ def of_rule(env: str, rule: str) -> TunedDefaults | None:
         search={
             "command": f"python scripts/tune_off_policy.py search --only {env}",
             "seeds": list(SEARCH_SEEDS),
-            "trials": len(RATES),
-            "environment_steps": len(RATES) * len(SEARCH_SEEDS) * STEPS,
+            "trials": len(RATES) + 1,
+            "environment_steps": (len(RATES) + 1) * len(SEARCH_SEEDS) * STEPS,
             "steps": STEPS,
             "versions": versions(),
             "commit": git_commit()[:7],
