@@ -38,7 +38,7 @@ OF_ALL = (
 
 SEARCHED = {"BP": "bp", "NP + feedback, K = 1": "np", "DANP, K = 8": "danp"}
 """Whose settings the search for the anchor compared, and their rules."""
-REPORTED = (0, 1, 2)
+REPORTED = range(5)
 """Seeds of the comparison; others are of a search."""
 
 

@@ -125,8 +125,12 @@ def write(env: str) -> None:
     """The files of an environment, if the settings are worth having for both rules."""
     made = [tuned for rule in RULES if (tuned := of_rule(env, rule))]
     # Never one without the other: that would compare a tuned rule with an untuned one.
-    worth = len(made) == len(RULES) and all(
-        statistics.fmean(one.score.tuned) >= statistics.fmean(one.score.general) for one in made
+    worth = (
+        len(made) == len(RULES)
+        and any(one.settings != SB3 for one in made)
+        and all(
+            statistics.fmean(one.score.tuned) >= statistics.fmean(one.score.general) for one in made
+        )
     )
     for one in made:
         file = save(one, FILES / file_name(env, ALGO, one.rule)) if worth else None
