@@ -38,7 +38,10 @@ class Interval:
 
 
 def iqm(scores: Scores) -> float:
-    """Interquartile mean: of the middle half of all runs on all tasks together."""
+    """Interquartile mean: of the middle half of all runs on all tasks together.
+
+    Every task counts the same: where one has more runs than another, each of them counts less.
+    """
     return float(_iqm([_array(task)[None] for task in scores])[0])
 
 
@@ -107,10 +110,18 @@ def profile_interval(scores: Scores, thresholds: npt.ArrayLike) -> tuple[Array, 
 
 def _iqm(tasks: Sequence[Array]) -> Array:
     """Of drawn scores, (draws, runs) a task: one value a draw."""
-    together = np.sort(np.concatenate(tasks, axis=1), axis=1)
-    runs = together.shape[1]
-    cut = runs // 4
-    return np.asarray(together[:, cut : runs - cut].mean(axis=1))
+    together = np.concatenate(tasks, axis=1)
+    if len({task.shape[1] for task in tasks}) == 1:
+        runs = together.shape[1]
+        cut = runs // 4  # whole runs, as rliable and scipy cut
+        return np.asarray(np.sort(together, axis=1)[:, cut : runs - cut].mean(axis=1))
+    weights = np.concatenate([np.full(task.shape[1], 1 / task.shape[1]) for task in tasks])
+    order = np.argsort(together, axis=1)
+    above = np.cumsum(weights[order], axis=1)
+    low, high = len(tasks) / 4, len(tasks) * 3 / 4
+    inside = np.minimum(above, high) - np.maximum(above - weights[order], low)
+    kept = np.maximum(inside, 0.0) * np.take_along_axis(together, order, axis=1)
+    return np.asarray(kept.sum(axis=1) / (high - low))
 
 
 def _median(tasks: Sequence[Array]) -> Array:

@@ -50,9 +50,9 @@ def aggregate_table(results: Results, group: str) -> Table:
         rows.append(tuple(cells))
     note = (
         "Normalised scores: 0 is the random policy, 1 the mean of backprop on the same task. IQM: "
-        "mean of the middle half of all runs. Median: over tasks of the mean over seeds. In "
-        "brackets the 95 % interval of a bootstrap that resamples seeds within each task "
-        f"({len(tasks)} tasks); the two anchors are taken as exact. P: probability "
+        "mean of the middle half of all runs, tasks counting alike. Median: over tasks of the mean "
+        "over seeds. In brackets the 95 % interval of a bootstrap that resamples seeds within each "
+        f"task ({len(tasks)} tasks); the two anchors are taken as exact. P: probability "
         "that a run beats one of the other learner."
     )
     return Table(tuple(header), tuple(rows), note)

@@ -22,6 +22,14 @@ def test_interquartile_mean_is_scipys_trimmed_mean(runs):
     assert aggregates.iqm(list(scores)) == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
 
 
+def test_interquartile_mean_counts_every_task_the_same():
+    few, many = SCORES
+    assert aggregates.iqm([few * 3, many]) == pytest.approx(aggregates.iqm(SCORES))
+    # Half of the weight is the first task's: what is kept is the upper half of it, 0, and 6.
+    assert aggregates.iqm([[0.0], [6.0, 8.0]]) == pytest.approx((0 + 6) / 2)
+    assert aggregates.iqm_interval([[1.0], [5.0] * 4]).value == pytest.approx(3.0)
+
+
 def test_median_and_mean_are_over_tasks_of_means_over_runs():
     scores = [[0.0, 2.0], [3.0], [10.0, 30.0]]
     assert aggregates.median(scores) == 3.0
