@@ -87,6 +87,8 @@ def assert_same(path, reference):
     here, there = contents(path), contents(reference)
     assert here.keys() == there.keys()
     for what in here:
+        if "state" in what:  # its JSON line by line first, so that a difference has a name
+            assert here[what][0].splitlines() == there[what][0].splitlines(), what
         assert here[what] == there[what], what
     assert (path / "curve.png").read_bytes() == (reference / "curve.png").read_bytes()
 
