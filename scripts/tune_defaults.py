@@ -1,0 +1,253 @@
+"""Tuned settings: the same small search for BP and for DANP, and files of what it finds.
+
+For each task four choices a rule, the general defaults among them, on two seeds; then the best of
+them beside the general defaults on two fresh seeds. What is not better there is dropped for the
+general defaults, and the file says so. A run that has its row is not repeated.
+
+    python scripts/tune_defaults.py search --only ppo-Hopper-v5   # rows of results/tuning/rows.csv
+    python scripts/tune_defaults.py judge --only ppo-Hopper-v5    # the same, on fresh seeds
+    python scripts/tune_defaults.py write                         # files in nprobot/defaults/tuned/
+    python scripts/tuned_table.py                                 # table in docs/tuning.md
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rows import ROOT, append, command_line, read
+
+from nprobot.defaults import TunedDefaults, save
+from nprobot.defaults.files import Score, with_settings
+from nprobot.defaults.lookup import ROOT as FILES
+from nprobot.defaults.lookup import file_name
+from nprobot.training.config import EVALUATION_EPISODES, RunConfig
+from nprobot.training.runner import train
+from nprobot.training.versions import git_commit, versions
+
+ROWS = ROOT / "results" / "tuning" / "rows.csv"
+RULES = ("bp", "danp")
+SEARCH_SEEDS, FRESH_SEEDS = (100, 101), (1000, 1001)
+GENERAL = "general"
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is searched on.
+
+    Attributes:
+        algo: algorithm.
+        env: environment id.
+        steps: environment steps of a run.
+    """
+
+    algo: str
+    env: str
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """For the command line."""
+        return f"{self.algo}-{self.env}"
+
+
+TASKS = (
+    Task("ppo", "InvertedPendulum-v5", 30_000),
+    Task("ppo", "HalfCheetah-v5", 100_000),
+    Task("ppo", "Hopper-v5", 100_000),
+    Task("ppo", "nprobot/ArmReach-v0", 100_000),
+    Task("nrl", "InvertedPendulum-v5", 50_000),
+    Task("sac", "Pendulum-v1", 20_000),
+    Task("sac", "InvertedPendulum-v5", 10_000),
+    Task("td3", "Pendulum-v1", 20_000),
+    Task("td3", "InvertedPendulum-v5", 10_000),
+)
+
+PPO_BP = {"batch_size": 64, "normalise": "on"}
+PPO_DANP = {
+    **{"samples": 8, "batch_size": 256, "sigma": 0.01, "decorrelation_lr": 1e-4},
+    "normalise": "on",
+}
+OFF_POLICY: dict[str, Any] = {
+    **{"envs": 8, "normalise": "on", "hidden": (64, 64), "lr_schedule": "linear"},
+    **{"batch_size": 256, "learning_starts": 500, "tau": 0.02, "gamma": 0.98},
+}
+"""The frame of docs/off_policy.md: eight environments, small networks, two gradient steps for eight
+environment steps, faster targets; for SAC a temperature that begins at the scale of normalised
+rewards. With one gradient step BP on Pendulum-v1 ended at -181 and -170, the general defaults at
+-170: their rows are kept."""
+SB3_OFF_POLICY: dict[str, Any] = {
+    **{"envs": 1, "normalise": "off", "lr_schedule": "constant", "batch_size": 256},
+    "gradient_steps": 1,
+}
+
+
+def _rates(frame: Settings, *rates: float, schedule: str = "linear") -> dict[str, Settings]:
+    return {
+        f"rate {rate:g}, {schedule}": {"learning_rate": rate, "lr_schedule": schedule, **frame}
+        for rate in rates
+    }
+
+
+_SAC = _rates({**OFF_POLICY, "ent_coef_start": 0.01, "gradient_steps": 2}, 1e-3, 3e-3, 1e-2)
+_TD3 = _rates({**OFF_POLICY, "gradient_steps": 2}, 1e-3, 3e-3, 1e-2)
+_NRL_GENERAL = {"learning_rate": 3e-3, "node_noise": 0.1, "normalise": "on"}
+_NRL: dict[str, Settings] = {
+    GENERAL: _NRL_GENERAL,
+    "rate 0.001": {**_NRL_GENERAL, "learning_rate": 1e-3},
+    "rate 0.01": {**_NRL_GENERAL, "learning_rate": 1e-2},
+    "noise 0.2": {**_NRL_GENERAL, "node_noise": 0.2},
+}
+CHOICES: dict[tuple[str, str], dict[str, Settings]] = {
+    ("ppo", "bp"): {
+        GENERAL: {"learning_rate": 3e-4, "lr_schedule": "constant", **PPO_BP},
+        **_rates(PPO_BP, 3e-4, 1e-3, 3e-3),
+    },
+    ("ppo", "danp"): {
+        GENERAL: {"learning_rate": 3e-3, "lr_schedule": "linear", **PPO_DANP},
+        **_rates(PPO_DANP, 1e-3, 1e-2),
+        **_rates(PPO_DANP, 1e-3, schedule="constant"),
+    },
+    ("nrl", "bp"): _NRL,
+    ("nrl", "danp"): _NRL,
+    ("sac", "bp"): {GENERAL: {"learning_rate": 3e-4, **SB3_OFF_POLICY}, **_SAC},
+    ("sac", "danp"): {GENERAL: {"learning_rate": 3e-4, **SB3_OFF_POLICY}, **_SAC},
+    ("td3", "bp"): {GENERAL: {"learning_rate": 1e-3, **SB3_OFF_POLICY}, **_TD3},
+    ("td3", "danp"): {GENERAL: {"learning_rate": 1e-3, **SB3_OFF_POLICY}, **_TD3},
+}
+"""What is tried for an algorithm and a rule. The general defaults run as they are, with nothing
+set; their settings here are for the file, should they be best. NRL's rule is its critic's."""
+
+
+def main() -> None:
+    """Search, judge or write."""
+    parser = command_line(__doc__, "search", "judge", "write")
+    names = [task.name for task in TASKS]
+    parser.add_argument("--only", nargs="+", default=names, choices=names, help="tasks")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    tasks = [task for task in TASKS if task.name in options.only]
+    if options.stage == "write":
+        for task in tasks:
+            write(task)
+        return
+    for seed in SEARCH_SEEDS if options.stage == "search" else FRESH_SEEDS:
+        for task in tasks:
+            for rule in RULES:
+                searching = options.stage == "search"
+                choices = CHOICES[task.algo, rule] if searching else (GENERAL, best(task, rule))
+                for choice in dict.fromkeys(choices):
+                    run(task, rule, choice, seed)
+
+
+def run(task: Task, rule: str, choice: str, seed: int) -> None:
+    """Train and keep the row, unless it is there."""
+    key = {"algo": task.algo, "env": task.env, "rule": rule, "choice": choice, "seed": str(seed)}
+    if any(all(row[name] == value for name, value in key.items()) for row in read(ROWS)):
+        return
+    config = RunConfig(env=task.env, algo=task.algo, rule=rule, steps=task.steps, seed=seed)
+    if choice != GENERAL:
+        config = with_settings(config, CHOICES[task.algo, rule][choice])
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(config, Path(folder) / "run")
+    assert result.evaluation is not None, "every run ends with one"
+    returned = f"{statistics.fmean(result.evaluation.returns):.4f}"
+    row = key | {"steps": task.steps, "return": returned}
+    spent = round(time.process_time() - start, 1)
+    append(ROWS, [{**row, "cpu_seconds": spent, **versions(), "commit": git_commit()}])
+    print(f"{' '.join(key.values())}: {row['return']}, {spent:.0f} s of CPU", flush=True)
+
+
+def found(task: Task, rule: str) -> dict[tuple[str, int], dict[str, str]]:
+    """Rows by choice and seed."""
+    return {
+        (row["choice"], int(row["seed"])): row
+        for row in read(ROWS)
+        if (row["algo"], row["env"], row["rule"]) == (task.algo, task.env, rule)
+        and row["choice"] in CHOICES[task.algo, rule]
+    }
+
+
+def best(task: Task, rule: str) -> str:
+    """The choice with the best mean return over the seeds of the search."""
+    rows = found(task, rule)
+    means = {
+        choice: statistics.fmean(float(rows[choice, seed]["return"]) for seed in SEARCH_SEEDS)
+        for choice in CHOICES[task.algo, rule]
+    }
+    return max(means, key=lambda choice: means[choice])
+
+
+def write(task: Task) -> None:
+    """The files of a task: of both rules or of none, which would compare tuned with untuned."""
+    try:
+        made = [of_rule(task, rule) for rule in RULES]
+    except KeyError as missing:
+        print(f"{task.name}: not written, a run is missing: {missing}")
+        return
+    for own in made:
+        file = save(own, FILES / file_name(task.env, task.algo, own.rule))
+        print(f"{file.name}: {own.score}")
+
+
+def of_rule(task: Task, rule: str) -> TunedDefaults:
+    """What was found for a rule.
+
+    Raises:
+        KeyError: a run is missing.
+    """
+    rows = found(task, rule)
+    picked = chosen = best(task, rule)
+
+    def fresh(choice: str) -> tuple[float, ...]:
+        return tuple(float(rows[choice, seed]["return"]) for seed in FRESH_SEEDS)
+
+    remark = f"best of {len(CHOICES[task.algo, rule])} on its seeds: {picked}"
+    if statistics.fmean(fresh(picked)) < statistics.fmean(fresh(GENERAL)):
+        chosen = GENERAL
+        remark += f"; it did not hold on fresh seeds ({', '.join(map(str, fresh(picked)))})"
+    own = CHOICES[task.algo, rule][chosen]
+    options = " ".join(f"--{name.replace('_', '-')} {_word(value)}" for name, value in own.items())
+    choices = len(CHOICES[task.algo, rule])
+    last = rows[chosen, FRESH_SEEDS[-1]]
+    return TunedDefaults(
+        env=task.env,
+        algo=task.algo,
+        rule=rule,
+        settings={name: list(v) if isinstance(v, tuple) else v for name, v in own.items()},
+        score=Score(
+            steps=task.steps,
+            episodes=EVALUATION_EPISODES,
+            seeds=FRESH_SEEDS,
+            tuned=fresh(chosen),
+            general=fresh(GENERAL),
+            command=f"nprobot train --env {task.env} --algo {task.algo} --rule {rule} {options} "
+            f"--steps {task.steps} --seed {FRESH_SEEDS[0]}",
+        ),
+        search={
+            "command": f"python scripts/tune_defaults.py search --only {task.name}",
+            "seeds": list(SEARCH_SEEDS),
+            "trials": choices,
+            "environment_steps": choices * len(SEARCH_SEEDS) * task.steps,
+            "steps": task.steps,
+            "remark": remark,
+            "versions": {name: last[name] for name in versions()},
+            "commit": last["commit"][:7],
+        },
+    )
+
+
+def _word(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+if __name__ == "__main__":
+    main()
