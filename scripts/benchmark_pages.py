@@ -32,12 +32,16 @@ EARLIER = (
 """Of settings and versions that are not the default any more."""
 OF_ALL = (
     *("NP + feedback, K = 1", "DANP, K = 8", "DANP, K = 1", "DNP, K = 1", "ANP, K = 1"),
-    *("NP, K = 1", "SB3 PPO, its defaults", "ARS", "CMA-ES"),
+    *("NP, K = 1", "DNP, K = 8", "ANP, K = 8", "NP, K = 8"),
+    *("SB3 PPO, its defaults", "ARS", "CMA-ES"),
 )
 
 
-SEARCHED = {"BP": "bp", "NP + feedback, K = 1": "np", "DANP, K = 8": "danp"}
-"""Whose settings the search for the anchor compared, and their rules."""
+SEARCHED = {
+    **{"BP": ("bp", None), "NP + feedback, K = 1": ("np", 1), "NP + feedback, K = 8": ("np", 8)},
+    "DANP, K = 8": ("danp", 8),
+}
+"""Whose settings the search for the anchor compared, their rules and K."""
 REPORTED = range(5)
 """Seeds of the comparison; others are of a search."""
 
@@ -124,8 +128,8 @@ def settings_table(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
     """Returns under every setting that was tried: reported seeds, and in brackets another one."""
     names = [task.rpartition("/")[2] for task in tasks]
     lines = heading("300k steps", *names)
-    for learner, rule in SEARCHED.items():
-        own = [row for row in rows if row["rule"] == rule and is_searched(row)]
+    for learner, which in SEARCHED.items():
+        own = [r for r in rows if (r["rule"], r["samples"]) == which and is_searched(r)]
         for setting in sorted({setting_of(row) for row in own}):
             cells = [
                 settings_cell([r for r in own if (setting_of(r), r["env"]) == (setting, task)])
@@ -143,7 +147,6 @@ def is_searched(row: Row) -> bool:
         row["algo"] == "ppo"
         and row["settings"]["batch_size"] == batch
         and feedback == (row["rule"] == "np")
-        and row["samples"] in (None, 8 if row["rule"] == "danp" else 1)
         and row["env"] != "InvertedPendulum-v5"
     )
 

@@ -194,7 +194,7 @@ class PPO(stable_baselines3.PPO):
                     go_on = False
                     break
                 critic_loss = self.rule.backward(self.critic, observations, value_error)
-                norms = [self._clip(parameters) for parameters in learned]
+                norms = self._clip(learned)
                 self.policy.optimizer.step()
                 self.rule.decorrelate(self.actor, scale=decay)
                 self.rule.decorrelate(self.critic, scale=decay)
@@ -232,18 +232,21 @@ class PPO(stable_baselines3.PPO):
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         return advantages
 
-    def _clip(self, parameters: Iterable[nn.Parameter]) -> float:
-        """Clip the gradient of one network and return its norm before that.
+    def _clip(self, networks: Iterable[Iterable[nn.Parameter]]) -> list[float]:
+        """Clip the gradient of each network and return their norms before that.
 
         As `clip_grad_norm_` does, in a quarter of its time, which showed: a twentieth of an update.
         """
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:
-            return 0.0
-        norm = float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients])))
-        if self.max_grad_norm is not None and norm > self.max_grad_norm:
-            torch._foreach_mul_(gradients, self.max_grad_norm / (norm + 1e-6))
-        return norm
+        norms = []
+        for parameters in networks:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = 0.0
+            if gradients:
+                norm = float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients])))
+            if self.max_grad_norm is not None and norm > self.max_grad_norm:
+                torch._foreach_mul_(gradients, self.max_grad_norm / (norm + 1e-6))
+            norms.append(norm)
+        return norms
 
     def _log_state(self) -> None:
         """What the networks and the rollout look like after the update."""
