@@ -94,10 +94,12 @@ class TestFilesOfThePackage:
     def check_benchmark(self, tuned, arguments):
         """A suite of this repository has the runs that the score is of."""
         asked = parse(Bench, arguments, "bench", "")
+        file = REPOSITORY / asked.suite
         own = [
             run
-            for run in benchmark.load(str(REPOSITORY / asked.suite)).runs
+            for run in benchmark.load(str(file) if file.is_file() else asked.suite).runs
             if run.env in asked.env and run.learner in asked.learner
+            if not asked.seeds or run.seed in asked.seeds
         ]
         assert {run.seed for run in own} == {*tuned.score.seeds}
         for run in own:
