@@ -203,7 +203,9 @@ class Feedback:
             if matrix is None:
                 continue
             changes, effects = responses[link.index].changes, responses[link.index].effects
-            before[link.index] = matrix
+            # A captured step goes on from where its matrices are, so they have to stay there.
+            in_place = matrix.is_cuda and torch.cuda.is_current_stream_capturing()
+            before[link.index] = matrix.clone() if in_place else matrix
             unexplained = torch.addmm(effects, changes, matrix, alpha=-1)
             if link.target is None:
                 lr = DIRECT_LR if self.lr is None else self.lr
@@ -212,7 +214,7 @@ class Feedback:
             else:
                 lr = LAYERWISE_LR if self.lr is None else self.lr
                 learned = torch.add(matrix, _least_squares(changes, unexplained), alpha=lr)
-            self.matrices[network][link.index] = learned
+            self.matrices[network][link.index] = matrix.copy_(learned) if in_place else learned
         return before
 
     def direct_responses(
@@ -376,7 +378,9 @@ def _least_squares(x: Tensor, y: Tensor) -> Tensor:
     """
     rows, units = x.shape
     square = x @ x.mT if rows < units else x.mT @ x
-    mean = square.trace().item() / len(square)
+    trace = square.trace()
+    # On a GPU a number that is fetched halts the step; on the CPU a float is added faster.
+    mean = (trace if trace.is_cuda else trace.item()) / len(square)
     square.diagonal().add_(RIDGE * mean * rows / max(rows, units) + torch.finfo(x.dtype).tiny)
     factor, _ = torch.linalg.cholesky_ex(square)
     right = y if rows < units else x.mT @ y

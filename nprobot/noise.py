@@ -102,14 +102,14 @@ class NoiseSource:
 
         Antithetic noise needs an even first axis.
         """
-        generator = self._generator(like.device)
+        generator = self.generator(like.device)
         if not self.antithetic:
             return DISTRIBUTIONS[self.distribution](shape, like, generator, scale)
         half = DISTRIBUTIONS[self.distribution]((shape[0] // 2, *shape[1:]), like, generator, scale)
         return torch.cat([half, -half])
 
-    def _generator(self, device: torch.device) -> torch.Generator:
-        """One stream a device; made when first asked for, as a GPU may not be there."""
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The stream of a device; made when first asked for, as a GPU may not be there."""
         if (generator := self._generators.get(str(device))) is None:
             generator = torch.Generator(device).manual_seed(self.seed)
             self._generators[str(device)] = generator
@@ -130,7 +130,7 @@ class NoiseSource:
         """Go on from a saved place."""
         self._generators.clear()
         for device, place in state.items():
-            self._generator(torch.device(device)).set_state(place)
+            self.generator(torch.device(device)).set_state(place)
 
 
 @lru_cache(maxsize=64)

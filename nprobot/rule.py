@@ -319,6 +319,8 @@ def per_sample(loss: Loss, outputs: Tree, shape: tuple[int, ...]) -> Tensor:
             "of all samples and tells a node nothing: drop the mean over the batch, and reduce "
             "over the last axis only, for example ((y - target) ** 2).mean(-1)."
         )
+    if losses.is_cuda and torch.cuda.is_current_stream_capturing():
+        return losses  # nothing can be fetched; who replays the step looks at what it returns
     # A finite sum is enough, one number to fetch; only if it is not, look at each.
     if not math.isfinite(losses.sum().item()) and not torch.isfinite(losses).all():
         bad = (~torch.isfinite(losses)).nonzero()[0].tolist()
