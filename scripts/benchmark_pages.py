@@ -1,6 +1,8 @@
 """Puts what the benchmark `core` found into the pages that tell of it.
 
-    nprobot bench core --out runs/core --seeds 0 1 2     # results/benchmark/core.jsonl
+    nprobot bench core --out runs/core --seeds 0 1 2 3 4   # results/benchmark/core.jsonl
+    nprobot bench core --out runs/fresh --seeds 5 6 7 8 9 10 11 12 --env InvertedDoublePendulum-v5 \
+        HalfCheetah-v5 --learner BP "NP + feedback, K = 1" "NP + feedback, K = 8"   # fresh_seeds.jsonl
     python scripts/benchmark_pages.py                    # tables in README.md and docs/
 
 What the report of a benchmark shows (`nprobot report`) is not repeated here.
@@ -14,6 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rows import ROOT, put_section
+
+from nprobot.benchmark.aggregates import improvement_interval
 
 Row = dict[str, Any]
 RESULTS = ROOT / "results" / "benchmark"
@@ -42,6 +46,8 @@ SEARCHED = {
     "DANP, K = 8": ("danp", 8),
 }
 """Whose settings the search for the anchor compared, their rules and K."""
+FRESH = ("HalfCheetah-v5", "InvertedDoublePendulum-v5")
+"""Tasks of the runs on seeds that no setting was chosen by."""
 REPORTED = range(5)
 """Seeds of the comparison; others are of a search."""
 
@@ -151,6 +157,32 @@ def is_searched(row: Row) -> bool:
     )
 
 
+def fresh_table(fresh: Results, start: Results) -> list[str]:
+    """What remains of the settings' returns on seeds that nobody has chosen by.
+
+    Args:
+        fresh: these runs.
+        start: with those of the random policy.
+    """
+    columns = ("seeds", "mean ± sd", "median", "% of BP's way", "P(beats BP)")
+    lines = heading("task, learner", *columns)
+    for task in FRESH:
+        low = statistics.fmean(start.returns("random", task))
+        backprop = fresh.returns("BP", task)
+        for learner in NOW[:3]:
+            own = fresh.returns(learner, task)
+            mean, middle = statistics.fmean(own), statistics.median(own)
+            way = (mean - low) / (statistics.fmean(backprop) - low)
+            cells = [f"{task}, {learner}", str(len(own))]
+            cells += [f"{mean:.0f} ± {statistics.stdev(own):.0f}", f"{middle:.0f}"]
+            if learner == "BP":
+                cells += ["100", "–"]
+            else:
+                cells += [f"{100 * way:.0f}", str(improvement_interval([own], [backprop]))]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def setting_of(row: Row) -> str:
     """Rate, schedule, environments and normalisation, in words."""
     own = row["settings"]
@@ -188,6 +220,7 @@ def main() -> None:
     searched = Results("core", "search_anchor").rows
     put_section("settings", settings_table(searched, ALL[1:]), VARIANCE)
     put_section("returns", returns_table(results, (*NOW, *EARLIER), FOUR), VARIANCE)
+    put_section("fresh", fresh_table(Results("fresh_seeds"), results), VARIANCE)
     put_section("shares", shares_table(results, (*NOW[1:-1], *EARLIER), FOUR), VARIANCE)
     put_section("shares", shares_table(results, OF_ALL, ALL), README)
 
