@@ -1,8 +1,9 @@
 """Puts what the benchmark `core` found into the pages that tell of it.
 
     nprobot bench core --out runs/core --seeds 0 1 2 3 4   # results/benchmark/core.jsonl
-    nprobot bench core --out runs/fresh --seeds 5 6 7 8 9 10 11 12 --env InvertedDoublePendulum-v5 \
-        HalfCheetah-v5 --learner BP "NP + feedback, K = 1" "NP + feedback, K = 8"   # fresh_seeds.jsonl
+    nprobot bench core --out runs/fresh --env HalfCheetah-v5 InvertedDoublePendulum-v5 \
+        --seeds 5 6 7 8 9 10 11 12 \
+        --learner BP "NP + feedback, K = 1" "NP + feedback, K = 8"   # fresh_seeds.jsonl
     python scripts/benchmark_pages.py                    # tables in README.md and docs/
 
 What the report of a benchmark shows (`nprobot report`) is not repeated here.

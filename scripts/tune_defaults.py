@@ -61,7 +61,13 @@ class Task:
 TASKS = (
     Task("ppo", "InvertedPendulum-v5", 30_000),
     Task("nrl", "InvertedPendulum-v5", 50_000),
+    Task("nrl", "Reacher-v5", 100_000),
     Task("sac", "Pendulum-v1", 20_000),
+    Task("sac", "InvertedPendulum-v5", 10_000),
+    Task("sac", "Reacher-v5", 20_000),
+    Task("td3", "Pendulum-v1", 20_000),
+    Task("td3", "InvertedPendulum-v5", 10_000),
+    Task("td3", "Reacher-v5", 20_000),
 )
 SHORT = (Task("ppo", "HalfCheetah-v5", 100_000), Task("ppo", "Hopper-v5", 100_000))
 """Searched, not written: what is best after so few steps is not what is best after 300,000. Their
@@ -72,18 +78,18 @@ PPO_DANP = {
     **{"samples": 8, "batch_size": 256, "sigma": 0.01, "decorrelation_lr": 1e-4},
     "normalise": "on",
 }
-SAC: dict[str, Any] = {
+OFF_POLICY: dict[str, Any] = {
     **{"envs": 8, "normalise": "on", "hidden": (64, 64), "lr_schedule": "linear"},
     **{"batch_size": 256, "learning_starts": 500, "tau": 0.02, "gamma": 0.98},
-    **{"ent_coef_start": 0.01, "gradient_steps": 2},
 }
-"""The frame of docs/off_policy.md: eight environments, small networks, two gradient steps for eight
-environment steps, faster targets, a temperature that begins at the scale of normalised rewards.
-With one gradient step BP on Pendulum-v1 ended at -181 and -170, the general defaults at -170: their
-rows are kept."""
-SAC_GENERAL: dict[str, Any] = {
-    **{"learning_rate": 3e-4, "lr_schedule": "constant", "batch_size": 256},
-    **{"envs": 1, "normalise": "off", "gradient_steps": 1},
+"""The frame of docs/off_policy.md: eight environments, small networks, faster targets."""
+SAC: dict[str, Any] = {**OFF_POLICY, "ent_coef_start": 0.01, "gradient_steps": 2}
+"""Two gradient steps for eight environment steps, and a temperature that begins at the scale of
+normalised rewards. With one gradient step BP on Pendulum-v1 ended at -181 and -170, the general
+defaults at -170: their rows are kept."""
+SB3_OFF_POLICY: dict[str, Any] = {
+    **{"lr_schedule": "constant", "batch_size": 256, "envs": 1, "normalise": "off"},
+    "gradient_steps": 1,
 }
 
 
@@ -94,7 +100,15 @@ def _rates(frame: Settings, *rates: float, schedule: str = "linear") -> dict[str
     }
 
 
-_SAC: dict[str, Settings] = {GENERAL: SAC_GENERAL, **_rates(SAC, 1e-3, 3e-3, 1e-2)}
+_SAC: dict[str, Settings] = {
+    GENERAL: {"learning_rate": 3e-4, **SB3_OFF_POLICY},
+    **_rates(SAC, 1e-3, 3e-3, 1e-2),
+}
+_TD3: dict[str, Settings] = {
+    GENERAL: {"learning_rate": 1e-3, **SB3_OFF_POLICY},
+    **_rates({**OFF_POLICY, "gradient_steps": 2}, 1e-3, 3e-3),
+    "rate 0.001, 8 gradient steps": {"learning_rate": 1e-3, **OFF_POLICY, "gradient_steps": 8},
+}
 _NRL_GENERAL = {"learning_rate": 3e-3, "node_noise": 0.1, "normalise": "on"}
 _NRL: dict[str, Settings] = {
     GENERAL: _NRL_GENERAL,
@@ -116,6 +130,8 @@ CHOICES: dict[tuple[str, str], dict[str, Settings]] = {
     ("nrl", "danp"): _NRL,
     ("sac", "bp"): _SAC,
     ("sac", "danp"): _SAC,
+    ("td3", "bp"): _TD3,
+    ("td3", "danp"): _TD3,
 }
 """What is tried for an algorithm and a rule. The general defaults run as they are, with nothing
 set; their settings here are for the file, should they be best. NRL's rule is its critic's."""
