@@ -29,7 +29,8 @@ def table() -> str:
 def cells(tuned: TunedDefaults) -> Iterator[str]:
     """A row."""
     score = tuned.score
-    yield from (tuned.env, tuned.algo.upper(), tuned.rule.upper(), f"{score.steps:,}")
+    learner = tuned.rule.upper() + " + feedback" * tuned.feedback
+    yield from (tuned.env, tuned.algo.upper(), learner, f"{score.steps:,}")
     for returns in (score.general, score.tuned):
         yield f"{statistics.fmean(returns):.2f} ({', '.join(f'{r:.2f}' for r in returns)})"
     yield ", ".join(f"{name} {value}" for name, value in tuned.settings.items())

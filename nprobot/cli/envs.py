@@ -170,10 +170,11 @@ def describe(spec: EnvSpec) -> Description | None:
 
 
 def tuned_for(row: Description) -> str:
-    """For what there are tuned settings, such as ``ppo: bp, danp``."""
+    """For what there are tuned settings, such as ``ppo: bp, danp, np + feedback``."""
     rules: dict[str, list[str]] = {}
     for entry in row.tuned:
-        rules.setdefault(entry["algo"], []).append(entry["rule"])
+        learner = entry["rule"] + " + feedback" * bool(entry["settings"].get("feedback"))
+        rules.setdefault(entry["algo"], []).append(learner)
     return "; ".join(f"{algo}: {', '.join(names)}" for algo, names in rules.items())
 
 

@@ -104,7 +104,9 @@ def show(
     from nprobot.defaults.lookup import file_name
 
     tuned = as_defaults(config, outcome, command)
-    file = save(tuned, folder / file_name(tuned.env, tuned.algo, tuned.rule))
+    file = save(
+        tuned, folder / file_name(tuned.env, tuned.algo, tuned.rule, feedback=tuned.feedback)
+    )
     console.print(
         facts(
             f"{config.env}: {config.algo.upper()} with {outcome.rule.upper()}",

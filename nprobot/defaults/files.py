@@ -113,6 +113,11 @@ class TunedDefaults:
                 raise UnknownNameError("setting", name, SETTINGS)
         with_settings(RunConfig(env=self.env, algo=self.algo, rule=self.rule), self.settings)
 
+    @property
+    def feedback(self) -> bool:
+        """Whether they are for the rule with learned feedback."""
+        return bool(self.settings.get("feedback"))
+
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """A configuration with options set, by name, whatever they were.

@@ -16,21 +16,22 @@ TUNED = "tuned"
 GENERAL = "general"
 
 
-def file_name(env: str, algo: str, rule: str) -> str:
+def file_name(env: str, algo: str, rule: str, *, feedback: bool = False) -> str:
     """The name of a file of settings, such as ``Reacher-v5-ppo-danp.toml``."""
     plain = env.rpartition(":")[2].replace("/", "_")
-    return f"{plain}-{algo}-{rule}.toml"
+    return f"{plain}-{algo}-{rule}{'-feedback' * feedback}.toml"
 
 
-def find(env: str, algo: str, rule: str) -> TunedDefaults | None:
+def find(env: str, algo: str, rule: str, *, feedback: bool = False) -> TunedDefaults | None:
     """The package's settings for an environment, an algorithm and a rule; None if there are none.
 
     Args:
         env: environment id, with or without the module that registers it.
         algo: algorithm.
         rule: learning rule.
+        feedback: whether it learns with learned feedback; without, it wants other settings.
     """
-    file = ROOT / file_name(env, algo, rule)
+    file = ROOT / file_name(env, algo, rule, feedback=feedback)
     return load(file) if file.exists() else None
 
 
@@ -53,7 +54,8 @@ def choose(name: str, config: RunConfig) -> TunedDefaults | None:
     if name == GENERAL:
         return None
     if name == TUNED:
-        return find(config.env, config.algo, config.rule)
+        feedback = bool(config.learning.feedback)
+        return find(config.env, config.algo, config.rule, feedback=feedback)
     tuned = load(Path(name))
     if (tuned.algo, tuned.rule) != (config.algo, config.rule):
         raise DefaultsFileError(

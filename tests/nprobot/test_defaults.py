@@ -67,8 +67,9 @@ class TestFilesOfThePackage:
     @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
     def test_is_found_and_worth_it(self, file):
         tuned = defaults.load(file)
-        assert file.name == file_name(tuned.env, tuned.algo, tuned.rule)
-        assert defaults.find(tuned.env, tuned.algo, tuned.rule) == tuned
+        names, feedback = (tuned.env, tuned.algo, tuned.rule), tuned.feedback
+        assert file.name == file_name(*names, feedback=feedback)
+        assert defaults.find(*names, feedback=feedback) == tuned
         assert statistics.fmean(tuned.score.tuned) >= statistics.fmean(tuned.score.general)
         assert not {*tuned.score.seeds} & {*tuned.search["seeds"]}, "judged on seeds of the search"
 
@@ -112,7 +113,8 @@ class TestFilesOfThePackage:
         """Whoever compares the two compares searches of the same size."""
         budgets = {}
         for tuned in defaults.known():
-            budgets.setdefault((tuned.env, tuned.algo), {})[tuned.rule] = (
+            learner = tuned.rule + "+feedback" * tuned.feedback
+            budgets.setdefault((tuned.env, tuned.algo), {})[learner] = (
                 tuned.search["environment_steps"],
                 tuned.search["trials"],
                 len(tuned.search["seeds"]),
@@ -217,9 +219,19 @@ class TestFill:
         with pytest.raises(DefaultsFileError, match="No such file"):
             defaults.choose("tunde", config)
 
+    def test_a_rule_with_feedback_has_settings_of_its_own(self, elsewhere):
+        own = dataclasses.replace(TUNED, rule="np", settings={**TUNED.settings, "feedback": True})
+        defaults.save(own, elsewhere / file_name("Reacher-v5", "ppo", "np", feedback=True))
+        plain = RunConfig(env="Reacher-v5", rule="np")
+        learning = dataclasses.replace(plain.learning, feedback=True)
+        found = defaults.choose("tuned", dataclasses.replace(plain, learning=learning))
+        assert found is not None and found.feedback
+        assert defaults.choose("tuned", plain) is None
+
     def test_names_of_files(self):
         assert file_name("nprobot/ArmReach-v0", "sac", "bp") == "nprobot_ArmReach-v0-sac-bp.toml"
         assert file_name("a.b:C-v1", "ppo", "np") == "C-v1-ppo-np.toml"
+        assert file_name("C-v1", "ppo", "np", feedback=True) == "C-v1-ppo-np-feedback.toml"
 
 
 class TestCommandLine:
