@@ -1,13 +1,19 @@
 """Writes the package's files of tuned settings from searches that `nprobot bench` has run.
 
-`search_tuned.toml` (for tasks that are not in it: `search.toml`) holds the choices, `defaults.toml`
-what was best beside the general defaults on fresh seeds; the benchmarks keep their rows beside
-their suites. A rule whose best settings are its general defaults has one learner there, which
-counts as both.
+Long runs, 300,000 steps: two choices of rate and schedule for each learner, those of
+`search_anchor.toml` (their rows are there and in `core`), compared on seeds 0, 1 and 2 and judged
+on 3 and 4. A choice that is not better there is dropped for the general defaults, and the file says
+so.
 
+Short ones, 100,000 steps, for the tasks without: `search_tuned.toml` (for tasks that are not in it:
+`search.toml`) holds the choices, `defaults.toml` what was best beside the general defaults on fresh
+seeds. A rule whose best settings are its general defaults has one learner there, which counts as
+both.
+
+    nprobot bench results/benchmark/search_anchor.toml --out runs/anchor --seeds 0 1 2 3 4
     nprobot bench results/benchmark/search_tuned.toml --out runs/search
     nprobot bench results/benchmark/defaults.toml --out runs/defaults
-    python scripts/tuned_from_bench.py       # files in nprobot/defaults/tuned/, if they are better
+    python scripts/tuned_from_bench.py       # files in nprobot/defaults/tuned/
     python scripts/tuned_table.py            # table in docs/tuning.md
 """
 
@@ -30,14 +36,36 @@ KEPT = ("learning_rate", "lr_schedule", "batch_size", "gamma", "decorrelation_lr
 OWN: dict[str, dict[str, Any]] = {
     "bp": {"normalise": "on"},
     "danp": {"samples": 8, "sigma": 0.01, "decorrelation_lr": 0.001, "normalise": "on"},
+    "np": {"samples": 1, "sigma": 0.001, "feedback": True, "normalise": "on"},
 }
 """What the learners of the suites have without saying so, or say in another place."""
+
+LONG = (
+    *("HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5", "Reacher-v5"),
+    "nprobot/ArmReach-v0",
+)
+"""Tasks whose files come from the long runs."""
+SEARCH_SEEDS, FRESH_SEEDS = (0, 1, 2), (3, 4)
+Choice = tuple[float, str]
+"""Learning rate and its schedule."""
+CHOICES: dict[str, tuple[Choice, Choice]] = {
+    "bp": ((3e-4, "constant"), (1e-3, "linear")),
+    "danp": ((3e-3, "linear"), (1e-3, "constant")),
+    "np": ((1e-3, "linear"), (3e-4, "constant")),
+}
+"""The general defaults come first; NP is with feedback."""
 
 
 def main() -> None:
     """Write the files of every environment where both rules' settings are worth having."""
+    long = [row | {"suite": name} for name in ("core", "search_anchor") for row in read(name)]
+    for env in LONG:
+        for rule in CHOICES:
+            own = of_long_runs(env, rule, [row for row in long if row["env"] == env])
+            file = ROOT / file_name(env, own.algo, rule, feedback=own.feedback)
+            print(f"{save(own, file).name}: {own.score}")
     rows, searches = read("defaults"), {name: read(name) for name in SEARCHES}
-    for env in sorted({row["env"] for row in rows}):
+    for env in sorted({row["env"] for row in rows} - {*LONG}):
         found = [own for rule in LABELS if (own := of_rule(env, rule, rows, searches))]
         # Never one without the other: that would compare a tuned rule with an untuned one.
         worth = len(found) == len(LABELS) and all(map(is_worth_it, found))
@@ -46,6 +74,76 @@ def main() -> None:
             if worth:
                 verdict = save(own, ROOT / file_name(env, own.algo, own.rule)).name
             print(f"{env} {own.rule}: {own.score}: {verdict}")
+
+
+def of_long_runs(env: str, rule: str, rows: list[dict[str, Any]]) -> TunedDefaults:
+    """What was found for a rule in long runs.
+
+    Raises:
+        KeyError: a run is missing.
+    """
+    found = {
+        ((row["settings"]["learning_rate"], row["settings"]["lr_schedule"]), row["seed"]): row
+        for row in rows
+        if row["rule"] == rule and is_general(row)
+    }
+
+    def returns(choice: Choice, seeds: tuple[int, ...]) -> tuple[float, ...]:
+        return tuple(round(found[choice, seed]["return_mean"], 4) for seed in seeds)
+
+    choices = CHOICES[rule]
+    general = choices[0]
+    picked = chosen = max(choices, key=lambda c: statistics.fmean(returns(c, SEARCH_SEEDS)))
+    remark = f"best of {len(choices)}: rate {picked[0]:g}, {picked[1]}"
+    if statistics.fmean(returns(picked, FRESH_SEEDS)) < statistics.fmean(
+        returns(general, FRESH_SEEDS)
+    ):
+        chosen = general
+        held = ", ".join(map(str, returns(picked, FRESH_SEEDS)))
+        remark += f"; it did not hold on fresh seeds ({held})"
+    first = found[chosen, FRESH_SEEDS[0]]
+    name = first["suite"]
+    suite = name if name == "core" else f"results/benchmark/{name}.toml"
+    seeds = " ".join(map(str, FRESH_SEEDS))
+    kept = {name: first["settings"][name] for name in KEPT if name in first["settings"]}
+    return TunedDefaults(
+        env=env,
+        algo="ppo",
+        rule=rule,
+        settings=kept | {k: v for k, v in OWN[rule].items() if k not in kept},
+        score=Score(
+            steps=first["steps"],
+            episodes=first["episodes"],
+            seeds=FRESH_SEEDS,
+            tuned=returns(chosen, FRESH_SEEDS),
+            general=returns(general, FRESH_SEEDS),
+            command=f'nprobot bench {suite} --env {env} --learner "{first["learner"]}" '
+            f"--seeds {seeds}",
+        ),
+        search={
+            "command": f"nprobot bench results/benchmark/search_anchor.toml --env {env} "
+            f"--rule {rule}",
+            "seeds": list(SEARCH_SEEDS),
+            "trials": len(choices),
+            "environment_steps": len(choices) * len(SEARCH_SEEDS) * first["steps"],
+            "steps": first["steps"],
+            "remark": remark,
+            "versions": first["versions"],
+            "commit": first["commit"][:7],
+        },
+    )
+
+
+def is_general(row: dict[str, Any]) -> bool:
+    """Whether a row differs from the general defaults in rate and schedule at most."""
+    own = row["settings"]
+    kinds = {"bp": (None, 64, False), "danp": (8, 256, False), "np": (1, 64, True)}
+    return (
+        (row["samples"], own["batch_size"], own.get("feedback", False)) == kinds[row["rule"]]
+        and (row["algo"], row["envs"]) == ("ppo", 8)
+        and own.get("normalise", "on") == "on"
+        and own.get("decorrelation_lr", 1e-4) == 1e-4
+    )
 
 
 def is_worth_it(found: TunedDefaults) -> bool:
