@@ -30,15 +30,20 @@ RUNS = Path("runs") / "zoo"
 """Relative, so that no path of a machine gets into a file."""
 LICENCE = "MIT"
 
-COMMON = "--rule danp --samples 8 --decorrelation-lr 0.001"
+DANP = "--rule danp --samples 8 --decorrelation-lr 0.001"
+FEEDBACK = "--rule np --feedback"
 COMMANDS = {
-    "InvertedPendulum": f"train --env InvertedPendulum-v5 --steps 60000 {COMMON} "
+    "InvertedPendulum": f"train --env InvertedPendulum-v5 --steps 60000 {DANP} "
     "--sigma 0.01 --lr-schedule linear --normalise on",
-    "InvertedDoublePendulum": f"train --env InvertedDoublePendulum-v5 --steps 300000 {COMMON}",
-    "Reacher": f"train --env Reacher-v5 --steps 300000 {COMMON}",
-    "ArmReach": f"train --env nprobot/ArmReach-v0 --steps 300000 {COMMON}",
+    "InvertedDoublePendulum": f"train --env InvertedDoublePendulum-v5 --steps 300000 {FEEDBACK}",
+    "Reacher": f"train --env Reacher-v5 --steps 300000 {DANP}",
+    "Swimmer": f"train --env Swimmer-v5 --steps 500000 {FEEDBACK} --gamma 0.9999",
+    "Hopper": f"train --env Hopper-v5 --steps 1000000 {FEEDBACK}",
+    "HalfCheetah": f"train --env HalfCheetah-v5 --steps 1000000 {FEEDBACK}",
+    "Walker2d": f"train --env Walker2d-v5 --steps 1000000 {FEEDBACK}",
+    "ArmReach": f"train --env nprobot/ArmReach-v0 --steps 1000000 {FEEDBACK} "
+    "--learning-rate 0.0003 --lr-schedule constant",
     "ArmTrack": "fit --task arm-inverse-dynamics --epochs 6 --rule danp --samples 16",
-    "Hopper": f"train --env Hopper-v5 --steps 500000 {COMMON}",
 }
 """Name in the zoo → arguments of `nprobot`: what trains the policy, or fits it to data."""
 
