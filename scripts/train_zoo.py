@@ -31,7 +31,7 @@ RUNS = Path("runs") / "zoo"
 LICENCE = "MIT"
 
 DANP = "--rule danp --samples 8 --decorrelation-lr 0.001"
-FEEDBACK = "--rule np --feedback"
+FEEDBACK = "--rule np --feedback --defaults general"
 COMMANDS = {
     "InvertedPendulum": f"train --env InvertedPendulum-v5 --steps 60000 {DANP} "
     "--sigma 0.01 --lr-schedule linear --normalise on",
