@@ -29,9 +29,8 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
     made = policy.provenance
     task = policy.task
     env = task.id if task else "an unnamed task"
-    rule = str(made.get("rule", UNKNOWN)).upper()
     lines = [
-        f"# {env} by {rule}",
+        f"# {env} by {rule_name(made)}",
         "",
         f"A controller for `{env}`, {_how(made)}.",
         *_description(made.get("description")),
@@ -81,6 +80,11 @@ def network_name(policy: Policy) -> str:
     return "-".join(map(str, widths)) + "".join(f", {name}" for name in names)
 
 
+def rule_name(made: Mapping[str, Any]) -> str:
+    """What a policy learned by, from its provenance, such as ``NP + feedback``."""
+    return str(made.get("rule", UNKNOWN)).upper() + " + feedback" * bool(made.get("feedback"))
+
+
 def _how(made: Mapping[str, Any]) -> str:
     """With what, and for how long, a policy was trained."""
     algorithm = str(made.get("algorithm", "an algorithm that is not recorded")).upper()
@@ -90,7 +94,7 @@ def _how(made: Mapping[str, Any]) -> str:
     if rule:
         samples = made.get("samples")
         passes = f" (K = {samples} noisy passes)" if samples and rule not in ("bp", "dbp") else ""
-        parts.append(f"by {str(rule).upper()}{passes}")
+        parts.append(f"by {rule_name(made)}{passes}")
     if fitted and isinstance(epochs, int):
         parts.append(f"in {epochs:,} epochs")
     elif not fitted and isinstance(steps, int):

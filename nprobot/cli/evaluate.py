@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from nprobot.policies import policy_file
+from nprobot.policies.card import rule_name
 from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.evaluation import Evaluation, evaluate, record
 from nprobot.training.mujoco_messages import tame_mujoco
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
                 "return": str(result),
                 "lowest, highest": f"{min(result.returns):.1f}, {max(result.returns):.1f}",
                 "episode length": f"{statistics.fmean(result.lengths):.1f} steps",
-                "trained with": f"{provenance.get('algorithm', '?')}, {provenance.get('rule', '?')}"
+                "trained with": f"{provenance.get('algorithm', '?')}, {rule_name(provenance)}"
                 f", {provenance.get('steps', '?')} steps, seed {provenance.get('seed', '?')}",
             },
         ),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nprobot.policies import zoo
-from nprobot.policies.card import network_name
+from nprobot.policies.card import network_name, rule_name
 
 from .console import say
 from .exit_codes import DONE
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         column.justify = "right"
     for row in listed:
         table.add_row(
-            *(f"zoo:{row['name']}", row["environment"], row["network"], str(row["rule"]).upper()),
+            *(f"zoo:{row['name']}", row["environment"], row["network"], rule_name(row)),
             *(_effort(row), f"{row['control_rate'] or 0:g}", _score(row)),
         )
     console.print(table, highlight=False, markup=False)
@@ -86,6 +86,7 @@ def describe(name: str) -> dict[str, Any]:
         "network": network_name(policy),
         "algorithm": made.get("algorithm"),
         "rule": made.get("rule"),
+        "feedback": bool(made.get("feedback")),
         "steps": made.get("steps"),
         "epochs": made.get("epochs"),
         "return_mean": statistics.fmean(returns) if returns else None,

@@ -204,6 +204,7 @@ class Run:
             "algorithm": "fit",
             "task": self.model.description["task"],
             "rule": self.config.rule,
+            "feedback": self.config.feedback,
             "samples": self.config.samples,
             "seed": self.config.seed,
             "steps": self.learner.steps,

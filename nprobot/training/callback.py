@@ -205,6 +205,7 @@ def policy_of(model: Model, folder: RunFolder) -> Policy:
     provenance = {
         "algorithm": config.algo,
         "rule": config.rule,
+        "feedback": bool(config.learning.feedback),
         "samples": config.samples,
         "seed": config.seed,
         "hardware": config.hardware,

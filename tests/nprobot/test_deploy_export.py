@@ -81,6 +81,14 @@ def test_card_tells_what_the_policy_says(run, exported):
     assert str(run) not in text
 
 
+def test_card_tells_of_learned_feedback(exported):
+    policy = nprobot.policies.load(exported.folder)
+    made = {**policy.provenance, "rule": "np", "samples": 1, "feedback": True}
+    text = card(dataclasses.replace(policy, provenance=made))
+    assert text.startswith("# InvertedPendulum-v5 by NP + feedback\n")
+    assert "by NP + feedback (K = 1 noisy passes)" in text
+
+
 def test_card_of_a_policy_of_which_little_is_known(exported):
     policy = dataclasses.replace(
         nprobot.policies.load(exported.folder), provenance={}, task=None, normaliser=None

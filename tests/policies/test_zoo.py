@@ -45,13 +45,15 @@ def test_card_is_that_of_the_policy(name):
 def test_provenance_is_complete(name):
     policy = zoo.load_policy(name)
     made = policy.provenance
-    assert made["rule"] in ("danp", "nrl")
+    assert made["rule"] in ("danp", "nrl") or made["feedback"]
     assert made["backward_passes"] == 0
     assert made["licence"] == "MIT"
     assert policy.task is not None
     assert policy.task.control_rate is not None
     assert network_name(policy).startswith(f"{policy.observation_shape[0]}-")
     program, kind, *options = shlex.split(made["command"])
+    assert ("--feedback" in options) == bool(made.get("feedback"))
+    options = [option for option in options if option != "--feedback"]
     settings = dict(zip(options[::2], options[1::2], strict=True))
     assert program == "nprobot"
     assert settings["--rule"] == made["rule"]
