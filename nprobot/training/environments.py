@@ -19,6 +19,9 @@ from .errors import EnvironmentUnavailableError, UnknownNameError
 
 Env = gymnasium.Env[Any, Any]
 
+CAMERA = {"camera_id", "camera_name", "default_camera_config"}
+"""Arguments by which a user says where to look from."""
+
 
 def find_spec(env_id: str) -> EnvSpec:
     """The registration of an environment.
@@ -68,8 +71,27 @@ def make(env_id: str, kwargs: Mapping[str, Any] | None = None, **options: Any) -
             argument.
     """
     find_spec(env_id)
+    arguments = {**(kwargs or {}), **options}
     with _explained(env_id):
-        return gymnasium.make(env_id, **(kwargs or {}), **options)
+        env = gymnasium.make(env_id, **arguments)
+    if options.get("render_mode") == "rgb_array" and not CAMERA & arguments.keys():
+        _follow(env)
+    return env
+
+
+def _follow(env: Env) -> None:
+    """Look through the camera that follows the robot, if its model has one.
+
+    gymnasium 1.4 looks from a fixed place instead, and a robot that walks leaves the picture.
+    """
+    robot: Any = env.unwrapped
+    if not hasattr(robot, "mujoco_renderer"):
+        return
+    import mujoco
+
+    camera = mujoco.mj_name2id(robot.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+    if camera >= 0:
+        robot.mujoco_renderer.camera_id = camera
 
 
 def make_robot(

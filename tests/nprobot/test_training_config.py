@@ -142,3 +142,20 @@ class TestEnvironments:
 def test_near_matches_ignore_case():
     assert near_matches("REACHER-V5", ["Reacher-v5", "Pusher-v5"])[0] == "Reacher-v5"
     assert near_matches("zzz", ["Reacher-v5"]) == []
+
+
+@pytest.mark.parametrize(
+    ("env", "kwargs", "camera"),
+    [
+        ("Hopper-v5", {}, 0),
+        ("Hopper-v5", {"camera_id": -1}, -1),
+        ("InvertedPendulum-v5", {}, -1),
+        ("nprobot/ArmReach-v0", {"camera_name": "side"}, 1),
+        ("Pendulum-v1", {}, None),
+    ],
+)
+def test_a_film_follows_the_robot(env, kwargs, camera):
+    made = make(env, kwargs, render_mode="rgb_array")
+    renderer = getattr(made.unwrapped, "mujoco_renderer", None)
+    assert getattr(renderer, "camera_id", None) == camera
+    made.close()
