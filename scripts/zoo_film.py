@@ -6,6 +6,7 @@ python scripts/zoo_film.py     # docs/figures/zoo.gif
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -60,14 +61,16 @@ def pictures(name: str) -> Iterator[Image.Image]:
 def main() -> None:
     """Render, tile, save."""
     choose_backend()
-    robots = [pictures(name) for name in NAMES if name in zoo.names()]
+    count = int(SECONDS * RATE)
+    # One robot after the other: renderers side by side draw with each other's textures.
+    robots = [list(islice(pictures(name), count)) for name in NAMES if name in zoo.names()]
     size = (COLUMNS * SIDE, -(-len(robots) // COLUMNS) * SIDE)
     frames = []
-    for _ in range(int(SECONDS * RATE)):
+    for robot_frames in zip(*robots, strict=True):
         sheet = Image.new("RGB", size)
-        for place, robot in enumerate(robots):
+        for place, picture in enumerate(robot_frames):
             row, column = divmod(place, COLUMNS)
-            sheet.paste(next(robot), (column * SIDE, row * SIDE))
+            sheet.paste(picture, (column * SIDE, row * SIDE))
         frames.append(sheet.quantize(COLOURS, dither=Image.Dither.NONE))
     duration = int(1000 / RATE)
     frames[0].save(FILM, save_all=True, append_images=frames[1:], duration=duration, loop=0)
