@@ -82,7 +82,19 @@ def network_name(policy: Policy) -> str:
 
 def rule_name(made: Mapping[str, Any]) -> str:
     """What a policy learned by, from its provenance, such as ``NP + feedback``."""
-    return str(made.get("rule", UNKNOWN)).upper() + " + feedback" * bool(made.get("feedback"))
+    return learner_name(made.get("rule", UNKNOWN), feedback=bool(made.get("feedback")))
+
+
+def learner_name(rule: str, *, feedback: bool = False, samples: int | None = None) -> str:
+    """A rule with what matters most about it, such as ``NP + feedback, K = 1``.
+
+    Args:
+        rule: its name.
+        feedback: whether it learns with learned feedback.
+        samples: K; None to leave it out.
+    """
+    passes = f", K = {samples}" if samples and rule not in ("bp", "dbp") else ""
+    return f"{rule.upper()}{' + feedback' * feedback}{passes}"
 
 
 def _how(made: Mapping[str, Any]) -> str:

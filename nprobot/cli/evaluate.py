@@ -97,8 +97,9 @@ def main(arguments: Sequence[str]) -> int:
                 "return": str(result),
                 "lowest, highest": f"{min(result.returns):.1f}, {max(result.returns):.1f}",
                 "episode length": f"{statistics.fmean(result.lengths):.1f} steps",
-                "trained with": f"{provenance.get('algorithm', '?')}, {rule_name(provenance)}"
-                f", {provenance.get('steps', '?')} steps, seed {provenance.get('seed', '?')}",
+                "trained with": f"{str(provenance.get('algorithm', '?')).upper()} with "
+                f"{rule_name(provenance)}, {provenance.get('steps', '?')} steps, "
+                f"seed {provenance.get('seed', '?')}",
             },
         ),
         highlight=False,

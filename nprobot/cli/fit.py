@@ -148,10 +148,8 @@ def load(source: Source) -> Dataset:
 
 def introduce(shown: FitLines | FitBar, data: Dataset, config: FitConfig, path: Path) -> None:
     """Say what is learned and where it goes."""
-    samples = "" if config.rule in ("bp", "dbp") else f", K = {config.samples}"
-    samples = (" with feedback" if config.feedback else "") + samples
     shown.message(data.summary())
-    shown.message(f"{config.rule.upper()}{samples}, seed {config.seed}, {config.epochs} epochs")
+    shown.message(f"{config.learner}, seed {config.seed}, {config.epochs} epochs")
     shown.message(f"run folder {path}")
 
 

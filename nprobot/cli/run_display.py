@@ -66,12 +66,7 @@ def introduction(folder: RunFolder) -> str:
 def title(folder: RunFolder) -> str:
     """A run in a few words."""
     config = folder.config
-    plain = config.rule in ("bp", "dbp")
-    samples = "" if plain else f", K = {config.samples}"
-    return (
-        f"{config.env}: {config.algo.upper()} with {config.rule.upper()}{samples}, "
-        f"seed {config.seed}"
-    )
+    return f"{config.env}: {config.learner}, seed {config.seed}"
 
 
 def figures(progress: Progress) -> str:

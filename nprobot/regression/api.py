@@ -22,7 +22,7 @@ from nprobot.training.errors import ConfigError, RunNotFoundError
 from nprobot.training.files import alone
 from nprobot.training.versions import changed_since
 
-from .config import BACKPROPAGATION, CHANGEABLE, FitConfig
+from .config import CHANGEABLE, FitConfig
 from .curve import draw_curve
 from .data import Data, as_dataset
 from .folder import FitFolder, refuse_existing, write_table
@@ -275,10 +275,8 @@ def _finish(run: Run) -> FitResult:
 
 def title(run: Run) -> str:
     """A fit in a few words."""
-    config = run.config
-    samples = "" if config.rule in BACKPROPAGATION else f", K = {config.samples}"
     task = run.model.description["task"]
-    return f"{task}: {config.rule.upper()}{samples}, seed {config.seed}"
+    return f"{task}: {run.config.learner}, seed {run.config.seed}"
 
 
 def bounds(data: Dataset) -> dict[str, float]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, Self
 
+from nprobot.policies.card import learner_name
 from nprobot.training.config import RULES
 from nprobot.training.errors import ConfigError, UnknownNameError
 
-BACKPROPAGATION = ("bp", "dbp")
 WITH_FEEDBACK = ("np", "inp", "dnp", "dinp")
 """Rules that learned feedback is for."""
 
@@ -70,6 +70,11 @@ class FitConfig:
     """Epochs between checkpoints. Left out: a tenth of --epochs."""
     seed: int = 0
     """Where all randomness of the fit comes from."""
+
+    @property
+    def learner(self) -> str:
+        """What learns, in a few words, such as ``DNP + feedback, K = 1``."""
+        return learner_name(self.rule, feedback=self.feedback, samples=self.samples)
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:

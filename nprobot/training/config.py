@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from nprobot.policies.card import learner_name
+
 from .errors import ConfigError, UnknownNameError
 
 LRSchedule = Literal["constant", "linear", "cosine"]
@@ -297,6 +299,13 @@ class RunConfig(_Options):
     def normalise_rewards(self) -> bool:
         """Whether rewards are scaled."""
         return (self.normalise or NORMALISE[self.algo]) in ("on", "rewards")
+
+    @property
+    def learner(self) -> str:
+        """What learns, in a few words, such as ``PPO with NP + feedback, K = 1``."""
+        feedback = bool(self.learning.feedback)
+        name = learner_name(self.rule, feedback=feedback, samples=self.samples)
+        return f"{self.algo.upper()} with {name}"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads."""

@@ -35,11 +35,7 @@ def draw_curve(folder: RunFolder) -> None:
     # A threshold far away would squeeze the curve into a line.
     if threshold is not None and low <= threshold <= high + (high - low):
         axes.axhline(threshold, color="0.4", linewidth=1, linestyle="--", label="solved")
-    samples = f", K = {config.samples}" if config.samples and config.samples > 1 else ""
-    axes.set_title(
-        f"{config.env}: {config.algo.upper()} with {config.rule.upper()}{samples}, "
-        f"seed {config.seed}"
-    )
+    axes.set_title(f"{config.env}: {config.learner}, seed {config.seed}")
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of an episode")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -166,7 +166,7 @@ def test_evaluate_takes_a_policy_folder(run, capsys):
     assert main(["evaluate", str(run / "checkpoints" / "last"), "--episodes", "3"]) == 0
     out = capsys.readouterr().out
     assert "InvertedPendulum-v5" in out
-    assert "ppo, danp, 256 steps, seed 5" in out
+    assert "PPO with DANP, 256 steps, seed 5" in out
 
 
 def test_evaluate_refuses_another_robot(run, capsys):

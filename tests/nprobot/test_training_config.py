@@ -144,6 +144,12 @@ def test_near_matches_ignore_case():
     assert near_matches("zzz", ["Reacher-v5"]) == []
 
 
+def test_a_run_says_what_learns():
+    config = RunConfig(rule="np", samples=1, learning=LearningOptions(feedback=True))
+    assert config.learner == "PPO with NP + feedback, K = 1"
+    assert RunConfig(rule="bp", samples=1, algo="sac").learner == "SAC with BP"
+
+
 @pytest.mark.parametrize(
     ("env", "kwargs", "camera"),
     [
