@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .algorithms.ppo import PPO
     from .algorithms.sac import SAC
     from .algorithms.td3 import TD3
+    from .captured_step import CapturedStep
     from .gradient_alignment import Alignment, alignment
     from .noisy_network import NoisyNetwork
     from .regression import fit
@@ -30,6 +31,7 @@ _HOME = {
     "PPO": "algorithms.ppo",
     "SAC": "algorithms.sac",
     "TD3": "algorithms.td3",
+    "CapturedStep": "captured_step",
     "Alignment": "gradient_alignment",
     "alignment": "gradient_alignment",
     "NoisyNetwork": "noisy_network",
@@ -46,6 +48,7 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "PPO",
     "SAC",
     "TD3",
+    "CapturedStep",
     "Alignment",
     "alignment",
     "NoisyNetwork",

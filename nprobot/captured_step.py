@@ -37,7 +37,8 @@ class CapturedStep:
             captured.
 
     Example:
-        step = CapturedStep(rule, network, optimizer, lambda y, t: ((y - t) ** 2).mean(-1))
+        loss = lambda y, target: ((y - target) ** 2).mean(-1)
+        step = nprobot.CapturedStep(rule, network, optimizer, loss)
         for inputs, targets in batches:
             losses = step(inputs, targets)
     """
