@@ -80,12 +80,12 @@ def make(env_id: str, kwargs: Mapping[str, Any] | None = None, **options: Any) -
 
 
 def _follow(env: Env) -> None:
-    """Look through the camera that follows the robot, if its model has one.
+    """Look through the camera that follows the robot, if its model has one and none is chosen.
 
     gymnasium 1.4 looks from a fixed place instead, and a robot that walks leaves the picture.
     """
     robot: Any = env.unwrapped
-    if not hasattr(robot, "mujoco_renderer"):
+    if not hasattr(robot, "mujoco_renderer") or robot.mujoco_renderer.camera_id >= 0:
         return
     import mujoco
 
