@@ -174,8 +174,12 @@ class Activity:
         versions = enumerate(call.pre_activation._version for call in self.calls)
         self._overwritten |= {i for i, version in versions if version}
 
+    def pre_activation(self, layer: NodeLayer, x: Tensor) -> Tensor:
+        """What a layer makes of its input in the clean pass."""
+        return layer.pre_activation(x)
+
     def _clean(self, layer: NodeLayer, x: Tensor) -> Tensor:
-        a = layer.pre_activation(x)
+        a = self.pre_activation(layer, x)
         units = math.prod(a.shape[1:])
         nodes = slice(self.size, self.size + units)
         kept = a.clone() if len(self.calls) in self._overwritten else a

@@ -6,21 +6,51 @@ comparison leaves is correlated with the noise of the first pass, and that is al
 activity-based node perturbation needs; a constant offset of the noise drops out. With two passes it
 is the form published for spintronic noise (artcogsys/MTJ-Node-Perturbation): δa = a⁽¹⁾ − a⁽²⁾,
 δL = L⁽¹⁾ − L⁽²⁾, and the outer product with the inputs of pass 1.
+
+Layers of the network that are not on the chip, such as the log standard deviation of a policy, have
+no noise of their own, and would learn nothing, or only from what comes to them from the chip. They
+get some from the learner, as strong as what the chip's nodes have shown in the first step.
 """
 
 from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .activity import Activity, Tree, repeat, tree_map
+from nprobot.policies.hardware import ChipLayer
+
+from .activity import Activity, Call, Tree, repeat, share, tree_map
 from .errors import RuleError
+from .nodes import NodeLayer
 from .rule import Loss, per_sample
+
+Draw = Callable[[Tensor], Tensor]
+"""From pre-activations to noise of their shape."""
+
+
+class PartlyNoisy(Activity):
+    """The activity of a network of which a part is on a chip.
+
+    Args:
+        network: with layers on a chip.
+        inputs: as of `Activity`.
+        draw: noise for the layers that are not.
+    """
+
+    def __init__(self, network: nn.Module, inputs: Tree, draw: Draw) -> None:
+        self._draw = draw
+        super().__init__(network, inputs)
+
+    @override
+    def pre_activation(self, layer: NodeLayer, x: Tensor) -> Tensor:
+        a = layer.pre_activation(x)
+        return a if isinstance(layer.module, ChipLayer) else a + self._draw(a)
 
 
 class NoisyPasses:
@@ -30,15 +60,22 @@ class NoisyPasses:
         network: with layers on a chip.
         inputs: tensor (B, ...), or a tuple or dict of such.
         passes: M, how often the batch is run; in one batched call, every pass with its own noise.
+        draw: noise for layers that are not on the chip; None for none.
 
     Attributes:
         outputs: of all passes, each tensor of shape (M, B, ...).
         pre_activations: as read from all layers, shape (M, B, N).
     """
 
-    def __init__(self, network: nn.Module, inputs: Tree, passes: int) -> None:
+    def __init__(
+        self, network: nn.Module, inputs: Tree, passes: int, draw: Draw | None = None
+    ) -> None:
         self.passes = passes
-        self.activity = Activity(network, tree_map(partial(repeat, passes), inputs))
+        repeated = tree_map(partial(repeat, passes), inputs)
+        if draw is None:
+            self.activity = Activity(network, repeated)
+        else:
+            self.activity = PartlyNoisy(network, repeated, draw)
         self.batch = self.activity.batch // passes
         self.outputs: Tree = tree_map(self._unflatten, self.activity.outputs)
         self.pre_activations = torch.cat(
@@ -58,6 +95,32 @@ class NoisyPasses:
         """Every layer and what it was fed in pass 1, shape (B, ...)."""
         calls = self.activity.calls
         return [(call.layer.module, call.inputs[: self.batch]) for call in calls]
+
+    def even_out(self, node_error: Tensor, delta_activity: Tensor) -> float:
+        """Scale down the errors of layers off the chip, in place, where they are noisier than it.
+
+        Activity-based node perturbation gives every node its gradient times the variance of its
+        noise. Nothing is scaled up: too little noise says too little.
+
+        Args:
+            node_error: shape (K, B, N).
+            delta_activity: δa, shape (K, B, N).
+
+        Returns:
+            Root mean square of δa over the nodes on the chip.
+        """
+
+        def variance(calls: list[Call]) -> Tensor:
+            return torch.cat([share(delta_activity, call) for call in calls], -1).square().mean()
+
+        calls = self.activity.calls
+        off_chip = [call for call in calls if not isinstance(call.layer.module, ChipLayer)]
+        of_chip = variance([call for call in calls if call not in off_chip])
+        tiny = torch.finfo(of_chip.dtype).tiny
+        for call in off_chip:
+            ratio = of_chip / variance([call]).clamp_min_(tiny)
+            share(node_error, call).mul_(ratio.clamp_max_(1.0))
+        return float(of_chip.sqrt())
 
     def accumulate(self, node_error: Tensor) -> None:
         """Add the gradient that node errors make, each with the inputs of its own pass, to `.grad`.

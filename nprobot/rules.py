@@ -28,6 +28,7 @@ from .feedback import (
     output_error,
 )
 from .hidden_noise import NoisyPasses, make_reference
+from .noise import gaussian
 from .rule import LearningRule, Loss, PerturbationRule, per_sample
 
 
@@ -75,8 +76,8 @@ class ActivityNodePerturbation(PerturbationRule):
     One noisy pass. Not unbiased: its mean is the gradient times the covariance of δa, a positive
     semi-definite preconditioning. It does not need to know the noise, only what it did.
 
-    On a network whose noise is hidden, δL and δa are differences of noisy passes; see
-    `nprobot.hidden_noise`.
+    On a network whose noise is hidden, δL and δa are differences of noisy passes; layers of it that
+    are not on the chip get noise of the learner's. See `nprobot.hidden_noise`.
 
     Args:
         reference: what noisy passes are compared with then: ``"second-pass"`` or
@@ -96,6 +97,7 @@ class ActivityNodePerturbation(PerturbationRule):
     ) -> None:
         super().__init__(**settings)
         self.reference = make_reference(reference, reference_rate)
+        self._chip_sigma: dict[int, float] = {}  # how noisy a chip has shown to be, by network
 
     @override
     def node_error(
@@ -108,25 +110,37 @@ class ActivityNodePerturbation(PerturbationRule):
 
     @override
     def learn_from_hidden_noise(self, network: nn.Module, inputs: Tree, loss: Loss) -> Tensor:
-        passes = NoisyPasses(network, inputs, self.reference.passes(self.samples))
+        index = self._index(network)
+        sigma = self._chip_sigma.get(index, self.sigma)
+
+        def noise(like: Tensor) -> Tensor:
+            return gaussian(like.shape, like, self.source.generator(like.device), sigma)
+
+        passes = NoisyPasses(network, inputs, self.reference.passes(self.samples), noise)
         losses = passes.losses(loss)
-        delta_activity, delta_loss = self.reference.compare(
-            self._index(network), passes.pre_activations, losses
-        )
+        delta_activity, delta_loss = self.reference.compare(index, passes.pre_activations, losses)
         weight = delta_activity.shape[-1] * delta_loss / square_norm(delta_activity)
-        passes.accumulate(delta_activity * (weight / weight.numel()).unsqueeze(-1))
+        node_error = delta_activity * (weight / weight.numel()).unsqueeze(-1)
+        seen = passes.even_out(node_error, delta_activity)
+        if seen and index not in self._chip_sigma:
+            # Once: what the learner adds comes to the chip's nodes, too, and would add up.
+            self._chip_sigma[index] = seen
+        passes.accumulate(node_error)
         self.remember_inputs(passes.layer_inputs())
         self.forward_passes += passes.activity.batch
         return losses[0]
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"reference": self.reference.state_dict()}
+        own = {"reference": self.reference.state_dict(), "chip_sigma": dict(self._chip_sigma)}
+        return super().state_dict() | own
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.reference.load_state_dict(state.get("reference", {}))
+        sigmas = state.get("chip_sigma", {})
+        self._chip_sigma = {int(index): float(sigma) for index, sigma in sigmas.items()}
 
 
 class FeedbackRule(PerturbationRule):

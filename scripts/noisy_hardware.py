@@ -63,9 +63,7 @@ class Way:
 
 
 WAYS = {
-    "DANP-PPO": Way(
-        nprobot.PPO, {"rule": "danp", "rule_kwargs": {"decorrelation_lr": 1e-3}, "n_steps": 256}
-    ),
+    "DANP-PPO": Way(nprobot.PPO, {"rule": "danp", "n_steps": 256}),
     "NRL": Way(nprobot.NRL, {}),
     IN_THE_LOOP: Way(nprobot.PPO, BP),
     IDEAL: Way(nprobot.PPO, BP, through_hardware=False),
