@@ -105,12 +105,11 @@ def of_long_runs(env: str, rule: str, rows: list[dict[str, Any]]) -> TunedDefaul
     name = first["suite"]
     suite = name if name == "core" else f"results/benchmark/{name}.toml"
     seeds = " ".join(map(str, FRESH_SEEDS))
-    kept = {name: first["settings"][name] for name in KEPT if name in first["settings"]}
     return TunedDefaults(
         env=env,
         algo="ppo",
         rule=rule,
-        settings=kept | {k: v for k, v in OWN[rule].items() if k not in kept},
+        settings=settings_of(first),
         score=Score(
             steps=first["steps"],
             episodes=first["episodes"],
@@ -132,6 +131,12 @@ def of_long_runs(env: str, rule: str, rows: list[dict[str, Any]]) -> TunedDefaul
             "commit": first["commit"][:7],
         },
     )
+
+
+def settings_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of the settings that a run had."""
+    kept = {name: row["settings"][name] for name in KEPT if name in row["settings"]}
+    return kept | {k: v for k, v in OWN[row["rule"]].items() if k not in kept}
 
 
 def is_general(row: dict[str, Any]) -> bool:
@@ -190,14 +195,13 @@ def settings(
     own = {r["seed"]: r["return_mean"] for r in tuned}
     other = {r["seed"]: r["return_mean"] for r in general}
     seeds = sorted(own)
-    kept = {name: first["settings"][name] for name in KEPT if name in first["settings"]}
     seeds_of_search = sorted({r["seed"] for r in trials})
     choices = len(trials) // len(seeds_of_search)
     return TunedDefaults(
         env=env,
         algo="ppo",
         rule=rule,
-        settings=kept | {k: v for k, v in OWN[rule].items() if k not in kept},
+        settings=settings_of(first),
         score=Score(
             steps=first["steps"],
             episodes=first["episodes"],
