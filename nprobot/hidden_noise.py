@@ -9,7 +9,7 @@ is the form published for spintronic noise (artcogsys/MTJ-Node-Perturbation): δ
 
 Layers of the network that are not on the chip, such as the log standard deviation of a policy, have
 no noise of their own, and would learn nothing, or only from what comes to them from the chip. They
-get some from the learner, as strong as what the chip's nodes have shown in the first step.
+get some from the learner, as strong as the chip's nodes have shown theirs to be in the first step.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class NoisyPasses:
             delta_activity: δa, shape (K, B, N).
 
         Returns:
-            Root mean square of δa over the nodes on the chip.
+            Root mean square of δa in the layer of the chip where it is smallest: of noise that has
+            not come through other noisy nodes.
         """
 
         def variance(calls: list[Call]) -> Tensor:
@@ -115,12 +116,14 @@ class NoisyPasses:
 
         calls = self.activity.calls
         off_chip = [call for call in calls if not isinstance(call.layer.module, ChipLayer)]
-        of_chip = variance([call for call in calls if call not in off_chip])
-        tiny = torch.finfo(of_chip.dtype).tiny
+        if not off_chip:
+            return 0.0
+        on_chip = [call for call in calls if call not in off_chip]
+        wanted = variance(on_chip)
         for call in off_chip:
-            ratio = of_chip / variance([call]).clamp_min_(tiny)
+            ratio = wanted / variance([call]).clamp_min_(torch.finfo(wanted.dtype).tiny)
             share(node_error, call).mul_(ratio.clamp_max_(1.0))
-        return float(of_chip.sqrt())
+        return float(torch.stack([variance([call]) for call in on_chip]).min().sqrt())
 
     def accumulate(self, node_error: Tensor) -> None:
         """Add the gradient that node errors make, each with the inputs of its own pass, to `.grad`.

@@ -72,7 +72,7 @@ WAYS = {
     "DANP-PPO": Way(
         "from hidden node noise of 0.1, nine noisy passes",
         nprobot.PPO,
-        {"rule": "danp", "rule_kwargs": {"decorrelation_lr": 1e-3}, "n_steps": 256},
+        {"rule": "danp", "n_steps": 256},
         chip=True,
     ),
     "NRL": Way(
