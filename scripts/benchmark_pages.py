@@ -4,9 +4,9 @@
     nprobot bench core --out runs/fresh --env HalfCheetah-v5 InvertedDoublePendulum-v5 \
         --seeds 5 6 7 8 9 10 11 12 \
         --learner BP "NP + feedback, K = 1" "NP + feedback, K = 8"   # fresh_seeds.jsonl
-    python scripts/benchmark_pages.py                    # tables in README.md and docs/
+    python scripts/benchmark_pages.py                    # tables in README.md and docs/, figures
 
-What the report of a benchmark shows (`nprobot report`) is not repeated here.
+What is said about them stays a person's.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from rows import ROOT, put_section
+from rows import FIGURES, ROOT, put_section
 
+from nprobot.benchmark import Results as Report
 from nprobot.benchmark.aggregates import improvement_interval
+from nprobot.benchmark.reporting import draw, markdown_page
 
 Row = dict[str, Any]
 RESULTS = ROOT / "results" / "benchmark"
 VARIANCE, README = ROOT / "docs" / "variance.md", ROOT / "README.md"
+BENCHMARK = ROOT / "docs" / "benchmark.md"
 FOUR = ("Reacher-v5", "HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5")
 ALL = ("InvertedPendulum-v5", *FOUR, "Swimmer-v5", "nprobot/ArmReach-v0")
 NOW = (
@@ -41,6 +44,16 @@ OF_ALL = (
     *("SB3 PPO, its defaults", "ARS", "CMA-ES"),
 )
 
+
+DRAWN = ("BP", "NP + feedback, K = 1", "DANP, K = 8", "ARS", "CMA-ES")
+"""Whose curves are shown: more would hide each other."""
+PARTS = {
+    "Over all tasks": "scores",
+    "Task by task": "tasks",
+    "At equal cost": "cost",
+    "What a run spends": "ledger",
+}
+"""Parts of a report that the page has, and its places for them."""
 
 SEARCHED = {
     **{"BP": ("bp", None), "NP + feedback, K = 1": ("np", 1), "NP + feedback, K = 8": ("np", 8)},
@@ -215,8 +228,21 @@ def number(value: float) -> str:
     return f"{value:.{1 if abs(value) < 200 else 0}f}".replace("-", "−")
 
 
+def put_report(rows: Sequence[Row]) -> None:
+    """What the report of a benchmark shows, into the page: tables, findings, two figures."""
+    shown = Report.of(row for row in rows if row["learner"] in ("BP", "random", *OF_ALL))
+    (FIGURES / "benchmark_scores.png").write_bytes(draw(shown)["scores"])
+    drawn = Report.of(row for row in rows if row["learner"] in DRAWN)
+    (FIGURES / "benchmark_curves.png").write_bytes(draw(drawn)["curves_env_steps"])
+    for part in markdown_page(shown).split("## ")[1:]:
+        title, _, text = part.partition("\n")
+        if name := PARTS.get(title.partition(":")[0]):
+            put_section(name, [text.strip()], BENCHMARK)
+
+
 def main() -> None:
     """Replace the tables."""
+    put_report(Results("core").rows)
     results = Results("core", "core_earlier")
     searched = Results("core", "search_anchor").rows
     put_section("settings", settings_table(searched, ALL[1:]), VARIANCE)
