@@ -40,7 +40,6 @@ COMMANDS = {
     "Swimmer": f"train --env Swimmer-v5 --steps 500000 {FEEDBACK} --gamma 0.9999",
     "Hopper": f"train --env Hopper-v5 --steps 1000000 {FEEDBACK}",
     "HalfCheetah": f"train --env HalfCheetah-v5 --steps 600000 {FEEDBACK}",
-    "Walker2d": f"train --env Walker2d-v5 --steps 600000 {FEEDBACK}",
     "ArmReach": f"train --env nprobot/ArmReach-v0 --steps 600000 {FEEDBACK} "
     "--learning-rate 0.0003 --lr-schedule constant",
     "ArmTrack": "fit --task arm-inverse-dynamics --epochs 6 --rule danp --samples 16",

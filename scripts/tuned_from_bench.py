@@ -61,7 +61,11 @@ def main() -> None:
     long = [row | {"suite": name} for name in ("core", "search_anchor") for row in read(name)]
     for env in LONG:
         for rule in CHOICES:
-            own = of_long_runs(env, rule, [row for row in long if row["env"] == env])
+            try:
+                own = of_long_runs(env, rule, [row for row in long if row["env"] == env])
+            except KeyError as missing:
+                print(f"{env} {rule}: not written, a run is missing: {missing}")
+                continue
             file = ROOT / file_name(env, own.algo, rule, feedback=own.feedback)
             print(f"{save(own, file).name}: {own.score}")
     rows, searches = read("defaults"), {name: read(name) for name in SEARCHES}

@@ -21,14 +21,17 @@ from nprobot.training import environments
 FILM = FIGURES / "zoo.gif"
 COLUMNS, SIDE = 4, 200
 """Robots in a row; pixels of each."""
-SECONDS, RATE = 6.0, 12.5
+SECONDS, RATE = 5.0, 12.5
 """Length, and pictures a second of the robots' time."""
-COLOURS = 64
-CROPS = {"Reacher": (45, 90, 435, 480), "InvertedDoublePendulum": (120, 60, 360, 300)}
+COLOURS = 48
+CROPS = {
+    "Reacher": (45, 90, 435, 480),
+    "InvertedDoublePendulum": (120, 60, 360, 300),
+}
 """What of 480 x 480 pixels is worth seeing, where that is not all."""
 NAMES = (
-    *("Hopper", "Walker2d", "HalfCheetah", "Swimmer"),
-    *("InvertedDoublePendulum", "Reacher", "ArmReach", "ArmTrack"),
+    *("Hopper", "HalfCheetah", "Swimmer", "Reacher"),
+    *("InvertedPendulum", "InvertedDoublePendulum", "ArmReach", "ArmTrack"),
 )
 
 
