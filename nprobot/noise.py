@@ -108,6 +108,10 @@ class NoiseSource:
         half = DISTRIBUTIONS[self.distribution]((shape[0] // 2, *shape[1:]), like, generator, scale)
         return torch.cat([half, -half])
 
+    def normal_like(self, like: Tensor, scale: float) -> Tensor:
+        """Normal noise of the shape of `like`, whatever the distribution of the others."""
+        return gaussian(like.shape, like, self.generator(like.device), scale)
+
     def generator(self, device: torch.device) -> torch.Generator:
         """The stream of a device; made when first asked for, as a GPU may not be there."""
         if (generator := self._generators.get(str(device))) is None:

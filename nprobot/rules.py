@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,6 @@ from .feedback import (
     output_error,
 )
 from .hidden_noise import NoisyPasses, make_reference
-from .noise import gaussian
 from .rule import LearningRule, Loss, PerturbationRule, per_sample
 
 
@@ -111,12 +111,8 @@ class ActivityNodePerturbation(PerturbationRule):
     @override
     def learn_from_hidden_noise(self, network: nn.Module, inputs: Tree, loss: Loss) -> Tensor:
         index = self._index(network)
-        sigma = self._chip_sigma.get(index, self.sigma)
-
-        def noise(like: Tensor) -> Tensor:
-            return gaussian(like.shape, like, self.source.generator(like.device), sigma)
-
-        passes = NoisyPasses(network, inputs, self.reference.passes(self.samples), noise)
+        draw = partial(self.source.normal_like, scale=self._chip_sigma.get(index, self.sigma))
+        passes = NoisyPasses(network, inputs, self.reference.passes(self.samples), draw)
         losses = passes.losses(loss)
         delta_activity, delta_loss = self.reference.compare(index, passes.pre_activations, losses)
         weight = delta_activity.shape[-1] * delta_loss / square_norm(delta_activity)

@@ -299,7 +299,7 @@ def test_files_are_plain_toml():
 @pytest.mark.slow
 def test_a_score_can_be_had_again(tmp_path, capsys):
     """The return that the file claims for its first seed, by the command that it gives."""
-    tuned = defaults.find("Reacher-v5", "ppo", "bp")
+    tuned = defaults.find("InvertedPendulum-v5", "td3", "bp")
     command = shlex.split(tuned.score.command)[1:]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     capsys.readouterr()
