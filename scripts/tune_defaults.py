@@ -8,6 +8,8 @@ general defaults, and the file says so. A run that has its row is not repeated.
     python scripts/tune_defaults.py judge --only sac-Pendulum-v1   # the same, on fresh seeds
     python scripts/tune_defaults.py write                          # nprobot/defaults/tuned/
     python scripts/tuned_table.py                                  # table in docs/tuning.md
+
+SAC and TD3 are searched under NP with learned feedback too, their rule when none is given.
 """
 
 from __future__ import annotations
@@ -27,12 +29,15 @@ from nprobot.defaults import TunedDefaults, save
 from nprobot.defaults.files import Score, with_settings
 from nprobot.defaults.lookup import ROOT as FILES
 from nprobot.defaults.lookup import file_name
+from nprobot.training.build import build_model, resolve
 from nprobot.training.config import EVALUATION_EPISODES, RunConfig
 from nprobot.training.runner import train
+from nprobot.training.vector import make_vector
 from nprobot.training.versions import git_commit, versions
 
 ROWS = ROOT / "results" / "tuning" / "rows.csv"
-RULES = ("bp", "danp")
+RULES = ("bp", "danp", "np-feedback")
+"""As in the names of files."""
 SEARCH_SEEDS, FRESH_SEEDS = (100, 101), (1000, 1001)
 GENERAL = "general"
 Settings = Mapping[str, Any]
@@ -83,14 +88,8 @@ OFF_POLICY: dict[str, Any] = {
     **{"batch_size": 256, "learning_starts": 500, "tau": 0.02, "gamma": 0.98},
 }
 """The frame of docs/off_policy.md: eight environments, small networks, faster targets."""
-SAC: dict[str, Any] = {**OFF_POLICY, "ent_coef_start": 0.01, "gradient_steps": 2}
-"""Two gradient steps for eight environment steps, and a temperature that begins at the scale of
-normalised rewards. With one gradient step BP on Pendulum-v1 ended at -181 and -170, the general
-defaults at -170: their rows are kept."""
-SB3_OFF_POLICY: dict[str, Any] = {
-    **{"lr_schedule": "constant", "batch_size": 256, "envs": 1, "normalise": "off"},
-    "gradient_steps": 1,
-}
+SAC: dict[str, Any] = {**OFF_POLICY, "ent_coef_start": 0.01}
+"""A temperature that begins at the scale of normalised rewards."""
 
 
 def _rates(frame: Settings, *rates: float, schedule: str = "linear") -> dict[str, Settings]:
@@ -100,41 +99,43 @@ def _rates(frame: Settings, *rates: float, schedule: str = "linear") -> dict[str
     }
 
 
+def _often(frame: Settings) -> dict[str, Settings]:
+    """A gradient step for every environment step, as in SB3, but eight of each at a time."""
+    settings = {"learning_rate": 1e-3, **frame, "gradient_steps": 8}
+    return {"rate 0.001, 8 gradient steps": settings}
+
+
 _SAC: dict[str, Settings] = {
-    GENERAL: {"learning_rate": 3e-4, **SB3_OFF_POLICY},
-    **_rates(SAC, 1e-3, 3e-3, 1e-2),
+    GENERAL: {},
+    # Of eight environment steps. With one, BP on Pendulum-v1 ended at -181 and -170, the general
+    # defaults at -170: their rows are kept.
+    **_rates({**SAC, "gradient_steps": 2}, 1e-3, 3e-3, 1e-2),
+    **_often(SAC),
 }
 _TD3: dict[str, Settings] = {
-    GENERAL: {"learning_rate": 1e-3, **SB3_OFF_POLICY},
+    GENERAL: {},
     **_rates({**OFF_POLICY, "gradient_steps": 2}, 1e-3, 3e-3),
-    "rate 0.001, 8 gradient steps": {"learning_rate": 1e-3, **OFF_POLICY, "gradient_steps": 8},
+    **_often(OFF_POLICY),
 }
-_NRL_GENERAL = {"learning_rate": 3e-3, "node_noise": 0.1, "normalise": "on"}
 _NRL: dict[str, Settings] = {
-    GENERAL: _NRL_GENERAL,
-    "rate 0.001": {**_NRL_GENERAL, "learning_rate": 1e-3},
-    "rate 0.01": {**_NRL_GENERAL, "learning_rate": 1e-2},
-    "noise 0.2": {**_NRL_GENERAL, "node_noise": 0.2},
+    GENERAL: {},
+    "rate 0.001": {"learning_rate": 1e-3, "node_noise": 0.1, "normalise": "on"},
+    "rate 0.01": {"learning_rate": 1e-2, "node_noise": 0.1, "normalise": "on"},
+    "noise 0.2": {"learning_rate": 3e-3, "node_noise": 0.2, "normalise": "on"},
 }
 CHOICES: dict[tuple[str, str], dict[str, Settings]] = {
-    ("ppo", "bp"): {
-        GENERAL: {"learning_rate": 3e-4, "lr_schedule": "constant", **PPO_BP},
-        **_rates(PPO_BP, 3e-4, 1e-3, 3e-3),
-    },
+    ("ppo", "bp"): {GENERAL: {}, **_rates(PPO_BP, 3e-4, 1e-3, 3e-3)},
     ("ppo", "danp"): {
-        GENERAL: {"learning_rate": 3e-3, "lr_schedule": "linear", **PPO_DANP},
+        GENERAL: {},
         **_rates(PPO_DANP, 1e-3, 1e-2),
         **_rates(PPO_DANP, 1e-3, schedule="constant"),
     },
-    ("nrl", "bp"): _NRL,
-    ("nrl", "danp"): _NRL,
-    ("sac", "bp"): _SAC,
-    ("sac", "danp"): _SAC,
-    ("td3", "bp"): _TD3,
-    ("td3", "danp"): _TD3,
+    **{("nrl", rule): _NRL for rule in ("bp", "danp")},
+    **{("sac", rule): _SAC for rule in RULES},
+    **{("td3", rule): _TD3 for rule in RULES},
 }
-"""What is tried for an algorithm and a rule. The general defaults run as they are, with nothing
-set; their settings here are for the file, should they be best. NRL's rule is its critic's."""
+"""What is tried for an algorithm and a rule. The general defaults are runs with nothing set; a file
+that repeats them has the values that are then in use. NRL's rule is its critic's."""
 
 
 def main() -> None:
@@ -154,7 +155,7 @@ def main() -> None:
         return
     for seed in SEARCH_SEEDS if options.stage == "search" else FRESH_SEEDS:
         for task in tasks:
-            for rule in options.rule:
+            for rule in (own for own in options.rule if (task.algo, own) in CHOICES):
                 searching = options.stage == "search"
                 choices = CHOICES[task.algo, rule] if searching else (GENERAL, best(task, rule))
                 for choice in dict.fromkeys(choices):
@@ -167,9 +168,7 @@ def run(task: Task, rule: str, choice: str, seed: int) -> None:
     key |= {"steps": str(task.steps)}
     if any(all(row[name] == value for name, value in key.items()) for row in read(ROWS)):
         return
-    config = RunConfig(env=task.env, algo=task.algo, rule=rule, steps=task.steps, seed=seed)
-    if choice != GENERAL:
-        config = with_settings(config, CHOICES[task.algo, rule][choice])
+    config = with_settings(plain(task, rule, seed), CHOICES[task.algo, rule][choice])
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         result = train(config, Path(folder) / "run")
@@ -179,6 +178,13 @@ def run(task: Task, rule: str, choice: str, seed: int) -> None:
     spent = round(time.process_time() - start, 1)
     append(ROWS, [{**row, "cpu_seconds": spent, **versions(), "commit": git_commit()}])
     print(f"{' '.join(key.values())}: {row['return']}, {spent:.0f} s of CPU", flush=True)
+
+
+def plain(task: Task, rule: str, seed: int = 0) -> RunConfig:
+    """A run with the general defaults."""
+    name, _, feedback = rule.partition("-")
+    config = RunConfig(env=task.env, algo=task.algo, rule=name, steps=task.steps, seed=seed)
+    return with_settings(config, {"feedback": True}) if feedback else config
 
 
 def found(task: Task, rule: str) -> dict[tuple[str, int], dict[str, str]]:
@@ -203,15 +209,15 @@ def best(task: Task, rule: str) -> str:
 
 
 def write(task: Task) -> None:
-    """The files of a task: of both rules or of none, which would compare tuned with untuned."""
+    """The files of a task: of all rules or of none, which would compare tuned with untuned."""
     try:
-        made = [of_rule(task, rule) for rule in RULES]
+        made = [of_rule(task, rule) for rule in RULES if (task.algo, rule) in CHOICES]
     except KeyError as missing:
         print(f"{task.name}: not written, a run is missing: {missing}")
         return
     for own in made:
-        file = save(own, FILES / file_name(task.env, task.algo, own.rule))
-        print(f"{file.name}: {own.score}")
+        name = file_name(task.env, task.algo, own.rule, feedback=own.feedback)
+        print(f"{save(own, FILES / name).name}: {own.score}")
 
 
 def of_rule(task: Task, rule: str) -> TunedDefaults:
@@ -230,14 +236,15 @@ def of_rule(task: Task, rule: str) -> TunedDefaults:
     if statistics.fmean(fresh(picked)) < statistics.fmean(fresh(GENERAL)):
         chosen = GENERAL
         remark += f"; it did not hold on fresh seeds ({', '.join(map(str, fresh(picked)))})"
-    own = CHOICES[task.algo, rule][chosen]
-    options = " ".join(f"--{name.replace('_', '-')} {_word(value)}" for name, value in own.items())
+    own = settings_of(task, rule, chosen)
+    options = " ".join(f"--{name.replace('_', '-')}{_word(value)}" for name, value in own.items())
+    config = plain(task, rule)
     choices = len(CHOICES[task.algo, rule])
     last = rows[chosen, FRESH_SEEDS[-1]]
     return TunedDefaults(
         env=task.env,
         algo=task.algo,
-        rule=rule,
+        rule=config.rule,
         settings={name: list(v) if isinstance(v, tuple) else v for name, v in own.items()},
         score=Score(
             steps=task.steps,
@@ -245,8 +252,8 @@ def of_rule(task: Task, rule: str) -> TunedDefaults:
             seeds=FRESH_SEEDS,
             tuned=fresh(chosen),
             general=fresh(GENERAL),
-            command=f"nprobot train --env {task.env} --algo {task.algo} --rule {rule} {options} "
-            f"--steps {task.steps} --seed {FRESH_SEEDS[0]}",
+            command=f"nprobot train --env {task.env} --algo {task.algo} --rule {config.rule} "
+            f"{options} --steps {task.steps} --seed {FRESH_SEEDS[0]}",
         ),
         search={
             "command": f"python scripts/tune_defaults.py search --only {task.name}",
@@ -261,8 +268,23 @@ def of_rule(task: Task, rule: str) -> TunedDefaults:
     )
 
 
+def settings_of(task: Task, rule: str, choice: str) -> dict[str, Any]:
+    """What a choice sets, by name; for the general defaults the values of all that others set."""
+    config = plain(task, rule)
+    own = dict(CHOICES[task.algo, rule][choice])
+    if choice == GENERAL:
+        vector = make_vector(config)
+        used = resolve(config, build_model(config, vector)).flat()
+        vector.close()
+        own = {name: used[name] for other in CHOICES[task.algo, rule].values() for name in other}
+    return own | ({"feedback": True} if config.learning.feedback else {})
+
+
 def _word(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """The value of an option on the command line; a flag that is on has none."""
+    if value is True:
+        return ""
+    return " " + (" ".join(map(str, value)) if isinstance(value, tuple) else str(value))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,10 @@ from nprobot.cli.train import Train, with_defaults
 from nprobot.defaults import DefaultsFileError, TunedDefaults
 from nprobot.defaults.files import SETTINGS, Score, with_settings
 from nprobot.defaults.lookup import ROOT, file_name
+from nprobot.training.build import build_model, resolve
 from nprobot.training.config import AlgorithmOptions, LearningOptions, RunConfig
 from nprobot.training.errors import ConfigError, UnknownNameError
+from nprobot.training.vector import make_vector
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("*.toml"))
@@ -63,6 +65,15 @@ def installed(elsewhere):
     defaults.save(TUNED, elsewhere / file_name("Reacher-v5", "ppo", "danp"))
 
 
+def in_use(config):
+    """Every option of a run, with the values of those that are left open."""
+    vector = make_vector(config)
+    try:
+        return resolve(config, build_model(config, vector)).flat()
+    finally:
+        vector.close()
+
+
 class TestFilesOfThePackage:
     @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
     def test_is_found_and_worth_it(self, file):
@@ -72,6 +83,20 @@ class TestFilesOfThePackage:
         assert defaults.find(*names, feedback=feedback) == tuned
         assert statistics.fmean(tuned.score.tuned) >= statistics.fmean(tuned.score.general)
         assert not {*tuned.score.seeds} & {*tuned.search["seeds"]}, "judged on seeds of the search"
+
+    def test_general_defaults_are_those_that_were_measured(self):
+        """A file with the returns of the general defaults sets nothing else than those do."""
+        wrong = {}
+        for tuned in defaults.known():
+            # Equal returns of all seeds are the top of the task, whoever they are of.
+            if tuned.score.tuned == tuned.score.general and len({*tuned.score.tuned}) > 1:
+                plain = RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule)
+                plain = with_settings(plain, {"feedback": True} if tuned.feedback else {})
+                ours, general = in_use(with_settings(plain, tuned.settings)), in_use(plain)
+                wrong[f"{tuned.env} {tuned.algo} {tuned.rule}"] = {
+                    name for name in ours if ours[name] != general[name]
+                }
+        assert not any(wrong.values()), wrong
 
     @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
     def test_commands_are_commands(self, file):
