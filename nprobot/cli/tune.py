@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from nprobot.policies.card import learner_name
 from nprobot.training.environments import check_spaces, find_spec, make
 from nprobot.training.mujoco_messages import tame_mujoco
 from nprobot.tuning.config import TuneConfig
@@ -34,6 +35,8 @@ examples:
   nprobot tune --env Reacher-v5 --algo ppo --rule danp --samples 8 --trials 20
   nprobot tune --env Reacher-v5 --rule danp bp --steps 100000 --seeds 2
       a search for each of two rules, of equal budget
+  nprobot tune --env Pendulum-v1 --algo sac --rule np bp --feedback
+      NP with learned feedback, and backprop beside it
   nprobot train --env Reacher-v5 --defaults runs/tune/Reacher-v5-ppo-danp.toml
 """
 
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     say(console, f"folder {folder}; the same command goes on with a search that was cut off")
     with Display(console) as display:
         for rule in config.rule:
-            own = folder / rule
+            own = folder / (rule + "-feedback" * config.with_feedback(rule))
             try:
                 outcome = search(
                     config.of(rule), own, TrainingObjective(config.of(rule), own), display
@@ -90,10 +93,15 @@ def budget(config: TuneConfig) -> str:
     """What a search may take, in words."""
     runs = config.trials * config.seeds + 2 * config.fresh_seeds
     return (
-        f"{', '.join(rule.upper() for rule in config.rule)}; for each at most {config.trials} "
-        f"trials of {config.seeds} runs and {2 * config.fresh_seeds} runs on fresh seeds, "
-        f"{config.steps:,} steps each: {runs * config.steps:,} environment steps"
+        f"{', '.join(learner(config, rule) for rule in config.rule)}; for each at most "
+        f"{config.trials} trials of {config.seeds} runs and {2 * config.fresh_seeds} runs on fresh "
+        f"seeds, {config.steps:,} steps each: {runs * config.steps:,} environment steps"
     )
+
+
+def learner(config: TuneConfig, rule: str) -> str:
+    """A rule as people read it, such as ``NP + feedback``."""
+    return learner_name(rule, feedback=config.with_feedback(rule))
 
 
 def show(
@@ -109,7 +117,7 @@ def show(
     )
     console.print(
         facts(
-            f"{config.env}: {config.algo.upper()} with {outcome.rule.upper()}",
+            f"{config.env}: {config.algo.upper()} with {learner(config, outcome.rule)}",
             {
                 "trials": f"{outcome.trials}, {outcome.pruned} of them given up early",
                 "environment steps": f"{outcome.environment_steps:,}",
@@ -146,6 +154,9 @@ def as_defaults(config: TuneConfig, outcome: Outcome, command: str) -> TunedDefa
     again += ["--rule", outcome.rule]
     if samples is not None:
         settings = {"samples": samples, **settings}
+    if config.with_feedback(outcome.rule):
+        settings |= {"feedback": True}
+        again += ["--feedback"]
     again += ["--steps", str(config.steps), "--seed", str(FRESH)]
     return TunedDefaults(
         env=config.env,

@@ -20,6 +20,8 @@ LRSchedule = Literal["constant", "linear", "cosine"]
 Normalise = Literal["on", "off", "observations", "rewards"]
 
 RULES = ("np", "inp", "anp", "dnp", "dinp", "danp", "bp", "dbp")
+FEEDBACK_RULES = ("np", "inp", "dnp", "dinp")
+"""Those that can have learned feedback."""
 
 ON_POLICY = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "max_grad_norm")
 OFF_POLICY = (

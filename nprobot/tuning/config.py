@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from nprobot.training.config import RunConfig
+from nprobot.training.config import FEEDBACK_RULES, LearningOptions, RunConfig
 from nprobot.training.errors import ConfigError
 
 from .space import parameters
@@ -31,6 +31,8 @@ class TuneConfig:
     """Algorithm: ppo, nrl, sac, td3."""
     rule: tuple[str, ...] = ("danp",)
     """Learning rules. Several, such as `--rule danp bp`, get a search each, of equal budget."""
+    feedback: bool = False
+    """With learned feedback, for those of the rules that can have it: np, inp, dnp, dinp."""
     samples: int | None = None
     """Noisy passes that each gradient averages (K): a matter of the budget, so not searched."""
     trials: int = 20
@@ -57,6 +59,14 @@ class TuneConfig:
         for rule in self.rule:
             self.run(rule)  # checks the names
             parameters(self.algo, rule)
+        if self.feedback and not any(map(self.with_feedback, self.rule)):
+            raise ConfigError(
+                f"feedback is for {', '.join(FEEDBACK_RULES)}, got {', '.join(self.rule)}"
+            )
+
+    def with_feedback(self, rule: str) -> bool:
+        """Whether a rule is searched with learned feedback."""
+        return self.feedback and rule in FEEDBACK_RULES
 
     def run(self, rule: str, seed: int = 0) -> RunConfig:
         """The run of a trial, before its settings: with the general defaults."""
@@ -70,16 +80,19 @@ class TuneConfig:
             seed=seed,
             checkpoint_every=self.steps,
             evaluate_every=every,
+            learning=LearningOptions(feedback=self.with_feedback(rule) or None),
         )
 
     def of(self, rule: str) -> TuneConfig:
         """The same search of one rule."""
-        return dataclasses.replace(self, rule=(rule,))
+        return dataclasses.replace(self, rule=(rule,), feedback=self.with_feedback(rule))
 
     def identity(self) -> dict[str, Any]:
         """What a search has to keep when it goes on; all but the number of trials."""
         values = dataclasses.asdict(self)
         del values["trials"]
+        if not self.feedback:  # a search from before there was that option goes on
+            del values["feedback"]
         return {**values, "rule": list(self.rule)}
 
     def _require(self, name: str, met: bool, allowed: str) -> None:

@@ -3,11 +3,13 @@
 import json
 import math
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from nprobot import defaults
 from nprobot.cli import main
+from nprobot.rules import RULES, RuleError, learning_rule
 from nprobot.training.errors import (
     ConfigError,
     EnvironmentFailedError,
@@ -249,6 +251,12 @@ class TestSpace:
         space = parameters(algo, rule)
         assert point(space, values) == {p.name: values[p.name] for p in space}
 
+    def test_feedback_is_for_the_rules_that_have_it(self):
+        asked = TuneConfig(rule=("np",), feedback=True)
+        for rule in RULES:
+            with nullcontext() if asked.with_feedback(rule) else pytest.raises(RuleError):
+                learning_rule(rule, feedback=True)
+
     def test_nearest(self):
         assert Range("x", 0.1, 1.0).nearest(7) == 1.0
         assert Choice("x", (64, 128)).nearest(100) == 128
@@ -317,6 +325,18 @@ class TestCommandLine:
         assert "sigma" not in other.settings
         assert other.search["command"] == tuned.search["command"]
 
+    def test_with_feedback(self, tmp_path, capsys):
+        """Backprop in the same command is searched without."""
+        out = tmp_path / "search"
+        arguments = ["tune", "--env", "Reacher-v5", "--rule", "np", "bp"]
+        rest = ["--feedback", "--trials", "2", "--steps", "30", "--fresh-seeds", "1"]
+        assert main([*arguments, *rest, "--out", str(out)]) == 0
+        assert "NP + feedback, BP; for each" in capsys.readouterr().out
+        tuned = defaults.load(out / "Reacher-v5-ppo-np-feedback.toml")
+        assert tuned.settings["feedback"] is True
+        assert tuned.score.command.endswith("--rule np --feedback --steps 30 --seed 1000")
+        assert "feedback" not in defaults.load(out / "Reacher-v5-ppo-bp.toml").settings
+
     def test_the_same_command_goes_on(self, tmp_path, capsys):
         arguments = [*self.ARGUMENTS, "--out", str(tmp_path / "search")]
         assert main(arguments) == 0
@@ -341,6 +361,7 @@ class TestCommandLine:
             (["--rule", "dnap"], "or danp?"),
             (["--algo", "pp"], "did you mean ppo"),
             (["--trials", "0"], "trials must be 1 or more"),
+            (["--feedback", "--rule", "danp"], "feedback is for np, inp, dnp, dinp, got danp"),
             (["--env", "CartPole-v1", "--algo", "sac"], "takes continuous actions"),
         ],
     )
