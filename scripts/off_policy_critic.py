@@ -63,6 +63,13 @@ SETTINGS = [
     Setting("dnp", 3e-3, changes={"feedback": True, "decorrelation_lr": 1e-4}),
     *(Setting("danp", 3e-3, changes={"decorrelation_lr": 1e-4, "samples": k}) for k in (1, 32)),
     Setting("danp", 1e-2, changes={"decorrelation_lr": 1e-4}),
+    Setting("np", 3e-3, changes={"feedback": True, "samples": 1, "sigma": 1e-3}),
+    *(
+        Setting(rule, 3e-3, changes={"samples": k, "noise": noise, **slow})
+        for rule, slow in (("np", {}), ("danp", {"decorrelation_lr": 1e-4}))
+        for k in (32, 128)
+        for noise in ("rademacher", "orthogonal")
+    ),
 ]
 
 

@@ -101,8 +101,9 @@ def results_table(rows: Rows) -> str:
         for algorithm in ALGORITHMS:
             for rule in RULES:
                 learner = select(rows, task=task, algorithm=algorithm, rule=rule)
-                for rate in sorted({row["learning_rate"] for row in learner}, reverse=True):
-                    own = select(learner, learning_rate=rate)
+                kinds = {(row["condition"], row["learning_rate"]) for row in learner}
+                for condition, rate in sorted(kinds, key=lambda own: (own[0], -float(own[1]))):
+                    own = select(learner, learning_rate=rate, condition=condition)
                     lines.append([task, f"{algorithm} by {rule}", rate, *results(own)])
     return table(lines)
 
