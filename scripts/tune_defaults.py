@@ -1,8 +1,9 @@
 """Tuned settings: the same small search for BP and for DANP, and files of what it finds.
 
-For each task four choices a rule, the general defaults among them, on two seeds; then the best of
-them beside the general defaults on two fresh seeds. What is not better there is dropped for the
-general defaults, and the file says so. A run that has its row is not repeated.
+For each task four or five choices a rule, the general defaults among them, on two seeds, or more
+where the best are level; then the best of them beside the general defaults on two fresh seeds. What
+is not better there is dropped for the general defaults, and the file says so. A run that has its
+row is not repeated.
 
     python scripts/tune_defaults.py search --only sac-Pendulum-v1  # rows of results/tuning/rows.csv
     python scripts/tune_defaults.py judge --only sac-Pendulum-v1   # the same, on fresh seeds
@@ -39,6 +40,9 @@ ROWS = ROOT / "results" / "tuning" / "rows.csv"
 RULES = ("bp", "danp", "np-feedback")
 """As in the names of files."""
 SEARCH_SEEDS, FRESH_SEEDS = (100, 101), (1000, 1001)
+TIE_SEEDS = (102, 103)
+"""For choices that are all at the top of a task, above the general defaults: one seed after the
+other, until one of them is ahead."""
 GENERAL = "general"
 Settings = Mapping[str, Any]
 
@@ -156,8 +160,11 @@ def main() -> None:
     for seed in SEARCH_SEEDS if options.stage == "search" else FRESH_SEEDS:
         for task in tasks:
             for rule in (own for own in options.rule if (task.algo, own) in CHOICES):
-                searching = options.stage == "search"
-                choices = CHOICES[task.algo, rule] if searching else (GENERAL, best(task, rule))
+                if options.stage == "search":
+                    choices = tuple(CHOICES[task.algo, rule])
+                else:
+                    break_ties(task, rule)
+                    choices = (GENERAL, best(task, rule))
                 for choice in dict.fromkeys(choices):
                     run(task, rule, choice, seed)
 
@@ -198,14 +205,41 @@ def found(task: Task, rule: str) -> dict[tuple[str, int], dict[str, str]]:
     }
 
 
+def break_ties(task: Task, rule: str) -> None:
+    """Run the choices that the search cannot tell apart on further seeds."""
+    for count, seed in enumerate(TIE_SEEDS):
+        leading = leaders(task, rule, TIE_SEEDS[:count])
+        if len(leading) > 1:
+            for choice in leading:
+                run(task, rule, choice, seed)
+
+
 def best(task: Task, rule: str) -> str:
-    """The choice with the best mean return over the seeds of the search."""
+    """The choice with the best mean return over the seeds of the search.
+
+    Raises:
+        KeyError: a run is missing.
+    """
+    for count in range(len(TIE_SEEDS) + 1):
+        leading = leaders(task, rule, TIE_SEEDS[:count])
+        if len(leading) == 1:
+            break
+    return leading[0]
+
+
+def leaders(task: Task, rule: str, ties: tuple[int, ...]) -> list[str]:
+    """The choices that are best, after further seeds for those that are level.
+
+    A choice that is level with the general defaults is no reason to leave them.
+    """
     rows = found(task, rule)
-    means = {
-        choice: statistics.fmean(float(rows[choice, seed]["return"]) for seed in SEARCH_SEEDS)
-        for choice in CHOICES[task.algo, rule]
-    }
-    return max(means, key=lambda choice: means[choice])
+    leading = list(CHOICES[task.algo, rule])
+    for seeds in (SEARCH_SEEDS, *((seed,) for seed in ties)):
+        means = {c: statistics.fmean(float(rows[c, s]["return"]) for s in seeds) for c in leading}
+        leading = [choice for choice in leading if means[choice] == max(means.values())]
+        if GENERAL in leading:
+            return [GENERAL]
+    return leading
 
 
 def write(task: Task) -> None:
