@@ -220,11 +220,7 @@ def best(task: Task, rule: str) -> str:
     Raises:
         KeyError: a run is missing.
     """
-    for count in range(len(TIE_SEEDS) + 1):
-        leading = leaders(task, rule, TIE_SEEDS[:count])
-        if len(leading) == 1:
-            break
-    return leading[0]
+    return leaders(task, rule, TIE_SEEDS)[0]
 
 
 def leaders(task: Task, rule: str, ties: tuple[int, ...]) -> list[str]:
@@ -239,6 +235,8 @@ def leaders(task: Task, rule: str, ties: tuple[int, ...]) -> list[str]:
         leading = [choice for choice in leading if means[choice] == max(means.values())]
         if GENERAL in leading:
             return [GENERAL]
+        if len(leading) == 1:
+            break
     return leading
 
 
