@@ -265,6 +265,8 @@ def of_rule(task: Task, rule: str) -> TunedDefaults:
         return tuple(float(rows[choice, seed]["return"]) for seed in FRESH_SEEDS)
 
     remark = f"best of {len(CHOICES[task.algo, rule])} on its seeds: {picked}"
+    if level := [choice for choice in leaders(task, rule, ()) if choice != picked]:
+        remark += f", and level with it {' and '.join(level)} before further seeds"
     if statistics.fmean(fresh(picked)) < statistics.fmean(fresh(GENERAL)):
         chosen = GENERAL
         remark += f"; it did not hold on fresh seeds ({', '.join(map(str, fresh(picked)))})"

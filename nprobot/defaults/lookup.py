@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent / "tuned"
 
 TUNED = "tuned"
 GENERAL = "general"
+INSTEAD = {"ent_coef_start": "ent_coef", "ent_coef": "ent_coef_start"}
+"""Options of which a run can have one or the other."""
 
 
 def file_name(env: str, algo: str, rule: str, *, feedback: bool = False) -> str:
@@ -68,9 +70,15 @@ def choose(name: str, config: RunConfig) -> TunedDefaults | None:
 def fill(config: RunConfig, tuned: TunedDefaults) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration with tuned settings where it leaves an option open.
 
+    One that a given option rules out stays open: `ent_coef_start` where `ent_coef` is given.
+
     Returns:
         The configuration, and the settings that were filled in.
     """
     given = config.flat()
-    missing = {name: value for name, value in tuned.settings.items() if given[name] is None}
+    missing = {
+        name: value
+        for name, value in tuned.settings.items()
+        if given[name] is None and given.get(INSTEAD.get(name, "")) is None
+    }
     return with_settings(config, missing), missing

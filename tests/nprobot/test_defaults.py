@@ -225,6 +225,15 @@ class TestFill:
         assert filled.network.hidden == (16, 8)
         assert filled.algorithm == AlgorithmOptions(n_steps=32)
 
+    def test_what_a_given_option_rules_out_stays_open(self):
+        learns = dataclasses.replace(TUNED, algo="sac", settings={"ent_coef_start": 0.01})
+        fixed = dataclasses.replace(learns, settings={"ent_coef": 0.1, "gamma": 0.9})
+        for tuned, option in ((learns, {"ent_coef": 0.2}), (fixed, {"ent_coef_start": 0.2})):
+            config = RunConfig(env="Reacher-v5", algo="sac", algorithm=AlgorithmOptions(**option))
+            filled, what = defaults.fill(config, tuned)
+            assert what == {name: v for name, v in tuned.settings.items() if name == "gamma"}
+            assert filled.algorithm == AlgorithmOptions(**option, **what)
+
     def test_every_option_that_can_be_tuned_can_be_left_open(self):
         flat = RunConfig().flat()
         assert all(flat[name] is None for name in SETTINGS)
