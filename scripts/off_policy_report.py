@@ -177,7 +177,8 @@ def settings() -> str:
         f"{ENVS} environments, networks of {layers} ReLU units, batches of "
         f"{COMMON['batch_size']}, τ = {COMMON['tau']}, γ = {COMMON['gamma']}, "
         f"{COMMON['learning_starts']} random steps to begin with. "
-        f"Environment steps for one gradient step: {steps}."
+        f"Environment steps for one gradient step: {steps}; 1 in the rows of TD3 with the most "
+        "gradient steps."
     )
 
 
