@@ -129,8 +129,8 @@ def main() -> None:
     if options.stage == "search":
         execute(search_jobs(), RESULTS / "search.csv", None, options.only)
     elif options.stage == "run":
-        execute(run_jobs(), RESULTS / "rows.csv", RESULTS / "curves.csv", options.only)
-        execute(often_jobs(), RESULTS / "rows.csv", None, options.only)
+        jobs = run_jobs() + often_jobs()
+        execute(jobs, RESULTS / "rows.csv", RESULTS / "curves.csv", options.only)
     else:
         from off_policy_report import report
 
@@ -218,7 +218,7 @@ def run(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     final = returns(model, job.task, env)
     row |= {"return_mean": float(final.mean()), "return_sd": stdev(final.tolist())}
     row |= {**versions(), "commit": git_commit()}
-    learner = {name: row[name] for name in ("task", "algorithm", "rule", "seed")}
+    learner = {name: row[name] for name in ("task", "algorithm", "rule", "seed", "condition")}
     return row, [{**learner, "step": step, "return": mean} for step, mean in curve.points()]
 
 
