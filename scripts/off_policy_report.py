@@ -12,9 +12,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from off_policy import (
     ALGORITHMS,
+    AS_REPORTED,
     COMMON,
     ENVS,
     EPISODES,
+    OFTEN,
     RESULTS,
     ROOT,
     RULES,
@@ -27,7 +29,7 @@ from rows import read
 FIGURE = ROOT / "docs" / "figures" / "off_policy.png"
 PAGE = ROOT / "docs" / "off_policy.md"
 COLOURS = {"BP": "black", "DANP": "#a50f15", "NP + feedback": "#756bb1"}
-LINES = {"SAC": "-", "TD3": "--"}
+LINES = {("SAC", AS_REPORTED): "-", ("TD3", AS_REPORTED): ":", ("TD3", OFTEN): "--"}
 FLOORS = {"Pendulum-v1": -1600.0, "Reacher-v5": -25.0}
 """Where the axes end: what a random policy gets would squeeze the rest."""
 
@@ -46,21 +48,21 @@ def draw(curves: Rows) -> None:
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     tasks = [task for task in TASKS if select(curves, task=task)]
     figure, panels = plt.subplots(
-        1, len(tasks), figsize=(4.4 * len(tasks), 4.2), layout="constrained", squeeze=False
+        1, len(tasks), figsize=(4.4 * len(tasks), 4.8), layout="constrained", squeeze=False
     )
     axes = panels[0]
     for axis, task in zip(axes, tasks, strict=True):
         for rule, colour in COLOURS.items():
-            for algorithm, line in LINES.items():
+            for (algorithm, condition), line in LINES.items():
                 runs = defaultdict(list)
-                for row in curves:
-                    if (row["task"], row["algorithm"], row["rule"]) == (task, algorithm, rule):
-                        runs[row["seed"]].append((float(row["step"]), float(row["return"])))
+                kind = {"task": task, "algorithm": algorithm, "rule": rule, "condition": condition}
+                for row in select(curves, **kind):
+                    runs[row["seed"]].append((float(row["step"]), float(row["return"])))
                 if not runs:
                     continue
                 steps = np.array([step for step, _ in min(runs.values(), key=len)])
                 found = np.array([np.interp(steps, *zip(*r, strict=True)) for r in runs.values()])
-                label = f"{algorithm} by {rule}"
+                label = f"{algorithm} by {rule}" + f", {condition}" * (condition == OFTEN)
                 axis.plot(steps / 1e3, found.mean(0), line, color=colour, lw=1.6, label=label)
                 axis.fill_between(
                     steps / 1e3, found.min(0), found.max(0), color=colour, alpha=0.1, lw=0
@@ -69,7 +71,8 @@ def draw(curves: Rows) -> None:
         axis.set_ylim(bottom=FLOORS.get(task))
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("return of training episodes (with exploration)")
-    axes[0].legend(loc="lower right", fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
     figure.suptitle("SAC and TD3 by backpropagation and by perturbation: mean and range of seeds")
     figure.savefig(FIGURE, dpi=130)
     plt.close(figure)
