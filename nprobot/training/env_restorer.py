@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import random
+import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,10 +31,17 @@ _CHANGED_IN_PLACE = ("object", "own", "actuators", "simulation", "model")
 
 
 class Restorer:
-    """One walk. What others may refer to is changed in place, so that they see it too."""
+    """One walk. What others may refer to is changed in place, so that they see it too.
+
+    But not containers that a module or a class holds for everybody, such as the camera of all
+    environments of a kind: this environment gets its own.
+    """
 
     def __init__(self) -> None:
         self._objects: dict[str, Any] = {}
+        modules = [object.__getattribute__(module, "__dict__") for module in _modules()]
+        self._everybodys = set(_containers(modules))
+        self._within_everybodys = False
 
     def restore(self, node: Node, current: Any, path: str) -> Any:  # noqa: ANN401
         """What belongs at a place.
@@ -93,6 +104,7 @@ class Restorer:
 
     def _attributes(self, saved: Mapping[str, Node], current: object, path: str) -> None:
         present = members(current)
+        self._everybodys.update(_containers(vars(cls) for cls in type(current).__mro__))
         for name in present.keys() - saved.keys():
             object.__delattr__(current, name)
         for name, child in saved.items():
@@ -115,28 +127,51 @@ class Restorer:
             _expect(type_name(current) == node["type"] and hasattr(current, "_make"), path)
             return current._make(items())
         cls = {kind.__name__: kind for kind in SEQUENCES}[node["type"]]
-        if cls in (tuple, frozenset):
-            return cls(items())
-        if type(current) is not cls:
-            current = cls()
-        self._objects[path] = current
-        values = items()
+        with self._own(current, cls) as current:
+            if cls in (tuple, frozenset):
+                return cls(items())
+            self._objects[path] = current
+            values = items()
         current.clear()
         current.update(values) if cls is set else current.extend(values)
         return current
 
     def _mapping(self, node: Node, current: Any, path: str) -> Any:  # noqa: ANN401
         cls = {kind.__name__: kind for kind in MAPPINGS}[node["type"]]
-        if type(current) is not cls:
-            current = cls()
-        self._objects[path] = current
-        entries = [
-            (key, self.restore(child, current.get(key, _ABSENT), f"{path}[{key!r}]"))
-            for key, child in node["entries"]
-        ]
+        with self._own(current, cls) as current:
+            self._objects[path] = current
+            entries = [
+                (key, self.restore(child, current.get(key, _ABSENT), f"{path}[{key!r}]"))
+                for key, child in node["entries"]
+            ]
         current.clear()
         current.update(entries)
         return current
+
+    @contextmanager
+    def _own(self, current: Any, cls: type) -> Iterator[Any]:  # noqa: ANN401
+        """A container that may be changed; whatever is in one of everybody's is copied, too."""
+        before = self._within_everybodys
+        self._within_everybodys = before or id(current) in self._everybodys
+        try:
+            if type(current) is not cls:
+                yield cls()
+            else:
+                yield copy.copy(current) if self._within_everybodys else current
+        finally:
+            self._within_everybodys = before
+
+
+def _modules() -> list[object]:
+    return [module for module in [*sys.modules.values()] if isinstance(module, ModuleType)]
+
+
+def _containers(namespaces: Iterable[Mapping[str, Any]]) -> Iterator[int]:
+    """The ids of the containers that namespaces hold."""
+    for names in namespaces:
+        for value in [*names.values()]:
+            if type(value) in (*SEQUENCES, *MAPPINGS):
+                yield id(value)
 
 
 def _data(kind: str, node: Node, current: Any, path: str) -> Any:  # noqa: ANN401

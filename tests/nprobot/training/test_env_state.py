@@ -6,17 +6,20 @@ import enum
 import functools
 import random
 from collections import OrderedDict, deque, namedtuple
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.mujoco import inverted_pendulum_v5
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import PRESETS
 from nprobot.training import environments
+from nprobot.training.env_recorder import type_name
 from nprobot.training.env_state import Template, restore_environment, save_environment
 from nprobot.training.env_trial import saves_exactly
 from nprobot.training.errors import EnvironmentStateError
@@ -241,6 +244,40 @@ def test_who_shared_still_shares():
     assert inner.box.owner is inner
     assert type(inner.scalar) is np.float32
     assert inner.queue.maxlen == 3
+
+
+class Common(gymnasium.Env):
+    """All have one table, until somebody puts a state into one of them."""
+
+    observation_space = action_space = spaces.Box(-1, 1, (1,))
+    table: ClassVar = {"low": [0.0]}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.rows = self.table
+        return np.zeros(1, np.float32), {}
+
+
+def test_what_others_have_in_common_is_left_alone():
+    """A state is of one environment: what a class or a module holds for all does not change."""
+    env = Common()
+    env.reset(seed=0)
+    state = save_environment(env, Template(Common()))
+    state["members"]["rows"]["entries"][0][1]["items"][0] = 5.0
+    restore_environment(env, state)
+    assert (env.rows, Common.table) == ({"low": [5.0]}, {"low": [0.0]})
+
+    _, state = saved("InvertedPendulum-v5")
+    env = gymnasium.make("InvertedPendulum-v5")
+    renderer = state
+    while renderer["type"] != type_name(env.unwrapped.mujoco_renderer):
+        inside = renderer["members"]
+        renderer = inside.get("mujoco_renderer") or inside["env"]
+    renderer["members"]["default_cam_config"]["entries"] = [["distance", 9.0]]
+    before = dict(inverted_pendulum_v5.DEFAULT_CAMERA_CONFIG)
+    restore_environment(env, state)
+    assert env.unwrapped.mujoco_renderer.default_cam_config == {"distance": 9.0}
+    assert before == inverted_pendulum_v5.DEFAULT_CAMERA_CONFIG
 
 
 def test_saving_disturbs_nothing():
