@@ -30,10 +30,9 @@ from nprobot.defaults import TunedDefaults, save
 from nprobot.defaults.files import Score, with_settings
 from nprobot.defaults.lookup import ROOT as FILES
 from nprobot.defaults.lookup import file_name
-from nprobot.training.build import build_model, resolve
+from nprobot.training.build import options_in_use
 from nprobot.training.config import EVALUATION_EPISODES, RunConfig
 from nprobot.training.runner import train
-from nprobot.training.vector import make_vector
 from nprobot.training.versions import git_commit, versions
 
 ROWS = ROOT / "results" / "tuning" / "rows.csv"
@@ -307,9 +306,7 @@ def settings_of(task: Task, rule: str, choice: str) -> dict[str, Any]:
     config = plain(task, rule)
     own = dict(CHOICES[task.algo, rule][choice])
     if choice == GENERAL:
-        vector = make_vector(config)
-        used = resolve(config, build_model(config, vector)).flat()
-        vector.close()
+        used = options_in_use(config)
         own = {name: used[name] for other in CHOICES[task.algo, rule].values() for name in other}
     return own | ({"feedback": True} if config.learning.feedback else {})
 

@@ -28,6 +28,7 @@ from .config import (
 )
 from .environments import find_spec
 from .seeds import Seeds
+from .vector import make_vector
 
 SCHEDULES: dict[LRSchedule, Callable[[float], float]] = {
     "constant": lambda remaining: 1.0,
@@ -142,6 +143,18 @@ def resolve(config: RunConfig, model: Model, *, keeps_episodes: bool = True) -> 
         network=_network(MAKERS[config.algo].hidden_layers(model), config.network.activation),
         algorithm=AlgorithmOptions(**options_of(model, config.algo)),
     )
+
+
+def options_in_use(config: RunConfig) -> dict[str, Any]:
+    """Every option of a run by name, with the values of those that it leaves open.
+
+    Makes the environments and the model, and trains nothing.
+    """
+    vector = make_vector(config)
+    try:
+        return resolve(config, build_model(config, vector)).flat()
+    finally:
+        vector.close()
 
 
 def _network(layers: Iterable[nn.Module], activation: str | None) -> NetworkOptions:

@@ -39,8 +39,7 @@ class Restorer:
 
     def __init__(self) -> None:
         self._objects: dict[str, Any] = {}
-        modules = [object.__getattribute__(module, "__dict__") for module in _modules()]
-        self._everybodys = set(_containers(modules))
+        self._everybodys = set(_containers(_namespaces()))
         self._within_everybodys = False
 
     def restore(self, node: Node, current: Any, path: str) -> Any:  # noqa: ANN401
@@ -162,8 +161,11 @@ class Restorer:
             self._within_everybodys = before
 
 
-def _modules() -> list[object]:
-    return [module for module in [*sys.modules.values()] if isinstance(module, ModuleType)]
+def _namespaces() -> Iterator[Mapping[str, Any]]:
+    for module in [*sys.modules.values()]:
+        if isinstance(module, ModuleType):
+            # Past its own `__getattribute__`: a module that loads when it is used stays unloaded.
+            yield object.__getattribute__(module, "__dict__")
 
 
 def _containers(namespaces: Iterable[Mapping[str, Any]]) -> Iterator[int]:

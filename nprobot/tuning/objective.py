@@ -59,15 +59,9 @@ class TrainingObjective:
 
     def defaults(self) -> Mapping[str, Any]:
         """Every option in use where nothing is set, by name."""
-        from nprobot.training.build import build_model, resolve
-        from nprobot.training.vector import make_vector
+        from nprobot.training.build import options_in_use
 
-        config = self.config.run(self.rule)
-        vector = make_vector(config)
-        try:
-            return resolve(config, build_model(config, vector)).flat()
-        finally:
-            vector.close()
+        return options_in_use(self.config.run(self.rule))
 
     def __call__(self, settings: Mapping[str, Any], seed: int, report: Report) -> float:
         """The mean return of 20 deterministic episodes at the end of a run."""

@@ -22,10 +22,9 @@ from nprobot.cli.train import Train, with_defaults
 from nprobot.defaults import DefaultsFileError, TunedDefaults
 from nprobot.defaults.files import SETTINGS, Score, with_settings
 from nprobot.defaults.lookup import ROOT, file_name
-from nprobot.training.build import build_model, resolve
+from nprobot.training.build import options_in_use
 from nprobot.training.config import AlgorithmOptions, LearningOptions, RunConfig
 from nprobot.training.errors import ConfigError, UnknownNameError
-from nprobot.training.vector import make_vector
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("*.toml"))
@@ -65,15 +64,6 @@ def installed(elsewhere):
     defaults.save(TUNED, elsewhere / file_name("Reacher-v5", "ppo", "danp"))
 
 
-def in_use(config):
-    """Every option of a run, with the values of those that are left open."""
-    vector = make_vector(config)
-    try:
-        return resolve(config, build_model(config, vector)).flat()
-    finally:
-        vector.close()
-
-
 class TestFilesOfThePackage:
     @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
     def test_is_found_and_worth_it(self, file):
@@ -92,7 +82,8 @@ class TestFilesOfThePackage:
             if tuned.score.tuned == tuned.score.general and len({*tuned.score.tuned}) > 1:
                 plain = RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule)
                 plain = with_settings(plain, {"feedback": True} if tuned.feedback else {})
-                ours, general = in_use(with_settings(plain, tuned.settings)), in_use(plain)
+                general = options_in_use(plain)
+                ours = options_in_use(with_settings(plain, tuned.settings))
                 wrong[f"{tuned.env} {tuned.algo} {tuned.rule}"] = {
                     name for name in ours if ours[name] != general[name]
                 }
@@ -200,7 +191,8 @@ class TestFiles:
                 tuned = defaults.load(file)
             except DefaultsFileError:
                 return
-            with_settings(RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule), {})
+            config = RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule)
+            assert defaults.fill(config, tuned)[1] == tuned.settings
 
         check()
 
