@@ -246,5 +246,10 @@ def test_loopback_addresses():
 
 
 def test_nan_is_never_in_an_answer(controller):
+    """JSON has none: a latency that no step has had yet is null."""
+    latency = ask(controller, {"type": "status"})["latency"]
+    assert latency["p50"] is None and latency["p99"] is None
     controller.step([math.nan] * 4)
-    json.loads(answer(controller, b'{"type": "status"}'), parse_constant=pytest.fail)
+    reply = json.loads(answer(controller, b'{"type": "status"}'), parse_constant=pytest.fail)
+    assert reply["steps"] == 1 and reply["fault"]["kind"]
+    assert reply["latency"]["p50"] > 0
