@@ -6,16 +6,8 @@ when an environment is made.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
-
 import gymnasium
-
-if TYPE_CHECKING:
-    from . import datasets
-    from .actuators import NoisyActuators, NoisyActuatorsVector
-
-__all__ = ["ENVIRONMENTS", "NoisyActuators", "NoisyActuatorsVector", "datasets"]
+import lazy_loader as lazy
 
 #: Environment id → (entry point, steps an episode; None where the environment ends it itself).
 ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
@@ -33,29 +25,13 @@ OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "nprobot/HandManipulateBlock-v0": ("nprobot.envs.robotics:hand_manipulate_block", 100),
 }
 
-#: Public name → the module that holds it (a name of a module itself maps to that module).
-_HOME = {
-    "NoisyActuators": ".actuators",
-    "NoisyActuatorsVector": ".actuators",
-    "datasets": ".datasets",
-}
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
 
 
 def _register() -> None:
     for name, (entry_point, steps) in (ENVIRONMENTS | OPTIONAL_ENVIRONMENTS).items():
         if name not in gymnasium.registry:
             gymnasium.register(id=name, entry_point=entry_point, max_episode_steps=steps)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_HOME[name], __name__)
-    return module if _HOME[name] == f".{name}" else getattr(module, name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
 
 
 _register()

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import ActuatorError, ConfigError
 from .dynamics import Gravity, InverseDynamics, check_shift, shift
-from .errors import ActionError, EnvironmentConfigError
 from .trajectories import JointLimits
 
 Array = NDArray[np.float64]
@@ -130,7 +130,7 @@ class ArmEnv(MujocoEnv):
         payload = given.pop("payload", self._default_robot[0])
         friction_scale = given.pop("friction_scale", self._default_robot[1])
         if given:
-            raise EnvironmentConfigError(
+            raise ConfigError(
                 f"reset(options=…) knows 'payload' (kg) and 'friction_scale'; got {sorted(given)}."
             )
         if (payload, friction_scale) != (self.payload, self.friction_scale):
@@ -186,11 +186,11 @@ class ArmEnv(MujocoEnv):
         """The torques (7,) in N·m that an action asks for, within the limits.
 
         Raises:
-            ActionError: wrong shape, NaN or infinity.
+            ActuatorError: wrong shape, NaN or infinity.
         """
         asked = np.asarray(action, dtype=np.float64)
         if asked.shape != (JOINTS,) or not np.isfinite(asked).all():
-            raise ActionError(
+            raise ActuatorError(
                 f"An action is {JOINTS} finite numbers, one a joint; got shape {asked.shape}"
                 f"{'' if np.isfinite(asked).all() else ' with NaN or infinity'}."
             )

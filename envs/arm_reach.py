@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import utils
 from numpy.typing import NDArray
 
+from ..errors import ConfigError
 from .arm import JOINTS, TORQUE_LIMITS, WORKING_LIMITS, ArmEnv
-from .errors import EnvironmentConfigError
 
 Array = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ class ArmReachEnv(ArmEnv, utils.EzPickle):
             **mujoco_arguments,
         )
         if control_cost < 0 or reset_noise < 0 or tolerance <= 0 or frame_skip < 1:
-            raise EnvironmentConfigError(
+            raise ConfigError(
                 "ArmReach needs control_cost ≥ 0, reset_noise ≥ 0, tolerance > 0 and "
                 f"frame_skip ≥ 1; got {control_cost}, {reset_noise}, {tolerance}, {frame_skip}."
             )

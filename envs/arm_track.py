@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import utils
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import ConfigError
 from .arm import JOINTS, TORQUE_LIMITS, WORKING_LIMITS, ArmEnv
-from .errors import EnvironmentConfigError
 from .trajectories import Trajectory, point_to_point, rhythmic, synergies
 
 Array = NDArray[np.float64]
@@ -145,16 +145,16 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
             **mujoco_arguments,
         )
         if control not in get_args(Control):
-            raise EnvironmentConfigError(f"control is 'feedforward' or 'torque'; got {control!r}.")
+            raise ConfigError(f"control is 'feedforward' or 'torque'; got {control!r}.")
         if motion not in get_args(Motion):
-            raise EnvironmentConfigError(f"motion is one of {get_args(Motion)}; got {motion!r}.")
+            raise ConfigError(f"motion is one of {get_args(Motion)}; got {motion!r}.")
         if not 0 < speed <= 1 or lookahead < 1 or duration < 0.01:
-            raise EnvironmentConfigError(
+            raise ConfigError(
                 "ArmTrack needs 0 < speed ≤ 1, lookahead ≥ 1 and duration ≥ 0.01 s; got "
                 f"{speed}, {lookahead}, {duration}."
             )
         if control_cost < 0 or reset_noise < 0:
-            raise EnvironmentConfigError(
+            raise ConfigError(
                 f"control_cost and reset_noise are ≥ 0; got {control_cost} and {reset_noise}."
             )
         self.control, self.motion, self.lookahead = control, motion, int(lookahead)
@@ -222,7 +222,7 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
 
     def _reference(self) -> Trajectory:
         if self._fine is None:
-            raise EnvironmentConfigError("ArmTrack has no reference before reset(); call it first.")
+            raise ConfigError("ArmTrack has no reference before reset(); call it first.")
         return self._fine
 
     def step(  # type: ignore[override]
@@ -301,5 +301,5 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
 def _gains(name: str, value: ArrayLike) -> Array:
     gains = np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), JOINTS))
     if not np.isfinite(gains).all() or (gains < 0).any():
-        raise EnvironmentConfigError(f"{name} must be finite and ≥ 0 for every joint; got {gains}.")
+        raise ConfigError(f"{name} must be finite and ≥ 0 for every joint; got {gains}.")
     return gains

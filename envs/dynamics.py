@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import EnvironmentConfigError
+from ..errors import ConfigError
 
 Array = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ class InverseDynamics:
         )
         joints = len(self.dofs)
         if q.shape[-1:] != (joints,):
-            raise EnvironmentConfigError(
+            raise ConfigError(
                 f"inverse dynamics takes arrays of shape (…, {joints}), one entry a joint; got "
                 f"{q.shape}."
             )
@@ -123,7 +123,7 @@ def shift(
         offset: where in that body's frame, m.
 
     Raises:
-        EnvironmentConfigError: an impossible value, or a payload without a body.
+        ConfigError: an impossible value, or a payload without a body.
     """
     check_shift(payload, friction_scale)
     model.dof_damping[:] *= friction_scale
@@ -133,7 +133,7 @@ def shift(
         model.dof_dampingpoly[:] *= friction_scale
     if payload > 0:
         if body is None:
-            raise EnvironmentConfigError("A payload needs the body that carries it: pass `body`.")
+            raise ConfigError("A payload needs the body that carries it: pass `body`.")
         _add_point_mass(model, body, payload, np.asarray(offset, dtype=np.float64))
         mujoco.mj_setConst(model, mujoco.MjData(model))
 
@@ -142,11 +142,11 @@ def check_shift(payload: float, friction_scale: float) -> None:
     """Refuse a payload (kg) or friction factor that no robot can have.
 
     Raises:
-        EnvironmentConfigError: one of them is negative, infinite or NaN.
+        ConfigError: one of them is negative, infinite or NaN.
     """
     for name, value in (("payload", payload), ("friction_scale", friction_scale)):
         if not (np.isfinite(value) and value >= 0):
-            raise EnvironmentConfigError(f"{name} must be a finite number ≥ 0; got {value}.")
+            raise ConfigError(f"{name} must be a finite number ≥ 0; got {value}.")
 
 
 def _add_point_mass(model: mujoco.MjModel, body: int, mass: float, at: Array) -> None:

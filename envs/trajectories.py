@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import EnvironmentConfigError
+from ..errors import ConfigError
 
 Array = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class JointLimits:
         for name in ("low", "high", "speed", "acceleration"):
             value = np.array(getattr(self, name), dtype=np.float64)
             if value.ndim != 1 or value.shape != shape:
-                raise EnvironmentConfigError(
+                raise ConfigError(
                     f"JointLimits.{name} has shape {value.shape}; all four fields must be vectors "
                     f"with one entry a joint, and `low` has shape {shape}."
                 )
@@ -47,13 +47,13 @@ class JointLimits:
             object.__setattr__(self, name, value)
         numbers = np.concatenate([self.low, self.high, self.speed, self.acceleration])
         if not np.isfinite(numbers).all():
-            raise EnvironmentConfigError("JointLimits must be finite numbers.")
+            raise ConfigError("JointLimits must be finite numbers.")
         if (self.low >= self.high).any():
-            raise EnvironmentConfigError(
+            raise ConfigError(
                 f"JointLimits needs low < high for every joint; got {self.low} and {self.high}."
             )
         if (self.speed <= 0).any() or (self.acceleration <= 0).any():
-            raise EnvironmentConfigError("JointLimits needs positive speeds and accelerations.")
+            raise ConfigError("JointLimits needs positive speeds and accelerations.")
 
     def __len__(self) -> int:
         return len(self.low)
@@ -61,7 +61,7 @@ class JointLimits:
     def scaled(self, speed: float) -> JointLimits:
         """The limits of the same motion at `speed` times the pace (accelerations at its square)."""
         if not speed > 0:
-            raise EnvironmentConfigError(f"speed must be positive, got {speed}.")
+            raise ConfigError(f"speed must be positive, got {speed}.")
         return JointLimits(self.low, self.high, self.speed * speed, self.acceleration * speed**2)
 
 
@@ -87,12 +87,12 @@ class Trajectory:
 
 def _times(duration: float, rate: float) -> Array:
     if not (duration > 0 and rate > 0):
-        raise EnvironmentConfigError(
+        raise ConfigError(
             f"A trajectory needs a positive duration and rate; got {duration} s and {rate} Hz."
         )
     steps = round(duration * rate)
     if steps < 1:
-        raise EnvironmentConfigError(
+        raise ConfigError(
             f"A trajectory of {duration} s at {rate} Hz has no sample; take at least {1 / rate} s."
         )
     return np.arange(steps) / rate
@@ -114,7 +114,7 @@ def synergies(joints: int, strength: float, rank: int = 3) -> NDArray[np.float64
         `(joints, rank + joints)`, each row of absolute sum 1: signals in [-1, 1] stay there.
     """
     if not (0 <= strength <= 1 and rank >= 1 and joints >= 1):
-        raise EnvironmentConfigError(
+        raise ConfigError(
             f"synergies needs 0 ≤ strength ≤ 1, rank ≥ 1 and joints ≥ 1; got {strength}, {rank} "
             f"and {joints}."
         )
@@ -126,7 +126,7 @@ def synergies(joints: int, strength: float, rank: int = 3) -> NDArray[np.float64
 def _mixing(limits: JointLimits, mixing: ArrayLike | None) -> Array:
     matrix = np.eye(len(limits)) if mixing is None else np.asarray(mixing, dtype=np.float64)
     if matrix.ndim != 2 or len(matrix) != len(limits) or (np.abs(matrix).sum(1) > 1 + 1e-9).any():
-        raise EnvironmentConfigError(
+        raise ConfigError(
             f"mixing must have one row for each of {len(limits)} joints, of absolute sum 1 at "
             f"most; got the shape {matrix.shape}. `synergies` makes one."
         )
@@ -163,7 +163,7 @@ def rhythmic(
     """
     time = _times(duration, rate)
     if harmonics < 1 or not 0 < frequency[0] <= frequency[1]:
-        raise EnvironmentConfigError(
+        raise ConfigError(
             f"rhythmic needs harmonics ≥ 1 and 0 < lowest ≤ highest frequency; got {harmonics} "
             f"and {frequency}."
         )
@@ -244,7 +244,7 @@ def point_to_point(
     """
     time = _times(duration, rate)
     if not (0 <= dwell[0] <= dwell[1] and 0 < pace[0] <= pace[1] <= 1):
-        raise EnvironmentConfigError(
+        raise ConfigError(
             f"point_to_point needs 0 ≤ dwell[0] ≤ dwell[1] and 0 < pace[0] ≤ pace[1] ≤ 1; got "
             f"dwell {dwell} and pace {pace}."
         )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import ArchitectureError
+from ..errors import ArchitectureError
 
 
 class Sign(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from .errors import ArchitectureError
+from ..errors import ArchitectureError
 from .layers import BiasHead
 
 Observation = Tensor | dict[str, Tensor]

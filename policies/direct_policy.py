@@ -19,9 +19,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .errors import ArchitectureError
-from .hardware import put_on_chip
-from .hardware_models import HardwareSpec
+from ..errors import ArchitectureError
+from .chip.crossbar import put_on_chip
+from .chip.models import HardwareSpec
 from .layers import DecorrelatedLinear, decorrelate
 from .networks import mlp
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from .errors import ArchitectureError
+from ..errors import ArchitectureError
 
 
 class ActionDistribution(ABC):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import UnsupportedLayerError
+from ..errors import UnsupportedLayerError
 
 Module = TypeVar("Module", bound=nn.Module)
 

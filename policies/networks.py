@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from ..errors import ArchitectureError
 from .activations import Quantised, Sign, Step
-from .errors import ArchitectureError
 from .layers import DecorrelatedLinear
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -12,8 +12,8 @@ from stable_baselines3.sac.policies import Actor as StochasticActor
 from stable_baselines3.td3.policies import Actor as SB3DeterministicActor
 from torch import Tensor, nn
 
+from ..errors import ArchitectureError
 from .actor_critic import Observation
-from .errors import ArchitectureError
 from .layers import DecorrelatedConv2d, DecorrelatedLinear
 
 Layer = Callable[[Tensor], Tensor]

@@ -19,10 +19,11 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from . import export
-from .export import PolicyExportError, export_policy
+from ..errors import ArchitectureError
+from .files import export
+from .files.export import export_policy
+from .files.policy import BoxAction, Normaliser, Policy, Task
 from .layers import fold
-from .policy import BoxAction, Normaliser, Policy, Task
 
 
 def load_trusted_sb3_zip(
@@ -50,7 +51,7 @@ def load_trusted_sb3_zip(
         provenance: how it was trained, for the policy file; JSON values.
 
     Raises:
-        PolicyExportError: the model has something that a policy file cannot describe.
+        ArchitectureError: the model has something that a policy file cannot describe.
     """
     model = algorithm.load(path, device="cpu")
     if isinstance(model.policy, SACPolicy | TD3Policy | DQNPolicy):
@@ -69,7 +70,7 @@ def _off_policy(
 ) -> Policy:
     network, features = _actor(model.policy)
     if not isinstance(features.features_extractor, FlattenExtractor):
-        raise PolicyExportError(
+        raise ArchitectureError(
             f"feature extractor {type(features.features_extractor).__name__} cannot be exported; "
             "use an MlpPolicy"
         )
@@ -100,12 +101,12 @@ def _actor(policy: BasePolicy) -> tuple[list[nn.Module], BaseModel]:
 
 def _normaliser(statistics: object, policy: Policy) -> Normaliser | None:
     if not isinstance(statistics, VecNormalize):
-        raise PolicyExportError(f"vec_normalize is the pickle of a {type(statistics).__name__}")
+        raise ArchitectureError(f"vec_normalize is the pickle of a {type(statistics).__name__}")
     if not statistics.norm_obs:
         return policy.normaliser
     running = statistics.obs_rms
     if not isinstance(running, RunningMeanStd):
-        raise PolicyExportError("observations that are dicts cannot be exported")
+        raise ArchitectureError("observations that are dicts cannot be exported")
     return Normaliser(
         mean=running.mean.copy(),
         var=running.var.copy(),

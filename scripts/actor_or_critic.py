@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 import nprobot
+from nprobot.learning.rule import LearningRule, Loss
 from nprobot.policies.actor_critic import Actor
-from nprobot.rule import LearningRule, Loss
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "results" / "actor_or_critic" / "rows.csv"

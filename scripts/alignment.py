@@ -35,10 +35,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import nprobot
-from nprobot.activity import Activity
 from nprobot.algorithms.objectives import ClippedSurrogate, SquaredValueError
 from nprobot.envs import datasets
-from nprobot.rules import NodePerturbation
+from nprobot.learning.activity import Activity
+from nprobot.learning.rules import NodePerturbation
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "results" / "alignment" / "rows.csv"

@@ -31,7 +31,7 @@ from torch import nn
 
 import nprobot
 from nprobot.policies.activations import Quantised, Sign, StraightThrough
-from nprobot.policies.hardware import put_on_chip
+from nprobot.policies.chip.crossbar import put_on_chip
 
 TABLE = rows.ROOT / "results" / "discontinuous" / "rows.csv"
 CURVES = TABLE.with_name("curves.csv")

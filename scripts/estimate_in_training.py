@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 import nprobot
-from nprobot.rule import LearningRule, Loss
+from nprobot.learning.rule import LearningRule, Loss
 
 ROWS = ROOT / "results" / "alignment" / "training.csv"
 PAGE = ROOT / "docs" / "variance.md"

@@ -20,7 +20,7 @@ from rows import ROOT, append, put_section, read, versions
 from torch import Tensor
 
 import nprobot
-from nprobot.captured_step import CapturedStep
+from nprobot.learning.captured_step import CapturedStep
 from nprobot.policies import mlp
 
 ROWS = ROOT / "results" / "speed" / "gpu.csv"

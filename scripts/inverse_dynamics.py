@@ -30,8 +30,8 @@ from rows import ROOT, append, command_line, read
 
 from nprobot.envs import datasets
 from nprobot.envs.datasets import Dataset
+from nprobot.errors import NonFiniteError
 from nprobot.regression import FitResult, RegressionScore, fit
-from nprobot.training.errors import NonFiniteError
 
 RESULTS = ROOT / "results" / "inverse_dynamics"
 HIDDEN = (128, 128)

@@ -22,7 +22,7 @@ from rows import ROOT, append, versions
 from torch import Tensor
 
 import nprobot
-from nprobot import noise
+from nprobot.learning import noise
 from nprobot.policies import mlp
 
 ROWS = ROOT / "results" / "speed" / "noise_table.csv"

@@ -30,8 +30,8 @@ from torch import nn
 import nprobot
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import scale_noise
-from nprobot.policies.hardware import put_on_chip
-from nprobot.policies.hardware_models import GaussianNoise, HardwareModel, WeightMismatch
+from nprobot.policies.chip.crossbar import put_on_chip
+from nprobot.policies.chip.models import GaussianNoise, HardwareModel, WeightMismatch
 
 TABLE = rows.ROOT / "results" / "noisy_hardware" / "rows.csv"
 FIGURE = rows.FIGURES / "noisy_hardware.png"

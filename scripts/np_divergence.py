@@ -25,8 +25,8 @@ from rows import FIGURES, ROOT, append, read
 
 from nprobot.envs import datasets
 from nprobot.envs.datasets import Dataset
+from nprobot.errors import NonFiniteError
 from nprobot.regression import fit
-from nprobot.training.errors import NonFiniteError
 
 ROWS = ROOT / "results" / "np_divergence" / "rows.csv"
 FIGURE = FIGURES / "np_divergence.png"

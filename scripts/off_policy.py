@@ -32,7 +32,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import nprobot
-from nprobot.training.versions import git_commit, versions
+from nprobot.runs.versions import git_commit, versions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "off_policy"

@@ -30,7 +30,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
 
 import nprobot
-from nprobot.feedback import learning_rows
+from nprobot.learning.feedback import learning_rows
 from nprobot.policies import mlp
 
 NETWORKS = [([17, 64, 64, 6], 64), ([17, 256, 256, 6], 256), ([21, 512, 512, 512, 7], 256)]

@@ -22,8 +22,8 @@ from pathlib import Path
 from nprobot.deploy.export import export_run
 from nprobot.policies import zoo
 from nprobot.regression import FitFolder
-from nprobot.training.description import CONFIG_FILE
-from nprobot.training.run_folder import RunFolder
+from nprobot.runs.description import CONFIG_FILE
+from nprobot.training.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs") / "zoo"

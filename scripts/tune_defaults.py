@@ -30,10 +30,10 @@ from nprobot.defaults import TunedDefaults, save
 from nprobot.defaults.files import Score, with_settings
 from nprobot.defaults.lookup import ROOT as FILES
 from nprobot.defaults.lookup import file_name
+from nprobot.runs.versions import git_commit, versions
 from nprobot.training.build import options_in_use
 from nprobot.training.config import EVALUATION_EPISODES, RunConfig
 from nprobot.training.runner import train
-from nprobot.training.versions import git_commit, versions
 
 ROWS = ROOT / "results" / "tuning" / "rows.csv"
 RULES = ("bp", "danp", "np-feedback")

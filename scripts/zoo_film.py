@@ -15,7 +15,7 @@ from rows import FIGURES, ROOT
 
 from nprobot.deploy.rendering import choose_backend
 from nprobot.policies import zoo
-from nprobot.policies.card import rule_name
+from nprobot.policies.files.card import rule_name
 from nprobot.training import environments
 
 FILM = FIGURES / "zoo.gif"

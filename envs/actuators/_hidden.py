@@ -21,14 +21,8 @@ from gymnasium.spaces import Box, Space
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
+from ...errors import ActuatorError
 from .dynamics import Mask, Plant, clip
-from .errors import (
-    ActionShapeError,
-    ModelConfigError,
-    SealedStateError,
-    SensorError,
-    UnsupportedActionSpaceError,
-)
 from .model import ActuatorModel, did_you_mean
 from .oracle import ActuatorOracle
 from .pipeline import Pipeline
@@ -68,7 +62,7 @@ class Actuation:
         low, high = _bounds(space)
         one_of(clipping, get_args(Clip), "clip")
         if sensor is not None and not any(m.draws_each_step and not m.inert for m in sensor):
-            raise SensorError(
+            raise ActuatorError(
                 f"The sensor {list(sensor)} has no noise of its own at every step, so that reading "
                 "minus command would give the hidden perturbation away. Add some, for example "
                 "WhiteNoise(0.02); to look at the realised action in a test, pass an oracle."
@@ -119,11 +113,11 @@ class Actuation:
         """What the actuators make of an action of all robots, as a new array of the same shape.
 
         Raises:
-            ActionShapeError: If the action does not have the action space's shape.
+            ActuatorError: If the action does not have the action space's shape.
         """
         command = np.asarray(action)
         if command.shape != self._shape:
-            raise ActionShapeError(
+            raise ActuatorError(
                 f"The action has shape {command.shape}, but the action space has {self._shape}."
             )
         if self._transparent and self._oracle is None and self._sensor is None:
@@ -145,7 +139,7 @@ class Actuation:
     def read(self, realised: NDArray[Any], active: Mask | None = None) -> NDArray[Any]:
         """The sensor's reading of what `realise` returned, same shape, the action space's type."""
         if self._sensor is None:
-            raise SensorError("These actuators have no sensor; make them with sensor=….")
+            raise ActuatorError("These actuators have no sensor; make them with sensor=….")
         v = np.array(realised, np.float64).reshape(self._plant.rows, self._plant.size)
         return self._sensor.apply(v, active).astype(self._dtype).reshape(realised.shape)
 
@@ -153,7 +147,7 @@ class Actuation:
         """The whole state, sealed with the secret seeds.
 
         Raises:
-            SealedStateError: If there is no secret seed.
+            ActuatorError: If there is no secret seed.
         """
         state = {
             "digest": self._digest,
@@ -166,11 +160,11 @@ class Actuation:
         """Goes back to a state that `save` returned.
 
         Raises:
-            SealedStateError: If the capsule is damaged, or was saved by other actuators.
+            ActuatorError: If the capsule is damaged, or was saved by other actuators.
         """
         state = unseal(capsule, self._secret())
         if state["digest"] != self._digest:
-            raise SealedStateError(
+            raise ActuatorError(
                 "The saved state belongs to actuators with other models, sensor, clipping, action "
                 "range, control period or number of environments. Make the wrapper with the same "
                 "arguments as in the run that saved it."
@@ -190,7 +184,7 @@ class Actuation:
     def _secret(self) -> list[int]:
         words = [word for secret in self._secrets for word in secret or ()]
         if any(secret is None for secret in self._secrets):
-            raise SealedStateError(
+            raise ActuatorError(
                 "These actuators were made without a seed, the secret that keeps their saved state "
                 "from the learner and opens it again. Make the wrapper with seed=… (a child of the "
                 "run's SeedSequence) to save and restore it."
@@ -223,14 +217,14 @@ def secret_words(seed: int | SeedSequence | None) -> tuple[int, ...] | None:
     """The words of a secret seed.
 
     Raises:
-        ModelConfigError: If it is no seed.
+        ActuatorError: If it is no seed.
     """
     if seed is None:
         return None
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and seed >= 0:
         seed = SeedSequence(int(seed))
     if not isinstance(seed, SeedSequence):
-        raise ModelConfigError(
+        raise ActuatorError(
             f"seed={seed!r} must be an integer of at least 0, a numpy SeedSequence, or None."
         )
     return tuple(seed.generate_state(8).tolist())
@@ -239,7 +233,7 @@ def secret_words(seed: int | SeedSequence | None) -> tuple[int, ...] | None:
 def one_of(value: object, options: Sequence[str], name: str) -> None:
     """Refuses a value that is not among the options."""
     if value not in options:
-        raise ModelConfigError(
+        raise ActuatorError(
             f"{name}={value!r} is not one of {tuple(options)}{did_you_mean(value, options)}"
         )
 
@@ -250,7 +244,7 @@ def _forget(owner: int) -> None:
 
 def _bounds(space: Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if not isinstance(space, Box) or space.dtype.kind != "f":
-        raise UnsupportedActionSpaceError(
+        raise ActuatorError(
             f"The action space is {space}, but noisy actuators need a Box of floats: forces, "
             "torques or positions. There is nothing to be noisy about in a discrete choice."
         )

@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ControlCostError
+from ...errors import ActuatorError
 
 #: Which action the environment's `step` sees, and with it reward, information and observation.
 ControlCost = Literal["realised", "commanded"]
@@ -28,10 +28,10 @@ def check_separable(base: gymnasium.Env[Any, Any]) -> None:
     """Refuses base environments whose simulator cannot be given another action than `step`.
 
     Raises:
-        ControlCostError: If there is neither `executed_action` nor `do_simulation`.
+        ActuatorError: If there is neither `executed_action` nor `do_simulation`.
     """
     if not hasattr(base, "executed_action") and not hasattr(base, "do_simulation"):
-        raise ControlCostError(
+        raise ActuatorError(
             "control_cost='commanded' needs an environment with an attribute executed_action, or "
             "one that passes its actions to gymnasium's MujocoEnv.do_simulation; "
             f"{type(base).__name__} is neither. Use control_cost='realised'."
@@ -47,7 +47,7 @@ def executing(
     """Lets each base environment simulate its realised action when it is stepped with its command.
 
     Raises:
-        ControlCostError: If an environment changes the action before it simulates it, so that
+        ActuatorError: If an environment changes the action before it simulates it, so that
             nobody can say what the realised action should become.
     """
     plugs = [
@@ -110,14 +110,14 @@ class _Plug:
 
     def check(self) -> None:
         if not self._used:
-            raise ControlCostError(
+            raise ActuatorError(
                 f"{type(self._base).__name__} did not call do_simulation in its step, so the "
                 "realised action was never executed. Use control_cost='realised'."
             )
 
     def _do_simulation(self, ctrl: NDArray[Any], n_frames: int) -> None:
         if not np.array_equal(ctrl, self._command):
-            raise ControlCostError(
+            raise ActuatorError(
                 f"{type(self._base).__name__}, or a wrapper below the noisy actuators, changes the "
                 "action before it is simulated. Put the noisy actuators below such wrappers, or "
                 "use control_cost='realised'."

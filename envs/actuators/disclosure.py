@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 
-from .errors import ActuatorForcesObservedWarning
+from ...errors import ActuatorWarning
 
 #: Parts of names under which environments report the action that they were given.
 _TELLING = ("torque", "action", "actuator", "ctrl")
@@ -48,7 +48,7 @@ def warn_of_observed_forces(base: gymnasium.Env[Any, Any]) -> None:
         warnings.warn(
             f"{type(base).__name__} observes the actuator forces, so the learner can see what the "
             "noisy actuators did. Make it with include_qfrc_actuator_in_observation=False.",
-            ActuatorForcesObservedWarning,
+            ActuatorWarning,
             stacklevel=3,
         )
 

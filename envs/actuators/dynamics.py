@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 from numpy.typing import NDArray
 
-from .errors import UnboundedRangeError, UnknownTimeStepError
+from ...errors import ActuatorError
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -72,13 +72,13 @@ class Plant:
         """One unit of the model's magnitudes in native units, shape (d,).
 
         Raises:
-            UnboundedRangeError: If that is a fraction of an infinite range.
+            ActuatorError: If that is a fraction of an infinite range.
         """
         if getattr(model, "units", "range") == "native":
             return np.ones(self.size)
         infinite = np.flatnonzero(~np.isfinite(self.half_range))
         if len(infinite):
-            raise UnboundedRangeError(
+            raise ActuatorError(
                 f"{model} is given in fractions of the action range, but the range of actuator "
                 f"{', '.join(map(str, infinite))} is infinite. Give its magnitudes in the action's "
                 "own units with units='native', or bound the action space first."
@@ -89,10 +89,10 @@ class Plant:
         """The control period dt in s, which the model needs.
 
         Raises:
-            UnknownTimeStepError: If it is not known.
+            ActuatorError: If it is not known.
         """
         if self.dt is None:
-            raise UnknownTimeStepError(
+            raise ActuatorError(
                 f"{model} has times in seconds, but the environment has neither `dt` nor "
                 "metadata['render_fps']. Say how long a step is with dt=<seconds>."
             )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
-from .errors import ModelConfigError
+from ...errors import ActuatorError
 
 if TYPE_CHECKING:
     from .dynamics import Dynamics, Plant
@@ -159,30 +159,30 @@ class ActuatorModel:
         """The reverse of `to_dict`, without the key "model".
 
         Raises:
-            ModelConfigError: For a key that is no parameter of this model, or a missing one.
+            ActuatorError: For a key that is no parameter of this model, or a missing one.
         """
         known = cls.parameters()
         for key in values:
             if key not in known:
-                raise ModelConfigError(
+                raise ActuatorError(
                     f"{cls.__name__} has no parameter {key!r}{did_you_mean(key, known)} "
                     f"It takes {', '.join(known)}."
                 )
         try:
             return cls(**values)
         except TypeError as error:
-            raise ModelConfigError(f"{cls.__name__}: {error}.") from error
+            raise ActuatorError(f"{cls.__name__}: {error}.") from error
 
     def _indices(self, given: Iterable[Any]) -> tuple[int, ...]:
         if isinstance(given, str) or not isinstance(given, Iterable):
-            raise ModelConfigError(
+            raise ActuatorError(
                 f"{type(self).__name__}: actuators={given!r} is not a sequence of indices; "
                 "write (0, 2) for the first and the third actuator."
             )
         indices = tuple(given)
         wrong = [i for i in indices if isinstance(i, bool) or not isinstance(i, int) or i < 0]
         if wrong or not indices or len(set(indices)) != len(indices):
-            raise ModelConfigError(
+            raise ActuatorError(
                 f"{type(self).__name__}: actuators={given!r} must be different indices, each an "
                 "integer of at least 0, and at least one of them; leave it out for all actuators."
             )
@@ -191,7 +191,7 @@ class ActuatorModel:
     def _check_option(self, field: dataclasses.Field[Any]) -> None:
         value, options = getattr(self, field.name), field.metadata["options"]
         if value not in options:
-            raise ModelConfigError(
+            raise ActuatorError(
                 f"{type(self).__name__}: {field.name}={value!r} is not one of {options}"
                 f"{did_you_mean(value, options)}"
             )
@@ -203,11 +203,11 @@ class ActuatorModel:
         low, high = field.metadata["minimum"], field.metadata["maximum"]
         if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
             what = "an integer" if kind is int else "a number"
-            raise ModelConfigError(f"{type(self).__name__}: {field.name}={value!r} must be {what}.")
+            raise ActuatorError(f"{type(self).__name__}: {field.name}={value!r} must be {what}.")
         if not (low <= value <= high and math.isfinite(value)):
             upper = f" and at most {high:g}" if math.isfinite(high) else " and finite"
             lower = f"at least {low:g}" if math.isfinite(low) else "a number"
-            raise ModelConfigError(
+            raise ActuatorError(
                 f"{type(self).__name__}: {field.name}={value!r} must be {lower}{upper}."
             )
 

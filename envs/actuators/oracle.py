@@ -7,7 +7,7 @@ from typing import Any, Never
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import HiddenStateError
+from ...errors import NoiseInaccessibleError
 
 
 class ActuatorOracle:
@@ -50,7 +50,7 @@ class ActuatorOracle:
 
     def __reduce_ex__(self, protocol: object) -> Never:
         """Refuses to be copied: a copy would see nothing, and not say so."""
-        raise HiddenStateError(
+        raise NoiseInaccessibleError(
             "An ActuatorOracle cannot be pickled or copied: the copy would record nothing. Keep "
             "the environment in this process (SyncVectorEnv, DummyVecEnv) to look at it."
         )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
+from ...errors import ActuatorError
 from .dynamics import Array, Mask, Plant
-from .errors import ModelConfigError
 from .model import ActuatorModel
 
 #: Spawn key of everything drawn here ("npac"). The environment's own stream has an empty key, so
@@ -117,7 +117,7 @@ class _Stage:
         if model.actuators is not None:
             self.columns = np.array(model.actuators, np.intp)
             if self.columns.max() >= plant.size:
-                raise ModelConfigError(
+                raise ActuatorError(
                     f"{model} names actuator {self.columns.max()}, but the action space has "
                     f"{plant.size}: 0 to {plant.size - 1}."
                 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ModelConfigError, UnknownModelError
+from ...errors import ActuatorError
 from .mechanics import Backlash, DeadZone, GainLoss, Lag, Quantisation, Saturation
 from .model import ActuatorModel, did_you_mean
 from .noise import (
@@ -160,11 +160,11 @@ def model_from_dict(values: Mapping[str, Any]) -> ActuatorModel:
         values: The model's name under "model", and its parameters.
 
     Raises:
-        UnknownModelError: If no model has that name.
-        ModelConfigError: For unknown keys and impossible values.
+        ActuatorError: If no model has that name.
+        ActuatorError: For unknown keys and impossible values.
     """
     if "model" not in values:
-        raise ModelConfigError(
+        raise ActuatorError(
             f"{dict(values)!r} does not say which model it is; add a key 'model', "
             f"one of {', '.join(MODELS)}."
         )
@@ -183,8 +183,8 @@ def resolve(
         presets: The presets that names refer to.
 
     Raises:
-        UnknownModelError: If a name is no preset.
-        ModelConfigError: If something is no model, or has impossible values.
+        ActuatorError: If a name is no preset.
+        ActuatorError: If something is no model, or has impossible values.
     """
     if isinstance(models, ActuatorModel):
         return (models,)
@@ -195,7 +195,7 @@ def resolve(
                 if models in MODELS
                 else f" The presets are {', '.join(presets)}."
             )
-            raise UnknownModelError(
+            raise ActuatorError(
                 f"There is no preset {models!r}{did_you_mean(models, presets)}{hint}"
             )
         return presets[models].models
@@ -203,7 +203,7 @@ def resolve(
         return (model_from_dict(models),)
     if isinstance(models, Iterable) and not isinstance(models, bytes):
         return tuple(model for part in models for model in resolve(part, presets))
-    raise ModelConfigError(
+    raise ActuatorError(
         f"{models!r} is neither a preset's name, nor a model such as WhiteNoise(0.1), nor a "
         "dictionary with a key 'model', nor a sequence of these."
     )
@@ -216,13 +216,13 @@ def scale_noise(models: ModelSpec, factor: float) -> tuple[ActuatorModel, ...]:
     lags, dead zones and faults stay as they are.
     """
     if not 0 <= factor < float("inf"):
-        raise ModelConfigError(f"factor={factor!r} must be a finite number of at least 0.")
+        raise ActuatorError(f"factor={factor!r} must be a finite number of at least 0.")
     return tuple(model.scaled(factor) for model in resolve(models))
 
 
 def _model_named(name: object) -> type[ActuatorModel]:
     if not isinstance(name, str) or name not in MODELS:
-        raise UnknownModelError(
+        raise ActuatorError(
             f"There is no actuator model {name!r}{did_you_mean(name, MODELS)} "
             f"The models are {', '.join(MODELS)}."
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import SealedStateError
+from ...errors import ActuatorError
 
 _MAGIC = b"nprobot actuators 1\n"
 _TAG = 32
@@ -34,10 +34,10 @@ def unseal(capsule: bytes, secret: Sequence[int]) -> dict[str, Any]:
     """The state in a capsule.
 
     Raises:
-        SealedStateError: If it is no such capsule, was damaged, or belongs to another secret.
+        ActuatorError: If it is no such capsule, was damaged, or belongs to another secret.
     """
     if not isinstance(capsule, bytes) or not capsule.startswith(_MAGIC):
-        raise SealedStateError(
+        raise ActuatorError(
             "This is no saved state of noisy actuators; give the bytes that save_actuators() "
             "returned, unchanged."
         )
@@ -45,7 +45,7 @@ def unseal(capsule: bytes, secret: Sequence[int]) -> dict[str, Any]:
     key = _key(secret)
     plain = _mask(body, tag, key)
     if not hmac.compare_digest(tag, _tag(plain, key)):
-        raise SealedStateError(
+        raise ActuatorError(
             "The saved state of the actuators cannot be opened: it was saved by actuators with "
             "another seed, or the bytes were damaged. Make the wrapper with the same seed= as in "
             "the run that saved it."

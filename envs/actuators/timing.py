@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from ...errors import ActuatorError
 from .dynamics import Array, Dynamics, Mask, Plant
-from .errors import ModelConfigError
 from .model import ActuatorModel, count, number
 
 
@@ -79,7 +79,7 @@ class RandomDelay(ActuatorModel):
         """Checks the order of the two delays too."""
         super().__post_init__()
         if self.minimum > self.maximum:
-            raise ModelConfigError(
+            raise ActuatorError(
                 f"RandomDelay: minimum={self.minimum} is larger than maximum={self.maximum}."
             )
 

@@ -11,11 +11,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
+from ...errors import ActuatorError
 from ._hidden import Actuation, Clip, hidden, hide, one_of, secret_words
 from .control_cost import ControlCost, check_separable, executing
 from .disclosure import declared_keys, undisclosed, warn_of_observed_forces
 from .dynamics import Mask
-from .errors import ControlCostError, ModelConfigError, NestedActuatorsError
 from .oracle import ActuatorOracle
 from .presets import SENSORS, ModelSpec, resolve
 from .wrapper import (
@@ -88,7 +88,7 @@ class NoisyActuatorsVector(VectorWrapper[Any, Any, Any, Any, Any], RecordConstru
         self._declared = declared_keys(env.metadata)
         self._charge_command = control_cost == "commanded"
         if self._charge_command and not self._bases:
-            raise ControlCostError(
+            raise ActuatorError(
                 "control_cost='commanded' needs the sub-environments in this process, as in a "
                 "SyncVectorEnv. Or put NoisyActuators into each of them: "
                 "make_vec(…, wrappers=[lambda env: NoisyActuators(env, …)])."
@@ -133,8 +133,8 @@ class NoisyActuatorsVector(VectorWrapper[Any, Any, Any, Any, Any], RecordConstru
         """Steps the sub-environments with what the actuators make of the actions.
 
         Raises:
-            ActionShapeError: If the actions do not have the action space's shape.
-            ControlCostError: If an environment turns out not to be able to charge the command.
+            ActuatorError: If the actions do not have the action space's shape.
+            ActuatorError: If an environment turns out not to be able to charge the command.
         """
         actuation = hidden(self)
         active: Mask | None = None
@@ -173,7 +173,7 @@ class NoisyActuatorsVector(VectorWrapper[Any, Any, Any, Any, Any], RecordConstru
         The bytes can be opened only by a wrapper made with the same `seed`.
 
         Raises:
-            SealedStateError: If the wrapper was made without a seed.
+            ActuatorError: If the wrapper was made without a seed.
         """
         return hidden(self).save()
 
@@ -181,7 +181,7 @@ class NoisyActuatorsVector(VectorWrapper[Any, Any, Any, Any, Any], RecordConstru
         """Goes back to a state from `save_actuators`, of this wrapper or one made like it.
 
         Raises:
-            SealedStateError: If the capsule was damaged, or comes from other actuators.
+            ActuatorError: If the capsule was damaged, or comes from other actuators.
         """
         hidden(self).restore(capsule)
 
@@ -216,7 +216,7 @@ def _refuse_nesting(env: VectorEnv[Any, Any, Any]) -> None:
     layer = env
     while isinstance(layer, VectorWrapper):
         if isinstance(layer, NoisyActuatorsVector):
-            raise NestedActuatorsError(
+            raise ActuatorError(
                 "The environments already have noisy actuators. Models can be chained: give both "
                 "sets to one wrapper: NoisyActuatorsVector(env, ['servo', WhiteNoise(0.1)])."
             )
@@ -253,7 +253,7 @@ def _seeds(
         ]
     if isinstance(seed, Sequence) and not isinstance(seed, str):
         if len(seed) != rows:
-            raise ModelConfigError(
+            raise ActuatorError(
                 f"{len(seed)} seeds were given for {rows} environments; give one for each."
             )
         return list(seed)

@@ -12,14 +12,10 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
+from ...errors import ActuatorError, NoiseInaccessibleError
 from ._hidden import Actuation, Clip, hidden, hide, one_of, secret_words
 from .control_cost import ControlCost, check_separable, executing
 from .disclosure import declared_keys, undisclosed, warn_of_observed_forces
-from .errors import (
-    HiddenStateError,
-    ModelConfigError,
-    NestedActuatorsError,
-)
 from .oracle import ActuatorOracle
 from .presets import SENSORS, ModelSpec, resolve
 
@@ -130,8 +126,8 @@ class NoisyActuators(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArg
         """Steps the environment with what the actuators make of the action.
 
         Raises:
-            ActionShapeError: If the action does not have the action space's shape.
-            ControlCostError: If the environment turns out not to be able to charge the command.
+            ActuatorError: If the action does not have the action space's shape.
+            ActuatorError: If the environment turns out not to be able to charge the command.
         """
         actuation = hidden(self)
         realised = actuation.realise(action)
@@ -152,7 +148,7 @@ class NoisyActuators(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArg
         The bytes can be opened only by a wrapper made with the same `seed`.
 
         Raises:
-            SealedStateError: If the wrapper was made without a seed.
+            ActuatorError: If the wrapper was made without a seed.
         """
         return hidden(self).save()
 
@@ -160,7 +156,7 @@ class NoisyActuators(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArg
         """Goes back to a state from `save_actuators`, of this wrapper or one made like it.
 
         Raises:
-            SealedStateError: If the capsule was damaged, or comes from other actuators.
+            ActuatorError: If the capsule was damaged, or comes from other actuators.
         """
         hidden(self).restore(capsule)
 
@@ -177,11 +173,11 @@ def control_period(dt: float | None, attribute: Callable[[str], Any]) -> float |
         attribute: Looks up an attribute of the base environment, none if it has no such attribute.
 
     Raises:
-        ModelConfigError: If the user said something impossible.
+        ActuatorError: If the user said something impossible.
     """
     if dt is not None:
         if not _is_positive(dt):
-            raise ModelConfigError(f"dt={dt!r} must be a positive number of seconds.")
+            raise ActuatorError(f"dt={dt!r} must be a positive number of seconds.")
         return float(dt)
     known = attribute("dt")
     if _is_positive(known):
@@ -199,20 +195,20 @@ def refuse_nesting(env: gymnasium.Env[Any, Any]) -> None:
     """Refuses an environment that has noisy actuators already.
 
     Raises:
-        NestedActuatorsError: If it has.
+        ActuatorError: If it has.
     """
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, NoisyActuators):
-            raise NestedActuatorsError(
+            raise ActuatorError(
                 "The environment already has noisy actuators. Models can be chained: give both "
                 "sets to one wrapper, such as NoisyActuators(env, ['servo', WhiteNoise(0.1)])."
             )
         env = env.env
 
 
-def refusal_to_copy(wrapper: object) -> HiddenStateError:
+def refusal_to_copy(wrapper: object) -> NoiseInaccessibleError:
     """The error for an attempt to copy or pickle a wrapper."""
-    return HiddenStateError(
+    return NoiseInaccessibleError(
         f"{type(wrapper).__name__} cannot be copied or pickled: the copy would let its noise be "
         "tried out in advance. Make another with gymnasium.make(env.spec), or keep its state for a "
         "checkpoint with save_actuators()."

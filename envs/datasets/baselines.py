@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import DataError
+from ...errors import DataError
 from .data import Dataset, as_rows, is_constant
 
 Array = NDArray[np.float64]

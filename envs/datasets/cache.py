@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CacheWarning, DataError, DataFileError
+from ...errors import DataError, DataWarning
 from .data import Dataset
 
 
@@ -61,19 +61,19 @@ def cached(name: str, settings: Mapping[str, Any], build: Callable[[], Dataset])
             problem = str(error)
         warnings.warn(
             f"The cached data set {path} cannot be used and is made again: {problem}",
-            CacheWarning,
+            DataWarning,
             stacklevel=3,
         )
     built = build()
     if built.meta.get("settings_hash") != key:
-        raise DataFileError("A cached data set must carry the hash of its settings.")
+        raise DataError("A cached data set must carry the hash of its settings.")
     try:
         built.save(path)
     except OSError as error:
         warnings.warn(
             f"The data set could not be stored in {path.parent} ({error}); it will be made again "
             "next time. Set NPROBOT_CACHE to a folder that can be written.",
-            CacheWarning,
+            DataWarning,
             stacklevel=3,
         )
     return built

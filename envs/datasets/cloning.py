@@ -12,14 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..errors import (
-    DataError,
-    DataFileError,
-    DataShapeError,
-    MissingDependencyError,
-    SettingsError,
-    SplitError,
-)
+from ...errors import DataError, MissingPackageError
 from .data import Dataset
 from .optional import optional
 from .splitting import Fractions, split_rows
@@ -69,18 +62,18 @@ def from_policy(
         discrete. `meta["mean_return"]` is what the policy earned an episode.
 
     Raises:
-        SettingsError: `rows` is not positive, or the policy has no `predict`.
-        SplitError: fewer than three episodes.
+        DataError: `rows` is not positive, or the policy has no `predict`.
+        DataError: fewer than three episodes.
     """
     if rows < 1:
-        raise SettingsError(f"rows must be at least 1; got {rows}.")
+        raise DataError(f"rows must be at least 1; got {rows}.")
     if not callable(getattr(policy, "predict", None)):
-        raise SettingsError(f"A policy needs a predict method; {type(policy).__name__} has none.")
+        raise DataError(f"A policy needs a predict method; {type(policy).__name__} has none.")
     if isinstance(env, str):
         try:
             made: gymnasium.Env[Any, Any] = gymnasium.make(env)
         except gymnasium.error.Error as error:
-            raise SettingsError(f"gymnasium cannot make {env!r}: {error}") from error
+            raise DataError(f"gymnasium cannot make {env!r}: {error}") from error
         try:
             return from_policy(
                 policy,
@@ -131,9 +124,9 @@ def from_minari(
         seed: of the split.
 
     Raises:
-        DataFileError: there is none, or Minari cannot read it.
-        MissingDependencyError: Minari, or what it needs for this file's format, is not installed.
-        SplitError: fewer than three episodes.
+        DataError: there is none, or Minari cannot read it.
+        MissingPackageError: Minari, or what it needs for this file's format, is not installed.
+        DataError: fewer than three episodes.
     """
     minari = optional("minari", "Reading Minari data sets")
     folder = Path(source)
@@ -155,10 +148,10 @@ def from_minari(
         raise
     except ImportError as error:
         # Minari's storage formats have dependencies of their own, such as h5py.
-        raise MissingDependencyError(f"Minari cannot read {str(source)!r}: {error}") from error
+        raise MissingPackageError(f"Minari cannot read {str(source)!r}: {error}") from error
     # What Minari raises for a missing or damaged folder depends on its storage back end.
     except Exception as error:
-        raise DataFileError(
+        raise DataError(
             f"There is no readable Minari data set at {str(source)!r} ({error}); give the folder "
             "that holds `data`, or the id of one that was downloaded."
         ) from error
@@ -183,7 +176,7 @@ def _flatten(space: spaces.Space[Any], value: Any) -> Array:  # noqa: ANN401
     if isinstance(space, spaces.Discrete):
         return np.asarray(int(value) - int(space.start))
     if isinstance(space, spaces.Box) and np.shape(value) != space.shape:
-        raise DataShapeError(f"A value of shape {np.shape(value)} does not fit {space}.")
+        raise DataError(f"A value of shape {np.shape(value)} does not fit {space}.")
     if not space.is_np_flattenable:
         raise DataError(f"Values of {space} cannot be flattened to a row of numbers.")
     return np.asarray(spaces.flatten(space, value))
@@ -200,7 +193,7 @@ def _dataset(
     seed: int,
 ) -> Dataset:
     if not inputs:
-        raise SplitError(f"{name} holds no step at all.")
+        raise DataError(f"{name} holds no step at all.")
     x, y = np.stack(inputs), np.stack(targets)
     if x.ndim == 1:
         x = x[:, None]

@@ -17,13 +17,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import (
-    ConstantColumnWarning,
-    DataError,
-    DataFileError,
-    DataShapeError,
-    NonFiniteDataError,
-)
+from ...errors import DataError, DataWarning
 
 Array = NDArray[Any]
 
@@ -56,12 +50,12 @@ class Split:
         inputs, targets = as_rows("inputs", self.inputs), as_targets(self.targets)
         trajectory = np.asarray(self.trajectory, dtype=np.int64)
         if not (len(inputs) == len(targets) == len(trajectory)) or trajectory.ndim != 1:
-            raise DataShapeError(
+            raise DataError(
                 f"A split needs as many targets and trajectory labels as inputs; got "
                 f"{inputs.shape}, {targets.shape} and {trajectory.shape}."
             )
         if len(inputs) == 0:
-            raise DataShapeError("A split needs at least one row; got none.")
+            raise DataError("A split needs at least one row; got none.")
         for name, value in zip(_PARTS, (inputs, targets, trajectory), strict=True):
             value = value.view()
             value.setflags(write=False)
@@ -75,7 +69,7 @@ class Split:
 class Dataset:
     """A task's data, split by trajectory.
 
-    Columns that never change in the training rows are kept, with a `ConstantColumnWarning`: give
+    Columns that never change in the training rows are kept, with a `DataWarning`: give
     them a scale of 1 when standardising, as `nprobot.envs.datasets.moments` does.
 
     Attributes:
@@ -105,12 +99,12 @@ class Dataset:
         inputs, targets = self.train.inputs.shape[1], self.train.targets.shape[1:]
         for name, split in self.splits.items():
             if split.inputs.shape[1] != inputs or split.targets.shape[1:] != targets:
-                raise DataShapeError(
+                raise DataError(
                     f"Split {name!r} has rows of {split.inputs.shape[1:]} → "
                     f"{split.targets.shape[1:]}, the training split of ({inputs},) → {targets}."
                 )
             if (split.targets.dtype.kind == "i") != self.is_classification:
-                raise DataShapeError(
+                raise DataError(
                     f"Split {name!r} has {split.targets.dtype} targets, the training split "
                     f"{self.train.targets.dtype}: either all are labels or none."
                 )
@@ -119,7 +113,7 @@ class Dataset:
             for part in ("names", "units"):
                 given = getattr(self, f"{name}_{part}")
                 if len(given) != count:
-                    raise DataShapeError(
+                    raise DataError(
                         f"{name}_{part} has {len(given)} entries for {count} columns: {given}."
                     )
         self._warn_constant()
@@ -162,7 +156,7 @@ class Dataset:
             warnings.warn(
                 f"{len(constant)} column(s) never change in the training rows: {shown}. They are "
                 "kept, scaled by 1 where data is standardised; a constant target has no nMSE.",
-                ConstantColumnWarning,
+                DataWarning,
                 stacklevel=4,
             )
 
@@ -192,12 +186,12 @@ class Dataset:
         """Read what `save` wrote.
 
         Raises:
-            DataFileError: the file is missing, damaged, or of another kind.
+            DataError: the file is missing, damaged, or of another kind.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 if "format" not in file or str(file["format"]) != FORMAT:
-                    raise DataFileError(
+                    raise DataError(
                         f"{path} is not a data set written by nprobot (format {FORMAT}); read your "
                         "own arrays with nprobot.envs.datasets.load_npz."
                     )
@@ -219,11 +213,11 @@ class Dataset:
                     meta=header["meta"],
                 )
         except FileNotFoundError as error:
-            raise DataFileError(f"There is no file {path}.") from error
-        except DataFileError:
+            raise DataError(f"There is no file {path}.") from error
+        except DataError:
             raise
         except (*UNREADABLE, TypeError, OSError) as error:
-            raise DataFileError(
+            raise DataError(
                 f"{path} is damaged or not a data set of nprobot ({error}); make it again."
             ) from error
 
@@ -246,18 +240,18 @@ def as_rows(name: str, values: object) -> Array:
     if array.dtype.kind in "iub":
         array = array.astype(np.float64)
     if array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
-        raise DataShapeError(f"{name} must be real numbers; got an array of {array.dtype}.")
+        raise DataError(f"{name} must be real numbers; got an array of {array.dtype}.")
     if array.dtype.itemsize == 2:
         array = array.astype(np.float32)
     if array.ndim != 2 or array.shape[1] == 0:
-        raise DataShapeError(
+        raise DataError(
             f"{name} must have the shape (rows, columns); got {array.shape}. Reshape a single "
             "column to (rows, 1)."
         )
     finite = np.isfinite(array)
     if not finite.all():
         bad = np.argwhere(~finite)
-        raise NonFiniteDataError(
+        raise DataError(
             f"{name} hold {len(bad)} NaN or infinite values in {len(np.unique(bad[:, 0]))} of "
             f"{len(array)} rows; the first in row {bad[0, 0]}, column {bad[0, 1]}. Drop or repair "
             "those rows first."

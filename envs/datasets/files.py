@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataFileError, DataShapeError, MissingColumnsError, SettingsError
+from ...errors import DataError
 from .data import UNREADABLE, Dataset, Split, as_rows, as_targets
 from .optional import optional
 from .splitting import Fractions, How, Splits, split_rows, warn_duplicates
@@ -35,7 +35,7 @@ def load_sarcos(
 
     21 inputs (7 joint positions, velocities, accelerations) and 7 torques. The official test file
     largely repeats rows of the training file (OpenML data set 44976 notes it too): with both files
-    the overlap is counted and a `DuplicateRowsWarning` given. Without the test file the training
+    the overlap is counted and a `DataWarning` given. Without the test file the training
     file is split in contiguous blocks.
 
     Args:
@@ -46,8 +46,8 @@ def load_sarcos(
         seed: of the draw of blocks.
 
     Raises:
-        DataFileError: no such file, or none that scipy can read.
-        DataShapeError: no array of 28 columns.
+        DataError: no such file, or none that scipy can read.
+        DataError: no array of 28 columns.
     """
     table = _sarcos_table(train)
     inputs, targets = table[:, : 3 * _SARCOS_JOINTS], table[:, 3 * _SARCOS_JOINTS :]
@@ -87,12 +87,12 @@ def _sarcos_table(path: PathLike) -> Array:
         content = reader.loadmat(path)
     # What a damaged file makes scipy raise is not documented: reading ends here either way.
     except Exception as error:
-        raise DataFileError(f"{path} cannot be read as a MATLAB file: {error}") from error
+        raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from error
     shapes = {name: np.shape(v) for name, v in content.items() if not name.startswith("__")}
     wide = 4 * _SARCOS_JOINTS
     fitting = [name for name, shape in shapes.items() if len(shape) == 2 and shape[1] == wide]
     if len(fitting) != 1:
-        raise DataShapeError(
+        raise DataError(
             f"{path} must hold one array of {wide} columns (21 inputs, 7 torques); it holds "
             f"{shapes}."
         )
@@ -132,20 +132,20 @@ def load_npz(
         drop_duplicates: with ready splits, drop test rows that are also training rows.
 
     Raises:
-        DataFileError: no such file, or a damaged one.
-        MissingColumnsError: arrays are missing.
+        DataError: no such file, or a damaged one.
+        DataError: arrays are missing.
     """
     _must_exist(path)
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataFileError(f"{path} holds one bare array; save an .npz with named arrays.")
+            raise DataError(f"{path} holds one bare array; save an .npz with named arrays.")
         with loaded as file:
             arrays = {name: file[name] for name in file.files}
-    except DataFileError:
+    except DataError:
         raise
     except (*UNREADABLE, OSError) as error:
-        raise DataFileError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error
+        raise DataError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error
     if "format" in arrays and "header" in arrays:
         return Dataset.load(path)
 
@@ -155,7 +155,7 @@ def load_npz(
     else:
         label = trajectory or "trajectory"
         if trajectory is not None and label not in arrays:
-            raise MissingColumnsError(f"{path} has no array {label!r}; it has {sorted(arrays)}.")
+            raise DataError(f"{path} has no array {label!r}; it has {sorted(arrays)}.")
         splits = split_rows(
             _flat(arrays[x]),
             _column(arrays[y]),
@@ -178,7 +178,7 @@ def _pair(
     for x, y in candidates:
         if {x, y} <= set(arrays) or {f"{x}_train", f"{y}_train"} <= set(arrays):
             return x, y
-    raise MissingColumnsError(
+    raise DataError(
         f"{path} holds {sorted(arrays)}; inputs and targets were looked for as "
         f"{' or '.join(f'{x!r} and {y!r}' for x, y in dict.fromkeys(candidates))}, also with "
         "_train, _validation and _test. Name them with inputs=… and targets=…"
@@ -196,7 +196,7 @@ def _ready(
 ) -> Splits:
     missing = [f"{name}_test" for name in (x, y) if f"{name}_test" not in arrays]
     if missing:
-        raise MissingColumnsError(f"{path} has training arrays but no {' and '.join(missing)}.")
+        raise DataError(f"{path} has training arrays but no {' and '.join(missing)}.")
     parts = {
         part: _split(_flat(arrays[f"{x}_{part}"]), _column(arrays[f"{y}_{part}"]))
         for part in _THREE
@@ -248,17 +248,17 @@ def load_table(
         seed: of the draw.
 
     Raises:
-        DataFileError: no such file, or one that pandas cannot read.
-        MissingColumnsError: columns that the file does not have.
-        DataShapeError: a column does not hold numbers.
+        DataError: no such file, or one that pandas cannot read.
+        DataError: columns that the file does not have.
+        DataError: a column does not hold numbers.
     """
     pandas = optional("pandas", "Reading tables")
     _must_exist(path)
     if not inputs or not targets:
-        raise SettingsError("Name at least one input column and one target column.")
+        raise DataError("Name at least one input column and one target column.")
     both = sorted(set(inputs) & set(targets))
     if both or len(set(inputs)) < len(inputs) or len(set(targets)) < len(targets):
-        raise SettingsError(
+        raise DataError(
             f"Each column can be named once, as input or target; inputs {list(inputs)}, targets "
             f"{list(targets)}."
         )
@@ -269,22 +269,22 @@ def load_table(
         elif name.endswith((".parquet", ".pq")):
             table = pandas.read_parquet(path)
         else:
-            raise SettingsError(f"load_table reads .csv, .csv.gz and .parquet files; got {path}.")
+            raise DataError(f"load_table reads .csv, .csv.gz and .parquet files; got {path}.")
     # Readers raise what their back ends do: ParserError, ArrowInvalid, UnicodeDecodeError, …
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, SettingsError):
+        if isinstance(error, DataError):
             raise
-        raise DataFileError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}") from error
     wanted = [*inputs, *targets, *([trajectory] if trajectory else [])]
     missing = [column for column in wanted if column not in table.columns]
     if missing:
-        raise MissingColumnsError(
+        raise DataError(
             f"{path} has no column {', '.join(map(repr, missing))}; it has "
             f"{', '.join(map(repr, table.columns))}."
         )
     for column in [*inputs, *targets]:
         if table[column].dtype.kind not in "fiub":
-            raise DataShapeError(
+            raise DataError(
                 f"Column {column!r} of {path} holds {table[column].dtype}, not numbers; a cell "
                 "with text makes the whole column text."
             )
@@ -333,7 +333,7 @@ def _dataset(
 
 def _must_exist(path: PathLike) -> None:
     if not Path(path).is_file():
-        raise DataFileError(f"There is no file {path}.")
+        raise DataError(f"There is no file {path}.")
 
 
 def _split(inputs: Array, targets: Array) -> Split:
@@ -343,7 +343,7 @@ def _split(inputs: Array, targets: Array) -> Split:
 
 def _flat(inputs: Array) -> Array:
     if inputs.ndim < 2:
-        raise DataShapeError(f"inputs must have the shape (rows, columns); got {inputs.shape}.")
+        raise DataError(f"inputs must have the shape (rows, columns); got {inputs.shape}.")
     flat = inputs.reshape(len(inputs), -1)
     return (flat / np.float32(255)).astype(np.float32) if flat.dtype == np.uint8 else flat
 

@@ -12,8 +12,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import DataError
 from ..dynamics import InverseDynamics, check_shift, shift
-from ..errors import SettingsError
 from ..trajectories import Trajectory, point_to_point, rhythmic, synergies
 from .cache import cached, settings_hash
 from .data import Dataset, Split
@@ -68,20 +68,20 @@ class Recording:
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
             if getattr(self, name) < 1:
-                raise SettingsError(
+                raise DataError(
                     f"{name} is a number of trajectories, at least 1; got {getattr(self, name)}."
                 )
         if not (0 < self.duration < np.inf and 0 < self.rate < np.inf and self.seed >= 0):
-            raise SettingsError(
+            raise DataError(
                 f"A recording needs duration > 0 s, rate > 0 Hz and seed ≥ 0; got {self.duration}, "
                 f"{self.rate} and {self.seed}."
             )
         if self.duration * self.rate < 2:
-            raise SettingsError(
+            raise DataError(
                 f"{self.duration} s at {self.rate} Hz is less than two rows; record for longer."
             )
         if not (0 <= self.rhythmic <= 1 and 0 <= self.synergy <= 1 and 0 < self.speed < np.inf):
-            raise SettingsError(
+            raise DataError(
                 "rhythmic and synergy are shares from 0 to 1, and speed > 0; got "
                 f"{self.rhythmic}, {self.synergy} and {self.speed}."
             )
@@ -210,7 +210,7 @@ def inverse_kinematics(
     ahead = round(_finite("lookahead", lookahead) * recording.rate)
     steps = round(recording.duration * recording.rate)
     if not 1 <= ahead < steps:
-        raise SettingsError(
+        raise DataError(
             f"lookahead must be at least one step and shorter than a recording: between "
             f"{1 / recording.rate} and {(steps - 1) / recording.rate} s; got {lookahead}."
         )
@@ -252,7 +252,7 @@ class _Tip:
 
 def _finite(name: str, value: float) -> float:
     if not np.isfinite(value):
-        raise SettingsError(f"{name} must be a finite number; got {value}.")
+        raise DataError(f"{name} must be a finite number; got {value}.")
     return float(value)
 
 

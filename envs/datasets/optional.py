@@ -5,20 +5,20 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ..errors import MissingDependencyError
+from ...errors import MissingPackageError
 
 
 def optional(module: str, purpose: str) -> Any:  # noqa: ANN401 - a module
     """Import `module`, or say how to install it.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise MissingDependencyError(
+        raise MissingPackageError(
             f"{purpose} needs {package}, which cannot be imported ({error}); install it with "
             "`pip install 'nprobot[data]'`."
         ) from error

@@ -16,8 +16,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import RobotError
 from .. import arm
-from ..errors import ModelCompileError, RobotNotFoundError, UnsupportedRobotError
 from ..trajectories import JointLimits
 
 Array = NDArray[np.float64]
@@ -95,16 +95,16 @@ def resolve(
         end_effector: name of a site or body that those joints move.
 
     Raises:
-        RobotNotFoundError: no such file, environment or robot.
-        ModelCompileError: MuJoCo refuses the file.
-        UnsupportedRobotError: no joint to move, an unknown joint, an end effector that cannot move.
+        RobotError: no such file, environment or robot.
+        RobotError: MuJoCo refuses the file.
+        RobotError: no joint to move, an unknown joint, an end effector that cannot move.
     """
     name, model = _model_of(robot)
     if end_effector is None and _id(model, "site", arm.END_EFFECTOR) >= 0:
         end_effector = arm.END_EFFECTOR
     chosen = _named_joints(name, model, joints) if joints is not None else _driven_joints(model)
     if not len(chosen):
-        raise UnsupportedRobotError(
+        raise RobotError(
             f"{name} has no hinge or slide joint that an actuator drives, so nothing can be "
             "recorded. Free and ball joints are held still; name joints with joints=[…] if the "
             "model has others."
@@ -142,12 +142,12 @@ def _model_of(robot: RobotLike) -> tuple[str, mujoco.MjModel]:
     path = Path(name).expanduser()
     if path.suffix.lower() in _MODEL_SUFFIXES:
         if not path.is_file():
-            raise RobotNotFoundError(f"There is no model file {name}.")
+            raise RobotError(f"There is no model file {name}.")
         return path.stem, _compile(path)
     if name not in gymnasium.registry and ":" not in name:
         near = get_close_matches(name, [ARM, *gymnasium.registry], n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise RobotNotFoundError(
+        raise RobotError(
             f"{name!r} is neither {ARM!r}, nor the path of an .xml, .mjcf or .urdf file, nor a "
             f"registered gymnasium environment.{hint}"
         )
@@ -158,11 +158,11 @@ def _model_of_environment(name: str) -> tuple[str, mujoco.MjModel]:
     try:
         env = gymnasium.make(name)
     except (gymnasium.error.Error, ImportError) as error:
-        raise RobotNotFoundError(f"gymnasium cannot make {name!r}: {error}") from error
+        raise RobotError(f"gymnasium cannot make {name!r}: {error}") from error
     try:
         model = getattr(env.unwrapped, "model", None)
         if not isinstance(model, mujoco.MjModel):
-            raise UnsupportedRobotError(
+            raise RobotError(
                 f"{name} does not run MuJoCo (its `unwrapped.model` is no mujoco.MjModel); take "
                 "one that does, or give an MJCF file."
             )
@@ -177,7 +177,7 @@ def _compile(path: Path) -> mujoco.MjModel:
     try:
         return mujoco.MjModel.from_xml_path(str(path))
     except ValueError as error:
-        raise ModelCompileError(f"MuJoCo cannot compile {path}: {error}") from error
+        raise RobotError(f"MuJoCo cannot compile {path}: {error}") from error
 
 
 def _id(model: mujoco.MjModel, kind: str, name: str) -> int:
@@ -199,9 +199,7 @@ def _named_joints(name: str, model: mujoco.MjModel, joints: Sequence[str]) -> ND
                 for j in range(model.njnt)
                 if int(model.jnt_type[j]) in (_HINGE, _SLIDE)
             ]
-            raise UnsupportedRobotError(
-                f"{joint!r} is no hinge or slide joint of {name}; it has {usable}."
-            )
+            raise RobotError(f"{joint!r} is no hinge or slide joint of {name}; it has {usable}.")
         found.append(index)
     return np.array(sorted(set(found)), dtype=np.intp)
 
@@ -255,7 +253,7 @@ def _end_effector(
     if body < 0 or not _chain(model, body, moving):
         sites = [model.site(i).name for i in range(model.nsite)]
         bodies = [model.body(i).name for i in range(1, model.nbody)]
-        raise UnsupportedRobotError(
+        raise RobotError(
             f"{wanted!r} is no site or body of {name} that its moving joints move; it has the "
             f"sites {sites} and the bodies {bodies}."
         )

@@ -9,14 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import (
-    ContiguousSplitWarning,
-    DataShapeError,
-    DuplicateRowsWarning,
-    SettingsError,
-    ShuffledRowsWarning,
-    SplitError,
-)
+from ...errors import DataError, DataWarning
 from .data import Split, as_rows, as_targets
 
 How = Literal["auto", "trajectory", "blocks", "rows"]
@@ -56,15 +49,15 @@ def split_rows(
             drawn at random, with a gap of dropped rows where two splits meet, since neighbours in
             time are near-copies. "rows": each row by itself, right for independent samples only.
             "auto": by trajectory where there are labels of trajectories; else by rows for
-            classification; else in blocks, with a `ContiguousSplitWarning`.
+            classification; else in blocks, with a `DataWarning`.
         seed: of the draw.
 
     Raises:
-        SplitError: fewer than three trajectories, or too few rows.
+        DataError: fewer than three trajectories, or too few rows.
     """
     x, y = as_rows("inputs", inputs), as_targets(targets)
     if len(x) != len(y):
-        raise DataShapeError(f"There are {len(x)} rows of inputs and {len(y)} of targets.")
+        raise DataError(f"There are {len(x)} rows of inputs and {len(y)} of targets.")
     _check(fractions, how)
     if how == "auto":
         if trajectory is not None:
@@ -75,20 +68,20 @@ def split_rows(
                 warnings.warn(
                     "There are no trajectory labels, so the rows were split in contiguous blocks. "
                     "Name the column of trajectories, or say how='blocks' to silence this.",
-                    ContiguousSplitWarning,
+                    DataWarning,
                     stacklevel=3,
                 )
     if how == "trajectory":
         if trajectory is None:
-            raise SettingsError("how='trajectory' needs labels of trajectories; none were given.")
+            raise DataError("how='trajectory' needs labels of trajectories; none were given.")
         labels = np.asarray(trajectory)
         if labels.shape != (len(x),):
-            raise DataShapeError(
+            raise DataError(
                 f"There are {len(x)} rows and trajectory labels of shape {labels.shape}."
             )
         names, groups = np.unique(labels, return_inverse=True)
         if len(names) < 3:
-            raise SplitError(
+            raise DataError(
                 f"A split by trajectory needs at least three trajectories; the data has "
                 f"{len(names)} ({', '.join(map(str, names))}). Record more, or leave the labels "
                 "out and split in contiguous blocks with how='blocks'."
@@ -112,17 +105,17 @@ def split_rows(
 
 def _check(fractions: Sequence[float], how: str) -> None:
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise SettingsError(
+        raise DataError(
             f"fractions are three positive shares of sum 1 (train, validation, test); got "
             f"{fractions}."
         )
     if how not in get_args(How):
-        raise SettingsError(f"how is one of {get_args(How)}; got {how!r}.")
+        raise DataError(f"how is one of {get_args(How)}; got {how!r}.")
 
 
 def _need(rows: int, least: int) -> None:
     if rows < least:
-        raise SplitError(f"{rows} rows are too few to split in three; at least {least} are needed.")
+        raise DataError(f"{rows} rows are too few to split in three; at least {least} are needed.")
 
 
 def _draw(sizes: NDArray[Any], fractions: Fractions, seed: int) -> NDArray[np.int64]:
@@ -170,7 +163,7 @@ def _warn_shuffled(inputs: NDArray[Any]) -> None:
             "two): "
             "blocks cannot keep trajectories apart, and a test error may flatter the network. Use "
             "the recording before it was shuffled, or label its trajectories.",
-            ShuffledRowsWarning,
+            DataWarning,
             stacklevel=4,
         )
 
@@ -191,7 +184,7 @@ def warn_duplicates(train: Split, test: Split, *, drop: bool) -> Split:
     """Warn of test rows that are also training rows (inputs and targets); drop them if asked.
 
     Raises:
-        SplitError: dropping leaves no test row.
+        DataError: dropping leaves no test row.
     """
 
     def whole(split: Split) -> NDArray[Any]:
@@ -206,14 +199,14 @@ def warn_duplicates(train: Split, test: Split, *, drop: bool) -> Split:
         warnings.warn(
             f"{found}: a test error would flatter the network. Leave the test file out and split "
             "the training file by trajectory or in blocks, or pass drop_duplicates=True.",
-            DuplicateRowsWarning,
+            DataWarning,
             stacklevel=4,
         )
         return test
     if same.all():
-        raise SplitError(
+        raise DataError(
             f"All {len(test):,} test rows are also in the training data; dropping them leaves "
             "none. Leave the test file out and split the training file."
         )
-    warnings.warn(f"{found}; they were dropped.", DuplicateRowsWarning, stacklevel=4)
+    warnings.warn(f"{found}; they were dropped.", DataWarning, stacklevel=4)
     return Split(test.inputs[~same], test.targets[~same], test.trajectory[~same])

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import SettingsError
+from ...errors import DataError
 from .data import Dataset
 from .generate import Recording, forward_kinematics, inverse_dynamics, inverse_kinematics
 
@@ -75,23 +75,23 @@ def make(name: str, **settings: Any) -> Dataset:
             (`payload`, `cache`, …); see `TASKS[name].settings`.
 
     Raises:
-        SettingsError: unknown task or setting.
+        DataError: unknown task or setting.
     """
     if name not in TASKS:
-        raise SettingsError(
+        raise DataError(
             f"There is no task {name!r}{_nearest(name, TASKS)}; there are {', '.join(TASKS)}."
         )
     task = TASKS[name]
     unknown = [key for key in settings if key not in task.settings]
     if unknown:
         key = unknown[0]
-        raise SettingsError(
+        raise DataError(
             f"Task {name!r} has no setting {key!r}{_nearest(key, task.settings)}; it has "
             f"{', '.join(task.settings)}."
         )
     robot = settings.pop("robot", task.robot)
     if robot is None:
-        raise SettingsError(
+        raise DataError(
             f"Task {name!r} needs robot=: the path of an MJCF file or the id of a gymnasium "
             "environment that runs MuJoCo."
         )
@@ -101,7 +101,7 @@ def make(name: str, **settings: Any) -> Dataset:
         )
         return task.generate(robot, recording, **settings)
     except TypeError as error:
-        raise SettingsError(f"A setting of task {name!r} has the wrong type: {error}") from error
+        raise DataError(f"A setting of task {name!r} has the wrong type: {error}") from error
 
 
 def _nearest(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:

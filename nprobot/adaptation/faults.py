@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nprobot.envs.actuators import ActuatorModel, GainDrift, GainLoss, OffsetDrift
-from nprobot.training.errors import ConfigError, UnknownNameError
+from nprobot.errors import ConfigError, UnknownNameError
 
 SECONDS = 20.0
 """How long a drift takes from its beginning until it stays where it is, simulated time."""

@@ -16,12 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from nprobot.policies import policy_file
-from nprobot.policies.card import CARD_FILE, CURVE_FILE, card
-from nprobot.policies.policy import Policy
-from nprobot.training.errors import RunExistsError
-from nprobot.training.files import storing
-from nprobot.training.versions import versions
+from nprobot.errors import ExistsError
+from nprobot.policies.files import policy_file
+from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
+from nprobot.policies.files.policy import Policy
+from nprobot.runs.files import storing
+from nprobot.runs.versions import versions
 
 from .faults import Fault
 from .learning import AdaptationConfig
@@ -31,9 +31,9 @@ EPISODES_FILE = "adaptation.csv"
 
 
 def refuse_folder(path: Path) -> None:
-    """Raise `RunExistsError` if there is something at `path`."""
+    """Raise `ExistsError` if there is something at `path`."""
     if path.exists():
-        raise RunExistsError(f"{path} is there already; choose another --out, or remove it")
+        raise ExistsError(f"{path} is there already; choose another --out, or remove it")
 
 
 def save_adapted(
@@ -51,7 +51,7 @@ def save_adapted(
         The policy, with its origin in its provenance.
 
     Raises:
-        RunExistsError: there is something at `path`.
+        ExistsError: there is something at `path`.
         StorageError: the folder cannot be written.
     """
     refuse_folder(path)

@@ -20,11 +20,11 @@ from typing_extensions import override
 
 from nprobot.algorithms.nrl import NOISE, one_of
 from nprobot.envs import NoisyActuators
-from nprobot.envs.actuators import ActuatorError, ActuatorModel
+from nprobot.envs.actuators import ActuatorModel
 from nprobot.envs.actuators.presets import resolve
-from nprobot.policies.policy import Policy
+from nprobot.errors import ActuatorError, ConfigError
+from nprobot.policies.files.policy import Policy
 from nprobot.training.environments import Env
-from nprobot.training.errors import ConfigError
 from nprobot.training.evaluation import Evaluation, episode_seeds, run_episodes
 
 from .faults import Fault, check_actuators
@@ -137,7 +137,7 @@ def make_learner(
         config: how it learns.
 
     Raises:
-        UntrainablePolicyError: NRL cannot go on training the policy.
+        RuleError: NRL cannot go on training the policy.
     """
     policy = check_trainable(policy)
     entropy = np.random.SeedSequence(config.seed)
@@ -198,7 +198,7 @@ def adapt(
         evaluation_episodes: deterministic episodes for each of the three evaluations.
 
     Raises:
-        UntrainablePolicyError: NRL cannot go on training the policy.
+        RuleError: NRL cannot go on training the policy.
         ConfigError: a fault is of an actuator that the robot does not have.
     """
     policy = check_trainable(policy)

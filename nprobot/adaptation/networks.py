@@ -12,46 +12,42 @@ from torch import nn
 from typing_extensions import override
 
 from nprobot.errors import RuleError
+from nprobot.policies.chip.crossbar import digital
 from nprobot.policies.direct_policy import DirectPolicy
-from nprobot.policies.export import ACTIVATION_NAMES
-from nprobot.policies.hardware import digital
+from nprobot.policies.files.export import ACTIVATION_NAMES
+from nprobot.policies.files.operations import Operation
+from nprobot.policies.files.policy import BoxAction, Policy
 from nprobot.policies.layers import fold
-from nprobot.policies.operations import Operation
-from nprobot.policies.policy import BoxAction, Policy
-
-
-class UntrainablePolicyError(RuleError):
-    """NRL cannot go on training a policy; the message says why."""
 
 
 def check_trainable(policy: Any) -> Policy:  # noqa: ANN401 - whatever deployment can run
     """The policy, if NRL can go on training it.
 
     Raises:
-        UntrainablePolicyError: it is an ONNX file, has discrete or unbounded actions, or another
+        RuleError: it is an ONNX file, has discrete or unbounded actions, or another
             network than linear layers with one kind of activation between them.
     """
     if not isinstance(policy, Policy):
-        raise UntrainablePolicyError(
+        raise RuleError(
             "an ONNX policy cannot learn: give the policy folder (policy.json and "
             "policy.safetensors), with backend numpy"
         )
     if not isinstance(policy.action, BoxAction):
-        raise UntrainablePolicyError(
+        raise RuleError(
             "NRL learns by perturbing continuous actions; this policy chooses between "
             f"{' × '.join(map(str, policy.action.choices))} discrete ones"
         )
     if not (np.isfinite(policy.action.low).all() and np.isfinite(policy.action.high).all()):
-        raise UntrainablePolicyError(
+        raise RuleError(
             "NRL needs bounds of all actions, as noise is in shares of their range; this policy "
             "has none for some"
         )
     if not (policy.action.low < policy.action.high).all():
-        raise UntrainablePolicyError("an action whose bounds are equal cannot be perturbed")
+        raise RuleError("an action whose bounds are equal cannot be perturbed")
     names = [operation.name for operation in policy.operations if operation.name != "flatten"]
     activations = names[1::2]
     if len(names) % 2 == 0 or set(names[::2]) != {"linear"} or len(set(activations)) > 1:
-        raise UntrainablePolicyError(
+        raise RuleError(
             "NRL trains linear layers with one kind of activation between them; this policy has "
             + ", ".join(names)
         )

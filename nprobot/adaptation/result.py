@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nprobot.policies.policy import Policy
+from nprobot.policies.files.policy import Policy
 from nprobot.training.evaluation import Evaluation
 
 RECOVERED = 0.8

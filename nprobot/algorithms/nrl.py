@@ -20,12 +20,12 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nprobot.activity import Tree
 from nprobot.envs.actuators.wrapper import READING
 from nprobot.errors import RuleError
+from nprobot.learning.activity import Tree
+from nprobot.learning.rule import LearningRule
+from nprobot.policies.chip.models import HardwareSpec
 from nprobot.policies.direct_policy import DirectPolicy
-from nprobot.policies.hardware_models import HardwareSpec
-from nprobot.rule import LearningRule
 
 from .nrl_exploration import ActuatorNoise, Exploration, HiddenNoise, InjectedNoise
 from .nrl_prediction import Prediction, RunningMeanPrediction, Transition, ValuePrediction

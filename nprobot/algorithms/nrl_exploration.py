@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nprobot.activity import Activity, Call, Tree
 from nprobot.errors import NoiseInaccessibleError, RuleError
-from nprobot.hidden_noise import NoisyPasses
-from nprobot.noise import NoiseSource
-from nprobot.policies.hardware import on_chip
-from nprobot.rule import LearningRule, PerturbationRule
+from nprobot.learning.activity import Activity, Call, Tree
+from nprobot.learning.hidden_noise import NoisyPasses
+from nprobot.learning.noise import NoiseSource
+from nprobot.learning.rule import LearningRule, PerturbationRule
+from nprobot.policies.chip.crossbar import on_chip
 
 
 @dataclass

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from nprobot.activity import Tree
+from nprobot.learning.activity import Tree
+from nprobot.learning.rule import LearningRule
 from nprobot.policies.direct_policy import DirectPolicy
-from nprobot.rule import LearningRule
 
 
 @dataclass

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nprobot.activity import Activity, Tree
-from nprobot.noise import NoiseSource
+from nprobot.learning.activity import Activity, Tree
+from nprobot.learning.noise import NoiseSource
 
 from .nrl import NRL
 from .nrl_exploration import Exploration, RunningPower, Trial, positive

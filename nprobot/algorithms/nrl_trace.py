@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nprobot.activity import Call
+from nprobot.learning.activity import Call
 
 
 class EligibilityTraces:

@@ -13,8 +13,9 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import LinearSchedule, polyak_update
 from torch import Tensor, nn
 
-from nprobot.activity import Tree
-from nprobot.gradient_alignment import alignment
+from nprobot.learning.activity import Tree
+from nprobot.learning.alignment import alignment
+from nprobot.learning.rule import LearningRule, Loss
 from nprobot.policies.actor_critic import Observation
 from nprobot.policies.layers import decorrelate
 from nprobot.policies.off_policy_networks import (
@@ -23,7 +24,6 @@ from nprobot.policies.off_policy_networks import (
     check_separate,
     effective_parameters,
 )
-from nprobot.rule import LearningRule, Loss
 
 PERTURBATION_DEFAULTS: dict[str, Any] = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0)}
 """Where SAC and TD3 under a perturbation rule depart from SB3's defaults."""

@@ -18,12 +18,12 @@ from stable_baselines3.common.utils import LinearSchedule, explained_variance
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nprobot.gradient_alignment import alignment
+from nprobot.learning.alignment import alignment
+from nprobot.learning.rule import LearningRule, Loss
+from nprobot.learning.rules import FeedbackRule
 from nprobot.policies.actor_critic import Actor, Critic, Observation
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
-from nprobot.rule import LearningRule, Loss
-from nprobot.rules import FeedbackRule
 
 from .objectives import ClippedSurrogate, SquaredValueError
 from .rule_defaults import make_rule

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nprobot.errors import RuleError
-from nprobot.rule import LearningRule
-from nprobot.rules import learning_rule
+from nprobot.learning.rule import LearningRule
+from nprobot.learning.rules import learning_rule
 
 RULE_DEFAULTS: dict[str, Any] = {
     "sigma": 1e-2,

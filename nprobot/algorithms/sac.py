@@ -12,8 +12,8 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor
 from typing_extensions import override
 
+from nprobot.learning.rule import LearningRule
 from nprobot.policies.off_policy_networks import FrozenCritic, GaussianActor
-from nprobot.rule import LearningRule
 
 from .off_policy import (
     Learner,

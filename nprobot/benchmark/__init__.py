@@ -8,58 +8,6 @@ benchmark.bench(suite, Path("runs/reacher"), benchmark.Processes(jobs=4))
 benchmark.report(Path("runs/reacher"))
 """
 
-from __future__ import annotations
+import lazy_loader as lazy
 
-import importlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .engine import Processes
-    from .execution import execute
-    from .ray_engine import Ray
-    from .reporting import report
-    from .results import Results
-    from .running import bench, plan
-    from .spec import RunSpec
-    from .store import read
-    from .suite import Suite, load, parse
-
-_HOME = {
-    "Processes": "engine",
-    "Ray": "ray_engine",
-    "Results": "results",
-    "RunSpec": "spec",
-    "Suite": "suite",
-    "bench": "running",
-    "execute": "execution",
-    "load": "suite",
-    "parse": "suite",
-    "plan": "running",
-    "read": "store",
-    "report": "reporting",
-}
-
-__all__ = [
-    "Processes",
-    "Ray",
-    "Results",
-    "RunSpec",
-    "Suite",
-    "bench",
-    "execute",
-    "load",
-    "parse",
-    "plan",
-    "read",
-    "report",
-]
-
-
-def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

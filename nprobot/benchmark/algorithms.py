@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nprobot.errors import ConfigError, MissingPackageError
 from nprobot.training.config import RULES
-
-from .errors import MissingPackageError, SuiteError
 
 NORMALISE = ("on", "off", "observations", "rewards")
 SCHEDULES = ("constant", "linear")
@@ -164,7 +163,7 @@ def check_setting(algo: str, name: str, value: object, where: str) -> None:
     """Refuse a value of the wrong type or an unknown word.
 
     Raises:
-        SuiteError: says which key and what is allowed.
+        ConfigError: says which key and what is allowed.
     """
     wanted = ALGORITHMS[algo].settings[name]
     kind = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}[wanted]
@@ -172,6 +171,6 @@ def check_setting(algo: str, name: str, value: object, where: str) -> None:
     if isinstance(value, bool) and wanted is not bool:
         fits = False
     if not fits:
-        raise SuiteError(f"{where} must be {kind}, got {value!r}")
+        raise ConfigError(f"{where} must be {kind}, got {value!r}")
     if name in CHOICES and value not in CHOICES[name]:
-        raise SuiteError(f"{where} must be one of {', '.join(CHOICES[name])}, got {value!r}")
+        raise ConfigError(f"{where} must be one of {', '.join(CHOICES[name])}, got {value!r}")

@@ -14,7 +14,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any, Protocol
 
-from .errors import WorkerLostError
+from nprobot.errors import RunFailedError
+
 from .rows import blank, failure
 from .spec import RunSpec
 
@@ -96,7 +97,7 @@ def _receive(connection: Connection, spec: RunSpec, process: ForkServerProcess) 
         steps, row = connection.recv()
     except (EOFError, ConnectionError):
         process.join()
-        error = WorkerLostError(f"its process died (exit code {process.exitcode})")
+        error = RunFailedError(f"its process died (exit code {process.exitcode})")
         return Event(spec, row=blank(spec) | failure(error))
     return Event(spec, steps, row)
 

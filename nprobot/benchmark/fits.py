@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from nprobot.envs import datasets
+from nprobot.learning.rules import learning_rule
 from nprobot.policies.networks import mlp
 from nprobot.regression import FitResult, fit
-from nprobot.rules import learning_rule
 
 from .ledger import Ledger, multiply_adds
 from .recorder import Recorder, Tell

@@ -12,8 +12,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from typing_extensions import override
 
+from nprobot.errors import MissingPackageError
+
 from .environments import Array, Seeds, make, make_vector
-from .errors import MissingPackageError
 from .ledger import Ledger
 from .recorder import Recorder
 from .sb3 import predictor

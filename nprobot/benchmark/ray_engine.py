@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nprobot.errors import MissingPackageError
+
 from .engine import Event
-from .errors import MissingPackageError
 from .rows import blank, failure
 from .spec import RunSpec
 

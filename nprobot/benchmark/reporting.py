@@ -48,7 +48,7 @@ def report(
         prefix: of the names of the figures.
 
     Raises:
-        ResultsError: there are no results, or they cannot be read.
+        DamagedFileError: there are no results, or they cannot be read.
     """
     rows = read(folder)
     results = Results.of(rows)

@@ -8,7 +8,7 @@ import traceback
 from importlib import metadata
 from typing import Any
 
-from nprobot.training.versions import git_commit, versions
+from nprobot.runs.versions import git_commit, versions
 
 from .spec import RunSpec
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from nprobot.errors import ConfigError
 from nprobot.training.environments import find_spec
 
 from .algorithms import ALGORITHMS, check_installed
 from .engine import Engine, Event
-from .errors import SuiteError
 from .rows import DONE, FAILED
 from .spec import FIT, RunSpec
 from .store import Row, Store
@@ -67,7 +67,7 @@ def plan(suite: Suite, rows: Mapping[str, Row], retry_failed: bool = False) -> P
         retry_failed: do those again that failed (not those that diverged: that is a result).
 
     Raises:
-        SuiteError: rows of a learner are there that was set up differently.
+        ConfigError: rows of a learner are there that was set up differently.
     """
     _check_settings(suite.runs, rows.values())
     status = {run.key: rows[run.key]["status"] for run in suite.runs if run.key in rows}
@@ -99,7 +99,7 @@ def bench(
 
     Raises:
         BusyError: another process is writing into `out`.
-        SuiteError: `out` holds rows of other learners by the same name.
+        ConfigError: `out` holds rows of other learners by the same name.
         UnknownNameError: there is no such environment.
         MissingPackageError: a learner's package is not installed.
     """
@@ -154,7 +154,7 @@ def _check_settings(runs: Sequence[RunSpec], rows: Iterable[Row]) -> None:
         ours, theirs = run.to_dict(), other.to_dict()
         differ = [f"{k} {theirs[k]} there, {ours[k]} now" for k in ours if ours[k] != theirs[k]]
         differ = [text for text in differ if not text.startswith("seed ")]
-        raise SuiteError(
+        raise ConfigError(
             f"the folder holds runs of {run.learner!r} on {run.env} that were set up differently: "
             f"{'; '.join(differ)}. Choose another --out, or give the learner another name."
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .errors import BusyError, ResultsError
+from nprobot.errors import BusyError, DamagedFileError
 
 try:
     import fcntl
@@ -38,7 +38,7 @@ class Store:
 
     Raises:
         BusyError: another process has it open.
-        ResultsError: a line in the middle cannot be read.
+        DamagedFileError: a line in the middle cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,11 +95,11 @@ def read(folder: Path) -> list[Row]:
     """The rows of a benchmark, the newest of each run; works while it is being written.
 
     Raises:
-        ResultsError: there are none, or they cannot be read.
+        DamagedFileError: there are none, or they cannot be read.
     """
     path = folder / ROWS
     if not path.is_file():
-        raise ResultsError(
+        raise DamagedFileError(
             f"{folder} holds no results ({ROWS}); `nprobot bench SUITE --out {folder}` makes some"
         )
     rows, _ = parse(path)
@@ -115,7 +115,7 @@ def parse(path: Path) -> tuple[list[Row], int]:
     """Rows of a file, and how many bytes of it are whole lines.
 
     Raises:
-        ResultsError: a line that is not the last cannot be read.
+        DamagedFileError: a line that is not the last cannot be read.
     """
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
@@ -125,7 +125,7 @@ def parse(path: Path) -> tuple[list[Row], int]:
             row = json.loads(line)
             row["key"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ResultsError(
+            raise DamagedFileError(
                 f"line {number} of {path} is not a row of a benchmark ({error}); take it out to go "
                 "on without that run"
             ) from error

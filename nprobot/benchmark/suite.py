@@ -9,10 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nprobot.training.errors import UnknownNameError, near_matches
+from nprobot.errors import ConfigError, UnknownNameError, near_matches
 
 from .algorithms import ALGORITHMS, CHOICES, check_setting
-from .errors import SuiteError
 from .spec import FIT, IDEAL, RunSpec
 
 SHIPPED = ("smoke", "core", "full", "hardware", "regression")
@@ -104,7 +103,7 @@ def load(name: str) -> Suite:
 
     Raises:
         UnknownNameError: there is no such suite.
-        SuiteError: the file cannot be read; says which key and what is allowed.
+        ConfigError: the file cannot be read; says which key and what is allowed.
     """
     if name in SHIPPED:
         text = resources.files(__package__).joinpath(f"suites/{name}.toml").read_text("utf-8")
@@ -121,23 +120,23 @@ def parse(text: str, name: str) -> Suite:
     """A suite from the text of its file.
 
     Raises:
-        SuiteError: says which key and what is allowed.
+        ConfigError: says which key and what is allowed.
     """
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SuiteError(f"suite {name}: not a TOML file: {error}") from error
+        raise ConfigError(f"suite {name}: not a TOML file: {error}") from error
     try:
         return _suite(values, name)
-    except SuiteError as error:
-        raise SuiteError(f"suite {name}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"suite {name}: {error}") from None
 
 
 def _suite(values: dict[str, Any], name: str) -> Suite:
     _keys(values, SUITE_KEYS, "")
     for key in ("tasks", "learners"):
         if not isinstance(values.get(key), list) or not values[key]:
-            raise SuiteError(f"{key} is missing; a suite has one [[{key}]] or more")
+            raise ConfigError(f"{key} is missing; a suite has one [[{key}]] or more")
     runs: list[RunSpec] = []
     sources: dict[str, str] = {}
     learners = [
@@ -147,7 +146,7 @@ def _suite(values: dict[str, Any], name: str) -> Suite:
     ]
     names = [learner["name"] for learner in learners]
     for repeated in {n for n in names if names.count(n) > 1}:
-        raise SuiteError(f"learners: two are called {repeated!r}; give each a name of its own")
+        raise ConfigError(f"learners: two are called {repeated!r}; give each a name of its own")
     for learner in learners:
         sources[learner["name"]] = learner["source"]
     for index, task in enumerate(values["tasks"], 1):
@@ -160,7 +159,7 @@ def _suite(values: dict[str, Any], name: str) -> Suite:
                 runs += _runs(values, task, hardware, learner)
     unknown = {env for learner in learners for env in (*learner["only"], *learner["where"])}
     for env in unknown - {task["env"] for task in values["tasks"]}:
-        raise SuiteError(f"learners: only and where name {env!r}, which no task has")
+        raise ConfigError(f"learners: only and where name {env!r}, which no task has")
     order = sorted(runs, key=lambda run: run.seed)  # stable: tasks and learners keep their order
     return Suite(name, str(values.get("about", "")), tuple(order), sources)
 
@@ -205,7 +204,7 @@ def _learners(values: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
     known = ALGORITHMS[algo]
     if known.rules != ("rule" in values):
         wanted = "needs a rule" if known.rules else "takes no rule"
-        raise SuiteError(f"{where}rule: algorithm {algo!r} {wanted}")
+        raise ConfigError(f"{where}rule: algorithm {algo!r} {wanted}")
     settings = values.get("settings", {})
     per_env = values.get("where", {})
     for place, given in (("settings", settings), *((f"where.{e}", v) for e, v in per_env.items())):
@@ -284,12 +283,12 @@ def _keys(values: object, allowed: Sequence[str], where: str) -> None:
             raise _unknown(f"{where}{key}", key, allowed, "there is no such key")
 
 
-def _unknown(where: str, given: object, known: Iterable[str], what: str = "") -> SuiteError:
+def _unknown(where: str, given: object, known: Iterable[str], what: str = "") -> ConfigError:
     names = list(known)
     near = near_matches(str(given), names)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     said = what or f"there is no {given!r}"
-    return SuiteError(f"{where}: {said}{hint} Allowed: {', '.join(names)}.")
+    return ConfigError(f"{where}: {said}{hint} Allowed: {', '.join(names)}.")
 
 
 def _positive(value: object, where: str) -> None:
@@ -299,7 +298,7 @@ def _positive(value: object, where: str) -> None:
 
 def _require(met: bool, where: str, given: object, allowed: str) -> None:
     if not met:
-        raise SuiteError(f"{where} must be {allowed}, got {given!r}")
+        raise ConfigError(f"{where} must be {allowed}, got {given!r}")
 
 
 def _known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -8,12 +8,16 @@ import sys
 from collections.abc import Sequence
 
 import nprobot
-from nprobot.deploy.errors import DeployError
-from nprobot.errors import ArchitectureError, RuleError
-from nprobot.policies.operations import OperationError
-from nprobot.policies.policy import InvalidPolicyError, ObservationError
-from nprobot.policies.policy_file import PolicyFileError
-from nprobot.training.errors import RunError, RunFailedError, UnknownNameError
+from nprobot.errors import (
+    ArchitectureError,
+    DeployError,
+    FileError,
+    NprobotError,
+    ObservationError,
+    RuleError,
+    RunFailedError,
+    UnknownNameError,
+)
 
 from .exit_codes import DONE, FAILED, INTERRUPTED, MISUSED
 
@@ -54,7 +58,7 @@ examples:
 """
 
 EXPECTED_ERRORS = (
-    *(RunError, PolicyFileError, InvalidPolicyError, ObservationError, OperationError),
+    *(NprobotError, FileError, ArchitectureError, ObservationError, ArchitectureError),
     *(RuleError, ArchitectureError, DeployError),
 )
 """What a person can do something about: shown as one line, without a traceback."""

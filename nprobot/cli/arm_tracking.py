@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from nprobot.policies.policy import Policy
+from nprobot.policies.files.policy import Policy
 from nprobot.regression.controller import ARM_TRACK
 from nprobot.regression.tracking import SHIFTED, track
 

@@ -16,7 +16,7 @@ from nprobot.benchmark.rows import DONE, FAILED
 from nprobot.benchmark.running import Plan, bench, check, estimate, plan
 from nprobot.benchmark.store import ROWS, latest, parse
 from nprobot.benchmark.suite import SHIPPED, Suite, load
-from nprobot.training.errors import ConfigError
+from nprobot.errors import ConfigError
 
 from .bench_display import bench_display
 from .console import duration, say

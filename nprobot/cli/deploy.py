@@ -19,7 +19,6 @@ import tyro
 from rich.console import Console
 
 from nprobot.deploy.controller import Controller, DeployablePolicy
-from nprobot.deploy.errors import DeployError, SafetyConfigError
 from nprobot.deploy.flight import Episode, Observer, fly
 from nprobot.deploy.flight_recorder import FlightRecord
 from nprobot.deploy.policies import load_policy
@@ -29,6 +28,7 @@ from nprobot.deploy.robot import Robot, check_rate, make_robot
 from nprobot.deploy.safe_actions import Damping, Hold, SafeAction, Zero
 from nprobot.deploy.safety import MISSED_DEADLINES, Safety
 from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
+from nprobot.errors import ConfigError, DeployError
 from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import say
@@ -309,7 +309,7 @@ def safety_of(options: SafetyOptions) -> Safety:
         safe = Damping(options.velocities, gains[0] if len(gains) == 1 else gains)
     else:
         if options.velocities:
-            raise SafetyConfigError("--velocities belongs to --safe-action damping")
+            raise ConfigError("--velocities belongs to --safe-action damping")
         safe = Zero() if options.safe_action == "zero" else Hold()
     return Safety(
         safe_action=safe,

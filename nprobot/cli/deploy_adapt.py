@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nprobot.deploy.controller import DeployablePolicy
-from nprobot.training.errors import ConfigError
+from nprobot.errors import ConfigError
 from nprobot.training.mujoco_messages import tame_mujoco
 
 from .adapt import ProgressDisplay, default_folder, show
@@ -56,8 +56,8 @@ def adapt_on_robot(
         as_json: print one JSON object instead of a table.
 
     Raises:
-        UntrainablePolicyError: NRL cannot go on training the policy.
-        RunExistsError: the folder is there already.
+        RuleError: NRL cannot go on training the policy.
+        ExistsError: the folder is there already.
     """
     out = options.adapt_out or default_folder(reference)
     if options.adapt_steps < 5:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nprobot.defaults import known
+from nprobot.errors import EnvironmentUnavailableError
 from nprobot.training.environments import (
     check_spaces,
     control_rate,
@@ -25,7 +26,6 @@ from nprobot.training.environments import (
     make,
     newest_versions,
 )
-from nprobot.training.errors import EnvironmentUnavailableError
 from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import say

@@ -14,12 +14,12 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from nprobot.policies import policy_file
-from nprobot.policies.card import rule_name
+from nprobot.policies.files import policy_file
+from nprobot.policies.files.card import rule_name
 from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.evaluation import Evaluation, evaluate, record
+from nprobot.training.folder import find_policy
 from nprobot.training.mujoco_messages import tame_mujoco
-from nprobot.training.run_folder import find_policy
 
 from .console import facts, say
 from .exit_codes import DONE

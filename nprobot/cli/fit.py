@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from nprobot.errors import ConfigError
 from nprobot.regression.config import FitConfig
 from nprobot.regression.folder import FitFolder, default_path, refuse_existing
 from nprobot.regression.sources import Source
-from nprobot.training.errors import ConfigError
-from nprobot.training.interruption import interruptible
+from nprobot.runs.interruption import interruptible
 from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import duration, facts, say

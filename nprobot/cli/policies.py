@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nprobot.policies import zoo
-from nprobot.policies.card import network_name, rule_name
+from nprobot.policies.files.card import network_name, rule_name
 
 from .console import say
 from .exit_codes import DONE

@@ -12,8 +12,8 @@ from .console import duration, say
 from .displays import Bars, Lines
 
 if TYPE_CHECKING:
-    from nprobot.training.reporting import Progress
-    from nprobot.training.run_folder import RunFolder
+    from nprobot.runs.reporting import Progress
+    from nprobot.training.folder import RunFolder
 
 
 def display(console: Console) -> RunLines | RunBar:

@@ -12,11 +12,11 @@ import tyro
 from rich.console import Console
 
 from nprobot.defaults import TUNED, choose, fill
+from nprobot.errors import ConfigError
 from nprobot.training.config import RunConfig
 from nprobot.training.environments import find_spec
-from nprobot.training.errors import ConfigError
+from nprobot.training.folder import RunFolder, refuse_existing
 from nprobot.training.mujoco_messages import tame_mujoco
-from nprobot.training.run_folder import RunFolder, refuse_existing
 
 from .console import duration, facts, say
 from .exit_codes import INTERRUPTED

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from nprobot.policies.card import learner_name
+from nprobot.policies.files.card import learner_name
 from nprobot.training.environments import check_spaces, find_spec, make
 from nprobot.training.mujoco_messages import tame_mujoco
 from nprobot.tuning.config import TuneConfig
@@ -144,8 +144,8 @@ def as_defaults(config: TuneConfig, outcome: Outcome, command: str) -> TunedDefa
     """What a search has found, as a file of the package holds it."""
     from nprobot.defaults import TunedDefaults
     from nprobot.defaults.files import Score
+    from nprobot.runs.versions import versions
     from nprobot.training.config import EVALUATION_EPISODES
-    from nprobot.training.versions import versions
     from nprobot.tuning.config import FRESH
 
     samples = config.run(outcome.rule).samples

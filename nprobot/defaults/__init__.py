@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from .files import DefaultsFileError, TunedDefaults, load, save
+from .files import TunedDefaults, load, save
 from .lookup import GENERAL, TUNED, choose, fill, find, known
 
 __all__ = [
     "GENERAL",
     "TUNED",
-    "DefaultsFileError",
+    "ConfigError",
     "TunedDefaults",
     "choose",
     "fill",

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nprobot.errors import ConfigError, UnknownNameError
 from nprobot.training.config import (
     AlgorithmOptions,
     LearningOptions,
     NetworkOptions,
     RunConfig,
 )
-from nprobot.training.errors import ConfigError, UnknownNameError
 
 FORMAT = "nprobot-defaults"
 VERSION = 1
@@ -41,10 +41,6 @@ SETTINGS: dict[str, str] = {name: "" for name in PLAIN} | {
     if option.name != "alignment_every"  # it looks at learning and changes nothing
 }
 """Options that can be tuned, and the group of the configuration that each belongs to."""
-
-
-class DefaultsFileError(ConfigError):
-    """A file of tuned settings is missing, foreign, damaged or makes no sense."""
 
 
 @dataclass(frozen=True)
@@ -143,17 +139,17 @@ def load(path: Path) -> TunedDefaults:
     """Read a file of tuned settings.
 
     Raises:
-        DefaultsFileError: there is none, or it is none, or it makes no sense.
+        ConfigError: there is none, or it is none, or it makes no sense.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DefaultsFileError(f"{path} is not a readable file of settings: {error}") from error
+        raise ConfigError(f"{path} is not a readable file of settings: {error}") from error
     if content.get("format") != FORMAT:
-        raise DefaultsFileError(f"{path} is not a file of tuned settings (no format {FORMAT!r})")
+        raise ConfigError(f"{path} is not a file of tuned settings (no format {FORMAT!r})")
     version = content.get("version")
     if version != VERSION:
-        raise DefaultsFileError(
+        raise ConfigError(
             f"{path} has format version {version!r}; this nprobot reads {VERSION}. "
             "Tune again, or upgrade nprobot."
         )
@@ -172,7 +168,7 @@ def load(path: Path) -> TunedDefaults:
         )
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise DefaultsFileError(f"{path} makes no sense: {what}") from error
+        raise ConfigError(f"{path} makes no sense: {what}") from error
 
 
 def save(tuned: TunedDefaults, path: Path) -> Path:

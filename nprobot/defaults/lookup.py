@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nprobot.errors import ConfigError
 from nprobot.training.config import RunConfig
 
-from .files import DefaultsFileError, TunedDefaults, load, with_settings
+from .files import TunedDefaults, load, with_settings
 
 ROOT = Path(__file__).parent / "tuned"
 """Where the files of the package lie."""
@@ -51,7 +52,7 @@ def choose(name: str, config: RunConfig) -> TunedDefaults | None:
         config: the run.
 
     Raises:
-        DefaultsFileError: there is no such file, or it is of another algorithm or rule.
+        ConfigError: there is no such file, or it is of another algorithm or rule.
     """
     if name == GENERAL:
         return None
@@ -60,7 +61,7 @@ def choose(name: str, config: RunConfig) -> TunedDefaults | None:
         return find(config.env, config.algo, config.rule, feedback=feedback)
     tuned = load(Path(name))
     if (tuned.algo, tuned.rule) != (config.algo, config.rule):
-        raise DefaultsFileError(
+        raise ConfigError(
             f"{name} holds settings of {tuned.algo} with {tuned.rule}; this run is of "
             f"{config.algo} with {config.rule}"
         )

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nprobot.policies.policy import Array, BoxAction, DiscreteAction, Task
+from nprobot.errors import ConfigError, DeployError
+from nprobot.policies.files.policy import Array, BoxAction, DiscreteAction, Task
 
-from .errors import RateError, SafetyConfigError
 from .faults import Fault, FaultKind
 from .flight_recorder import FlightRecorder, Step
 from .latency import Latency
@@ -71,8 +71,8 @@ class Controller:
         steps: how many steps were taken since the controller was made.
 
     Raises:
-        RateError: the rate is not above 0.
-        SafetyConfigError: a limit does not fit the policy.
+        DeployError: the rate is not above 0.
+        ConfigError: a limit does not fit the policy.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class Controller:
         if rate is None and policy.task is not None:
             rate = policy.task.control_rate
         if rate is not None and not (math.isfinite(rate) and rate > 0):
-            raise RateError(f"the control rate must be above 0 Hz, got {rate}")
+            raise DeployError(f"the control rate must be above 0 Hz, got {rate}")
         if record < 1:
-            raise SafetyConfigError(f"the flight recorder keeps 1 step or more, got {record}")
+            raise ConfigError(f"the flight recorder keeps 1 step or more, got {record}")
         self.policy = policy
         self.rate = rate
         self.safety = safety or Safety()
@@ -134,7 +134,7 @@ class Controller:
             **options: as of the constructor.
 
         Raises:
-            PolicyFileError: there is no such policy, or it cannot be used.
+            FileError: there is no such policy, or it cannot be used.
         """
         return cls(load_policy(reference, backend=backend), **options)
 
@@ -207,18 +207,16 @@ class Controller:
                 rests.
 
         Raises:
-            SafetyConfigError: `action` is not an action of this policy.
+            ConfigError: `action` is not an action of this policy.
         """
         rest = self._supervisor.rest
         try:
             with np.errstate(all="ignore"):
                 begin = rest if action is None else np.asarray(action, rest.dtype)
         except (TypeError, ValueError, OverflowError) as error:
-            raise SafetyConfigError(f"an action is an array of numbers: {error}") from None
+            raise ConfigError(f"an action is an array of numbers: {error}") from None
         if begin.shape != rest.shape or not np.isfinite(begin).all():
-            raise SafetyConfigError(
-                f"an action is finite and has shape {rest.shape}, got {begin.shape}"
-            )
+            raise ConfigError(f"an action is finite and has shape {rest.shape}, got {begin.shape}")
         self._previous = begin.copy()
         self._missed_in_a_row = 0
         self._supervisor.begin()

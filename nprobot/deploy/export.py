@@ -11,19 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nprobot.policies import policy_file
-from nprobot.policies.card import CARD_FILE, CURVE_FILE, card
-from nprobot.policies.onnx_file import check_agreement, save_onnx
-from nprobot.policies.policy import Policy
+from nprobot.errors import DeployError, ExistsError
+from nprobot.policies.files import policy_file
+from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
+from nprobot.policies.files.onnx_file import check_agreement, save_onnx
+from nprobot.policies.files.policy import Policy
 from nprobot.regression.folder import FORMAT as FIT
 from nprobot.regression.folder import FitFolder
-from nprobot.training.description import CONFIG_FILE
-from nprobot.training.errors import RunExistsError
+from nprobot.runs.description import CONFIG_FILE
+from nprobot.runs.versions import versions
 from nprobot.training.evaluation import Evaluation, evaluate
-from nprobot.training.run_folder import RunFolder, find_policy
-from nprobot.training.versions import versions
-
-from .errors import DeployError
+from nprobot.training.folder import RunFolder, find_policy
 
 if TYPE_CHECKING:
     from nprobot.regression.tracking import Tracking
@@ -37,10 +35,6 @@ TRACKING_EPISODES = 20
 
 Home = RunFolder | FitFolder
 """Where a policy was made."""
-
-
-class ExportError(DeployError, ValueError):
-    """A run cannot be exported as asked."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +80,19 @@ def export_run(
         reference: what the card tells people to give to `nprobot deploy`.
 
     Raises:
-        RunExistsError: `out` is there already.
-        PolicyFileError: the run has no policy, or the forms of the policy disagree.
-        ExportError: `episodes` is negative.
+        ExistsError: `out` is there already.
+        FileError: the run has no policy, or the forms of the policy disagree.
+        DeployError: `episodes` is negative.
     """
     if episodes < 0:
-        raise ExportError(f"episodes must be 0 or more, got {episodes}")
+        raise DeployError(f"episodes must be 0 or more, got {episodes}")
     run = Path(run)
     source = find_policy(run)
     policy = policy_file.load(source)
     home = _run_of(run, source)
     target = Path(out) if out is not None else (home.path if home else source) / DEFAULT_FOLDER
     if target.exists():
-        raise RunExistsError(f"{target} is there already; choose another --out, or remove it")
+        raise ExistsError(f"{target} is there already; choose another --out, or remove it")
     evaluation = evaluate(policy, episodes=episodes, seed=seed) if episodes else None
     tracking = None
     if evaluation is not None and evaluation.env == ARM_TRACK:
@@ -189,7 +183,7 @@ def _check_onnx(policy: Policy, folder: Path) -> tuple[float, float]:
     difference = save_onnx(policy, folder)
     import torch
 
-    from nprobot.policies.torch_policy import TorchPolicy
+    from nprobot.policies.files.torch_policy import TorchPolicy
 
     network = TorchPolicy(policy)
 

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from nprobot.errors import DeployError
 from nprobot.training.evaluation import episode_seeds
 
 from .controller import Controller
-from .errors import RateError, RobotError
 from .faults import Fault, FaultKind
 from .pacing import Pacer
 from .robot import Robot
@@ -90,11 +90,11 @@ def fly(
         Each episode when it has ended.
 
     Raises:
-        RateError: real time was asked for, and nobody knows the rate.
-        RobotError: `episodes` is below 1.
+        DeployError: real time was asked for, and nobody knows the rate.
+        DeployError: `episodes` is below 1.
     """
     if episodes < 1:
-        raise RobotError(f"episodes must be 1 or more, got {episodes}")
+        raise DeployError(f"episodes must be 1 or more, got {episodes}")
     with ExitStack() as stack:
         loop = stack.enter_context(_RealTime(robot, controller, clock, sleep)) if realtime else None
         for number, start in enumerate(episode_seeds(seed, episodes)):
@@ -117,7 +117,7 @@ class _RealTime:
     ) -> None:
         rate = controller.rate or robot.rate
         if rate is None:
-            raise RateError(f"{robot.id} does not say how long a step is; name a --rate")
+            raise DeployError(f"{robot.id} does not say how long a step is; name a --rate")
         timeout = max(WATCHDOG_PERIODS / rate, SHORTEST_WATCHDOG)
 
         def stuck() -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from nprobot.policies.policy import Array
+from nprobot.errors import DeployError
+from nprobot.policies.files.policy import Array
 
-from .errors import FlightRecordError
 from .faults import FaultKind
 
 FORMAT = "nprobot-flight"
@@ -124,7 +124,7 @@ class FlightRecord:
         """Read a record; nothing in the file is executed.
 
         Raises:
-            FlightRecordError: there is no such file, or it is not a whole flight record.
+            DeployError: there is no such file, or it is not a whole flight record.
         """
         file = Path(path)
         try:
@@ -132,16 +132,16 @@ class FlightRecord:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(arrays.pop(_HEADER).tobytes())
             if header["format"] != FORMAT or header["version"] != VERSION:
-                raise FlightRecordError(
+                raise DeployError(
                     f"{file} has the format {header['format']!r}, version {header['version']}; "
                     f"this nprobot reads {FORMAT!r}, version {VERSION}"
                 )
             _check(arrays, header)
             return cls(int(header["first"]), dict(header["about"]), arrays)
-        except FlightRecordError:
+        except DeployError:
             raise
         except _UNREADABLE as error:
-            raise FlightRecordError(f"{file} is not a readable flight record: {error}") from None
+            raise DeployError(f"{file} is not a readable flight record: {error}") from None
 
 
 _UNREADABLE = (
@@ -224,23 +224,23 @@ class FlightRecorder:
 
 
 def _check(arrays: Mapping[str, Array], header: Mapping[str, Any]) -> None:
-    """Raise `FlightRecordError` if the arrays are not those of a recorder."""
+    """Raise `DeployError` if the arrays are not those of a recorder."""
     expected = {
         **dict.fromkeys(("observation", "age", "seconds", "previous", "commanded", "action"), "fi"),
         **dict.fromkeys(("usable", "asked", "begins", "cleared"), "b"),
         **dict.fromkeys(("fault", "repeats", "missed"), "i"),
     }
     if set(arrays) != set(expected) or header["faults"] != _KINDS:
-        raise FlightRecordError("the flight record lacks arrays, or has others")
+        raise DeployError("the flight record lacks arrays, or has others")
     n = arrays["fault"].shape[0]
     shape = arrays["action"].shape
     for name, array in arrays.items():
         if array.dtype.kind not in expected[name] or array.shape[:1] != (n,):
-            raise FlightRecordError(f"{name} of the flight record is {array.dtype} {array.shape}")
+            raise DeployError(f"{name} of the flight record is {array.dtype} {array.shape}")
         flat = name not in ("observation", "previous", "commanded", "action")
         if (flat and array.ndim != 1) or (
             name in ("previous", "commanded") and array.shape != shape
         ):
-            raise FlightRecordError(f"{name} of the flight record has the shape {array.shape}")
+            raise DeployError(f"{name} of the flight record has the shape {array.shape}")
     if n and not (arrays["fault"].min() >= -1 and arrays["fault"].max() < len(_KINDS)):
-        raise FlightRecordError("the flight record names a fault that does not exist")
+        raise DeployError("the flight record names a fault that does not exist")

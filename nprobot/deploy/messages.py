@@ -24,10 +24,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nprobot.policies.policy import Array, BoxAction
+from nprobot.errors import ConfigError, MessageError
+from nprobot.policies.files.policy import Array, BoxAction
 
 from .controller import Controller
-from .errors import MessageError, SafetyConfigError
 from .faults import Fault
 
 PROTOCOL = 1
@@ -132,7 +132,7 @@ def _reset(controller: Controller, message: Message) -> dict[str, Any]:
         _only_numbers(action)
     try:
         controller.reset(action)
-    except SafetyConfigError as error:
+    except ConfigError as error:
         raise MessageError("bad-action", f"{error!s:.200}") from None
     return {"type": "done", "fault": _fault(controller.fault)}
 

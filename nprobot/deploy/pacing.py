@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .errors import RateError
+from nprobot.errors import DeployError
 
 
 class Pacer:
@@ -20,7 +20,7 @@ class Pacer:
         late: ticks that had passed before the loop came to wait for them.
 
     Raises:
-        RateError: the rate is not above 0.
+        DeployError: the rate is not above 0.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Pacer:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not rate > 0:
-            raise RateError(f"a loop needs a rate above 0 Hz, got {rate}")
+            raise DeployError(f"a loop needs a rate above 0 Hz, got {rate}")
         self.period = 1 / rate
         self.late = 0
         self._clock = clock

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nprobot.errors import ConfigError, ForeignFileError
 from nprobot.policies import zoo
-from nprobot.policies.onnx_file import ONNX_FILE, OnnxPolicy, load_onnx
-from nprobot.policies.policy import Policy
-from nprobot.policies.policy_file import ForeignPolicyError, PolicyFileError, load
-from nprobot.training.run_folder import find_policy
+from nprobot.policies.files.onnx_file import ONNX_FILE, OnnxPolicy, load_onnx
+from nprobot.policies.files.policy import Policy
+from nprobot.policies.files.policy_file import load
+from nprobot.training.folder import find_policy
 
 ZOO = "zoo:"
 BACKENDS = ("numpy", "onnx")
-
-
-class UnknownBackendError(PolicyFileError):
-    """There is no such way to evaluate a policy."""
 
 
 def policy_folder(reference: str | Path) -> Path:
@@ -26,14 +23,14 @@ def policy_folder(reference: str | Path) -> Path:
             file in one.
 
     Raises:
-        UnknownPolicyError: the zoo has no such policy.
-        ForeignPolicyError: it is a stable-baselines3 file.
+        NotFoundError: the zoo has no such policy.
+        ForeignFileError: it is a stable-baselines3 file.
     """
     text = str(reference)
     if text.startswith(ZOO):
         return zoo.folder(text.removeprefix(ZOO))
     if text.endswith(".zip"):
-        raise ForeignPolicyError(
+        raise ForeignFileError(
             f"{text} may be a stable-baselines3 model. Reading one can run code that is in it; if "
             "you trust it, nprobot.policies.load_trusted_sb3_zip reads it in Python and "
             "nprobot.policies.save writes a policy folder."
@@ -49,11 +46,11 @@ def load_policy(reference: str | Path, *, backend: str = "numpy") -> Policy | On
         backend: "numpy", or "onnx" for the `policy.onnx` in the folder.
 
     Raises:
-        PolicyFileError: there is no such policy, or it cannot be used.
+        FileError: there is no such policy, or it cannot be used.
     """
     if backend not in BACKENDS:
         known = ", ".join(BACKENDS)
-        raise UnknownBackendError(f"unknown backend {backend!r}; known: {known}")
+        raise ConfigError(f"unknown backend {backend!r}; known: {known}")
     path = policy_folder(reference)
     if path.suffix == ".onnx":
         return load_onnx(path)

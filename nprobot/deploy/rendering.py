@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .errors import DisplayError, RobotError
+from nprobot.errors import DeployError
+
 from .robot import Robot
 
 VARIABLE = "MUJOCO_GL"
@@ -43,7 +44,7 @@ def choose_backend() -> str | None:
         The back end; None where MuJoCo's default is right (macOS, Windows).
 
     Raises:
-        DisplayError: none of them works.
+        DeployError: none of them works.
     """
     if given := os.environ.get(VARIABLE):
         return given
@@ -57,7 +58,7 @@ def choose_backend() -> str | None:
             os.environ[VARIABLE] = backend
             return backend
         reasons.append(f"{backend}: {reason}")
-    raise DisplayError(
+    raise DeployError(
         "nothing here can draw off-screen (" + "; ".join(reasons) + "). Install Mesa's EGL "
         "(Debian, Ubuntu: apt install libegl1 libgl1-mesa-dri) or OSMesa (apt install libosmesa6); "
         f"or set {VARIABLE} to a back end that works."
@@ -72,14 +73,14 @@ def has_display() -> bool:
 
 
 def require_display() -> None:
-    """Raise `DisplayError` if there is no screen for a window."""
+    """Raise `DeployError` if there is no screen for a window."""
     if not has_display():
-        raise DisplayError(
+        raise DeployError(
             "--viewer opens a window, and this machine has no display (neither DISPLAY nor "
             "WAYLAND_DISPLAY is set). --record FILE.mp4 films the robot without one."
         )
     if os.environ.get(VARIABLE) in HEADLESS:
-        raise DisplayError(
+        raise DeployError(
             f"--viewer opens a window, and {VARIABLE}={os.environ[VARIABLE]} draws off-screen "
             f"only; unset {VARIABLE}, or set it to glfw"
         )
@@ -96,7 +97,7 @@ class Film:
         frames: how many were taken.
 
     Raises:
-        RobotError: the file is there, or the package for videos is not installed.
+        DeployError: the file is there, or the package for videos is not installed.
     """
 
     def __init__(self, path: Path, robot: Robot) -> None:
@@ -131,16 +132,16 @@ class Film:
 
 
 def check_film(path: Path) -> None:
-    """Raise `RobotError` if a film cannot be written to `path`."""
+    """Raise `DeployError` if a film cannot be written to `path`."""
     if path.exists():
-        raise RobotError(f"{path} is there already; choose another name for the film")
+        raise DeployError(f"{path} is there already; choose another name for the film")
     if path.suffix.lower() != ".mp4":
-        raise RobotError(f"a film is an .mp4, got {path}")
+        raise DeployError(f"a film is an .mp4, got {path}")
     try:
         importlib.import_module("imageio.v2")
         importlib.import_module("imageio_ffmpeg")
     except ImportError as error:
-        raise RobotError(f"films need `pip install 'nprobot[video]'` ({error})") from error
+        raise DeployError(f"films need `pip install 'nprobot[video]'` ({error})") from error
 
 
 def _probe(backend: str) -> str | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nprobot.errors import DeployError
+
 from .controller import Controller, DeployablePolicy
-from .errors import FlightRecordError
 from .faults import EXTERNAL_KINDS
 from .flight_recorder import FlightRecord
 from .safety import Safety
@@ -57,12 +58,12 @@ def replay(record: FlightRecord, policy: DeployablePolicy) -> Replay:
         policy: the policy that flew, or another one to compare with it.
 
     Raises:
-        FlightRecordError: the policy takes other observations, or gives other actions.
+        DeployError: the policy takes other observations, or gives other actions.
     """
     arrays = record.arrays
     shape = policy.observation_shape
     if arrays["observation"].shape[1:] != shape:
-        raise FlightRecordError(
+        raise DeployError(
             f"the flight has observations {arrays['observation'].shape[1:]}, the policy takes "
             f"{shape}"
         )
@@ -75,7 +76,7 @@ def replay(record: FlightRecord, policy: DeployablePolicy) -> Replay:
         clock=clock,
     )
     if arrays["action"].shape[1:] != controller.previous_action.shape:
-        raise FlightRecordError(
+        raise DeployError(
             f"the flight has actions {arrays['action'].shape[1:]}, the policy gives "
             f"{controller.previous_action.shape}"
         )

@@ -10,20 +10,14 @@ from typing import Any
 
 from gymnasium import spaces
 
-from nprobot.envs.actuators.errors import ActuatorError
+from nprobot.errors import ActuatorError, DeployError, DeployWarning, NprobotError
 from nprobot.training import environments
-from nprobot.training.errors import RunError
 from nprobot.training.evaluation import check_fit, task_of
 
 from .controller import DeployablePolicy
-from .errors import RateError, RobotError
 
 SAME_RATE = 0.01
 """Relative difference of two rates that counts as none."""
-
-
-class RateWarning(UserWarning):
-    """The policy acts at another rate than it was trained at."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +58,14 @@ def make_robot(
         env: environment id; by default the one it was trained on.
         env_kwargs: arguments of the environment; by default those of the training.
         rate: Hz; by default the policy's own.
-        any_rate: allow another rate than the policy's, with a `RateWarning`.
+        any_rate: allow another rate than the policy's, with a `DeployWarning`.
         hardware: actuators, a preset of `nprobot.envs.NoisyActuators` such as "servo".
         render_mode: of gymnasium: "rgb_array" to film it, "human" to watch it.
 
     Raises:
-        RateError: `rate` is not the policy's, or the simulator cannot run at it.
-        RobotError: the actuators are unknown or do not fit the robot.
-        RunError: the environment is unknown, cannot be made, or does not fit the policy.
+        DeployError: `rate` is not the policy's, or the simulator cannot run at it.
+        DeployError: the actuators are unknown or do not fit the robot.
+        NprobotError: the environment is unknown, cannot be made, or does not fit the policy.
     """
     id, kwargs = task_of(policy, env, env_kwargs)  # type: ignore[arg-type]
     options = {} if render_mode is None else {"render_mode": render_mode}
@@ -93,11 +87,11 @@ def check_rate(policy: DeployablePolicy, rate: float | None, any_rate: bool = Fa
     """Refuse another rate than the policy's.
 
     Raises:
-        RateError: they differ, and `any_rate` is off.
+        DeployError: they differ, and `any_rate` is off.
     """
     own = policy.task.control_rate if policy.task else None
     if rate is not None and not (math.isfinite(rate) and rate > 0):
-        raise RateError(f"the control rate must be above 0 Hz, got {rate:g}")
+        raise DeployError(f"the control rate must be above 0 Hz, got {rate:g}")
     if own is None or rate is None or _same(own, rate):
         return
     message = (
@@ -105,8 +99,8 @@ def check_rate(policy: DeployablePolicy, rate: float | None, any_rate: bool = Fa
         f"last {own / rate:.3g} times as long as it has learned"
     )
     if not any_rate:
-        raise RateError(f"{message}. Leave --rate away, or insist with --any-rate.")
-    warnings.warn(message, RateWarning, stacklevel=2)
+        raise DeployError(f"{message}. Leave --rate away, or insist with --any-rate.")
+    warnings.warn(message, DeployWarning, stacklevel=2)
 
 
 def _wanted_rate(
@@ -139,28 +133,28 @@ def _at_rate(
         f"{rate:g} Hz"
     )
     if timestep is None:
-        raise RateError(f"{problem}, and its rate cannot be changed")
+        raise DeployError(f"{problem}, and its rate cannot be changed")
     skip = max(round(1 / (rate * timestep)), 1)
     if not _same(1 / (skip * timestep), rate):
         possible = ", ".join(f"{1 / (n * timestep):.4g}" for n in (1, 2, 3, 4, 5))
-        raise RateError(
+        raise DeployError(
             f"{problem}; with physics steps of {timestep:g} s it can run at {possible}, … Hz"
         )
     try:
         return environments.make(id, {**kwargs, "frame_skip": skip}, **options)
-    except RunError as error:
-        raise RateError(f"{problem}, and it takes no `frame_skip`: {error}") from error
+    except NprobotError as error:
+        raise DeployError(f"{problem}, and it takes no `frame_skip`: {error}") from error
 
 
 def _with_actuators(made: environments.Env, id: str, hardware: str) -> environments.Env:
     from nprobot.envs import NoisyActuators
 
     if not isinstance(made.action_space, spaces.Box):
-        raise RobotError(f"{id} has discrete actions; --hardware is for motors")
+        raise DeployError(f"{id} has discrete actions; --hardware is for motors")
     try:
         return NoisyActuators(made, hardware)
     except ActuatorError as error:
-        raise RobotError(f"--hardware: {error}") from error
+        raise DeployError(f"--hardware: {error}") from error
 
 
 def _same(a: float | None, b: float | None) -> bool:

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nprobot.policies.policy import Array
-
-from .errors import SafetyConfigError
+from nprobot.errors import ConfigError
+from nprobot.policies.files.policy import Array
 
 
 class SafeAction(Protocol):
@@ -24,7 +23,7 @@ class SafeAction(Protocol):
             rest: the action of a robot at rest.
 
         Raises:
-            SafetyConfigError: it does not fit.
+            ConfigError: it does not fit.
         """
 
     def __call__(self, observation: Array | None, previous: Array, rest: Array) -> Array:
@@ -79,21 +78,21 @@ class Damping:
     def check(self, observation_shape: tuple[int, ...], rest: Array) -> None:
         """Refuse discrete actions, and indices or gains that do not fit."""
         if rest.dtype.kind != "f":
-            raise SafetyConfigError("damping needs continuous actions; use hold or zero")
+            raise ConfigError("damping needs continuous actions; use hold or zero")
         numbers = int(np.prod(observation_shape))
         if len(self.velocities) != rest.size:
-            raise SafetyConfigError(
+            raise ConfigError(
                 f"damping needs the velocity of each of the {rest.size} actuators, got "
                 f"{len(self.velocities)} indices: {self.velocities}"
             )
         if not all(0 <= index < numbers for index in self.velocities):
-            raise SafetyConfigError(
+            raise ConfigError(
                 f"the observation has the indices 0 to {numbers - 1}, got velocities "
                 f"{self.velocities}"
             )
         gain = np.atleast_1d(np.asarray(self.gain, float))
         if gain.size not in (1, rest.size) or not (np.isfinite(gain) & (gain >= 0)).all():
-            raise SafetyConfigError(
+            raise ConfigError(
                 f"the damping gain must be one number of at least 0, or {rest.size}; got "
                 f"{self.gain}"
             )
@@ -124,7 +123,7 @@ def from_dict(values: Mapping[str, Any]) -> Zero | Hold | Damping:
     """The safe action in a JSON object.
 
     Raises:
-        SafetyConfigError: there is no such action, or it does not take such settings.
+        ConfigError: there is no such action, or it does not take such settings.
     """
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     kind = settings.pop("kind", None)
@@ -132,6 +131,6 @@ def from_dict(values: Mapping[str, Any]) -> Zero | Hold | Damping:
         return KINDS[str(kind)](**settings)
     except KeyError:
         known = ", ".join(KINDS)
-        raise SafetyConfigError(f"unknown safe action {kind!r}; known: {known}") from None
+        raise ConfigError(f"unknown safe action {kind!r}; known: {known}") from None
     except TypeError as error:
-        raise SafetyConfigError(f"safe action {kind}: {error}") from None
+        raise ConfigError(f"safe action {kind}: {error}") from None

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nprobot.policies.policy import Array, BoxAction, DiscreteAction, Normaliser
+from nprobot.errors import ConfigError
+from nprobot.policies.files.policy import Array, BoxAction, DiscreteAction, Normaliser
 
 from . import safe_actions
-from .errors import SafetyConfigError
 from .faults import FaultKind
 from .safe_actions import SafeAction, Zero
 
@@ -42,7 +42,7 @@ class Safety:
         max_missed_deadlines: so many actions in a row that took longer than a period are a fault.
 
     Raises:
-        SafetyConfigError: a value makes no sense.
+        ConfigError: a value makes no sense.
     """
 
     safe_action: SafeAction = field(default_factory=Zero)
@@ -60,15 +60,15 @@ class Safety:
         for name in ("action_low", "action_high", "observation_low", "observation_high"):
             value = getattr(self, name)
             if value is not None and np.isnan(np.asarray(value, float)).any():
-                raise SafetyConfigError(f"{name} is not a number: {value}")
+                raise ConfigError(f"{name} is not a number: {value}")
         for name in ("slew", "observation_deviations", "max_age"):
             value = getattr(self, name)
             if value is not None and not (np.asarray(value, float) > 0).all():
-                raise SafetyConfigError(f"{name} must be above 0, got {value}")
+                raise ConfigError(f"{name} must be above 0, got {value}")
         for name in ("max_repeats", "max_missed_deadlines"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise SafetyConfigError(f"{name} must be 1 or more, got {value}")
+                raise ConfigError(f"{name} must be 1 or more, got {value}")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads."""
@@ -80,11 +80,11 @@ class Safety:
         """The settings in a JSON object.
 
         Raises:
-            SafetyConfigError: a key is unknown, or a value makes no sense.
+            ConfigError: a key is unknown, or a value makes no sense.
         """
         known = [f.name for f in dataclasses.fields(cls)]
         if unknown := set(values) - set(known):
-            raise SafetyConfigError(f"unknown safety settings {sorted(unknown)}; known: {known}")
+            raise ConfigError(f"unknown safety settings {sorted(unknown)}; known: {known}")
         settings: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
@@ -93,7 +93,7 @@ class Safety:
                 settings["safe_action"] = safe_actions.from_dict(settings["safe_action"])
             return cls(**settings)
         except (TypeError, ValueError) as error:
-            raise SafetyConfigError(f"the safety settings make no sense: {error}") from error
+            raise ConfigError(f"the safety settings make no sense: {error}") from error
 
 
 class Supervisor:
@@ -112,7 +112,7 @@ class Supervisor:
         repeats: how often in a row the present observation has come.
 
     Raises:
-        SafetyConfigError: a limit does not fit the policy.
+        ConfigError: a limit does not fit the policy.
     """
 
     def __init__(
@@ -138,12 +138,12 @@ class Supervisor:
             self.rest = np.clip(0, *self._bounds).astype(dtype)
             if safety.slew is not None:
                 if not math.isfinite(period):
-                    raise SafetyConfigError("a slew limit needs a control rate")
+                    raise ConfigError("a slew limit needs a control rate")
                 slew = _array("slew", safety.slew, self.rest.shape)
                 self._step = None if slew is None else slew * period
         else:
             if not safety.action_low is safety.action_high is safety.slew is None:
-                raise SafetyConfigError("action limits and slew need continuous actions")
+                raise ConfigError("action limits and slew need continuous actions")
             self.rest = np.zeros(len(action.choices) if action.several else (), dtype)
         safety.safe_action.check(observation_shape, self.rest)
 
@@ -238,7 +238,7 @@ def _array(name: str, value: PerElement | None, shape: tuple[int, ...]) -> Array
     given = np.asarray(value, np.float64)
     size = math.prod(shape)
     if given.size not in (1, size):
-        raise SafetyConfigError(f"{name} must be one number, or {size}; got {given.size}")
+        raise ConfigError(f"{name} must be one number, or {size}; got {given.size}")
     full: Array = np.broadcast_to(given.ravel(), size).reshape(shape)
     return full
 
@@ -251,7 +251,7 @@ def _action_bounds(safety: Safety, action: BoxAction) -> tuple[Array, Array]:
     low = low if own_low is None else np.maximum(low, own_low)
     high = high if own_high is None else np.minimum(high, own_high)
     if not (low <= high).all():
-        raise SafetyConfigError(
+        raise ConfigError(
             f"no action is inside the limits {safety.action_low} to {safety.action_high} and the "
             f"policy's own bounds, {action.low} to {action.high}"
         )
@@ -263,7 +263,7 @@ def _deviations(safety: Safety, normaliser: Normaliser | None) -> tuple[Array, A
     if safety.observation_deviations is None:
         return np.zeros(()), None
     if normaliser is None:
-        raise SafetyConfigError(
+        raise ConfigError(
             "observation_deviations needs the statistics of the training, and this policy has no "
             "normaliser; give observation_low and observation_high"
         )

@@ -8,8 +8,9 @@ import threading
 from types import TracebackType
 from typing import Any
 
+from nprobot.errors import DeployError
+
 from .controller import Controller
-from .errors import ServerError
 from .messages import LARGEST_MESSAGE, answer
 
 LOOPBACK = "127.0.0.1"
@@ -37,13 +38,13 @@ class PolicyServer:
         answered: messages answered so far.
 
     Raises:
-        ServerError: the package `pyzmq` is missing, or the address cannot be used.
+        DeployError: the package `pyzmq` is missing, or the address cannot be used.
     """
 
     def __init__(self, controller: Controller, host: str = LOOPBACK, port: int = PORT) -> None:
         zmq = _zmq()
         if not 0 <= port < 2**16:
-            raise ServerError(f"a port is a number from 0 to 65535, got {port}")
+            raise DeployError(f"a port is a number from 0 to 65535, got {port}")
         self.controller = controller
         self.answered = 0
         self._stop = threading.Event()
@@ -56,7 +57,7 @@ class PolicyServer:
             self._socket.bind(f"tcp://{f'[{host}]' if ':' in host else host}:{port or '*'}")
         except zmq.ZMQError as error:
             self.close()
-            raise ServerError(f"cannot listen on {host}, port {port}: {error}") from error
+            raise DeployError(f"cannot listen on {host}, port {port}: {error}") from error
         self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def __enter__(self) -> PolicyServer:
@@ -107,4 +108,4 @@ def _zmq() -> Any:  # noqa: ANN401 - a module
     try:
         return importlib.import_module("zmq")
     except ImportError as error:
-        raise ServerError(f"--serve needs `pip install 'nprobot[serve]'` ({error})") from error
+        raise DeployError(f"--serve needs `pip install 'nprobot[serve]'` ({error})") from error

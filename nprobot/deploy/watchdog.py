@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from .errors import SafetyConfigError
+from nprobot.errors import ConfigError
 
 
 class Watchdog:
@@ -27,7 +27,7 @@ class Watchdog:
         clock: seconds, for tests.
 
     Raises:
-        SafetyConfigError: the timeout is not above 0.
+        ConfigError: the timeout is not above 0.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Watchdog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not timeout > 0:
-            raise SafetyConfigError(f"the timeout of a watchdog must be above 0 s, got {timeout}")
+            raise ConfigError(f"the timeout of a watchdog must be above 0 s, got {timeout}")
         self.timeout = timeout
         self._expired = expired
         self._clock = clock

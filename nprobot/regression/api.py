@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from nprobot.decorrelation import decorrelated_layers
 from nprobot.envs.datasets import Dataset, linear_regression, mean_predictor
-from nprobot.errors import ArchitectureError
+from nprobot.errors import ArchitectureError, ConfigError, NotFoundError
+from nprobot.learning.decorrelation import decorrelated_layers
+from nprobot.learning.rule import LearningRule
+from nprobot.learning.rules import FeedbackRule, learning_rule
 from nprobot.policies.networks import mlp
-from nprobot.rule import LearningRule
-from nprobot.rules import FeedbackRule, learning_rule
-from nprobot.training.checkpoint_folder import go_on_from, making_sense, newest_whole
-from nprobot.training.errors import ConfigError, RunNotFoundError
-from nprobot.training.files import alone
-from nprobot.training.versions import changed_since
+from nprobot.runs.checkpoints import go_on_from, making_sense, newest_whole
+from nprobot.runs.files import alone
+from nprobot.runs.versions import changed_since
 
 from .config import CHANGEABLE, FitConfig
 from .curve import draw_curve
@@ -68,7 +67,7 @@ def fit(
         RuleError: the rule decorrelates and the network does not.
         ArchitectureError: the network does not fit the data.
         DataError: the arrays are no data.
-        RunExistsError: `out` is there already.
+        ExistsError: `out` is there already.
         NonFiniteError: the loss or a weight became NaN or infinite.
         StorageError: the disk is full, the folder read-only, ….
     """
@@ -121,12 +120,12 @@ def resume(
         As `fit`. Without changes, bit for bit what a fit that was not interrupted returns.
 
     Raises:
-        RunNotFoundError: there is no fit, or no checkpoint.
+        NotFoundError: there is no fit, or no checkpoint.
         ConfigError: the data differs, a change is not allowed, or the fit is complete.
-        DamagedRunError: a file is damaged, and so are the earlier checkpoints.
-        ForeignRunError: a file of something else is in the place of one of the fit.
-        NewerRunError: a file was written by a newer version of this software.
-        RunBusyError: another process is at it.
+        DamagedFileError: a file is damaged, and so are the earlier checkpoints.
+        ForeignFileError: a file of something else is in the place of one of the fit.
+        NewerFileError: a file was written by a newer version of this software.
+        BusyError: another process is at it.
     """
     path = Path(path)
     before = FitFolder.open(path)
@@ -142,7 +141,7 @@ def resume(
     with alone(path):
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
         if checkpoint is None:
-            raise RunNotFoundError(f"there is no checkpoint in {folder.checkpoints}")
+            raise NotFoundError(f"there is no checkpoint in {folder.checkpoints}")
         with making_sense(checkpoint):
             network = load(checkpoint, network).network.to(device)
         learner, objective = _learner(network, _rule(config), dataset, config)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, Self
 
-from nprobot.policies.card import learner_name
+from nprobot.errors import ConfigError, UnknownNameError
+from nprobot.policies.files.card import learner_name
 from nprobot.training.config import RULES
-from nprobot.training.errors import ConfigError, UnknownNameError
 
 WITH_FEEDBACK = ("np", "inp", "dnp", "dinp")
 """Rules that learned feedback is for."""

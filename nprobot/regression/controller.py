@@ -18,11 +18,11 @@ from torch import nn
 
 from nprobot.envs.arm import JOINT_NAMES, JOINTS, TORQUE_LIMITS
 from nprobot.envs.arm_track import ArmTrackEnv
-from nprobot.policies.errors import ArchitectureError
-from nprobot.policies.export import ACTIVATION_NAMES
+from nprobot.errors import ArchitectureError
+from nprobot.policies.files.export import ACTIVATION_NAMES
+from nprobot.policies.files.operations import SETTINGS, Operation
+from nprobot.policies.files.policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
 from nprobot.policies.layers import fold
-from nprobot.policies.operations import SETTINGS, Operation
-from nprobot.policies.policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
 
 from .model import Model, describe_network
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nprobot.training.files import write_whole
+from nprobot.runs.files import write_whole
 
 Row = Mapping[str, float]
 

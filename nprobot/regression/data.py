@@ -8,7 +8,7 @@ from typing import TypeAlias
 from numpy.typing import ArrayLike
 
 from nprobot.envs.datasets import Dataset, split_rows
-from nprobot.training.errors import ConfigError
+from nprobot.errors import ConfigError
 
 Data: TypeAlias = "Dataset | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]"
 

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nprobot.training.description import CONFIG_FILE, new_session, read_description, untaken
-from nprobot.training.errors import DamagedRunError, RunExistsError
-from nprobot.training.files import storing, sync, write_whole
+from nprobot.errors import DamagedFileError, ExistsError
+from nprobot.runs.description import CONFIG_FILE, new_session, read_description, untaken
+from nprobot.runs.files import storing, sync, write_whole
 
 from .config import FitConfig
 
@@ -94,7 +94,7 @@ class FitFolder:
             begin: writes the first checkpoint, so that there always is one to go on from.
 
         Raises:
-            RunExistsError: there is something at `path`.
+            ExistsError: there is something at `path`.
             StorageError: the folder cannot be made.
         """
         refuse_existing(path)
@@ -125,16 +125,16 @@ class FitFolder:
         """Find a fit.
 
         Raises:
-            RunNotFoundError: the folder has no `config.json`.
-            DamagedRunError: that cannot be read.
-            ForeignRunError: it is that of another kind of run.
-            NewerRunError: it was written by a newer version of this software.
+            NotFoundError: the folder has no `config.json`.
+            DamagedFileError: that cannot be read.
+            ForeignFileError: it is that of another kind of run.
+            NewerFileError: it was written by a newer version of this software.
         """
         description = _read(path)
         try:
             return cls(path, FitConfig.from_dict(description["config"]), description["source"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise DamagedRunError(f"{path / CONFIG_FILE} makes no sense: {error!r}") from error
+            raise DamagedFileError(f"{path / CONFIG_FILE} makes no sense: {error!r}") from error
 
     def begin_session(self, epochs: int) -> None:
         """Write `config.json` anew for a fit that goes on after some number of epochs."""
@@ -180,9 +180,9 @@ def default_path(task: str, config: FitConfig, root: Path = Path("runs")) -> Pat
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `RunExistsError` if there is anything but an empty folder at `path`."""
+    """Raise `ExistsError` if there is anything but an empty folder at `path`."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise RunExistsError(
+        raise ExistsError(
             f"{path} exists; a run is never written over another. Choose another --out, or go on "
             f"with the fit that is there: nprobot fit --resume {path}"
         )

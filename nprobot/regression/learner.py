@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nprobot.envs.datasets import Split
-from nprobot.rule import LearningRule
+from nprobot.learning.rule import LearningRule
+from nprobot.runs.state import restore_optimizer
 from nprobot.training.build import SCHEDULES
-from nprobot.training.state import restore_optimizer
 
 from .config import FitConfig
 from .model import Model
@@ -91,7 +91,7 @@ class Learner:
             while_running: called after every step with the number of steps so far.
 
         Raises:
-            NonFiniteLossError: a loss is NaN or infinite.
+            NonFiniteError: a loss is NaN or infinite.
         """
         self.network.train()
         total = torch.zeros((), device=self.inputs.device)

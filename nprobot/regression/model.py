@@ -19,15 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from nprobot.envs.datasets import Dataset, moments
-from nprobot.policies.errors import ArchitectureError
+from nprobot.errors import (
+    ArchitectureError,
+    DamagedFileError,
+    ForeignFileError,
+    NewerFileError,
+    NotFoundError,
+)
 from nprobot.policies.layers import DecorrelatedLinear
 from nprobot.policies.networks import ACTIVATIONS, mlp
-from nprobot.training.errors import (
-    DamagedRunError,
-    ForeignRunError,
-    NewerRunError,
-    RunNotFoundError,
-)
 
 FORMAT = "nprobot-model"
 VERSION = 1
@@ -205,10 +205,10 @@ def load(path: str | Path, network: nn.Module | None = None) -> Model:
             made by `nprobot.policies.mlp`.
 
     Raises:
-        RunNotFoundError: there is no model.
-        DamagedRunError: it cannot be read.
-        ForeignRunError: it is something else.
-        NewerRunError: it was written by a newer version of this software.
+        NotFoundError: there is no model.
+        DamagedFileError: it cannot be read.
+        ForeignFileError: it is something else.
+        NewerFileError: it was written by a newer version of this software.
         ArchitectureError: the file does not say how the network is built and none was given, or
             the given one does not fit.
     """
@@ -217,20 +217,20 @@ def load(path: str | Path, network: nn.Module | None = None) -> Model:
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
         if description["format"] != FORMAT:
-            raise ForeignRunError(
+            raise ForeignFileError(
                 f"{file} has the format {description['format']!r}; this nprobot reads {FORMAT!r}"
             )
         if description["version"] > VERSION:
-            raise NewerRunError(
+            raise NewerFileError(
                 f"{file} has format version {description['version']}; this nprobot reads up to "
                 f"version {VERSION}. Upgrade nprobot."
             )
         tensors = safetensors.torch.load_file(folder / f"{STEM}.safetensors")
         model = Model(network or _build(description["network"], file), description["data"])
-    except (ForeignRunError, NewerRunError, ArchitectureError):
+    except (ForeignFileError, NewerFileError, ArchitectureError):
         raise
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise DamagedRunError(f"the model at {folder} cannot be read: {error!r}") from error
+        raise DamagedFileError(f"the model at {folder} cannot be read: {error!r}") from error
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -244,12 +244,12 @@ def find_model(path: Path) -> Path:
     """The folder of ``model.json`` that a path means: of the newest checkpoint, for a run.
 
     Raises:
-        RunNotFoundError: there is none.
+        NotFoundError: there is none.
     """
     for folder in (path / "checkpoints" / "last", path):
         if (folder / f"{STEM}.json").exists():
             return folder
-    raise RunNotFoundError(f"there is no model at {path}: it has no {STEM}.json; give a run of fit")
+    raise NotFoundError(f"there is no model at {path}: it has no {STEM}.json; give a run of fit")
 
 
 def _build(network: Mapping[str, Any] | None, file: Path) -> nn.Module:

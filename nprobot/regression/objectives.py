@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nprobot.envs.datasets import Split, nmse
-from nprobot.rule import Loss
+from nprobot.learning.rule import Loss
 
 from .model import Model
 

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from nprobot.envs.datasets import Dataset
-from nprobot.errors import ArchitectureError, NonFiniteLossError
-from nprobot.policies import policy_file
-from nprobot.rule import LearningRule
-from nprobot.training.checkpoint_folder import LAST, making_sense, write_checkpoint
-from nprobot.training.errors import ConfigError, ForeignRunError, NonFiniteError, StorageError
-from nprobot.training.state import load_state, save_state
-from nprobot.training.versions import versions
+from nprobot.errors import (
+    ArchitectureError,
+    ConfigError,
+    ForeignFileError,
+    NonFiniteError,
+    StorageError,
+)
+from nprobot.learning.rule import LearningRule
+from nprobot.policies.files import policy_file
+from nprobot.runs.checkpoints import LAST, making_sense, write_checkpoint
+from nprobot.runs.state import load_state, save_state
+from nprobot.runs.versions import versions
 
 from .config import CHANGEABLE
 from .controller import export_model
@@ -110,7 +115,7 @@ class Run:
     def _epoch(self) -> None:
         try:
             epoch = self.learner.epoch(self._news)
-        except NonFiniteLossError as error:
+        except NonFiniteError as error:
             raise NonFiniteError(self._diverged(str(error))) from error
         if not math.isfinite(epoch.weight_norm):
             raise NonFiniteError(self._diverged("a weight has become NaN or infinite"))
@@ -234,8 +239,8 @@ class Run:
 
         Raises:
             ConfigError: the data is not the data of the fit.
-            ForeignRunError: it is the checkpoint of another fit.
-            DamagedRunError: it makes no sense.
+            ForeignFileError: it is the checkpoint of another fit.
+            DamagedFileError: it makes no sense.
         """
         assert self.folder is not None
         state = load_state(checkpoint / STATE)
@@ -249,7 +254,7 @@ class Run:
             )
         for name, value in self.config.to_dict().items():
             if name not in CHANGEABLE and state["config"][name] != value:
-                raise ForeignRunError(
+                raise ForeignFileError(
                     f"the checkpoint belongs to another fit: its {name} is "
                     f"{state['config'][name]}, config.json says {value}"
                 )

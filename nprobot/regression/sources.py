@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from nprobot.training.errors import ConfigError
+from nprobot.errors import ConfigError
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset

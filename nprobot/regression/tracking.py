@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from nprobot.envs.arm import JOINTS
 from nprobot.envs.arm_track import ArmTrackEnv
-from nprobot.policies import policy_file
-from nprobot.policies.policy import Policy
-from nprobot.training.errors import ConfigError
+from nprobot.errors import ConfigError
+from nprobot.policies.files import policy_file
+from nprobot.policies.files.policy import Policy
 from nprobot.training.evaluation import check_fit, episode_seeds
 
 from .controller import ARM_TRACK, feedforward_policy

@@ -12,9 +12,10 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from nprobot.policies.export import ACTIVATION_NAMES
+from nprobot.learning.rules import FeedbackRule
+from nprobot.policies.files.export import ACTIVATION_NAMES
 from nprobot.policies.networks import ACTIVATIONS
-from nprobot.rules import FeedbackRule
+from nprobot.runs.seeds import Seeds
 
 from .algorithms import MAKERS, Model, options_of
 from .config import (
@@ -27,7 +28,6 @@ from .config import (
     RunConfig,
 )
 from .environments import find_spec
-from .seeds import Seeds
 from .vector import make_vector
 
 SCHEDULES: dict[LRSchedule, Callable[[float], float]] = {

@@ -11,20 +11,20 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from typing_extensions import override
 
-from nprobot.policies.export import export_policy
-from nprobot.policies.policy import Policy, Task
+from nprobot.errors import NonFiniteError
+from nprobot.policies.files.export import export_policy
+from nprobot.policies.files.policy import Policy, Task
+from nprobot.runs.log import RunLog
+from nprobot.runs.reporting import Progress, Reporter
+from nprobot.runs.seeds import Seeds
+from nprobot.runs.versions import versions
 
 from .algorithms import Model
-from .checkpoints import save_checkpoint
+from .checkpoint import save_checkpoint
 from .episodes import save_episodes
-from .errors import NonFiniteError
 from .evaluation import Evaluation, evaluate
-from .reporting import Progress, Reporter
-from .run_folder import RunFolder
-from .run_log import RunLog
-from .seeds import Seeds
+from .folder import RunFolder
 from .vector import check_normaliser, side_by_side
-from .versions import versions
 
 NEWS_INTERVAL = 64
 """Calls of the vectorised environment's `step` between two reports of progress."""

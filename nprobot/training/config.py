@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from nprobot.policies.card import learner_name
-
-from .errors import ConfigError, UnknownNameError
+from nprobot.errors import ConfigError, UnknownNameError
+from nprobot.policies.files.card import learner_name
 
 LRSchedule = Literal["constant", "linear", "cosine"]
 Normalise = Literal["on", "off", "observations", "rewards"]

@@ -8,10 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from nprobot.runs.files import write_whole
+from nprobot.runs.progress import column, read_table
+
 from .environments import find_spec
-from .files import write_whole
-from .progress_file import column, read_table
-from .run_folder import RunFolder
+from .folder import RunFolder
 
 
 def draw_curve(folder: RunFolder) -> None:

@@ -17,11 +17,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from nprobot.envs.actuators.wrapper import READING
+from nprobot.errors import EnvironmentFailedError, NprobotError
 
 from . import environments
 from .env_recorder import Node
 from .env_state import Env, Template, restore_environment, save_environment
-from .errors import EnvironmentFailedError, EnvironmentStateError, RunError
 
 Array = NDArray[Any]
 Results = tuple[Array, Array, Array, list[dict[str, Any]]]
@@ -129,7 +129,7 @@ class EnvironmentGroup:
             self._busy.value = self._indices[row]
             try:
                 observations[row] = self._begin(row, seed)
-            except RunError:
+            except NprobotError:
                 raise
             except Exception as error:
                 raise failure(f"environment {self._indices[row]}", error) from error
@@ -161,7 +161,7 @@ class EnvironmentGroup:
                     info |= {"terminal_observation": observation, "episode": ended}
                     observation = self._begin(row, None)
                 observations[row] = observation
-            except RunError:
+            except NprobotError:
                 raise
             except Exception as error:
                 raise failure(f"environment {self._indices[row]}", error) from error
@@ -180,21 +180,21 @@ class EnvironmentGroup:
                 {"return": total, "length": length, "env": save_environment(env, self._template)}
                 for env, total, length in zip(self._envs, self._returns, self._lengths, strict=True)
             ]
-        except EnvironmentStateError:
+        except NprobotError:
             return None
 
     def restore(self, states: Sequence[Node]) -> None:
         """Put states from `save` into environments that have just been made.
 
         Raises:
-            EnvironmentStateError: they do not fit.
+            NprobotError: they do not fit.
         """
         try:
             for row, state in enumerate(states):
                 restore_environment(self._envs[row], state["env"])
                 self._returns[row] = float(state["return"])
                 self._lengths[row] = int(state["length"])
-        except EnvironmentStateError:
+        except NprobotError:
             self.close()  # who knows what they are now
             self._envs = [self._make(index) for index in self._indices]
             raise

@@ -13,7 +13,8 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from .errors import EnvironmentStateError
+from nprobot.errors import NprobotError
+
 from .simulator_state import is_model, is_simulation, model_digests, save_model, save_simulation
 
 Node = Any
@@ -53,7 +54,7 @@ class Recorder:
         """The state of an object and of all that it refers to.
 
         Raises:
-            EnvironmentStateError: it is too large.
+            NprobotError: it is too large.
         """
         if value is None or type(value) in (bool, int, float, str):
             return value
@@ -62,7 +63,7 @@ class Recorder:
         self._paths[id(value)] = path
         self._alive.append(value)
         if len(self._alive) > MOST_NODES or self._bytes > MOST_BYTES:
-            raise EnvironmentStateError("the state of the environment is too large to be saved")
+            raise NprobotError("the state of the environment is too large to be saved")
         return (
             self._numbers(value, path)
             or self._container(value, path)
@@ -145,7 +146,7 @@ class Recorder:
             else:
                 return None
         except Exception as error:
-            raise EnvironmentStateError(f"{path} cannot save its state: {error}") from error
+            raise NprobotError(f"{path} cannot save its state: {error}") from error
         return node | {"env": None if inner is None else self.record(inner, f"{path}.env")}
 
     def _object(self, value: Any, path: str) -> Node:  # noqa: ANN401

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nprobot.errors import NprobotError
+from nprobot.runs.generators import restore_generator
+
 from .env_recorder import MAPPINGS, SEQUENCES, Node, is_plain, members, saves_itself, type_name
-from .errors import EnvironmentStateError
-from .generators import restore_generator
 from .simulator_state import is_model, is_simulation, restore_model, restore_simulation
 
 _ABSENT = object()
@@ -54,7 +55,7 @@ class Restorer:
             `current` itself, changed, or something new.
 
         Raises:
-            EnvironmentStateError: the new environment has another kind of object there.
+            NprobotError: the new environment has another kind of object there.
         """
         if not isinstance(node, dict):
             return node
@@ -204,7 +205,7 @@ def _data(kind: str, node: Node, current: Any, path: str) -> Any:  # noqa: ANN40
             current = random.Random()
         current.setstate(node["state"])
     else:
-        raise EnvironmentStateError(f"{path} is of an unknown kind, {kind!r}")
+        raise NprobotError(f"{path} is of an unknown kind, {kind!r}")
     return current
 
 
@@ -224,4 +225,4 @@ def _array(saved: NDArray[Any], window: bool, current: Any) -> NDArray[Any]:  # 
 
 def _expect(met: bool, path: str) -> None:
     if not met:
-        raise EnvironmentStateError(f"a new environment has another kind of object at {path}")
+        raise NprobotError(f"a new environment has another kind of object at {path}")

@@ -18,9 +18,10 @@ from typing import Any
 
 import gymnasium
 
+from nprobot.errors import NprobotError
+
 from .env_recorder import Node, Recorder
 from .env_restorer import Restorer
-from .errors import EnvironmentStateError
 
 TEMPLATE_SEED = 0
 """An environment made anew is reset with this seed before a state is put into it."""
@@ -50,14 +51,14 @@ def save_environment(env: Env, template: Template) -> Node:
     """The state of an environment, as a tree that `save_state` takes.
 
     Raises:
-        EnvironmentStateError: it is too large or too deep, or would not fit a new environment.
+        NprobotError: it is too large or too deep, or would not fit a new environment.
     """
     try:
         state = Recorder(template.models).record(env, "env")
     except RecursionError:
-        raise EnvironmentStateError("the state of the environment is nested too deeply") from None
+        raise NprobotError("the state of the environment is nested too deeply") from None
     if not template.fits(state):
-        raise EnvironmentStateError("the environment has objects that a new one has not")
+        raise NprobotError("the environment has objects that a new one has not")
     return state
 
 
@@ -65,16 +66,16 @@ def restore_environment(env: Env, state: Node) -> None:
     """Put a state into an environment that was made anew; it is reset first.
 
     Raises:
-        EnvironmentStateError: it does not fit the environment.
+        NprobotError: it does not fit the environment.
     """
     env.reset(seed=TEMPLATE_SEED)
     try:
         Restorer().restore(state, env, "env")
-    except EnvironmentStateError:
+    except NprobotError:
         raise
     except Exception as error:
         # Whatever is wrong with the file: the reason is told, and nothing of it was run.
-        raise EnvironmentStateError(
+        raise NprobotError(
             f"the saved state of the environment makes no sense: {type(error).__name__}: {error}"
         ) from error
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from nprobot.errors import NprobotError
+from nprobot.runs.state import from_bytes, to_bytes
+
 from .env_state import Env, Template, restore_environment, save_environment
-from .errors import EnvironmentStateError
-from .state import from_bytes, to_bytes
 
 STEPS_BEFORE = 17
 STEPS_AFTER = 40
@@ -35,7 +36,7 @@ def saves_exactly(make: Callable[[], Env]) -> bool:
         first, second = make(), make()
         try:
             return _same(first, second, make)
-        except (EnvironmentStateError, TypeError):  # TypeError: of `state_dict` of its own
+        except (NprobotError, TypeError):  # TypeError: of `state_dict` of its own
             return False
         finally:
             first.close()

@@ -13,9 +13,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from nprobot.envs import NoisyActuators
-from nprobot.envs.actuators import ActuatorError
-
-from .errors import EnvironmentUnavailableError, UnknownNameError
+from nprobot.errors import ActuatorError, EnvironmentUnavailableError, UnknownNameError
 
 Env = gymnasium.Env[Any, Any]
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.errors import NprobotError
+from nprobot.runs.seeds import Seeds
+
 from .algorithms import Model, forget_episodes
-from .errors import EnvironmentStateError
-from .seeds import Seeds
 from .vector import side_by_side
 
 
@@ -54,7 +55,7 @@ def restore_episodes(
     if state["kept"]:
         try:
             environments.restore(state["states"])
-        except EnvironmentStateError as error:
+        except NprobotError as error:
             report(f"the running episodes are lost, new ones begin: {error}")
             begin_episodes(model, seeds)
         return

@@ -15,12 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from nprobot.policies.policy import Array, ObservationError, Policy
+from nprobot.errors import (
+    ConfigError,
+    EnvironmentUnavailableError,
+    NonFiniteError,
+    NprobotError,
+    ObservationError,
+)
+from nprobot.policies.files.policy import Array, Policy
 
 from . import environments
 from .config import EVALUATION_EPISODES
 from .env_group import failure
-from .errors import ConfigError, EnvironmentUnavailableError, NonFiniteError, RunError
 
 SIDE_BY_SIDE = 20
 """Episodes that share one batched call of the policy."""
@@ -118,7 +124,7 @@ def run_episodes(
     """One episode for each seed, side by side: the return and length of each."""
     try:
         return _run_episodes(policy, envs, seeds)
-    except (RunError, ObservationError):
+    except (NprobotError, ObservationError):
         raise
     except Exception as error:
         raise failure("an environment of the evaluation", error) from error

@@ -9,23 +9,24 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.errors import ConfigError, ForeignFileError, NprobotError
+from nprobot.runs.checkpoints import go_on_from, making_sense, newest_whole
+from nprobot.runs.files import alone
+from nprobot.runs.reporting import Reporter, Silent
+from nprobot.runs.seeds import Seeds
+from nprobot.runs.versions import changed_since
+
 from . import environments
 from .algorithms import Model
 from .build import build_model, resolve
-from .checkpoint_folder import go_on_from, making_sense, newest_whole
-from .checkpoints import load_checkpoint
+from .checkpoint import load_checkpoint
 from .config import RunConfig
 from .env_group import failure
 from .env_trial import saves_exactly
 from .episodes import restore_episodes
-from .errors import ConfigError, ForeignRunError, RunError
-from .files import alone
-from .reporting import Reporter, Silent
-from .run_folder import RunFolder, default_path, refuse_existing
-from .seeds import Seeds
+from .folder import RunFolder, default_path, refuse_existing
 from .session import Result, Session
 from .vector import make_vector, maker
-from .versions import changed_since
 
 
 def train(
@@ -51,7 +52,7 @@ def train(
     Raises:
         UnknownNameError: there is no such environment.
         EnvironmentUnavailableError: it cannot be made, or has spaces that no policy can handle.
-        RunExistsError: `out` is there already.
+        ExistsError: `out` is there already.
         RunFailedError: the run came to a premature end, and can be resumed; a subclass says why.
     """
     reporter = reporter or Silent()
@@ -93,13 +94,13 @@ def resume(
         As `train`.
 
     Raises:
-        RunNotFoundError: there is no run.
-        RunBusyError: another process is training it.
+        NotFoundError: there is no run.
+        BusyError: another process is training it.
         ConfigError: `config` changes what has to stay the same, or the run is complete.
-        DamagedRunError: a file is damaged, and so are the earlier checkpoints.
-        ForeignRunError: a file of something else is in the place of one of the run.
-        NewerRunError: a file was written by a newer version of this software.
-        ArchitectureMismatchError: the checkpoint is of another network.
+        DamagedFileError: a file is damaged, and so are the earlier checkpoints.
+        ForeignFileError: a file of something else is in the place of one of the run.
+        NewerFileError: a file was written by a newer version of this software.
+        ArchitectureError: the checkpoint is of another network.
         RunFailedError: as in `train`.
     """
     reporter = reporter or Silent()
@@ -158,7 +159,7 @@ def _saves_exactly(config: RunConfig) -> bool:
     """Whether the state of the environment can be saved exactly; tried out."""
     try:
         return saves_exactly(maker(config))
-    except RunError:
+    except NprobotError:
         raise
     except Exception as error:
         raise failure(f"environment {config.env}, in a trial before the run,", error) from error
@@ -178,7 +179,7 @@ def _load(checkpoint: Path, model: Model, config: RunConfig, reporter: Reporter)
         for name, (here, there) in _differences(
             config, RunConfig.from_dict(saved["config"])
         ).items():
-            raise ForeignRunError(
+            raise ForeignFileError(
                 f"checkpoint {checkpoint.name} belongs to another run: its {name} is {there}, "
                 f"config.json says {here}"
             )

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nprobot.policies.policy import Policy
+from nprobot.errors import EnvironmentFailedError, NonFiniteError, StorageError
+from nprobot.policies.files.policy import Policy
+from nprobot.runs.interruption import interruptible
+from nprobot.runs.log import RunLog
+from nprobot.runs.progress import STEPS
+from nprobot.runs.reporting import Reporter
 
 from .algorithms import MAKERS, Model
 from .callback import RunCallback, StopTraining, log_evaluation
 from .curve import draw_curve
-from .errors import EnvironmentFailedError, NonFiniteError, StorageError
 from .evaluation import Evaluation, evaluate
-from .interruption import interruptible
-from .progress_file import STEPS
-from .reporting import Reporter
-from .run_folder import Ending, RunFolder
-from .run_log import RunLog
+from .folder import Ending, RunFolder
 from .vector import side_by_side
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EnvironmentStateError
+from nprobot.errors import NprobotError
 
 _ARENA = ("efc_", "iefc_", "efm_", "iacc", "ifrc_")
 """Beginnings of the names of arrays that every physics step lays out anew."""
@@ -52,14 +52,14 @@ def restore_simulation(data: Any, state: Mapping[str, Any]) -> None:  # noqa: AN
     """Go back to a saved state, in place.
 
     Raises:
-        EnvironmentStateError: it is of another model, or another version of MuJoCo.
+        NprobotError: it is of another model, or another version of MuJoCo.
     """
     import mujoco
 
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     integration = np.asarray(state["integration"], np.float64)
     if integration.shape != (mujoco.mj_stateSize(data.model, kind),):
-        raise EnvironmentStateError(
+        raise NprobotError(
             f"the saved simulation has {integration.size} numbers, this one "
             f"{mujoco.mj_stateSize(data.model, kind)}: another model or version of MuJoCo"
         )
@@ -128,7 +128,7 @@ def _overwrite(struct: object, saved: Mapping[str, Any]) -> None:
             or present.dtype.kind != "f"
             or (present.shape, present.dtype) != (values.shape, values.dtype)
         ):
-            raise EnvironmentStateError(
+            raise NprobotError(
                 f"{name} of the saved simulation has shape {values.shape}, here it is "
                 f"{getattr(present, 'shape', None)}: another model or version of MuJoCo"
             )

@@ -18,11 +18,12 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 )
 from typing_extensions import override
 
+from nprobot.errors import NonFiniteError, NprobotError
+from nprobot.runs.seeds import Seeds
+
 from .config import RunConfig
 from .env_group import Description, Maker
 from .env_recorder import Node
-from .errors import EnvironmentStateError, NonFiniteError
-from .seeds import Seeds
 from .workers import Here, Runner, Worker
 
 Array = NDArray[Any]
@@ -122,10 +123,10 @@ class SideBySide(VecEnv):
         """Put the states from `save` into these environments, which have just been made.
 
         Raises:
-            EnvironmentStateError: they do not fit.
+            NprobotError: they do not fit.
         """
         if len(states) != self.num_envs:
-            raise EnvironmentStateError(
+            raise NprobotError(
                 f"{len(states)} environments were saved, and there are {self.num_envs}"
             )
         self._ask("restore", *self._split(states))

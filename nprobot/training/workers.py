@@ -14,13 +14,9 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, Protocol
 
+from nprobot.errors import EnvironmentFailedError, EnvironmentUnavailableError, NprobotError
+
 from .env_group import EnvironmentGroup, Local, Maker, Number, failure
-from .errors import (
-    EnvironmentFailedError,
-    EnvironmentStateError,
-    EnvironmentUnavailableError,
-    RunError,
-)
 from .mujoco_messages import tame_mujoco
 
 TICK = 1.0
@@ -28,9 +24,8 @@ TICK = 1.0
 START = 120.0
 """Seconds that a worker has at least to load its libraries and make its environments."""
 
-_RAISED_THERE: dict[str, type[RunError]] = {
-    cls.__name__: cls
-    for cls in (EnvironmentFailedError, EnvironmentStateError, EnvironmentUnavailableError)
+_RAISED_THERE: dict[str, type[NprobotError]] = {
+    cls.__name__: cls for cls in (EnvironmentFailedError, NprobotError, EnvironmentUnavailableError)
 }
 
 
@@ -232,7 +227,7 @@ def _serve(connection: Connection, make: Maker, indices: list[int], busy: Number
             if group is None:
                 group = EnvironmentGroup(make, indices, busy)
             answer: tuple[str | None, Any] = None, getattr(group, command)(*arguments)
-        except RunError as error:
+        except NprobotError as error:
             answer = type(error).__name__, str(error)
         except Exception as error:
             answer = "", str(failure(f"environment {indices[0]}", error))

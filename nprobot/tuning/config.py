@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from nprobot.errors import ConfigError
 from nprobot.training.config import FEEDBACK_RULES, LearningOptions, RunConfig
-from nprobot.training.errors import ConfigError
 
 from .space import parameters
 

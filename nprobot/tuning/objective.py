@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nprobot.defaults.files import with_settings
-from nprobot.training.errors import RunError
-from nprobot.training.reporting import Progress
-from nprobot.training.run_folder import RunFolder
+from nprobot.errors import NprobotError
+from nprobot.runs.reporting import Progress
+from nprobot.training.folder import RunFolder
 
 from .config import TuneConfig
 
@@ -40,7 +40,7 @@ class Objective(Protocol):
             report: told every evaluation within the run.
 
         Raises:
-            RunError: learning has come to a premature end (a NaN, say).
+            NprobotError: learning has come to a premature end (a NaN, say).
         """
 
 
@@ -77,7 +77,7 @@ class TrainingObjective:
         if result.interrupted:
             raise TrialInterrupted
         if result.evaluation is None:
-            raise RunError("a run of a trial was not evaluated")
+            raise NprobotError("a run of a trial was not evaluated")
         return result.evaluation.mean
 
 
@@ -98,7 +98,7 @@ class _Evaluations:
 
     def message(self, text: str) -> None:
         """There may be a new evaluation: its row of the table is written before it is spoken of."""
-        from nprobot.training.progress_file import STEPS, read_table
+        from nprobot.runs.progress import STEPS, read_table
 
         assert self._folder is not None, "a run begins before it speaks"
         rows = [row for row in read_table(self._folder.progress) if row.get("eval/mean_reward")]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nprobot.training.errors import ConfigError, UnknownNameError
+from nprobot.errors import ConfigError, UnknownNameError
 
 Value = float | int | str
 

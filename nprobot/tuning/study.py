@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from nprobot.training.errors import (
+from nprobot.errors import (
     ConfigError,
+    FileError,
+    MissingPackageError,
     NonFiniteError,
-    RunError,
     RunFailedError,
     StorageError,
 )
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
 JOURNAL = "journal.log"
 STARTUP_TRIALS = 4
 """Trials before the sampler models what is good, and before one can be given up."""
-
-
-class TunerUnavailableError(RunError):
-    """Optuna is not installed."""
-
-
-class StudyError(RunError, ValueError):
-    """A search cannot be gone on with."""
 
 
 class Reporter(Protocol):
@@ -99,8 +92,8 @@ def search(config: TuneConfig, folder: Path, objective: Objective, reporter: Rep
         reporter: who wants the news.
 
     Raises:
-        TunerUnavailableError: Optuna is not installed.
-        StudyError: `folder` holds another search.
+        MissingPackageError: Optuna is not installed.
+        FileError: `folder` holds another search.
         RunFailedError: no trial has come to its end, or a run has failed for another reason than
             its settings; the search can be gone on with.
     """
@@ -116,8 +109,8 @@ def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
     """The study in a folder, new or gone on with.
 
     Raises:
-        TunerUnavailableError: Optuna is not installed.
-        StudyError: the folder holds another search, or what cannot be read.
+        MissingPackageError: Optuna is not installed.
+        FileError: the folder holds another search, or what cannot be read.
     """
     require_optuna()
     import optuna
@@ -138,15 +131,15 @@ def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
         )
     # Optuna asserts that a journal is one.
     except (AssertionError, ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{folder / JOURNAL} cannot be read: {error}") from error
+        raise FileError(f"{folder / JOURNAL} cannot be read: {error}") from error
     asked = json.dumps(config.identity(), sort_keys=True)
     before = study.user_attrs.setdefault("config", None)
     if before is None and len(study.get_trials(deepcopy=False)) == 0:
         if len(optuna.get_all_study_names(storage)) > 1:
-            raise StudyError(f"{folder} holds another search; choose another --out")
+            raise FileError(f"{folder} holds another search; choose another --out")
         study.set_user_attr("config", asked)
     elif before != asked:
-        raise StudyError(
+        raise FileError(
             f"{folder} holds a search with other settings: {before}; choose another --out, or "
             "repeat its command (only --trials may change)"
         )
@@ -154,11 +147,11 @@ def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
 
 
 def require_optuna() -> None:
-    """Raise `TunerUnavailableError`, which says how to get it, if there is no Optuna."""
+    """Raise `MissingPackageError`, which says how to get it, if there is no Optuna."""
     try:
         import optuna  # noqa: F401
     except ImportError as error:
-        raise TunerUnavailableError(
+        raise MissingPackageError(
             f"the tuner needs Optuna: pip install 'nprobot[tune]' ({error})"
         ) from error
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from ..policy import Policy
-from ..policy_file import DESCRIPTION_FILE, MissingPolicyError, load
+from ...errors import NotFoundError
+from ..files.policy import Policy
+from ..files.policy_file import DESCRIPTION_FILE, load
 
-__all__ = ["UnknownPolicyError", "folder", "load_policy", "names"]
+__all__ = ["NotFoundError", "folder", "load_policy", "names"]
 
 ROOT = Path(__file__).parent
-
-
-class UnknownPolicyError(MissingPolicyError):
-    """The zoo has no policy of that name."""
 
 
 def names() -> list[str]:
@@ -30,16 +27,14 @@ def folder(name: str) -> Path:
     """Where a policy lies.
 
     Raises:
-        UnknownPolicyError: there is no such policy; with near matches.
+        NotFoundError: there is no such policy; with near matches.
     """
     known = names()
     if name not in known:
         lower = {other.lower(): other for other in known}
         near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}."
-        raise UnknownPolicyError(
-            f"the zoo has no policy {name!r}; {hint} `nprobot policies` lists all."
-        )
+        raise NotFoundError(f"the zoo has no policy {name!r}; {hint} `nprobot policies` lists all.")
     return ROOT / name
 
 
@@ -47,6 +42,6 @@ def load_policy(name: str) -> Policy:
     """A policy of the zoo.
 
     Raises:
-        UnknownPolicyError: there is no such policy.
+        NotFoundError: there is no such policy.
     """
     return load(folder(name))

@@ -11,7 +11,7 @@ import pytest
 import nprobot.envs
 from nprobot.envs import arm
 from nprobot.envs.dynamics import Gravity, InverseDynamics, shift
-from nprobot.envs.errors import EnvironmentConfigError
+from nprobot.errors import ConfigError
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_inverse_dynamics_answers_rows_in_any_order_and_shape(model):
     together = exact(*rows)
     assert np.array_equal(exact(*(r[::-1] for r in rows))[::-1], together)
     assert np.array_equal(exact(*(r.reshape(2, 3, 7) for r in rows)).reshape(6, 7), together)
-    with pytest.raises(EnvironmentConfigError, match="7"):
+    with pytest.raises(ConfigError, match="7"):
         exact(np.zeros(6), np.zeros(6), np.zeros(6))
 
 
@@ -142,5 +142,5 @@ def test_friction_scale_scales_friction_alone(model):
 
 @pytest.mark.parametrize("bad", [{"payload": -1.0}, {"friction_scale": np.nan}, {"payload": 1.0}])
 def test_impossible_shifts_are_refused(model, bad):
-    with pytest.raises(EnvironmentConfigError):
+    with pytest.raises(ConfigError):
         shift(model, **bad)

@@ -2,6 +2,8 @@
 
 import os
 
+from nprobot.errors import ActuatorError, ConfigError
+
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 import pickle
@@ -16,7 +18,6 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import nprobot.envs  # noqa: F401 - registers the environments
 from nprobot.envs.arm import TORQUE_LIMITS, WORKING_LIMITS
 from nprobot.envs.arm_track import ArmTrackEnv
-from nprobot.envs.errors import ActionError, EnvironmentConfigError
 
 REACH, TRACK = "nprobot/ArmReach-v0", "nprobot/ArmTrack-v0"
 VARIANTS = [
@@ -154,7 +155,7 @@ def test_rewards_are_bounded_and_numbers_finite_under_the_strongest_actions(make
 def test_bad_actions_are_refused(make, name, action):
     env = make(name).unwrapped
     env.reset(seed=0)
-    with pytest.raises(ActionError, match="7 finite numbers"):
+    with pytest.raises(ActuatorError, match="7 finite numbers"):
         env.step(action)
 
 
@@ -173,7 +174,7 @@ def test_bad_actions_are_refused(make, name, action):
     ],
 )
 def test_impossible_arguments_are_refused(name, arguments):
-    with pytest.raises(EnvironmentConfigError):
+    with pytest.raises(ConfigError):
         gymnasium.make(name, **arguments)
 
 
@@ -186,7 +187,7 @@ def test_reset_options_change_the_robot_for_one_episode(make, name):
     assert not np.allclose(changed[0][1:], plain[0][1:])
     assert np.array_equal(roll(make(name, **SHIFTED), 30)[0], changed[0])
     assert np.array_equal(roll(env, 30)[0], plain[0])
-    with pytest.raises(EnvironmentConfigError, match="windspeed"):
+    with pytest.raises(ConfigError, match="windspeed"):
         env.reset(options={"windspeed": 3.0})
 
 
@@ -336,6 +337,6 @@ def test_track_torques_add_up(make):
 
 def test_track_before_reset_says_so():
     env = ArmTrackEnv()
-    with pytest.raises(EnvironmentConfigError, match="reset"):
+    with pytest.raises(ConfigError, match="reset"):
         _ = env.reference
     env.close()

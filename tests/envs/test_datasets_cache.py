@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nprobot.envs import datasets
 from nprobot.envs.datasets import Dataset, Recording, Split, cache_folder, generate
-from nprobot.envs.errors import CacheWarning, DataFileError, DataShapeError, NonFiniteDataError
+from nprobot.errors import DataError, DataWarning
 
 SMALL = Recording(train=2, validation=1, test=1, duration=0.5)
 
@@ -95,7 +95,7 @@ def test_damage_anywhere_is_noticed_reported_and_repaired(cache, where):
     for i in range(spot, spot + 64):
         content[i] ^= 0xFF
     path.write_bytes(content)
-    with pytest.warns(CacheWarning, match="made again"):
+    with pytest.warns(DataWarning, match="made again"):
         again = datasets.inverse_dynamics(recording=SMALL)
     assert same(good, again)
     with warnings.catch_warnings():
@@ -108,7 +108,7 @@ def test_foreign_files_in_the_cache_are_replaced(cache, content):
     good = datasets.inverse_dynamics(recording=SMALL)
     (path,) = stored(cache)
     path.write_bytes(content)
-    with pytest.warns(CacheWarning):
+    with pytest.warns(DataWarning):
         assert same(good, datasets.inverse_dynamics(recording=SMALL))
 
 
@@ -116,7 +116,7 @@ def test_a_file_under_the_wrong_name_is_not_believed(cache):
     good = datasets.inverse_dynamics(recording=SMALL)
     (path,) = stored(cache)
     datasets.inverse_dynamics(recording=SMALL, payload=1.0).save(path)
-    with pytest.warns(CacheWarning, match="other settings"):
+    with pytest.warns(DataWarning, match="other settings"):
         assert same(good, datasets.inverse_dynamics(recording=SMALL))
 
 
@@ -124,7 +124,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_only(tmp_path, monkeypat
     blocker = tmp_path / "file"
     blocker.write_text("not a folder")
     monkeypatch.setenv("NPROBOT_CACHE", str(blocker))
-    with pytest.warns(CacheWarning, match="NPROBOT_CACHE"):
+    with pytest.warns(DataWarning, match="NPROBOT_CACHE"):
         data = datasets.inverse_dynamics(recording=SMALL)
     assert len(data.train) == 100
 
@@ -211,10 +211,10 @@ def test_cache_folder_honours_the_environment(monkeypatch):
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path):
-    with pytest.raises(DataFileError, match="no file"):
+    with pytest.raises(DataError, match="no file"):
         Dataset.load(tmp_path / "gone.npz")
     np.savez(tmp_path / "foreign.npz", x=np.zeros(3))
-    with pytest.raises(DataFileError, match="load_npz"):
+    with pytest.raises(DataError, match="load_npz"):
         Dataset.load(tmp_path / "foreign.npz")
 
 
@@ -238,7 +238,7 @@ def test_fuzzed_files_raise_typed_errors_or_load_whole(saved, cut, flips):
     fuzzed.write_bytes(content[: int(cut * len(content)) + 1] if cut < 0.9 else content)
     try:
         loaded = Dataset.load(fuzzed)
-    except DataFileError:
+    except DataError:
         return
     assert same(loaded, Dataset.load(saved))
 
@@ -283,7 +283,7 @@ def test_splits_and_data_sets_that_do_not_fit_are_refused():
         {"input_names": names(2)},
         {"target_units": names(3)},
     ):
-        with pytest.raises(DataShapeError):
+        with pytest.raises(DataError):
             build(**change)
     for bad in (
         {"targets": np.zeros((9, 2))},
@@ -293,9 +293,9 @@ def test_splits_and_data_sets_that_do_not_fit_are_refused():
         {"inputs": np.zeros((0, 3)), "targets": np.zeros((0, 2)), "trajectory": np.zeros(0, int)},
         {"inputs": np.zeros((10, 3), complex)},
     ):
-        with pytest.raises(DataShapeError):
+        with pytest.raises(DataError):
             split(**bad)
-    with pytest.raises(NonFiniteDataError, match="row 2"):
+    with pytest.raises(DataError, match="row 2"):
         split(targets=np.where(np.arange(20).reshape(10, 2) == 5, np.nan, 1.0))
 
 

@@ -11,12 +11,7 @@ from stable_baselines3 import PPO
 import nprobot.envs  # noqa: F401 - registers the environments
 from nprobot.envs import datasets
 from nprobot.envs.datasets.optional import optional
-from nprobot.envs.errors import (
-    DataFileError,
-    MissingDependencyError,
-    SettingsError,
-    SplitError,
-)
+from nprobot.errors import DataError, MissingPackageError
 
 #: Minari's storage format that needs no package beyond this project's.
 FORMAT = "arrow"
@@ -61,7 +56,7 @@ def test_rows_are_observations_and_the_actions_taken_split_by_episode(reacher):
     assert data.target_names == ("action0", "action1")
 
 
-@pytest.mark.filterwarnings("ignore::nprobot.envs.errors.ConstantColumnWarning")
+@pytest.mark.filterwarnings("ignore::nprobot.errors.DataWarning")
 def test_same_seed_same_rows(reacher):
     policy = Proportional(reacher)
     first, again, other = (
@@ -78,7 +73,7 @@ def test_an_sb3_algorithm_can_be_cloned_by_environment_id():
     assert np.allclose(data.test.targets, action, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::nprobot.envs.errors.ConstantColumnWarning")
+@pytest.mark.filterwarnings("ignore::nprobot.errors.DataWarning")
 def test_preprocessing_is_what_the_policy_sees_not_what_is_recorded(reacher):
     policy = Proportional(reacher)
     data = datasets.from_policy(policy, reacher, rows=150, preprocess=lambda o: 0 * o)
@@ -97,13 +92,13 @@ def test_discrete_actions_become_labels():
 
 
 def test_cloning_that_cannot_work_is_refused(reacher):
-    with pytest.raises(SettingsError, match="predict"):
+    with pytest.raises(DataError, match="predict"):
         datasets.from_policy(object(), reacher)
-    with pytest.raises(SettingsError, match="rows"):
+    with pytest.raises(DataError, match="rows"):
         datasets.from_policy(Proportional(reacher), reacher, rows=0)
-    with pytest.raises(SettingsError, match="NoSuch"):
+    with pytest.raises(DataError, match="NoSuch"):
         datasets.from_policy(Proportional(reacher), "NoSuch-v0")
-    with pytest.raises(SplitError, match="at least three"):
+    with pytest.raises(DataError, match="at least three"):
         datasets.from_policy(Proportional(reacher), reacher, rows=60)
 
 
@@ -185,18 +180,18 @@ def test_minari_dictionaries_are_flattened(minari_folder):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_minari_data_that_cannot_be_used_is_refused(minari_folder, tmp_path):
-    with pytest.raises(DataFileError, match="no readable Minari"):
+    with pytest.raises(DataError, match="no readable Minari"):
         datasets.from_minari(tmp_path / "nothing")
     folder = minari_folder(episodes=2)
-    with pytest.raises(SplitError, match="the data has 2"):
+    with pytest.raises(DataError, match="the data has 2"):
         datasets.from_minari(folder)
     (folder / "data" / "metadata.json").write_text("{")
-    with pytest.raises(DataFileError, match="no readable Minari"):
+    with pytest.raises(DataError, match="no readable Minari"):
         datasets.from_minari(folder)
 
 
 def test_a_missing_package_is_named_with_the_way_to_get_it():
     with pytest.raises(
-        MissingDependencyError, match=r"Reading scrolls needs papyrus.*nprobot\[data\]"
+        MissingPackageError, match=r"Reading scrolls needs papyrus.*nprobot\[data\]"
     ):
         optional("papyrus.reader", "Reading scrolls")

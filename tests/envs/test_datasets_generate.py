@@ -12,14 +12,7 @@ from nprobot.envs import arm, datasets
 from nprobot.envs.datasets import Recording
 from nprobot.envs.datasets.robots import resolve
 from nprobot.envs.dynamics import InverseDynamics
-from nprobot.envs.errors import (
-    ConstantColumnWarning,
-    EnvironmentConfigError,
-    ModelCompileError,
-    RobotNotFoundError,
-    SettingsError,
-    UnsupportedRobotError,
-)
+from nprobot.errors import ConfigError, DataError, DataWarning, RobotError
 
 SMALL = Recording(train=4, validation=2, test=2, duration=1.0)
 TWO_LINKS = """
@@ -165,7 +158,7 @@ def test_inverse_kinematics_asks_for_the_posture_that_has_the_pose():
 
 @pytest.mark.parametrize("lookahead", [0.0, 1.0, float("nan")])
 def test_inverse_kinematics_without_a_future_is_refused(lookahead):
-    with pytest.raises(SettingsError, match="lookahead"):
+    with pytest.raises(DataError, match="lookahead"):
         datasets.inverse_kinematics(recording=SMALL, lookahead=lookahead)
 
 
@@ -221,36 +214,36 @@ def test_end_effector_is_the_last_link_or_what_is_named(mjcf):
     assert last.model.body(last.body).name == hand.model.body(hand.body).name == "lower"
     assert np.allclose(last.offset, 0) and np.allclose(hand.offset, [0, 0, -0.4])
     for wrong in ("nose", "floating"):
-        with pytest.raises(UnsupportedRobotError, match="hand"):
+        with pytest.raises(RobotError, match="hand"):
             resolve(path, end_effector=wrong)
 
 
 def test_robots_that_cannot_be_used_say_why(mjcf, tmp_path):
-    with pytest.raises(UnsupportedRobotError, match="shoulder"):
+    with pytest.raises(RobotError, match="shoulder"):
         resolve(mjcf(), joints=["root"])
     only_free = TWO_LINKS.replace(
         '<joint name="shoulder" axis="0 1 0" range="-1 2" limited="true"/>', ""
     )
     only_free = only_free.replace('<joint name="elbow" type="slide" axis="0 0 1"/>', "")
-    with pytest.raises(UnsupportedRobotError, match="Free and ball"):
+    with pytest.raises(RobotError, match="Free and ball"):
         resolve(mjcf(text=only_free))
     broken = tmp_path / "broken.xml"
     broken.write_text('<mujoco><worldbody><body><geom size="-1"/></body></worldbody></mujoco>')
-    with pytest.raises(ModelCompileError, match=r"broken\.xml"):
+    with pytest.raises(RobotError, match=r"broken\.xml"):
         datasets.inverse_dynamics(broken, SMALL)
     broken.write_text("no xml at all")
-    with pytest.raises(ModelCompileError):
+    with pytest.raises(RobotError):
         datasets.inverse_dynamics(str(broken), SMALL)
-    with pytest.raises(RobotNotFoundError, match=r"gone\.xml"):
+    with pytest.raises(RobotError, match=r"gone\.xml"):
         datasets.inverse_dynamics("gone.xml", SMALL)
-    with pytest.raises(RobotNotFoundError, match="Reacher-v5"):
+    with pytest.raises(RobotError, match="Reacher-v5"):
         datasets.inverse_dynamics("Reachr-v5", SMALL)
-    with pytest.raises(UnsupportedRobotError, match="MuJoCo"):
+    with pytest.raises(RobotError, match="MuJoCo"):
         datasets.inverse_dynamics("CartPole-v1", SMALL)
 
 
 def test_columns_out_of_the_plane_are_warned_of_and_standardise_to_zero():
-    with pytest.warns(ConstantColumnWarning, match="z, R31, R32"):
+    with pytest.warns(DataWarning, match="z, R31, R32"):
         data = datasets.forward_kinematics("Reacher-v5", SMALL)
     mean, scale = datasets.moments(data.train.targets)
     assert np.isfinite((data.train.targets - mean) / scale).all()
@@ -276,14 +269,14 @@ def test_columns_out_of_the_plane_are_warned_of_and_standardise_to_zero():
     ],
 )
 def test_impossible_recordings_are_refused(bad):
-    with pytest.raises(SettingsError):
+    with pytest.raises(DataError):
         Recording(**bad)
 
 
 def test_impossible_shifts_are_refused():
-    with pytest.raises(EnvironmentConfigError, match="payload"):
+    with pytest.raises(ConfigError, match="payload"):
         datasets.inverse_dynamics(recording=SMALL, payload=-1.0)
-    with pytest.raises(SettingsError, match="tool_shift"):
+    with pytest.raises(DataError, match="tool_shift"):
         datasets.forward_kinematics(recording=SMALL, tool_shift=float("nan"))
 
 
@@ -299,13 +292,13 @@ def test_tasks_are_made_by_name_with_flat_settings(mjcf):
 
 
 def test_unknown_tasks_and_settings_suggest_the_nearest():
-    with pytest.raises(SettingsError, match="did you mean 'arm-inverse-dynamics'"):
+    with pytest.raises(DataError, match="did you mean 'arm-inverse-dynamics'"):
         datasets.make("arm-inverse-dynamic")
-    with pytest.raises(SettingsError, match="did you mean 'payload'"):
+    with pytest.raises(DataError, match="did you mean 'payload'"):
         datasets.make("arm-inverse-dynamics", paylod=1.0)
-    with pytest.raises(SettingsError, match="no setting 'robot'"):
+    with pytest.raises(DataError, match="no setting 'robot'"):
         datasets.make("arm-inverse-dynamics", robot="Ant-v5")
-    with pytest.raises(SettingsError, match="robot="):
+    with pytest.raises(DataError, match="robot="):
         datasets.make("inverse-dynamics")
-    with pytest.raises(SettingsError, match="wrong type"):
+    with pytest.raises(DataError, match="wrong type"):
         datasets.make("arm-inverse-dynamics", train="many")

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nprobot.envs.arm import WORKING_LIMITS
-from nprobot.envs.errors import EnvironmentConfigError
 from nprobot.envs.trajectories import (
     JointLimits,
     minimum_jerk,
@@ -14,6 +13,7 @@ from nprobot.envs.trajectories import (
     rhythmic,
     synergies,
 )
+from nprobot.errors import ConfigError
 
 MOTIONS = [rhythmic, point_to_point]
 MIXING = synergies(7, 0.8)
@@ -93,13 +93,13 @@ def test_impossible_arguments_are_refused(motion):
         {"duration": 0.001},
         {"mixing": np.ones((3, 3))},
     ):
-        with pytest.raises(EnvironmentConfigError):
+        with pytest.raises(ConfigError):
             draw(motion, **bad)
-    with pytest.raises(EnvironmentConfigError, match="harmonics"):
+    with pytest.raises(ConfigError, match="harmonics"):
         draw(rhythmic, harmonics=0)
-    with pytest.raises(EnvironmentConfigError, match="pace"):
+    with pytest.raises(ConfigError, match="pace"):
         draw(point_to_point, pace=(0.0, 1.0))
-    with pytest.raises(EnvironmentConfigError, match="strength"):
+    with pytest.raises(ConfigError, match="strength"):
         synergies(7, 1.5)
 
 
@@ -119,5 +119,5 @@ def test_impossible_limits_are_refused(field, value, message):
         "speed": [1.0, 1.0],
         "acceleration": [1.0, 1.0],
     }
-    with pytest.raises(EnvironmentConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         JointLimits(**{**good, field: np.array(value)})

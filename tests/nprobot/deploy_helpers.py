@@ -3,8 +3,8 @@
 import numpy as np
 
 from nprobot.deploy import Controller
-from nprobot.policies.operations import Operation
-from nprobot.policies.policy import BoxAction, Normaliser, Policy, Task
+from nprobot.policies.files.operations import Operation
+from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
 
 
 def gain_policy(gain=1.0, bound=2.0, rate=100.0, action=None):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import nprobot
-from nprobot.rules import Backpropagation
+from nprobot.learning.rules import Backpropagation
 
 ALL_RULES = [name for name in nprobot.RULES if "bp" not in name]
 

@@ -14,17 +14,16 @@ from gymnasium import spaces
 import nprobot.policies
 from nprobot.adaptation.faults import SECONDS, Fault, usual_faults
 from nprobot.adaptation.learning import AdaptationConfig, adapt, make_learner
-from nprobot.adaptation.networks import UntrainablePolicyError, check_trainable, read_network
+from nprobot.adaptation.networks import check_trainable, read_network
 from nprobot.adaptation.result import LearningEpisode, recovery
 from nprobot.cli import main
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import ActuatorOracle
-from nprobot.errors import RuleError
+from nprobot.errors import ConfigError, RuleError
 from nprobot.policies import zoo
-from nprobot.policies.operations import Operation
-from nprobot.policies.policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
+from nprobot.policies.files.operations import Operation
+from nprobot.policies.files.policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
 from nprobot.training import environments
-from nprobot.training.errors import ConfigError
 
 
 class Dial(gymnasium.Env):
@@ -194,9 +193,9 @@ def test_what_nrl_cannot_train_is_refused_with_the_reason():
         policy, operations=(*policy.operations, Operation("tanh"))
     )
     for reason, untrainable in cases.items():
-        with pytest.raises(UntrainablePolicyError, match=reason):
+        with pytest.raises(RuleError, match=reason):
             check_trainable(untrainable)
-    with pytest.raises(UntrainablePolicyError, match="ONNX"):
+    with pytest.raises(RuleError, match="ONNX"):
         check_trainable(object())
 
 

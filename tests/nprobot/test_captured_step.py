@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import nprobot
-from nprobot.captured_step import CapturedStep
 from nprobot.errors import RuleError
+from nprobot.learning.captured_step import CapturedStep
 from nprobot.policies import mlp
 
 CASES = [(name, {}) for name in nprobot.RULES] + [

@@ -11,10 +11,10 @@ from nprobot.cli import app, main
 from nprobot.cli.console import duration
 from nprobot.cli.envs import control_environments, describe
 from nprobot.cli.run_display import figures
-from nprobot.policies import policy_file
+from nprobot.policies.files import policy_file
+from nprobot.runs.reporting import Progress
 from nprobot.training.evaluation import evaluate
-from nprobot.training.reporting import Progress
-from nprobot.training.run_folder import RunFolder, find_policy
+from nprobot.training.folder import RunFolder, find_policy
 
 SMALL = [
     *("--steps", "256", "--envs", "2", "--n-steps", "64", "--batch-size", "32"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nprobot
-from nprobot.decorrelation import mean_square_correlation, update
+from nprobot.learning.decorrelation import mean_square_correlation, update
 from nprobot.policies import mlp
 
 

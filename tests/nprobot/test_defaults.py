@@ -19,12 +19,12 @@ from nprobot.cli import main
 from nprobot.cli.bench import Bench
 from nprobot.cli.options import parse
 from nprobot.cli.train import Train, with_defaults
-from nprobot.defaults import DefaultsFileError, TunedDefaults
+from nprobot.defaults import TunedDefaults
 from nprobot.defaults.files import SETTINGS, Score, with_settings
 from nprobot.defaults.lookup import ROOT, file_name
+from nprobot.errors import ConfigError, UnknownNameError
 from nprobot.training.build import options_in_use
 from nprobot.training.config import AlgorithmOptions, LearningOptions, RunConfig
-from nprobot.training.errors import ConfigError, UnknownNameError
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("*.toml"))
@@ -171,12 +171,12 @@ class TestFiles:
     def test_files_that_make_no_sense(self, change, message, tmp_path):
         file = defaults.save(TUNED, tmp_path / "tuned.toml")
         file.write_text(file.read_text().replace(*change, 1))
-        with pytest.raises(DefaultsFileError, match=message) as caught:
+        with pytest.raises(ConfigError, match=message) as caught:
             defaults.load(file)
         assert str(file) in str(caught.value)
 
     def test_missing(self, tmp_path):
-        with pytest.raises(DefaultsFileError, match="No such file"):
+        with pytest.raises(ConfigError, match="No such file"):
             defaults.load(tmp_path / "tuned.toml")
 
     def test_any_change_is_a_typed_error(self, tmp_path):
@@ -189,7 +189,7 @@ class TestFiles:
             file.write_bytes(whole[:at] + insert + whole[at + cut :])
             try:
                 tuned = defaults.load(file)
-            except DefaultsFileError:
+            except ConfigError:
                 return
             config = RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule)
             assert defaults.fill(config, tuned)[1] == tuned.settings
@@ -240,9 +240,9 @@ class TestFill:
             assert defaults.choose("tuned", dataclasses.replace(config, **other)) is None
         file = str(next(elsewhere.glob("*.toml")))
         assert defaults.choose(file, dataclasses.replace(config, env="Hopper-v5")) is not None
-        with pytest.raises(DefaultsFileError, match="of ppo with danp; this run is of ppo with np"):
+        with pytest.raises(ConfigError, match="of ppo with danp; this run is of ppo with np"):
             defaults.choose(file, dataclasses.replace(config, rule="np"))
-        with pytest.raises(DefaultsFileError, match="No such file"):
+        with pytest.raises(ConfigError, match="No such file"):
             defaults.choose("tunde", config)
 
     def test_a_rule_with_feedback_has_settings_of_its_own(self, elsewhere):

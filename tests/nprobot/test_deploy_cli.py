@@ -11,7 +11,8 @@ import pytest
 
 from nprobot.cli import main
 from nprobot.cli.deploy import SafetyOptions, safety_of
-from nprobot.deploy import Damping, FlightRecord, Hold, SafetyConfigError
+from nprobot.deploy import Damping, FlightRecord, Hold
+from nprobot.errors import ConfigError
 from nprobot.policies import zoo
 from nprobot.training.evaluation import evaluate
 
@@ -109,7 +110,7 @@ def test_safety_from_options():
     assert safety.safe_action == Damping((3,), 0.5)
     assert safety.slew == (2.0,)
     assert safety_of(SafetyOptions("hold")).safe_action == Hold()
-    with pytest.raises(SafetyConfigError):
+    with pytest.raises(ConfigError):
         safety_of(SafetyOptions("zero", velocities=(1,)))
 
 

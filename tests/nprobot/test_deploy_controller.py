@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nprobot.deploy import Controller, Damping, RateError, Safety, SafetyConfigError
+from nprobot.deploy import Controller, Damping, Safety
+from nprobot.errors import ConfigError, DeployError
 from nprobot.policies import zoo
-from nprobot.policies.policy import DiscreteAction, Policy
+from nprobot.policies.files.policy import DiscreteAction, Policy
 
 from .deploy_helpers import controller, gain_policy
 
@@ -36,7 +37,7 @@ class TestActions:
 
     @pytest.mark.parametrize("rate", [0, -1, math.nan, math.inf])
     def test_impossible_rate(self, rate):
-        with pytest.raises(RateError, match="above 0"):
+        with pytest.raises(DeployError, match="above 0"):
             controller(rate=rate)
 
     def test_discrete_actions(self):
@@ -105,31 +106,31 @@ class TestLimits:
         ],
     )
     def test_settings_that_make_no_sense(self, settings_, message):
-        with pytest.raises(SafetyConfigError, match=message):
+        with pytest.raises(ConfigError, match=message):
             controller(Safety(**settings_))
 
     def test_settings_that_do_not_fit_the_policy(self):
         discrete = gain_policy(action=DiscreteAction((3,)))
         for wrong in (Safety(slew=1.0), Safety(action_low=0.0), Safety(safe_action=Damping((0,)))):
-            with pytest.raises(SafetyConfigError, match="continuous"):
+            with pytest.raises(ConfigError, match="continuous"):
                 controller(wrong, discrete)
         plain = Policy((2,), gain_policy().operations, gain_policy().action)
-        with pytest.raises(SafetyConfigError, match="no normaliser"):
+        with pytest.raises(ConfigError, match="no normaliser"):
             controller(Safety(observation_deviations=5.0), plain)
-        with pytest.raises(SafetyConfigError, match="control rate"):
+        with pytest.raises(ConfigError, match="control rate"):
             controller(Safety(slew=1.0), plain)
 
     def test_settings_come_back_from_json(self):
         safety = Safety(Damping((1,), (0.5,)), slew=(1.0,), observation_low=-2.0, max_age=0.1)
         assert Safety.from_dict(json.loads(json.dumps(safety.to_dict()))) == safety
         for wrong in ({"slwe": 1.0}, {"safe_action": {"kind": "fly"}}, {"slew": "fast"}):
-            with pytest.raises(SafetyConfigError):
+            with pytest.raises(ConfigError):
                 Safety.from_dict(wrong)
 
 
 @pytest.mark.parametrize("action", [[1.0, 2.0], [math.nan], "up"])
 def test_reset_wants_an_action(action):
-    with pytest.raises(SafetyConfigError, match="an action is"):
+    with pytest.raises(ConfigError, match="an action is"):
         controller().reset(action)
 
 

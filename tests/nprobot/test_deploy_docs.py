@@ -13,9 +13,9 @@ from nprobot.cli import main
 from nprobot.cli.deploy import HELP, Deploy
 from nprobot.cli.options import parse
 from nprobot.deploy import Controller, messages
-from nprobot.policies import policy_file
-from nprobot.policies.operations import Operation
-from nprobot.policies.policy import BoxAction, Normaliser, Policy, Task
+from nprobot.policies.files import policy_file
+from nprobot.policies.files.operations import Operation
+from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHORT = [

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nprobot.deploy import Controller, Safety, fly, make_robot
-from nprobot.policies.operations import Operation
-from nprobot.policies.policy import BoxAction, Normaliser, Policy, Task
+from nprobot.policies.files.operations import Operation
+from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
 
 RATE = 100
 HOUR = 3600 * RATE

@@ -10,14 +10,13 @@ import pytest
 import nprobot
 from nprobot.cli import main
 from nprobot.deploy import export_run
-from nprobot.deploy.export import ExportError, without_paths
+from nprobot.deploy.export import without_paths
 from nprobot.envs import datasets
-from nprobot.policies.card import card
-from nprobot.policies.onnx_file import DisagreementError
-from nprobot.policies.policy_file import MissingPolicyError, save
+from nprobot.errors import DamagedFileError, DeployError, ExistsError, FileError, NotFoundError
+from nprobot.policies.files.card import card
+from nprobot.policies.files.policy_file import save
 from nprobot.regression import track
 from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
-from nprobot.training.errors import DamagedRunError, RunExistsError
 from nprobot.training.evaluation import evaluate
 from nprobot.training.runner import train
 
@@ -124,16 +123,16 @@ def test_curve_is_drawn_for_a_run_that_was_cut_off(run, tmp_path):
 
 
 def test_nothing_is_written_over(run, exported):
-    with pytest.raises(RunExistsError, match="choose another --out"):
+    with pytest.raises(ExistsError, match="choose another --out"):
         export_run(run, exported.folder)
 
 
 def test_nothing_half_written_is_left(run, tmp_path, monkeypatch):
     def disagree(*arguments):
-        raise DisagreementError("they differ")
+        raise FileError("they differ")
 
     monkeypatch.setattr("nprobot.deploy.export.save_onnx", disagree)
-    with pytest.raises(DisagreementError):
+    with pytest.raises(FileError):
         export_run(run, tmp_path / "policy", onnx=True, episodes=0)
     assert not (tmp_path / "policy").exists()
     monkeypatch.undo()
@@ -217,14 +216,14 @@ def test_a_damaged_run_is_said_to_be_one(run, text, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy, symlinks=True)
     (copy / "config.json").write_text(text)
-    with pytest.raises(DamagedRunError):
+    with pytest.raises(DamagedFileError):
         export_run(copy, episodes=0)
 
 
 def test_arguments_that_make_no_sense(run, tmp_path):
-    with pytest.raises(ExportError, match="0 or more"):
+    with pytest.raises(DeployError, match="0 or more"):
         export_run(run, episodes=-1)
-    with pytest.raises(MissingPolicyError):
+    with pytest.raises(NotFoundError):
         export_run(tmp_path / "nothing")
 
 

@@ -11,17 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nprobot.deploy import (
-    Controller,
-    Damping,
-    FaultKind,
-    FlightRecord,
-    FlightRecordError,
-    Safety,
-    replay,
-)
+from nprobot.deploy import Controller, Damping, FaultKind, FlightRecord, Safety, replay
+from nprobot.errors import DeployError
 from nprobot.policies import zoo
-from nprobot.policies.policy import BoxAction
+from nprobot.policies.files.policy import BoxAction
 
 POLICY = zoo.load_policy("InvertedPendulum")
 SAFETY = Safety(Damping((3,), 0.3), slew=30.0, max_age=0.5, max_repeats=3, max_missed_deadlines=2)
@@ -177,7 +170,7 @@ def test_a_policy_of_another_shape_is_refused():
         ("action", (1, 2), "the policy gives"),
     ):
         arrays = {**record.arrays, name: np.zeros(shape)}
-        with pytest.raises(FlightRecordError, match=message):
+        with pytest.raises(DeployError, match=message):
             replay(FlightRecord(0, record.about, arrays), POLICY)
 
 
@@ -204,17 +197,17 @@ class TestFilesOfOthers:
     def test_no_flight_record(self, data, tmp_path):
         file = tmp_path / "flight.npz"
         file.write_bytes(data)
-        with pytest.raises(FlightRecordError, match="not a readable flight record"):
+        with pytest.raises(DeployError, match="not a readable flight record"):
             FlightRecord.load(file)
 
     def test_missing(self, tmp_path):
-        with pytest.raises(FlightRecordError, match="No such file"):
+        with pytest.raises(DeployError, match="No such file"):
             FlightRecord.load(tmp_path / "flight.npz")
 
     def test_pickles_are_refused(self, tmp_path):
         file = tmp_path / "flight.npz"
         np.savez(file, header=np.array([{"format": "nprobot-flight"}], dtype=object))
-        with pytest.raises(FlightRecordError, match="allow_pickle=False"):
+        with pytest.raises(DeployError, match="allow_pickle=False"):
             FlightRecord.load(file)
 
     @pytest.mark.parametrize(
@@ -233,7 +226,7 @@ class TestFilesOfOthers:
     def test_arrays_that_do_not_fit(self, change, tmp_path):
         record = eventful_flight(10).recorder.record()
         change(record.arrays)
-        with pytest.raises(FlightRecordError):
+        with pytest.raises(DeployError):
             FlightRecord.load(record.save(tmp_path / "flight.npz"))
 
     def fuzz(self, folder, examples):
@@ -249,7 +242,7 @@ class TestFilesOfOthers:
         )
         def check(at, cut, insert):
             file.write_bytes(whole[:at] + insert + whole[at + cut :])
-            with contextlib.suppress(FlightRecordError):
+            with contextlib.suppress(DeployError):
                 replay(FlightRecord.load(file), POLICY)
 
         check()

@@ -11,22 +11,18 @@ from gymnasium import spaces
 
 from nprobot.deploy import (
     Controller,
-    DisplayError,
     FaultKind,
     Film,
-    RateError,
-    RateWarning,
-    RobotError,
     Safety,
     choose_backend,
     fly,
     make_robot,
     rendering,
 )
+from nprobot.errors import DeployError, DeployWarning, EnvironmentUnavailableError, UnknownNameError
 from nprobot.policies import zoo
-from nprobot.policies.operations import Operation
-from nprobot.policies.policy import BoxAction, DiscreteAction, Policy, Task
-from nprobot.training.errors import EnvironmentUnavailableError, UnknownNameError
+from nprobot.policies.files.operations import Operation
+from nprobot.policies.files.policy import BoxAction, DiscreteAction, Policy, Task
 from nprobot.training.evaluation import evaluate
 
 POLICY = zoo.load_policy("InvertedPendulum")
@@ -146,11 +142,11 @@ class TestFlight:
 
     def test_real_time_needs_a_rate(self):
         policy = constant_policy("Counter-v0", 2, DiscreteAction((3,)))
-        with pytest.raises(RateError, match="name a --rate"):
+        with pytest.raises(DeployError, match="name a --rate"):
             list(fly(make_robot(policy), Controller(policy), realtime=True))
 
     def test_episodes(self, robot):
-        with pytest.raises(RobotError, match="1 or more"):
+        with pytest.raises(DeployError, match="1 or more"):
             list(fly(robot, Controller(POLICY), episodes=0))
 
 
@@ -159,11 +155,11 @@ class TestRate:
         assert robot.rate == 25
 
     def test_another_is_refused(self):
-        with pytest.raises(RateError, match=r"trained at 25 Hz .* 0\.5 times .* --any-rate"):
+        with pytest.raises(DeployError, match=r"trained at 25 Hz .* 0\.5 times .* --any-rate"):
             make_robot(POLICY, rate=50)
 
     def test_another_can_be_insisted_on(self):
-        with pytest.warns(RateWarning, match="would act at 50 Hz"):
+        with pytest.warns(DeployWarning, match="would act at 50 Hz"):
             robot = make_robot(POLICY, rate=50, any_rate=True)
         assert robot.rate == 50
         assert robot.env.unwrapped.frame_skip == 1
@@ -171,14 +167,14 @@ class TestRate:
     def test_an_environment_at_another_rate_is_adapted(self):
         robot = make_robot(POLICY, env_kwargs={"frame_skip": 1})
         assert robot.rate == 25
-        with pytest.warns(RateWarning):
+        with pytest.warns(DeployWarning):
             fast = make_robot(POLICY, env_kwargs={"frame_skip": 1}, any_rate=True)
         assert fast.rate == 50
 
     def test_what_the_physics_cannot_do_is_refused(self):
         with (
-            pytest.raises(RateError, match=r"it can run at 50, 25, 16\.67"),
-            pytest.warns(RateWarning),
+            pytest.raises(DeployError, match=r"it can run at 50, 25, 16\.67"),
+            pytest.warns(DeployWarning),
         ):
             make_robot(POLICY, rate=100, any_rate=True)
 
@@ -186,12 +182,12 @@ class TestRate:
         policy = constant_policy("CartPole-v1", 4, DiscreteAction((2,)), 50.0)
         assert make_robot(policy).rate == 50
         other = constant_policy("CartPole-v1", 4, DiscreteAction((2,)), 20.0)
-        with pytest.raises(RateError, match="its rate cannot be changed"):
+        with pytest.raises(DeployError, match="its rate cannot be changed"):
             make_robot(other)
 
     @pytest.mark.parametrize("rate", [0, -5, math.nan])
     def test_impossible(self, rate):
-        with pytest.raises(RateError, match="above 0"):
+        with pytest.raises(DeployError, match="above 0"):
             make_robot(POLICY, rate=rate)
 
 
@@ -212,12 +208,12 @@ class TestHardware:
         assert episode.total == 1000
 
     def test_unknown(self):
-        with pytest.raises(RobotError, match="did you mean 'servo'"):
+        with pytest.raises(DeployError, match="did you mean 'servo'"):
             make_robot(POLICY, hardware="srevo")
 
     def test_needs_motors(self):
         policy = constant_policy("CartPole-v1", 4, DiscreteAction((2,)))
-        with pytest.raises(RobotError, match="is for motors"):
+        with pytest.raises(DeployError, match="is for motors"):
             make_robot(policy, hardware="servo")
 
 
@@ -248,7 +244,7 @@ class TestRendering:
         assert choose_backend() == "osmesa"
         unset_backend(monkeypatch)
         monkeypatch.setattr(rendering, "_probe", lambda backend: f"no {backend}")
-        with pytest.raises(DisplayError, match=r"egl: no egl; osmesa: no osmesa.*apt install"):
+        with pytest.raises(DeployError, match=r"egl: no egl; osmesa: no osmesa.*apt install"):
             choose_backend()
 
     def test_a_broken_back_end_is_found_broken(self):
@@ -256,11 +252,11 @@ class TestRendering:
 
     def test_windows_need_a_display(self, monkeypatch):
         monkeypatch.setattr(rendering, "has_display", lambda: False)
-        with pytest.raises(DisplayError, match="--record"):
+        with pytest.raises(DeployError, match="--record"):
             rendering.require_display()
         monkeypatch.setattr(rendering, "has_display", lambda: True)
         monkeypatch.setenv("MUJOCO_GL", "egl")
-        with pytest.raises(DisplayError, match="unset MUJOCO_GL"):
+        with pytest.raises(DeployError, match="unset MUJOCO_GL"):
             rendering.require_display()
 
     def test_film_shows_a_pole_that_stands(self, tmp_path, monkeypatch):
@@ -291,14 +287,14 @@ class TestRendering:
     def test_films_are_not_written_over(self, tmp_path):
         file = tmp_path / "film.mp4"
         file.write_text("precious")
-        with pytest.raises(RobotError, match="choose another name"):
+        with pytest.raises(DeployError, match="choose another name"):
             rendering.check_film(file)
-        with pytest.raises(RobotError, match=r"a film is an \.mp4"):
+        with pytest.raises(DeployError, match=r"a film is an \.mp4"):
             rendering.check_film(tmp_path / "film.avi")
 
     def test_missing_package(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-        with pytest.raises(RobotError, match=r"nprobot\[video\]"):
+        with pytest.raises(DeployError, match=r"nprobot\[video\]"):
             rendering.check_film(tmp_path / "film.mp4")
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nprobot.deploy import Controller, PolicyServer, Safety, ServerError
+from nprobot.deploy import Controller, PolicyServer, Safety
 from nprobot.deploy.messages import LARGEST_MESSAGE, answer
 from nprobot.deploy.server import is_loopback
+from nprobot.errors import DeployError
 from nprobot.policies import zoo
 
 zmq = pytest.importorskip("zmq")
@@ -231,12 +232,12 @@ class TestSocket:
 
     def test_a_taken_port_is_a_plain_error(self, server, controller):
         port = int(server.endpoint.rsplit(":", 1)[1])
-        with pytest.raises(ServerError, match="cannot listen"):
+        with pytest.raises(DeployError, match="cannot listen"):
             PolicyServer(controller, port=port)
 
     @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("not a host", 0)])
     def test_impossible_addresses(self, controller, host, port):
-        with pytest.raises(ServerError):
+        with pytest.raises(DeployError):
             PolicyServer(controller, host, port)
 
 

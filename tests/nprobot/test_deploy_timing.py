@@ -6,9 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from nprobot.deploy import FaultKind, RateError, SafetyConfigError, Watchdog
+from nprobot.deploy import FaultKind, Watchdog
 from nprobot.deploy.latency import Latency, duration
 from nprobot.deploy.pacing import Pacer
+from nprobot.errors import ConfigError, DeployError
 
 from .deploy_helpers import FakeClock, controller
 
@@ -43,7 +44,7 @@ class TestWatchdog:
         assert own.fault.kind == FaultKind.WATCHDOG
 
     def test_needs_a_timeout(self):
-        with pytest.raises(SafetyConfigError, match="above 0"):
+        with pytest.raises(ConfigError, match="above 0"):
             Watchdog(0.0, print)
 
 
@@ -77,7 +78,7 @@ class TestPacer:
         assert clock.now == pytest.approx(0.4)
 
     def test_needs_a_rate(self):
-        with pytest.raises(RateError):
+        with pytest.raises(DeployError):
             Pacer(0)
 
 

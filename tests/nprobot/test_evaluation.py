@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from nprobot.policies.operations import Operation
-from nprobot.policies.policy import BoxAction, DiscreteAction, Policy, Task
+from nprobot.errors import ConfigError, EnvironmentUnavailableError, NonFiniteError
+from nprobot.policies.files.operations import Operation
+from nprobot.policies.files.policy import BoxAction, DiscreteAction, Policy, Task
 from nprobot.training import evaluation
-from nprobot.training.errors import ConfigError, EnvironmentUnavailableError, NonFiniteError
 from nprobot.training.evaluation import Evaluation, evaluate, record
 
 

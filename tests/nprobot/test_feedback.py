@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 import nprobot
-from nprobot.activity import Activity
 from nprobot.errors import RuleError
-from nprobot.feedback import output_error
+from nprobot.learning.activity import Activity
+from nprobot.learning.feedback import output_error
 from nprobot.policies import BiasHead, mlp
 
 from .conftest import Branches, backprop_gradients, gradients, squared_error

@@ -13,11 +13,17 @@ import pytest
 from nprobot.cli import evaluate
 from nprobot.cli import fit as command
 from nprobot.cli.fit_display import FitLines
-from nprobot.envs.errors import MissingColumnsError, RobotError, SettingsError
+from nprobot.errors import (
+    ConfigError,
+    DataError,
+    ExistsError,
+    NotFoundError,
+    RobotError,
+    UnknownNameError,
+)
 from nprobot.regression import load
 from nprobot.regression.sources import Source
-from nprobot.training.errors import ConfigError, RunExistsError, RunNotFoundError, UnknownNameError
-from nprobot.training.interruption import interruptible
+from nprobot.runs.interruption import interruptible
 
 TASK = ["--task-kwargs", "train", "6", "validation", "2", "test", "2", "duration", "1.0"]
 QUICK = ["--samples", "2", "--hidden", "16", "--batch-size", "128"]
@@ -59,7 +65,7 @@ def test_a_task_from_start_to_end(tmp_path, capsys):
     assert description["about"]["network"]["sizes"] == [21, 16, 7]
     assert load(out).predict(np.zeros(21)).shape == (7,)
 
-    with pytest.raises(RunExistsError):
+    with pytest.raises(ExistsError):
         run("--task", "arm-inverse-dynamics", "--out", out)
     assert run("--resume", out, "--epochs", 3) == 0
     assert (out / "progress.csv").read_text().count("\n") == 1 + 1 + 3
@@ -124,17 +130,17 @@ def test_warnings_of_the_data_are_lines(tmp_path, capsys):
 
 
 def test_what_cannot_be_fitted(table, tmp_path):
-    with pytest.raises(SettingsError, match="did you mean 'arm-inverse-dynamics'"):
+    with pytest.raises(DataError, match="did you mean 'arm-inverse-dynamics'"):
         run("--task", "arm-inverse-dynamic")
     with pytest.raises(UnknownNameError, match="danp"):
         run("--rule", "dann")
-    with pytest.raises(MissingColumnsError, match="'q9'"):
+    with pytest.raises(DataError, match="'q9'"):
         run("--data", table, "--inputs", "q9", "--targets", "tau")
     with pytest.raises(ConfigError, match="belongs to a file"):
         run("--inputs", "q1")
     with pytest.raises(ConfigError, match="not both"):
         run("--data", table, "--task", "arm-inverse-dynamics")
-    with pytest.raises(RunNotFoundError):
+    with pytest.raises(NotFoundError):
         run("--resume", tmp_path / "nothing")
     broken = tmp_path / "broken.xml"
     broken.write_text("<mujoco><worldbody><body></worldbody></mujoco>")

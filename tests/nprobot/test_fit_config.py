@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nprobot import RULES
+from nprobot.errors import ConfigError, UnknownNameError
 from nprobot.regression import FitConfig
-from nprobot.training.errors import ConfigError, UnknownNameError
 
 
 @pytest.mark.parametrize(

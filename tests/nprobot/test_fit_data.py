@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 
 from nprobot.envs.datasets import split_rows
-from nprobot.envs.errors import (
-    ConstantColumnWarning,
-    DataShapeError,
-    NonFiniteDataError,
-    SplitError,
-)
-from nprobot.errors import ArchitectureError, RuleError
+from nprobot.errors import ArchitectureError, ConfigError, DataError, DataWarning, RuleError
 from nprobot.policies import mlp
 from nprobot.regression import fit
-from nprobot.training.errors import ConfigError
 
 from .fit_helpers import SMALL
 
@@ -32,11 +25,11 @@ def test_bad_data_is_refused():
     x = np.random.default_rng(0).normal(size=(120, 3))
     y = x[:, :2].copy()
     y[7, 1] = np.nan
-    with pytest.raises(NonFiniteDataError, match="row 7, column 1"):
+    with pytest.raises(DataError, match="row 7, column 1"):
         fit([4], (x, y, np.arange(120) // 20), "np")
-    with pytest.raises(SplitError, match="three trajectories"):
+    with pytest.raises(DataError, match="three trajectories"):
         fit([4], (x, x[:, :1], np.zeros(120)), "np")
-    with pytest.raises(DataShapeError):
+    with pytest.raises(DataError):
         fit([4], (x[:-1], x[:, :1], np.arange(120) // 20), "np")
     with pytest.raises(ConfigError, match="got ndarray"):
         fit([4], x, "np")
@@ -47,7 +40,7 @@ def test_constant_columns_do_no_harm():
     x, trajectory = rng.normal(size=(300, 3)), np.arange(300) // 30
     y = np.stack([x[:, 0], np.full(300, 4.0)], axis=1)
     x[:, 1] = 9.0
-    with pytest.warns(ConstantColumnWarning):
+    with pytest.warns(DataWarning):
         result = fit([8], (x, y, trajectory), "bp", epochs=20, batch_size=32)
     score = result.scores["test"]
     assert np.isnan(score.nmse[1])

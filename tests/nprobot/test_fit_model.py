@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from nprobot.envs.datasets import Dataset, Split
-from nprobot.policies import ACTIVATIONS, mlp, policy_file
-from nprobot.policies.errors import ArchitectureError
+from nprobot.errors import (
+    ArchitectureError,
+    DamagedFileError,
+    ForeignFileError,
+    NewerFileError,
+    NotFoundError,
+)
+from nprobot.policies import ACTIVATIONS, mlp
+from nprobot.policies.files import policy_file
 from nprobot.regression import Model, export_model, load, save
 from nprobot.regression.model import describe_network
-from nprobot.training.errors import (
-    DamagedRunError,
-    ForeignRunError,
-    NewerRunError,
-    RunNotFoundError,
-)
 
 
 def data(classes=0):
@@ -105,7 +106,7 @@ def test_describe_network_knows_what_mlp_builds():
 
 
 def test_files_that_are_no_model_are_refused(tmp_path):
-    with pytest.raises(RunNotFoundError, match="no model"):
+    with pytest.raises(NotFoundError, match="no model"):
         load(tmp_path)
     save(model(), tmp_path)
     file = tmp_path / "model.json"
@@ -118,14 +119,14 @@ def test_files_that_are_no_model_are_refused(tmp_path):
         good.replace('"sizes"', '"s"'),
     ):
         file.write_text(bad)
-        with pytest.raises((DamagedRunError, ForeignRunError)):
+        with pytest.raises((DamagedFileError, ForeignFileError)):
             load(tmp_path)
     file.write_text(json.dumps(json.loads(good) | {"version": 99}))
-    with pytest.raises(NewerRunError, match="up to version 1"):
+    with pytest.raises(NewerFileError, match="up to version 1"):
         load(tmp_path)
     file.write_text(good)
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
-    with pytest.raises(DamagedRunError):
+    with pytest.raises(DamagedFileError):
         load(tmp_path)
 
 

@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from nprobot import learning_rule
-from nprobot.errors import ArchitectureError
-from nprobot.policies import mlp
-from nprobot.regression import fit, load, resume
-from nprobot.training.errors import (
+from nprobot.errors import (
+    ArchitectureError,
     ConfigError,
-    DamagedRunError,
+    DamagedFileError,
+    ExistsError,
     NonFiniteError,
-    RunExistsError,
-    RunNotFoundError,
+    NotFoundError,
     StorageError,
 )
+from nprobot.policies import mlp
+from nprobot.regression import fit, load, resume
 
 from .fit_helpers import SMALL, Watch, dataset, weights, without_times
 
@@ -102,7 +102,7 @@ def test_run_folder_holds_everything(toy, tmp_path):
         *("training.json", "training.safetensors", "checkpoint.json"),
     }
     assert result.folder.path == out
-    with pytest.raises(RunExistsError, match="--resume"):
+    with pytest.raises(ExistsError, match="--resume"):
         fit([8], toy, "danp", out=out)
 
 
@@ -136,14 +136,14 @@ def test_resume_refuses_what_cannot_be_resumed(toy, tmp_path):
         resume(out, toy, epochs=5, sigma=0.5)
     with pytest.raises(ConfigError, match="rows differ"):
         resume(out, dataset(seed=1), epochs=5)
-    with pytest.raises(RunNotFoundError):
+    with pytest.raises(NotFoundError):
         resume(tmp_path / "nothing", toy)
     for checkpoint in (out / "checkpoints").glob("step_*"):
         (checkpoint / "training.safetensors").write_bytes(b"broken")
-    with pytest.raises(DamagedRunError, match=r"no checkpoint can be used: .* has 6 bytes"):
+    with pytest.raises(DamagedFileError, match=r"no checkpoint can be used: .* has 6 bytes"):
         resume(out, toy, epochs=5)
     (out / "config.json").write_text("{}")
-    with pytest.raises(DamagedRunError):
+    with pytest.raises(DamagedFileError):
         resume(out, toy, epochs=5)
 
 

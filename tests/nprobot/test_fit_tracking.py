@@ -9,11 +9,10 @@ import pytest
 from nprobot.envs import datasets
 from nprobot.envs.arm import TORQUE_LIMITS
 from nprobot.envs.arm_track import ArmTrackEnv
-from nprobot.policies import policy_file
-from nprobot.policies.errors import ArchitectureError
+from nprobot.errors import ArchitectureError, ConfigError, EnvironmentUnavailableError
+from nprobot.policies.files import policy_file
 from nprobot.regression import export_model, feedforward_policy, fit, track
 from nprobot.regression.tracking import SHIFTED
-from nprobot.training.errors import ConfigError, EnvironmentUnavailableError
 from nprobot.training.evaluation import evaluate
 
 SHORT = {"episodes": 3, "env_kwargs": {"duration": 2.0}}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nprobot.errors import RuleError
-from nprobot.noise import NoiseSource
+from nprobot.learning.noise import NoiseSource
 
 LIKE = torch.zeros((), dtype=torch.float64)
 

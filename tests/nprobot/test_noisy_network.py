@@ -13,11 +13,11 @@ from torch.nn.functional import cosine_similarity
 
 import nprobot
 from nprobot import NoisyNetwork, learning_rule
-from nprobot.errors import HardwareError, NoiseInaccessibleError, PerSampleLossError, RuleError
+from nprobot.errors import ConfigError, NoiseInaccessibleError, RuleError
 from nprobot.policies import DecorrelatedLinear, decorrelate, mlp
-from nprobot.policies.hardware import on_chip, put_on_chip
-from nprobot.policies.hardware_effects import White
-from nprobot.policies.hardware_models import GaussianNoise, Offset, WeightMismatch
+from nprobot.policies.chip.crossbar import on_chip, put_on_chip
+from nprobot.policies.chip.effects import White
+from nprobot.policies.chip.models import GaussianNoise, Offset, WeightMismatch
 
 from .conftest import Branches, gradients, squared_error
 from .rule_networks import NETWORKS
@@ -222,7 +222,7 @@ def test_passes_are_counted(samples, passes):
 
 
 def test_a_loss_of_the_whole_batch_is_refused():
-    with pytest.raises(PerSampleLossError):
+    with pytest.raises(RuleError):
         learning_rule("anp").backward(chip(learning_rule("anp")), X, lambda y: y.mean())
 
 
@@ -339,7 +339,7 @@ def test_the_network_is_the_users_own_and_can_be_taken_off_the_chip():
     net = decorrelate(mlp([3, 4, 2]))
     noisy = NoisyNetwork(net, "spintronic", seed=0)
     assert noisy.network is net
-    assert noisy.models == nprobot.policies.hardware_models.PRESETS["spintronic"]
+    assert noisy.models == nprobot.policies.chip.models.PRESETS["spintronic"]
     assert "Offset(value=0.042092" in repr(noisy)
     twin = noisy.digital()
     with torch.no_grad():
@@ -349,5 +349,5 @@ def test_the_network_is_the_users_own_and_can_be_taken_off_the_chip():
             copier(noisy)
     twin_chip = NoisyNetwork(twin, "spintronic", seed=0)
     twin_chip.load_state_dict(noisy.state_dict())
-    with pytest.raises(HardwareError, match="already"):
+    with pytest.raises(ConfigError, match="already"):
         NoisyNetwork(noisy, 0.1)

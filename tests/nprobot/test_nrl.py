@@ -19,7 +19,7 @@ from nprobot.algorithms.nrl import with_last_observations
 from nprobot.algorithms.nrl_reinforce import REINFORCE
 from nprobot.errors import ArchitectureError, NoiseInaccessibleError, RuleError
 from nprobot.policies import DecorrelatedLinear, is_decorrelated
-from nprobot.policies.hardware import on_chip
+from nprobot.policies.chip.crossbar import on_chip
 
 from .nrl_helpers import BOX, MODES, SMALL, Reach, made, reach, weights
 
@@ -101,7 +101,7 @@ def test_save_load_predict_and_go_on(noise, tmp_path):
 
 
 def test_the_chip_is_the_same_device_after_loading(tmp_path):
-    model = made(node_noise=[nprobot.policies.hardware_models.WeightMismatch(0.5)], device_seed=3)
+    model = made(node_noise=[nprobot.policies.chip.models.WeightMismatch(0.5)], device_seed=3)
     model.save(tmp_path / "model")
     twin = nprobot.NRL.load(tmp_path / "model", device="cpu")
     x = torch.randn(5, 3)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import nprobot
-from nprobot.activity import Activity
 from nprobot.algorithms.nrl_exploration import (
     ActuatorNoise,
     HiddenNoise,
@@ -15,6 +14,7 @@ from nprobot.algorithms.nrl_exploration import (
 )
 from nprobot.algorithms.nrl_reinforce import BackpropagatedNoise
 from nprobot.errors import RuleError
+from nprobot.learning.activity import Activity
 from nprobot.policies import mlp
 
 
@@ -81,7 +81,7 @@ def test_the_acting_pass_is_the_one_that_is_reinforced():
 def test_offsets_of_the_chip_teach_nothing():
     chip = nprobot.NoisyNetwork(mlp([2, 3, 1]), 0.1, seed=0)
     offset = nprobot.NoisyNetwork(
-        chip.digital(), [0.1, nprobot.policies.hardware_models.Offset(5)], seed=0
+        chip.digital(), [0.1, nprobot.policies.chip.models.Offset(5)], seed=0
     )
     with torch.no_grad():
         for net in (chip, offset):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nprobot.activity import Activity
 from nprobot.algorithms.nrl_prediction import generalised_advantages
 from nprobot.algorithms.nrl_trace import EligibilityTraces
+from nprobot.learning.activity import Activity
 from nprobot.policies import mlp
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 import nprobot
 from nprobot import learning_rule
 from nprobot.policies import mlp
-from nprobot.policies.hardware import put_on_chip
+from nprobot.policies.chip.crossbar import put_on_chip
 
 from .conftest import gradients, squared_error
 

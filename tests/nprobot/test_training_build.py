@@ -8,9 +8,9 @@ import pytest
 import torch
 from stable_baselines3.common.utils import LinearSchedule
 
+from nprobot.runs.seeds import Seeds
 from nprobot.training.build import SCHEDULES, build_model, learning_rates, resolve, schedule_name
 from nprobot.training.config import AlgorithmOptions, LearningOptions, NetworkOptions
-from nprobot.training.seeds import Seeds
 from nprobot.training.vector import make_vector
 
 from .training_helpers import CONFIG

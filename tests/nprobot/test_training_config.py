@@ -6,18 +6,13 @@ import json
 import pytest
 
 from nprobot.envs.actuators import PRESETS
+from nprobot.errors import ConfigError, EnvironmentUnavailableError, UnknownNameError, near_matches
+from nprobot.learning.rules import RULES
 from nprobot.policies.networks import ACTIVATIONS
-from nprobot.rules import RULES
+from nprobot.runs.seeds import Seeds
 from nprobot.training import config as config_module
 from nprobot.training.config import AlgorithmOptions, LearningOptions, NetworkOptions, RunConfig
 from nprobot.training.environments import control_rate, find_spec, make, newest_versions
-from nprobot.training.errors import (
-    ConfigError,
-    EnvironmentUnavailableError,
-    UnknownNameError,
-    near_matches,
-)
-from nprobot.training.seeds import Seeds
 
 
 def test_names_are_those_of_the_engine():

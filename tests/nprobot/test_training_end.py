@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from nprobot.policies import policy_file
+from nprobot.errors import EnvironmentUnavailableError, NonFiniteError
+from nprobot.policies.files import policy_file
+from nprobot.runs.checkpoints import numbered
+from nprobot.runs.progress import column, read_table
 from nprobot.training import session
-from nprobot.training.checkpoint_folder import numbered
 from nprobot.training.config import LearningOptions
-from nprobot.training.errors import EnvironmentUnavailableError, NonFiniteError
-from nprobot.training.progress_file import column, read_table
-from nprobot.training.run_folder import find_policy
+from nprobot.training.folder import find_policy
 from nprobot.training.runner import train
 
 from .training_helpers import CONFIG, Listener

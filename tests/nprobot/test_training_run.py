@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from nprobot.policies import policy_file
-from nprobot.training import checkpoints
-from nprobot.training.build import build_model
-from nprobot.training.checkpoint_folder import numbered
-from nprobot.training.checkpoints import load_checkpoint, training_state
-from nprobot.training.config import ALGORITHMS, LearningOptions
-from nprobot.training.errors import (
+from nprobot.errors import (
     ConfigError,
-    DamagedRunError,
-    ForeignRunError,
-    NewerRunError,
-    RunExistsError,
-    RunNotFoundError,
+    DamagedFileError,
+    ExistsError,
+    ForeignFileError,
+    NewerFileError,
+    NotFoundError,
     StorageError,
 )
-from nprobot.training.progress_file import column, read_table
-from nprobot.training.run_folder import RunFolder, default_path, find_policy
+from nprobot.policies.files import policy_file
+from nprobot.runs.checkpoints import numbered
+from nprobot.runs.progress import column, read_table
+from nprobot.runs.state import load_state, save_state
+from nprobot.training import checkpoint as checkpoints
+from nprobot.training.build import build_model
+from nprobot.training.checkpoint import load_checkpoint, training_state
+from nprobot.training.config import ALGORITHMS, LearningOptions
+from nprobot.training.folder import RunFolder, default_path, find_policy
 from nprobot.training.runner import resume, train
-from nprobot.training.state import load_state, save_state
 from nprobot.training.vector import make_vector
 
 from .training_helpers import CONFIG, STEPS, Listener
@@ -120,7 +120,7 @@ class TestFolder:
 
     def test_never_overwritten(self, run):
         before = {p: p.read_bytes() for p in run[0].folder.path.rglob("*") if p.is_file()}
-        with pytest.raises(RunExistsError, match="--resume"):
+        with pytest.raises(ExistsError, match="--resume"):
             train(CONFIG, run[0].folder.path)
         assert {p: p.read_bytes() for p in before} == before
 
@@ -134,13 +134,13 @@ class TestFolder:
 
     def test_damaged_config(self, copy):
         (copy / "config.json").write_text("{")
-        with pytest.raises(DamagedRunError):
+        with pytest.raises(DamagedFileError):
             RunFolder.open(copy)
         (copy / "config.json").write_text('{"format": "nprobot-run", "version": 99}')
-        with pytest.raises(NewerRunError, match="version 99"):
+        with pytest.raises(NewerFileError, match="version 99"):
             RunFolder.open(copy)
         (copy / "config.json").write_text('{"format": "nprobot-fit", "version": 1}')
-        with pytest.raises(ForeignRunError, match="nprobot-fit"):
+        with pytest.raises(ForeignFileError, match="nprobot-fit"):
             RunFolder.open(copy)
 
 
@@ -214,7 +214,7 @@ class TestResume:
             resume(copy)
 
     def test_no_run_and_no_checkpoint(self, copy, tmp_path):
-        with pytest.raises(RunNotFoundError):
+        with pytest.raises(NotFoundError):
             resume(tmp_path / "nowhere")
         shutil.rmtree(copy / "checkpoints")
         listener = Listener()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from nprobot.training.errors import DamagedRunError
-from nprobot.training.state import load_state, save_state
+from nprobot.errors import DamagedFileError
+from nprobot.runs.state import load_state, save_state
 
 
 def same(a, b):
@@ -69,5 +69,5 @@ def test_damaged_files(tmp_path, name, damage):
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(DamagedRunError, match="cannot be read"):
+    with pytest.raises(DamagedFileError, match="cannot be read"):
         load_state(tmp_path / "s")

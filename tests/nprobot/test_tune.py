@@ -9,19 +9,22 @@ import pytest
 
 from nprobot import defaults
 from nprobot.cli import main
-from nprobot.rules import RULES, RuleError, learning_rule
-from nprobot.training.errors import (
+from nprobot.errors import (
     ConfigError,
     EnvironmentFailedError,
+    FileError,
+    MissingPackageError,
     NonFiniteError,
+    RuleError,
     RunFailedError,
     UnknownNameError,
 )
+from nprobot.learning.rules import RULES, learning_rule
 from nprobot.tuning import objective as objective_module
 from nprobot.tuning.config import FRESH, TuneConfig
 from nprobot.tuning.objective import TrainingObjective
 from nprobot.tuning.space import SPACES, Choice, Range, parameters, point
-from nprobot.tuning.study import JOURNAL, StudyError, TunerUnavailableError, open_study, search
+from nprobot.tuning.study import JOURNAL, open_study, search
 
 pytest.importorskip("optuna")
 
@@ -199,18 +202,18 @@ class TestRefusals:
     def test_another_search_in_the_folder(self, tmp_path):
         search(config(trials=2), tmp_path, Fake(config()), Quiet())
         for other in (config(steps=600), config(env="Reacher-v5"), config(rule=("bp",))):
-            with pytest.raises(StudyError, match=r"another search|other settings"):
+            with pytest.raises(FileError, match=r"another search|other settings"):
                 search(other, tmp_path, Fake(config()), Quiet())
 
     @pytest.mark.parametrize("text", ["hello", '{"op_code": 77}\n', "[1]\n", '{"op_code": 0}\n'])
     def test_a_journal_that_is_none(self, text, tmp_path):
         (tmp_path / JOURNAL).write_text(text)
-        with pytest.raises(StudyError, match="cannot be read"):
+        with pytest.raises(FileError, match="cannot be read"):
             open_study(config(), tmp_path)
 
     def test_without_optuna(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "optuna", None)
-        with pytest.raises(TunerUnavailableError, match=r"pip install 'nprobot\[tune\]'"):
+        with pytest.raises(MissingPackageError, match=r"pip install 'nprobot\[tune\]'"):
             open_study(config(), tmp_path)
         assert main(["tune", "--out", str(tmp_path / "x")]) == 2
         assert "nprobot[tune]" in capsys.readouterr().err

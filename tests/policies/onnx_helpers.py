@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nprobot.policies.operations import SETTINGS, Operation
-from nprobot.policies.policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
+from nprobot.policies.files.operations import SETTINGS, Operation
+from nprobot.policies.files.policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
 
 LOW, HIGH = np.array([-0.2, -3.0], np.float32), np.array([0.4, 3.0], np.float32)
 ACTIONS = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nprobot.policies import ArchitectureError, mlp
+from nprobot.errors import ArchitectureError
+from nprobot.policies import mlp
 from nprobot.policies.activations import Quantised, Sign, Step, StraightThrough
 from nprobot.policies.networks import HARDWARE_ACTIVATIONS
 

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import make_proba_distribution
 
-from nprobot.policies import ArchitectureError
+from nprobot.errors import ArchitectureError
 from nprobot.policies.distributions import action_distribution
 
 SPACES = {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from nprobot.errors import UnsupportedLayerError
 from nprobot.policies import (
     BiasHead,
     DecorrelatedConv2d,
     DecorrelatedLinear,
-    UnsupportedLayerError,
     decorrelate,
     fold,
     is_decorrelated,

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from nprobot.policies import ACTIVATIONS, ArchitectureError, DecorrelatedLinear, mlp
+from nprobot.errors import ArchitectureError
+from nprobot.policies import ACTIVATIONS, DecorrelatedLinear, mlp
 
 
 def test_layers_are_linear_with_activations_between():

@@ -11,7 +11,8 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from nprobot.policies import ArchitectureError, decorrelate
+from nprobot.errors import ArchitectureError
+from nprobot.policies import decorrelate
 from nprobot.policies.off_policy_networks import (
     DeterministicActor,
     FrozenCritic,

@@ -13,18 +13,14 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from nprobot.policies import onnx_graph, zoo
-from nprobot.policies.export import export_policy
-from nprobot.policies.onnx_file import (
-    DisagreementError,
-    MissingPackageError,
-    check_agreement,
-    load_onnx,
-    save_onnx,
-)
-from nprobot.policies.operations import FUNCTIONS
-from nprobot.policies.policy import BoxAction, ObservationError
-from nprobot.policies.torch_policy import TorchPolicy
+from nprobot.errors import FileError, MissingPackageError, ObservationError
+from nprobot.policies import zoo
+from nprobot.policies.files import onnx_graph
+from nprobot.policies.files.export import export_policy
+from nprobot.policies.files.onnx_file import check_agreement, load_onnx, save_onnx
+from nprobot.policies.files.operations import FUNCTIONS
+from nprobot.policies.files.policy import BoxAction
+from nprobot.policies.files.torch_policy import TorchPolicy
 
 from .onnx_helpers import ACTIONS, HIGH, LOW, made, observations
 
@@ -118,11 +114,11 @@ def test_reading_needs_neither_torch_nor_onnx(tmp_path):
 
 def test_a_wrong_graph_is_found_and_not_written(tmp_path, monkeypatch):
     monkeypatch.setitem(onnx_graph.SAME_NAME, "tanh", "Relu")
-    with pytest.raises(DisagreementError, match="differ by"):
+    with pytest.raises(FileError, match="differ by"):
         save_onnx(made(), tmp_path)
     assert not list(tmp_path.iterdir())
     policy = made(ACTIONS["switches"])
-    with pytest.raises(DisagreementError):
+    with pytest.raises(FileError):
         check_agreement(policy, lambda x: 1 - np.minimum(policy.predict(x), 1))
 
 

@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from nprobot.policies import onnx_file
-from nprobot.policies.onnx_file import load_onnx, save_onnx
-from nprobot.policies.policy_file import (
-    DamagedPolicyError,
-    ForeignPolicyError,
-    MissingPolicyError,
-    NewerPolicyError,
-    PolicyFileError,
+from nprobot.errors import (
+    DamagedFileError,
+    FileError,
+    ForeignFileError,
+    NewerFileError,
+    NotFoundError,
 )
+from nprobot.policies.files import onnx_file
+from nprobot.policies.files.onnx_file import load_onnx, save_onnx
 
 from .onnx_helpers import made
 
@@ -54,48 +54,48 @@ class TestRefusals:
         ):
             changed = onnx.ModelProto.FromString(model.SerializeToString())
             changed.graph.node.append(node)
-            with pytest.raises(ForeignPolicyError, match="it holds"):
+            with pytest.raises(ForeignFileError, match="it holds"):
                 load_onnx(self.write(changed, tmp_path))
 
     def test_operators_of_plugins_and_functions(self, model, tmp_path):
         model.graph.node[0].domain = "com.example"
-        with pytest.raises(ForeignPolicyError, match="not ONNX's own"):
+        with pytest.raises(ForeignFileError, match="not ONNX's own"):
             load_onnx(self.write(model, tmp_path))
         model.graph.node[0].domain = ""
         model.functions.add(name="f", domain="")
-        with pytest.raises(ForeignPolicyError, match="field 25"):
+        with pytest.raises(ForeignFileError, match="field 25"):
             load_onnx(self.write(model, tmp_path))
 
     def test_references_to_other_files(self, model, tmp_path):
         tensor = model.graph.initializer[0]
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="/etc/hostname")
-        with pytest.raises(ForeignPolicyError, match="a tensor with field 1"):
+        with pytest.raises(ForeignFileError, match="a tensor with field 1"):
             load_onnx(self.write(model, tmp_path))
 
     def test_unknown_operators(self, model, tmp_path):
         model.graph.node[0].op_type = "RandomNormal"
-        with pytest.raises(ForeignPolicyError, match="RandomNormal"):
+        with pytest.raises(ForeignFileError, match="RandomNormal"):
             load_onnx(self.write(model, tmp_path))
 
     @pytest.mark.parametrize("data", [b"", b"\x00", b"hello", b"PK\x03\x04", b"\xff" * 40])
     def test_other_files(self, data, tmp_path):
         (tmp_path / "policy.onnx").write_bytes(data)
-        with pytest.raises(ForeignPolicyError):
+        with pytest.raises(ForeignFileError):
             load_onnx(tmp_path)
 
     def test_missing(self, tmp_path):
-        with pytest.raises(MissingPolicyError, match="nprobot export"):
+        with pytest.raises(NotFoundError, match="nprobot export"):
             load_onnx(tmp_path)
 
     def test_onnx_of_somebody_else(self, model, tmp_path):
         helper.set_model_props(model, {})
-        with pytest.raises(ForeignPolicyError, match="no format"):
+        with pytest.raises(ForeignFileError, match="no format"):
             load_onnx(self.write(model, tmp_path))
 
     def test_newer(self, model, tmp_path):
         self.metadata(model, version=onnx_file.VERSION + 1)
-        with pytest.raises(NewerPolicyError, match="Upgrade"):
+        with pytest.raises(NewerFileError, match="Upgrade"):
             load_onnx(self.write(model, tmp_path))
 
     @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ class TestRefusals:
     )
     def test_metadata_that_make_no_sense(self, changes, model, tmp_path):
         self.metadata(model, **changes)
-        with pytest.raises(DamagedPolicyError):
+        with pytest.raises(DamagedFileError):
             load_onnx(self.write(model, tmp_path))
 
     def test_metadata_that_are_not_json(self, model, tmp_path):
         helper.set_model_props(model, {"format": "{"})
-        with pytest.raises(DamagedPolicyError, match="not JSON"):
+        with pytest.raises(DamagedFileError, match="not JSON"):
             load_onnx(self.write(model, tmp_path))
 
     def fuzz(self, tmp_path_factory, examples):
@@ -139,7 +139,7 @@ class TestRefusals:
         )
         def check(at, cut, insert):
             file.write_bytes(whole[:at] + insert + whole[at + cut :])
-            with contextlib.suppress(PolicyFileError):
+            with contextlib.suppress(FileError):
                 load_onnx(file).predict(np.zeros(5))
 
         check()

@@ -16,27 +16,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from nprobot.policies import policy_file
-from nprobot.policies.export import PolicyExportError, export_policy
+from nprobot.errors import (
+    ArchitectureError,
+    DamagedFileError,
+    FileError,
+    ForeignFileError,
+    NewerFileError,
+    NotFoundError,
+    ObservationError,
+)
+from nprobot.policies.files import policy_file
+from nprobot.policies.files.export import export_policy
+from nprobot.policies.files.operations import Operation
+from nprobot.policies.files.policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
 from nprobot.policies.layers import DecorrelatedLinear, decorrelate
 from nprobot.policies.networks import ACTIVATIONS
-from nprobot.policies.operations import Operation, OperationError
-from nprobot.policies.policy import (
-    BoxAction,
-    DiscreteAction,
-    InvalidPolicyError,
-    Normaliser,
-    ObservationError,
-    Policy,
-    Task,
-)
-from nprobot.policies.policy_file import (
-    DamagedPolicyError,
-    ForeignPolicyError,
-    MissingPolicyError,
-    NewerPolicyError,
-    PolicyFileError,
-)
 
 
 class Space(gymnasium.Env):
@@ -208,30 +202,30 @@ class TestRefusals:
         file.write_text(json.dumps(description))
 
     def test_missing(self, tmp_path):
-        with pytest.raises(MissingPolicyError, match=r"policy\.json"):
+        with pytest.raises(NotFoundError, match=r"policy\.json"):
             policy_file.load(tmp_path)
 
     def test_missing_tensors(self, folder):
         (folder / "policy.safetensors").unlink()
-        with pytest.raises(MissingPolicyError, match="copy the whole folder"):
+        with pytest.raises(NotFoundError, match="copy the whole folder"):
             policy_file.load(folder)
 
     @pytest.mark.parametrize("text", ["[]", "{}", '{"format": "something-else", "version": 1}'])
     def test_foreign(self, folder, text):
         (folder / "policy.json").write_text(text)
-        with pytest.raises(ForeignPolicyError):
+        with pytest.raises(ForeignFileError):
             policy_file.load(folder)
 
     def test_newer(self, folder):
         self.edit(folder, lambda d: d.update(version=policy_file.VERSION + 1))
-        with pytest.raises(NewerPolicyError, match="Upgrade"):
+        with pytest.raises(NewerFileError, match="Upgrade"):
             policy_file.load(folder)
 
     @pytest.mark.parametrize("size", [0, 5, 100])
     def test_truncated_tensors(self, folder, size):
         file = folder / "policy.safetensors"
         file.write_bytes(file.read_bytes()[:size])
-        with pytest.raises(DamagedPolicyError):
+        with pytest.raises(DamagedFileError):
             policy_file.load(folder)
 
     def test_one_changed_bit(self, folder):
@@ -239,7 +233,7 @@ class TestRefusals:
         data = bytearray(file.read_bytes())
         data[-3] ^= 1
         file.write_bytes(data)
-        with pytest.raises(DamagedPolicyError, match="was written with"):
+        with pytest.raises(DamagedFileError, match="was written with"):
             policy_file.load(folder)
 
     @pytest.mark.parametrize(
@@ -266,7 +260,7 @@ class TestRefusals:
     )
     def test_description_that_makes_no_sense(self, folder, change):
         self.edit(folder, change)
-        with pytest.raises(DamagedPolicyError):
+        with pytest.raises(DamagedFileError):
             policy_file.load(folder)
 
     def test_nan_in_the_weights(self, folder, policy):
@@ -276,7 +270,7 @@ class TestRefusals:
         data = safetensors.numpy.save(tensors)
         file.write_bytes(data)
         self.edit(folder, lambda d: d["tensors"].update(sha256=policy_file._sha256(data)))
-        with pytest.raises(DamagedPolicyError, match="not finite"):
+        with pytest.raises(DamagedFileError, match="not finite"):
             policy_file.load(folder)
 
     @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -296,7 +290,7 @@ class TestRefusals:
         self.edit(folder, lambda d: d.update({path: value}))
         try:
             policy_file.load(folder).predict(observations())
-        except PolicyFileError:
+        except FileError:
             pass
         finally:
             file.write_text(before)
@@ -305,19 +299,19 @@ class TestRefusals:
 class TestConstruction:
     def test_layers_that_do_not_fit(self):
         linear = Operation("linear", {"weight": np.ones((2, 3)), "bias": np.ones(2)})
-        with pytest.raises(InvalidPolicyError, match="takes 3 inputs"):
+        with pytest.raises(ArchitectureError, match="takes 3 inputs"):
             Policy((4,), (linear,), DiscreteAction((2,)))
-        with pytest.raises(InvalidPolicyError, match="the actions need"):
+        with pytest.raises(ArchitectureError, match="the actions need"):
             Policy((3,), (linear,), DiscreteAction((3,)))
 
     def test_normaliser_of_another_shape(self):
         linear = Operation("linear", {"weight": np.ones((2, 3)), "bias": np.ones(2)})
         normaliser = Normaliser(np.zeros(4), np.ones(4), 1e-8, 10.0)
-        with pytest.raises(InvalidPolicyError, match="mean of the observations"):
+        with pytest.raises(ArchitectureError, match="mean of the observations"):
             Policy((3,), (linear,), DiscreteAction((2,)), normaliser)
 
     def test_unknown_operation(self):
-        with pytest.raises(OperationError, match="known: linear"):
+        with pytest.raises(ArchitectureError, match="known: linear"):
             Operation("softmax")
 
     @pytest.mark.parametrize(
@@ -333,11 +327,11 @@ class TestConstruction:
         model, _ = trained(spaces.Discrete(3))
         model.action_space = action_space
         model.observation_space = observation_space or model.observation_space
-        with pytest.raises(PolicyExportError, match="cannot be exported"):
+        with pytest.raises(ArchitectureError, match="cannot be exported"):
             export_policy(model)
 
     def test_unknown_layer_cannot_be_exported(self):
         model, _ = trained(BOX)
         model.policy.mlp_extractor.policy_net[1] = torch.nn.Softmax(-1)
-        with pytest.raises(PolicyExportError, match="Softmax"):
+        with pytest.raises(ArchitectureError, match="Softmax"):
             export_policy(model)

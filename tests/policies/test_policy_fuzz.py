@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nprobot.errors import FileError
 from nprobot.policies import zoo
-from nprobot.policies.policy_file import PolicyFileError, load, save
+from nprobot.policies.files.policy_file import load, save
 
 ANYTHING = st.recursive(
     st.none()
@@ -51,7 +52,7 @@ def check(folder):
     """Load a policy file that may be anything, and use it."""
     try:
         policy = load(folder)
-    except PolicyFileError:
+    except FileError:
         return
     actions = policy.predict(np.zeros((2, *policy.observation_shape)))
     assert actions.shape[0] == 2

@@ -9,9 +9,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import nprobot
+from nprobot.errors import ArchitectureError
 from nprobot.policies import load_trusted_sb3_zip
-from nprobot.policies.export import PolicyExportError
-from nprobot.policies.policy import Task
+from nprobot.policies.files.policy import Task
 
 from .onnx_helpers import observations
 
@@ -60,5 +60,5 @@ class TestTrustedZip:
 
         model = stable_baselines3.SAC("CnnPolicy", Picture(), device="cpu", buffer_size=1)
         model.save(tmp_path / "model")
-        with pytest.raises(PolicyExportError, match="use an MlpPolicy"):
+        with pytest.raises(ArchitectureError, match="use an MlpPolicy"):
             load_trusted_sb3_zip(tmp_path / "model", stable_baselines3.SAC)

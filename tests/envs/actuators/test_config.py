@@ -17,16 +17,15 @@ from nprobot.envs.actuators import (
     DroppedCommands,
     GainLoss,
     Lag,
-    ModelConfigError,
     OffsetDrift,
     RandomDelay,
-    UnknownModelError,
     WhiteNoise,
     model_from_dict,
     resolve,
     scale_noise,
 )
 from nprobot.envs.actuators.tables import filled, tables
+from nprobot.errors import ActuatorError
 
 PAGE = Path(__file__).parents[3] / "docs" / "actuators.md"
 
@@ -52,26 +51,26 @@ def test_every_model_is_frozen_and_documented(name):
 @pytest.mark.parametrize(
     ("values", "error", "text"),
     [
-        ({"model": "WhiteNoise", "sdt": 0.1}, ModelConfigError, "'sdt': did you mean 'std'"),
-        ({"model": "WhiteNoise", "zzz": 0.1}, ModelConfigError, "It takes std"),
-        ({"model": "WhiteNose"}, UnknownModelError, "did you mean 'WhiteNoise'"),
-        ({"model": None}, UnknownModelError, "The models are"),
-        ({"std": 0.1}, ModelConfigError, "add a key 'model'"),
-        ({"model": "WhiteNoise", "std": "0.1"}, ModelConfigError, "must be a number"),
-        ({"model": "WhiteNoise", "std": True}, ModelConfigError, "must be a number"),
-        ({"model": "WhiteNoise", "std": None}, ModelConfigError, "must be a number"),
-        ({"model": "WhiteNoise", "std": -0.1}, ModelConfigError, "at least 0 and finite"),
-        ({"model": "WhiteNoise", "std": math.nan}, ModelConfigError, "at least 0"),
-        ({"model": "WhiteNoise", "std": math.inf}, ModelConfigError, "finite"),
-        ({"model": "WhiteNoise", "units": "natve"}, ModelConfigError, "did you mean 'native'"),
-        ({"model": "WhiteNoise", "actuators": []}, ModelConfigError, "different indices"),
-        ({"model": "WhiteNoise", "actuators": [1, 1]}, ModelConfigError, "different indices"),
-        ({"model": "WhiteNoise", "actuators": [-1]}, ModelConfigError, "at least 0"),
-        ({"model": "WhiteNoise", "actuators": 1}, ModelConfigError, "not a sequence"),
-        ({"model": "Delay", "steps": 1.5}, ModelConfigError, "must be an integer"),
-        ({"model": "DroppedCommands", "probability": 1.1}, ModelConfigError, "at most 1"),
-        ({"model": "RandomDelay", "minimum": 3}, ModelConfigError, "larger than maximum"),
-        ({"model": "GainLoss", "clock": "wall"}, ModelConfigError, "device"),
+        ({"model": "WhiteNoise", "sdt": 0.1}, ActuatorError, "'sdt': did you mean 'std'"),
+        ({"model": "WhiteNoise", "zzz": 0.1}, ActuatorError, "It takes std"),
+        ({"model": "WhiteNose"}, ActuatorError, "did you mean 'WhiteNoise'"),
+        ({"model": None}, ActuatorError, "The models are"),
+        ({"std": 0.1}, ActuatorError, "add a key 'model'"),
+        ({"model": "WhiteNoise", "std": "0.1"}, ActuatorError, "must be a number"),
+        ({"model": "WhiteNoise", "std": True}, ActuatorError, "must be a number"),
+        ({"model": "WhiteNoise", "std": None}, ActuatorError, "must be a number"),
+        ({"model": "WhiteNoise", "std": -0.1}, ActuatorError, "at least 0 and finite"),
+        ({"model": "WhiteNoise", "std": math.nan}, ActuatorError, "at least 0"),
+        ({"model": "WhiteNoise", "std": math.inf}, ActuatorError, "finite"),
+        ({"model": "WhiteNoise", "units": "natve"}, ActuatorError, "did you mean 'native'"),
+        ({"model": "WhiteNoise", "actuators": []}, ActuatorError, "different indices"),
+        ({"model": "WhiteNoise", "actuators": [1, 1]}, ActuatorError, "different indices"),
+        ({"model": "WhiteNoise", "actuators": [-1]}, ActuatorError, "at least 0"),
+        ({"model": "WhiteNoise", "actuators": 1}, ActuatorError, "not a sequence"),
+        ({"model": "Delay", "steps": 1.5}, ActuatorError, "must be an integer"),
+        ({"model": "DroppedCommands", "probability": 1.1}, ActuatorError, "at most 1"),
+        ({"model": "RandomDelay", "minimum": 3}, ActuatorError, "larger than maximum"),
+        ({"model": "GainLoss", "clock": "wall"}, ActuatorError, "device"),
     ],
 )
 def test_wrong_values_are_refused_with_advice(values, error, text):
@@ -107,7 +106,7 @@ def test_scaling_changes_noise_and_nothing_else():
     assert (doubled[3].probability, doubled[3].steps) == (1.0, 3)
     assert list(doubled[4:]) == models[4:]
     assert scale_noise("torque-motor", 1) == PRESETS["torque-motor"].models
-    with pytest.raises(ModelConfigError, match="factor"):
+    with pytest.raises(ActuatorError, match="factor"):
         scale_noise("servo", -1)
 
 

@@ -6,13 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from nprobot.envs.actuators import (
-    ActuatorOracle,
-    ControlCostError,
-    GainLoss,
-    NoisyActuators,
-    WhiteNoise,
-)
+from nprobot.envs.actuators import ActuatorOracle, GainLoss, NoisyActuators, WhiteNoise
+from nprobot.errors import ActuatorError
 
 
 @pytest.mark.parametrize("env_id", ["Reacher-v5", "HalfCheetah-v5", "Humanoid-v5"])
@@ -71,11 +66,11 @@ def test_an_environment_can_take_the_realised_action_by_itself(still):
 
 
 def test_charging_the_command_is_refused_where_it_cannot_work(still):
-    with pytest.raises(ControlCostError, match="Still is neither"):
+    with pytest.raises(ActuatorError, match="Still is neither"):
         NoisyActuators(still(), "servo", control_cost="commanded")
     scaled = gymnasium.wrappers.RescaleAction(gymnasium.make("Pusher-v5"), -1.0, 1.0)
     env = NoisyActuators(scaled, "torque-motor", control_cost="commanded")
     env.reset(seed=0)
-    with pytest.raises(ControlCostError, match="changes the action before it is simulated"):
+    with pytest.raises(ActuatorError, match="changes the action before it is simulated"):
         env.step(np.ones(7, np.float32))
     assert "do_simulation" not in vars(env.unwrapped)

@@ -21,14 +21,12 @@ from numpy.random import BitGenerator, Generator, SeedSequence
 from nprobot.envs import ENVIRONMENTS
 from nprobot.envs.actuators import (
     PRESETS,
-    ActuatorForcesObservedWarning,
     ActuatorOracle,
-    HiddenStateError,
     NoisyActuators,
     NoisyActuatorsVector,
-    SensorError,
     WhiteNoise,
 )
+from nprobot.errors import ActuatorError, ActuatorWarning, NoiseInaccessibleError
 
 SECRET = 918_273_645
 MODELS = ["torque-motor", WhiteNoise(0.1)]
@@ -219,12 +217,12 @@ def test_charged_for_the_command_the_learner_learns_nothing_from_the_cost():
 )
 def test_no_copy_can_be_made(vector, copier):
     env, _ = made(vector)
-    with pytest.raises(HiddenStateError, match="cannot be copied or pickled"):
+    with pytest.raises(NoiseInaccessibleError, match="cannot be copied or pickled"):
         copier(env)
 
 
 def test_an_oracle_cannot_go_to_another_process():
-    with pytest.raises(HiddenStateError, match="Keep the environment in this process"):
+    with pytest.raises(NoiseInaccessibleError, match="Keep the environment in this process"):
         pickle.dumps(ActuatorOracle())
 
 
@@ -287,7 +285,7 @@ def test_a_saved_state_tells_nothing_without_the_seed():
     "sensor", [(), "ideal", WhiteNoise(0.0), {"model": "EpisodeBias"}, {"model": "Quantisation"}]
 )
 def test_a_sensor_must_be_noisy_itself(sensor):
-    with pytest.raises(SensorError, match="would give the hidden perturbation away"):
+    with pytest.raises(ActuatorError, match="would give the hidden perturbation away"):
         NoisyActuators(
             gymnasium.make("Reacher-v5"), "servo", sensor=[] if sensor == "ideal" else sensor
         )
@@ -314,7 +312,7 @@ def test_the_reading_differs_from_what_the_actuator_did():
 
 
 def test_an_environment_that_observes_its_actuator_forces_is_pointed_out():
-    with pytest.warns(ActuatorForcesObservedWarning, match="include_qfrc_actuator"):
+    with pytest.warns(ActuatorWarning, match="include_qfrc_actuator"):
         NoisyActuators(gymnasium.make("Humanoid-v5"), "torque-motor")
 
 

@@ -12,9 +12,9 @@ from nprobot.envs.actuators import (
     ActuatorOracle,
     NoisyActuators,
     NoisyActuatorsVector,
-    SealedStateError,
     WhiteNoise,
 )
+from nprobot.errors import ActuatorError
 
 EVERYTHING = [model() for model in MODELS.values()]
 
@@ -92,14 +92,14 @@ def test_the_same_wrapper_can_go_back(still):
 
 def test_another_seed_does_not_open_it(still):
     capsule = single(still, seed=3).save_actuators()
-    with pytest.raises(SealedStateError, match="another seed"):
+    with pytest.raises(ActuatorError, match="another seed"):
         single(still, seed=4).restore_actuators(capsule)
 
 
 def test_without_a_seed_nothing_is_saved(still):
-    with pytest.raises(SealedStateError, match="without a seed"):
+    with pytest.raises(ActuatorError, match="without a seed"):
         single(still, seed=None).save_actuators()
-    with pytest.raises(SealedStateError, match="without a seed"):
+    with pytest.raises(ActuatorError, match="without a seed"):
         single(still, seed=None).restore_actuators(single(still).save_actuators())
 
 
@@ -108,13 +108,13 @@ def test_a_damaged_state_is_refused(still, place):
     env = single(still)
     capsule = bytearray(env.save_actuators())
     capsule[place] ^= 1
-    with pytest.raises(SealedStateError):
+    with pytest.raises(ActuatorError):
         env.restore_actuators(bytes(capsule))
 
 
 @pytest.mark.parametrize("junk", [b"", b"junk", "text", None])
 def test_what_is_no_state_is_refused(still, junk):
-    with pytest.raises(SealedStateError, match="no saved state"):
+    with pytest.raises(ActuatorError, match="no saved state"):
         single(still).restore_actuators(junk)
 
 
@@ -123,7 +123,7 @@ def test_what_is_no_state_is_refused(still, junk):
 )
 def test_a_state_of_other_actuators_is_refused(still, change):
     capsule = single(still).save_actuators()
-    with pytest.raises(SealedStateError, match="other models, sensor"):
+    with pytest.raises(ActuatorError, match="other models, sensor"):
         single(still, **change).restore_actuators(capsule)
 
 
@@ -131,7 +131,7 @@ def test_a_refused_state_changes_nothing(still):
     env, other = single(still), single(still)
     env.reset(seed=5)
     other.reset(seed=5)
-    with pytest.raises(SealedStateError):
+    with pytest.raises(ActuatorError):
         env.restore_actuators(single(still, clip="none").save_actuators())
     assert env.save_actuators() == other.save_actuators()
 

@@ -11,18 +11,15 @@ from numpy.random import SeedSequence
 import nprobot
 from nprobot.envs.actuators import (
     MODELS,
-    ActionShapeError,
     ActuatorOracle,
-    ControlCostError,
     GainLoss,
     Lag,
-    ModelConfigError,
-    NestedActuatorsError,
     NoisyActuators,
     NoisyActuatorsVector,
     Saturation,
     WhiteNoise,
 )
+from nprobot.errors import ActuatorError
 
 COUNT = 3
 #: Every model there is, at its defaults where those do something.
@@ -205,7 +202,7 @@ def test_without_noise_it_is_the_identity():
 def test_charging_the_command_needs_the_environments_here():
     env = AsyncVectorEnv([pendulum], context="fork")
     try:
-        with pytest.raises(ControlCostError, match="in this process"):
+        with pytest.raises(ActuatorError, match="in this process"):
             NoisyActuatorsVector(env, "servo", control_cost="commanded")
     finally:
         env.close()
@@ -215,16 +212,16 @@ def test_wrong_arguments_are_explained():
     def env():
         return SyncVectorEnv([pendulum] * COUNT)
 
-    with pytest.raises(ModelConfigError, match="2 seeds were given for 3"):
+    with pytest.raises(ActuatorError, match="2 seeds were given for 3"):
         NoisyActuatorsVector(env(), "servo", seed=[1, 2])
-    with pytest.raises(ModelConfigError, match="SeedSequence"):
+    with pytest.raises(ActuatorError, match="SeedSequence"):
         NoisyActuatorsVector(env(), "servo", seed=-1)
-    with pytest.raises(NestedActuatorsError):
+    with pytest.raises(ActuatorError):
         NoisyActuatorsVector(NoisyActuatorsVector(env(), "servo"), "servo")
     single = SyncVectorEnv([lambda: NoisyActuators(pendulum(), "servo")])
-    with pytest.raises(NestedActuatorsError):
+    with pytest.raises(ActuatorError):
         NoisyActuatorsVector(single, "servo")
     wrapped = NoisyActuatorsVector(env(), "servo")
     wrapped.reset(seed=0)
-    with pytest.raises(ActionShapeError, match=r"\(1, 1\).*\(3, 1\)"):
+    with pytest.raises(ActuatorError, match=r"\(1, 1\).*\(3, 1\)"):
         wrapped.step(np.zeros((1, 1), np.float32))

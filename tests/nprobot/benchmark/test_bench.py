@@ -13,14 +13,13 @@ import pytest
 
 from nprobot.benchmark import running
 from nprobot.benchmark.engine import Event, Processes
-from nprobot.benchmark.errors import SuiteError
 from nprobot.benchmark.execution import execute
 from nprobot.benchmark.running import bench, estimate, plan
 from nprobot.benchmark.spec import RunSpec
 from nprobot.benchmark.store import ROWS, Store, parse, read
 from nprobot.benchmark.suite import load
 from nprobot.cli import main
-from nprobot.training.errors import UnknownNameError
+from nprobot.errors import ConfigError, UnknownNameError
 
 
 class Recorded:
@@ -150,7 +149,7 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(tiny):
         if event.row is not None:
             ends[event.spec.learner] = event.row
     assert ends["BP"]["status"] == "failed"
-    assert "WorkerLostError" in ends["BP"]["error"] and "-9" in ends["BP"]["error"]
+    assert "RunFailedError" in ends["BP"]["error"] and "-9" in ends["BP"]["error"]
     assert ends["BP"]["key"] == long.key
     assert ends["random"]["status"] == "done"
 
@@ -204,7 +203,7 @@ def test_learners_of_one_name_and_two_settings_do_not_mix(tiny, tmp_path, made_u
     path, out = tiny(), tmp_path / "out"
     bench(load(str(path)), out, Recorded(made_up))
     path.write_text(path.read_text().replace("1e-3", "2e-3"))
-    with Store(out) as store, pytest.raises(SuiteError, match=r"learning_rate.*another --out"):
+    with Store(out) as store, pytest.raises(ConfigError, match=r"learning_rate.*another --out"):
         plan(load(str(path)), store.rows)
 
 

@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from nprobot.benchmark.errors import MissingPackageError
 from nprobot.benchmark.ray_engine import Ray
 from nprobot.benchmark.running import bench
 from nprobot.benchmark.store import read
 from nprobot.benchmark.suite import load
+from nprobot.errors import MissingPackageError
 
 INSTALLED = importlib.util.find_spec("ray") is not None
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nprobot.benchmark.errors import BusyError, ResultsError
 from nprobot.benchmark.store import ROWS, Store, read
+from nprobot.errors import BusyError, DamagedFileError
 
 
 def test_rows_come_back_as_they_were(tmp_path, made_up):
@@ -53,7 +53,7 @@ def test_the_newest_row_of_a_run_counts(tmp_path, made_up):
 
 def test_a_line_that_is_no_row_is_named(tmp_path):
     (tmp_path / ROWS).write_text('{"key": "a"}\nnonsense\n{"key": "b"}\n')
-    with pytest.raises(ResultsError, match="line 2"):
+    with pytest.raises(DamagedFileError, match="line 2"):
         read(tmp_path)
-    with pytest.raises(ResultsError, match="holds no results"):
+    with pytest.raises(DamagedFileError, match="holds no results"):
         read(tmp_path / "elsewhere")

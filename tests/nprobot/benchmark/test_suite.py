@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nprobot.benchmark.errors import SuiteError
 from nprobot.benchmark.spec import RunSpec
 from nprobot.benchmark.suite import SHIPPED, load, parse
-from nprobot.training.errors import UnknownNameError
+from nprobot.errors import ConfigError, UnknownNameError
 
 TASK = '[[tasks]]\nenv = "Reacher-v5"\nsteps = 1000\n'
 LEARNER = '[[learners]]\nname = "BP"\nalgo = "ppo"\nrule = "bp"\n'
@@ -86,7 +85,7 @@ def test_settings_of_one_environment_override():
     ],
 )
 def test_a_bad_file_is_refused_with_the_key_and_what_is_allowed(text, message):
-    with pytest.raises(SuiteError, match=message):
+    with pytest.raises(ConfigError, match=message):
         parse(text, "mine.toml")
 
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from nprobot.runs.progress import read_table
+from nprobot.runs.state import load_state, to_bytes
 from nprobot.training import callback, session
 from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
 from nprobot.training.evaluation import evaluate
-from nprobot.training.progress_file import read_table
 from nprobot.training.runner import train
-from nprobot.training.state import load_state, to_bytes
 
 CLOCK = {"time/fps", "time/time_elapsed"}
 

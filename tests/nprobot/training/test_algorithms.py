@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from nprobot.policies import policy_file
+from nprobot.errors import ConfigError, DamagedFileError, EnvironmentUnavailableError
+from nprobot.policies.files import policy_file
+from nprobot.runs.state import load_state, save_state
 from nprobot.training.algorithms import MAKERS, restore_memory, save_memory
 from nprobot.training.build import build_model, resolve
 from nprobot.training.config import (
@@ -17,10 +19,8 @@ from nprobot.training.config import (
     NetworkOptions,
     RunConfig,
 )
-from nprobot.training.errors import ConfigError, DamagedRunError, EnvironmentUnavailableError
-from nprobot.training.run_folder import RunFolder, find_policy
+from nprobot.training.folder import RunFolder, find_policy
 from nprobot.training.runner import resume, train
-from nprobot.training.state import load_state, save_state
 from nprobot.training.vector import make_vector
 
 COMMON = {"samples": 2, "seed": 3, "network": NetworkOptions(hidden=(8, 8))}
@@ -156,7 +156,7 @@ def test_the_chip_of_another_run_is_refused(tmp_path):
     file = tmp_path / "run" / "config.json"
     other = file.read_text().replace('"seed": 3', '"seed": 4')
     file.write_text(other)
-    with pytest.raises(DamagedRunError, match="another chip"):
+    with pytest.raises(DamagedFileError, match="another chip"):
         resume(tmp_path / "run", dataclasses.replace(RunFolder.open(tmp_path / "run").config))
 
 

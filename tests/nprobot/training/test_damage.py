@@ -10,19 +10,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nprobot.training import checkpoint_folder
-from nprobot.training.build import build_model
-from nprobot.training.checkpoint_folder import MANIFEST, check, newest_whole
-from nprobot.training.config import NetworkOptions
-from nprobot.training.errors import (
-    ArchitectureMismatchError,
-    DamagedRunError,
-    ForeignRunError,
-    NewerRunError,
-    RunError,
+from nprobot.errors import (
+    ArchitectureError,
+    DamagedFileError,
+    ForeignFileError,
+    NewerFileError,
+    NprobotError,
 )
-from nprobot.training.progress_file import read_table
-from nprobot.training.run_folder import RunFolder, find_policy
+from nprobot.runs import checkpoints as checkpoint_folder
+from nprobot.runs.checkpoints import MANIFEST, check, newest_whole
+from nprobot.runs.progress import read_table
+from nprobot.training.build import build_model
+from nprobot.training.config import NetworkOptions
+from nprobot.training.folder import RunFolder, find_policy
 from nprobot.training.runner import _load, resume, train
 from nprobot.training.vector import make_vector
 
@@ -134,7 +134,7 @@ class TestDamaged:
     def test_all_of_them(self, copy, checkpoints):
         for path in checkpoints.glob("step_*"):
             (path / "training.json").unlink()
-        with pytest.raises(DamagedRunError, match=r"no checkpoint can be used.*step_000000128"):
+        with pytest.raises(DamagedFileError, match=r"no checkpoint can be used.*step_000000128"):
             resume(copy)
 
     def test_what_a_killed_run_left_behind(self, run, copy, checkpoints, tools):
@@ -172,7 +172,7 @@ class TestDamaged:
         (tmp_path / "config.json").write_bytes(content)
         try:
             RunFolder.open(tmp_path)
-        except RunError as error:
+        except NprobotError as error:
             assert str(error)
 
 
@@ -183,33 +183,33 @@ class TestForeign:
         shutil.copytree(
             tmp_path / "other/checkpoints/step_000000128", checkpoints / "step_000000700"
         )
-        with pytest.raises(ArchitectureMismatchError, match=r"another network.*shape"):
+        with pytest.raises(ArchitectureError, match=r"another network.*shape"):
             resume(copy)
 
     def test_another_run(self, copy, checkpoints):
         text = (copy / "config.json").read_text()
         (copy / "config.json").write_text(text.replace('"seed": 3', '"seed": 4'))
-        with pytest.raises(ForeignRunError, match=r"its seed is 3, config.json says 4"):
+        with pytest.raises(ForeignFileError, match=r"its seed is 3, config.json says 4"):
             resume(copy)
 
     def test_a_newer_version(self, copy, checkpoints):
         sign(checkpoints / LAST, version=2)
-        with pytest.raises(NewerRunError, match=r"format version 2.*Upgrade"):
+        with pytest.raises(NewerFileError, match=r"format version 2.*Upgrade"):
             resume(copy)
 
     def test_something_else(self, checkpoints):
         sign(checkpoints / LAST, format="somebody-elses")
-        with pytest.raises(ForeignRunError, match="somebody-elses"):
+        with pytest.raises(ForeignFileError, match="somebody-elses"):
             check(checkpoints / LAST)
         (checkpoints / LAST / MANIFEST).write_text("[]")
-        with pytest.raises(ForeignRunError, match="no description"):
+        with pytest.raises(ForeignFileError, match="no description"):
             check(checkpoints / LAST)
 
     def test_files_elsewhere_are_not_read(self, checkpoints):
         (checkpoints / "secret").write_text("secret")
         files = {"../secret": {"bytes": 6, "sha256": ""}}
         sign(checkpoints / LAST, files=files)
-        with pytest.raises(DamagedRunError, match="makes no sense"):
+        with pytest.raises(DamagedFileError, match="makes no sense"):
             check(checkpoints / LAST)
 
 
@@ -258,7 +258,7 @@ def forge(run, tmp_path, choose, value):
     vector = make_vector(config)
     try:
         _load(path, build_model(config, vector), config, lambda text: None)
-    except RunError as error:
+    except NprobotError as error:
         assert str(error)
     finally:
         vector.close()

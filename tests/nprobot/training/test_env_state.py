@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import PRESETS
+from nprobot.errors import NprobotError
+from nprobot.runs.state import from_bytes, to_bytes
 from nprobot.training import environments
 from nprobot.training.env_recorder import type_name
 from nprobot.training.env_state import Template, restore_environment, save_environment
 from nprobot.training.env_trial import saves_exactly
-from nprobot.training.errors import EnvironmentStateError
-from nprobot.training.state import from_bytes, to_bytes
 
 EXACT = [
     *("Pendulum-v1", "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),
@@ -290,10 +290,10 @@ def test_saving_disturbs_nothing():
 
 def test_another_environment_is_refused():
     _, state = saved("Reacher-v5")
-    with pytest.raises(EnvironmentStateError):
+    with pytest.raises(NprobotError):
         restore_environment(gymnasium.make("Pusher-v5"), through_disk(state))
     _, state = saved("Pendulum-v1")
-    with pytest.raises(EnvironmentStateError, match="another kind of object"):
+    with pytest.raises(NprobotError, match="another kind of object"):
         restore_environment(gymnasium.make("CartPole-v1"), through_disk(state))
 
 
@@ -342,5 +342,5 @@ def test_a_forged_state_is_refused_or_harmless(env_id, which, key, value):
     env = gymnasium.make(env_id)
     try:
         restore_environment(env, state)
-    except EnvironmentStateError as error:
+    except NprobotError as error:
         assert str(error)

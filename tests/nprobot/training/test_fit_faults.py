@@ -10,21 +10,21 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nprobot.errors import ArchitectureError
+from nprobot.errors import (
+    ArchitectureError,
+    BusyError,
+    DamagedFileError,
+    ForeignFileError,
+    NewerFileError,
+    NonFiniteError,
+    NprobotError,
+)
 from nprobot.regression import fit, resume
 from nprobot.regression.folder import FitFolder
 from nprobot.regression.reporting import Silent
-from nprobot.training import checkpoint_folder
-from nprobot.training.checkpoint_folder import newest_whole
-from nprobot.training.errors import (
-    DamagedRunError,
-    ForeignRunError,
-    NewerRunError,
-    NonFiniteError,
-    RunBusyError,
-    RunError,
-)
-from nprobot.training.files import alone
+from nprobot.runs import checkpoints as checkpoint_folder
+from nprobot.runs.checkpoints import newest_whole
+from nprobot.runs.files import alone
 
 FILES = [
     *("checkpoint.json", "model.json", "model.safetensors"),
@@ -120,7 +120,7 @@ def test_a_forged_checkpoint_is_a_typed_error_or_a_fit(whole, tmp_path, name, pl
     content[place % len(content)] ^= mask
     file.write_bytes(content)
     sign(file.parent)
-    with contextlib.suppress(RunError, ArchitectureError):  # typed, whichever it is
+    with contextlib.suppress(NprobotError, ArchitectureError):  # typed, whichever it is
         resume(path, data())
 
 
@@ -160,22 +160,22 @@ def test_foreign_newer_and_busy(copy):
     file = copy / "config.json"
     good = file.read_text()
     file.write_text(good.replace("nprobot-fit", "nprobot-run"))
-    with pytest.raises(ForeignRunError, match="nprobot-run"):
+    with pytest.raises(ForeignFileError, match="nprobot-run"):
         FitFolder.open(copy)
     file.write_text(good.replace('"version": 1', '"version": 7', 1))
-    with pytest.raises(NewerRunError, match="version 7"):
+    with pytest.raises(NewerFileError, match="version 7"):
         FitFolder.open(copy)
     file.write_text(good.replace('"epochs"', '"epoch"'))
-    with pytest.raises(RunError, match="epoch"):
+    with pytest.raises(NprobotError, match="epoch"):
         FitFolder.open(copy)
     file.write_text(good[:100])
-    with pytest.raises(DamagedRunError):
+    with pytest.raises(DamagedFileError):
         FitFolder.open(copy)
     file.write_text(good.replace('"seed": 3', '"seed": 4'))
-    with pytest.raises(ForeignRunError, match="its seed is 3"):
+    with pytest.raises(ForeignFileError, match="its seed is 3"):
         resume(copy, data(), epochs=6)
     file.write_text(good)
-    with alone(copy), pytest.raises(RunBusyError):
+    with alone(copy), pytest.raises(BusyError):
         resume(copy, data(), epochs=6)
 
 

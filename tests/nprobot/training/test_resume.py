@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from nprobot.errors import BusyError, ConfigError
+from nprobot.runs.files import alone
+from nprobot.runs.state import load_state
 from nprobot.training.config import LearningOptions
-from nprobot.training.errors import ConfigError, RunBusyError
-from nprobot.training.files import alone
-from nprobot.training.run_folder import RunFolder
+from nprobot.training.folder import RunFolder
 from nprobot.training.runner import resume, train
-from nprobot.training.state import load_state
 
 COSINE = LearningOptions(lr_schedule="cosine")
 
@@ -189,7 +189,7 @@ class TestEnd:
 
 
 def test_two_processes_do_not_train_one_run(copy):
-    with alone(copy), pytest.raises(RunBusyError, match="another process"):
+    with alone(copy), pytest.raises(BusyError, match="another process"):
         resume(copy)
 
 

@@ -11,14 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nprobot.errors import EnvironmentFailedError, EnvironmentUnavailableError, NonFiniteError
 from nprobot.training.config import RunConfig
 from nprobot.training.env_group import EnvironmentGroup, Local, Maker
-from nprobot.training.errors import (
-    EnvironmentFailedError,
-    EnvironmentUnavailableError,
-    NonFiniteError,
-)
-from nprobot.training.run_folder import RunFolder
+from nprobot.training.folder import RunFolder
 from nprobot.training.runner import resume, train
 from nprobot.training.vector import FiniteCheck, SideBySide, make_vector, side_by_side
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nprobot.policies.hardware import put_on_chip
+from nprobot.policies.chip.crossbar import put_on_chip
 
 SECRET = 987_654_321
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from nprobot.errors import ConfigError
 from nprobot.policies import BiasHead, decorrelate, mlp
-from nprobot.policies.errors import HardwareError
-from nprobot.policies.hardware import digital, on_chip, put_on_chip
-from nprobot.policies.hardware_models import (
+from nprobot.policies.chip.crossbar import digital, on_chip, put_on_chip
+from nprobot.policies.chip.models import (
     MODELS,
     ConductanceDrift,
     GaussianNoise,
@@ -21,7 +21,7 @@ from nprobot.policies.hardware_models import (
     WeightMismatch,
     resolve,
 )
-from nprobot.policies.hardware_state import restore_chip, save_chip
+from nprobot.policies.chip.state import restore_chip, save_chip
 
 from .conftest import SECRET, layer_with
 
@@ -145,10 +145,10 @@ def test_a_restored_chip_goes_on_bit_for_bit():
     assert all(torch.equal(second(x), y) for y in expected)
     assert str(SECRET).encode() not in capsule
     assert b"generators" not in capsule
-    with pytest.raises(HardwareError, match="another chip"):
+    with pytest.raises(ConfigError, match="another chip"):
         restore_chip(chip(SECRET + 1), capsule)
     for broken in (b"", capsule[:-1], capsule[:60] + b"x" + capsule[61:], b"x" + capsule[1:]):
-        with pytest.raises(HardwareError, match="damaged"):
+        with pytest.raises(ConfigError, match="damaged"):
             restore_chip(second, broken)
 
 

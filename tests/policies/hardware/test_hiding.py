@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from nprobot.errors import NoiseInaccessibleError
 from nprobot.policies import mlp
-from nprobot.policies.errors import NoiseInaccessibleError
-from nprobot.policies.hardware import Crossbar, put_on_chip
-from nprobot.policies.hardware_effects import Effect, Mismatch, Site
-from nprobot.policies.hardware_models import WeightMismatch, resolve
+from nprobot.policies.chip.crossbar import Crossbar, put_on_chip
+from nprobot.policies.chip.effects import Effect, Mismatch, Site
+from nprobot.policies.chip.models import WeightMismatch, resolve
 
 from .conftest import SECRET, layer_with
 

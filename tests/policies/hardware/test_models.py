@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nprobot.policies.hardware import digital
-from nprobot.policies.hardware_models import (
+from nprobot.policies.chip.crossbar import digital
+from nprobot.policies.chip.models import (
     ConductanceDrift,
     Converter,
     GaussianNoise,

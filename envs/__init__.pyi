@@ -1,0 +1,9 @@
+"""Public names of the package; `__init__.py` imports each on first use."""
+
+from . import actuators as actuators
+from . import datasets as datasets
+from .actuators import NoisyActuators as NoisyActuators
+from .actuators import NoisyActuatorsVector as NoisyActuatorsVector
+
+ENVIRONMENTS: dict[str, tuple[str, int | None]]
+OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]]

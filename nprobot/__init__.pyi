@@ -1,0 +1,26 @@
+"""Public names of the package; `__init__.py` imports each on first use."""
+
+from . import benchmark as benchmark
+from . import defaults as defaults
+from . import deploy as deploy
+from . import envs as envs
+from . import errors as errors
+from . import learning as learning
+from . import policies as policies
+from . import regression as regression
+from . import training as training
+from . import tuning as tuning
+from .algorithms.nrl import NRL as NRL
+from .algorithms.ppo import PPO as PPO
+from .algorithms.sac import SAC as SAC
+from .algorithms.td3 import TD3 as TD3
+from .learning.alignment import Alignment as Alignment
+from .learning.alignment import alignment as alignment
+from .learning.captured_step import CapturedStep as CapturedStep
+from .learning.noisy_network import NoisyNetwork as NoisyNetwork
+from .learning.rule import LearningRule as LearningRule
+from .learning.rules import RULES as RULES
+from .learning.rules import learning_rule as learning_rule
+from .regression import fit as fit
+
+__version__: str

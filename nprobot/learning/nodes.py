@@ -1,0 +1,272 @@
+"""What node perturbation needs of each kind of layer: pre-activation, input, weight gradient.
+
+A new kind of layer costs one class here and a line in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from nprobot.errors import UnsupportedLayerError
+from nprobot.policies.chip.crossbar import (
+    ChipBiasHead,
+    ChipConv2d,
+    ChipDecorrelatedConv2d,
+    ChipDecorrelatedLinear,
+    ChipLayer,
+    ChipLinear,
+)
+from nprobot.policies.layers import (
+    BiasHead,
+    DecorrelatedConv2d,
+    DecorrelatedLinear,
+    patches,
+)
+
+
+class NodeLayer:
+    """A layer with nodes, for the length of one learning step.
+
+    Args:
+        name: of the module within the network.
+        module: the layer.
+    """
+
+    supports: ClassVar[tuple[type[nn.Module], ...]]
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name = name
+        self.module = module
+
+    def pre_activation(self, x: Tensor) -> Tensor:
+        """``a = W x* + b``, shape (rows, *units)."""
+        raise NotImplementedError
+
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        """What the weights multiply, ``x* = R x``, in the form that `accumulate` takes."""
+        raise NotImplementedError
+
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        """Add the outer product of node errors (B, *units) and `x` to the parameters' `.grad`."""
+        raise NotImplementedError
+
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What `accumulate` adds for each sample by itself: parameters, with parts (B, *shape)."""
+        raise NotImplementedError
+
+
+class LinearNodes(NodeLayer):
+    """Nodes of a `Linear` or `DecorrelatedLinear` layer."""
+
+    supports = (nn.Linear, DecorrelatedLinear)
+    module: nn.Linear
+
+    def __init__(self, name: str, module: nn.Linear) -> None:
+        super().__init__(name, module)
+        # Folded once a step, so that clean and noisy passes cost what a plain layer does, and so
+        # that both round alike: their difference is what the rules measure.
+        self.weight = (
+            module.folded_weight() if isinstance(module, DecorrelatedLinear) else module.weight
+        )
+        self.bias = module.bias
+
+    @override
+    def pre_activation(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    @override
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        module = self.module
+        return module.decorrelated_input(x) if isinstance(module, DecorrelatedLinear) else x
+
+    @override
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        if error.dim() > 2:
+            error, x = error.flatten(0, -2), x.flatten(0, -2)
+        add_gradient(self.module.weight, error.mT, x)
+        add_gradient(self.module.bias, error)
+
+    @override
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        rows, n, d = error.shape[0], error.shape[-1], x.shape[-1]
+        return _outer(self.module, error.reshape(rows, -1, n), x.reshape(rows, -1, d))
+
+
+class ConvolutionNodes(NodeLayer):
+    """Nodes of a `Conv2d` or `DecorrelatedConv2d` layer: one for each channel and position."""
+
+    supports = (nn.Conv2d, DecorrelatedConv2d)
+    module: nn.Conv2d
+
+    def __init__(self, name: str, module: nn.Conv2d) -> None:
+        super().__init__(name, module)
+        if module.groups != 1:
+            raise UnsupportedLayerError(
+                f"convolution {name!r} has groups={module.groups}; only groups=1 can be perturbed"
+            )
+        self.weight = (
+            module.folded_weight() if isinstance(module, DecorrelatedConv2d) else module.weight
+        )
+
+    @override
+    def pre_activation(self, x: Tensor) -> Tensor:
+        a: Tensor = self.module._conv_forward(x, self.weight, self.module.bias)
+        return a
+
+    @override
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        module = self.module
+        if isinstance(module, DecorrelatedConv2d):
+            return module.decorrelated_input(x)
+        return patches(module, x)
+
+    @override
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        # Positions are samples that share the weights: (B, channels, positions) to rows of nodes.
+        error = error.flatten(2).mT.flatten(0, 1)
+        add_gradient(self.module.weight, error.mT, x.flatten(0, 1))
+        add_gradient(self.module.bias, error)
+
+    @override
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return _outer(self.module, error.flatten(2).mT, x)
+
+
+class BiasNodes(NodeLayer):
+    """Nodes of a `BiasHead`."""
+
+    supports = (BiasHead,)
+    module: BiasHead
+
+    @override
+    def pre_activation(self, x: Tensor) -> Tensor:
+        # A copy, as noise is added in place; `repeat` takes ten times as long.
+        return self.module.bias.expand(x.shape[0], -1).clone(memory_format=torch.contiguous_format)
+
+    @override
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        return x
+
+    @override
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        add_gradient(self.module.bias, error)
+
+    @override
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(self.module.bias, error)] if self.module.bias.requires_grad else []
+
+
+class ChipNodes(NodeLayer):
+    """Nodes of a layer on a noisy chip: the chip computes them, and they come out noisy."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        NodeLayer.__init__(self, name, module)
+
+    @override
+    def pre_activation(self, x: Tensor) -> Tensor:
+        # Of the class, as the instance's own may be stood in for.
+        a: Tensor = type(self.module).forward(self.module, x)
+        return a
+
+    @override
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        return cast("ChipLayer", self.module).crossbar_input(x)
+
+
+class ChipLinearNodes(ChipNodes, LinearNodes):
+    """Nodes of a linear layer on a noisy chip."""
+
+    supports = (ChipLinear, ChipDecorrelatedLinear)
+    module: ChipLinear
+
+
+class ChipConvolutionNodes(ChipNodes, ConvolutionNodes):
+    """Nodes of a convolution on a noisy chip."""
+
+    supports = (ChipConv2d, ChipDecorrelatedConv2d)
+    module: ChipConv2d
+
+
+class ChipBiasNodes(ChipNodes, BiasNodes):
+    """Nodes of a bias head on a noisy chip."""
+
+    supports = (ChipBiasHead,)
+    module: ChipBiasHead
+
+
+KINDS: dict[type[nn.Module], type[NodeLayer]] = {
+    module: kind
+    for kind in (
+        LinearNodes,
+        ConvolutionNodes,
+        BiasNodes,
+        ChipLinearNodes,
+        ChipConvolutionNodes,
+        ChipBiasNodes,
+    )
+    for module in kind.supports
+}
+
+
+def node_layers(network: nn.Module) -> tuple[list[NodeLayer], list[nn.Module]]:
+    """The layers of a network that have nodes to perturb, and its other modules.
+
+    The former are those with a trainable parameter. Both in one go, as walking through a network
+    takes as long as a layer's matrix product.
+
+    Raises:
+        UnsupportedLayerError: a trainable parameter lives in another kind of module.
+    """
+    layers: list[NodeLayer] = []
+    others: list[nn.Module] = []
+    for name, module in network.named_modules():
+        own = cast("dict[str, Tensor | None]", module._parameters)
+        if not own or not _trainable(own):
+            others.append(module)
+            continue
+        # By exact type: a subclass may compute something else.
+        kind = KINDS.get(type(module))
+        if kind is None:
+            known = ", ".join(module.__name__ for module in KINDS)
+            raise UnsupportedLayerError(
+                f"module {name or 'network'!r} ({type(module).__name__}) has parameters "
+                f"({', '.join(own)}) that node perturbation cannot reach; parameters must live in "
+                f"{known}. Replace the module, or freeze its parameters (requires_grad_(False))."
+            )
+        layers.append(kind(name, module))
+    return layers, others
+
+
+def _trainable(parameters: dict[str, Tensor | None]) -> bool:
+    for parameter in parameters.values():  # `any` of a generator takes twice as long
+        if parameter is not None and parameter.requires_grad:
+            return True
+    return False
+
+
+def add_gradient(parameter: Tensor | None, error: Tensor, x: Tensor | None = None) -> None:
+    """Accumulate ``error @ x`` (or, without x, the sum of the rows of `error`) as autograd does."""
+    if parameter is None or not parameter.requires_grad:
+        return
+    gradient = error.sum(0) if x is None else error @ x
+    if gradient.shape != parameter.shape:
+        gradient = gradient.view_as(parameter)
+    if parameter.grad is None:
+        parameter.grad = gradient
+    else:
+        parameter.grad += gradient
+
+
+def _outer(module: nn.Linear | nn.Conv2d, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For error (B, positions, n) and x (B, positions, d)."""
+    parts = []
+    if module.weight.requires_grad:
+        parts.append((module.weight, (error.mT @ x).view(-1, *module.weight.shape)))
+    if module.bias is not None and module.bias.requires_grad:
+        parts.append((module.bias, error.sum(1)))
+    return parts

@@ -1,0 +1,401 @@
+"""The learning rules: node perturbation, its variants, and backpropagation as the baseline.
+
+Notation of Dalm, van Gerven & Ahmad (arXiv 2310.00965), with the equations as in the first author's
+reference code: layer l has N_l nodes, ``a_l = W_l x*_{l-1} + b_l`` with ``x*_l = R_l x_l``; noise ε
+with standard deviation σ is added to every pre-activation; δL and δa are the changes that it makes
+to a sample's loss and to its pre-activations. Every rule turns them into node errors, an estimate
+of dL/da for each node and sample, whose outer product with the clean input x* is the gradient.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from nprobot.errors import RuleError
+
+from .activity import Activity, NoisyCall, Tree, first_tensor, share
+from .feedback import (
+    Feedback,
+    Response,
+    error_and_change,
+    flatten,
+    layerwise_response,
+    output_error,
+)
+from .hidden_noise import NoisyPasses, make_reference
+from .rule import LearningRule, Loss, PerturbationRule, per_sample
+
+
+class NodePerturbation(PerturbationRule):
+    """NP: ``δL ε_l / σ²``. One noisy pass; unbiased to first order in σ."""
+
+    plain_name = "np"
+
+    @override
+    def node_error(
+        self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
+    ) -> Tensor:
+        weight = delta_loss(activity.perturbed(noise)) / self.sigma**2
+        return average(weight, noise)
+
+
+class IterativeNodePerturbation(PerturbationRule):
+    """INP: ``N_l δL⁽ˡ⁾ ε_l / ‖ε_l‖²``, with δL⁽ˡ⁾ from a pass in which only layer l is noisy.
+
+    One noisy pass a layer; unbiased to first order in σ.
+    """
+
+    plain_name = "inp"
+
+    @override
+    def noisy_passes(self, activity: Activity) -> int:
+        return len(activity.calls)
+
+    @override
+    def node_error(
+        self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
+    ) -> Tensor:
+        errors = []
+        for layer, call in enumerate(activity.calls):
+            own = noise[..., call.nodes]
+            change = delta_loss(activity.perturbed(noise, start=layer, stop=layer + 1))
+            weight = own.shape[-1] * change / square_norm(own)
+            errors.append(average(weight, own))
+        return torch.cat(errors, dim=-1)
+
+
+class ActivityNodePerturbation(PerturbationRule):
+    """ANP: ``N δL δa_l / ‖δa‖²``, the norm taken over all nodes of all layers, per sample.
+
+    One noisy pass. Not unbiased: its mean is the gradient times the covariance of δa, a positive
+    semi-definite preconditioning. It does not need to know the noise, only what it did.
+
+    On a network whose noise is hidden, δL and δa are differences of noisy passes; layers of it that
+    are not on the chip get noise of the learner's. See `nprobot.learning.hidden_noise`.
+
+    Args:
+        reference: what noisy passes are compared with then: ``"second-pass"`` or
+            ``"running-mean"``.
+        reference_rate: weight of the newest call in the running mean.
+        settings: of `LearningRule`.
+    """
+
+    plain_name = "anp"
+
+    def __init__(
+        self,
+        *,
+        reference: str = "second-pass",
+        reference_rate: float = 0.1,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.reference = make_reference(reference, reference_rate)
+        self._chip_sigma: dict[int, float] = {}  # how noisy a chip has shown to be, by network
+
+    @override
+    def node_error(
+        self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
+    ) -> Tensor:
+        delta_activity = noise  # ε_l becomes δa_l in its place, layer by layer
+        change = delta_loss(activity.perturbed(noise, activity=delta_activity))
+        weight = activity.size * change / square_norm(delta_activity)
+        return average(weight, delta_activity)
+
+    @override
+    def learn_from_hidden_noise(self, network: nn.Module, inputs: Tree, loss: Loss) -> Tensor:
+        index = self._index(network)
+        draw = partial(self.source.normal_like, scale=self._chip_sigma.get(index, self.sigma))
+        passes = NoisyPasses(network, inputs, self.reference.passes(self.samples), draw)
+        losses = passes.losses(loss)
+        delta_activity, delta_loss = self.reference.compare(index, passes.pre_activations, losses)
+        weight = delta_activity.shape[-1] * delta_loss / square_norm(delta_activity)
+        node_error = delta_activity * (weight / weight.numel()).unsqueeze(-1)
+        seen = passes.even_out(node_error, delta_activity)
+        if seen and index not in self._chip_sigma:
+            # Once: what the learner adds comes to the chip's nodes, too, and would add up.
+            self._chip_sigma[index] = seen
+        passes.accumulate(node_error)
+        self.remember_inputs(passes.layer_inputs())
+        self.forward_passes += passes.activity.batch
+        return losses[0]
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        own = {"reference": self.reference.state_dict(), "chip_sigma": dict(self._chip_sigma)}
+        return super().state_dict() | own
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.reference.load_state_dict(state.get("reference", {}))
+        sigmas = state.get("chip_sigma", {})
+        self._chip_sigma = {int(index): float(sigma) for index, sigma in sigmas.items()}
+
+
+class FeedbackRule(PerturbationRule):
+    """What the two rules with learned feedback share.
+
+    Args:
+        feedback: ``"layerwise"`` or ``"direct"``; see `nprobot.learning.feedback`.
+        feedback_lr: step size of the feedback matrices; None for the kind's own.
+        settings: of `LearningRule`.
+    """
+
+    def __init__(
+        self, *, feedback: str = "layerwise", feedback_lr: float | None = None, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        self.feedback = Feedback(feedback, feedback_lr)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"feedback": self.feedback.state_dict()}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.feedback.load_state_dict(state["feedback"])
+
+
+class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
+    """NP with learned feedback: ``g⁰_l + (δL − Σ_m g⁰_m·ε_m) ε_l / σ²``; see `feedback`.
+
+    One noisy pass, and evaluations of the loss; unbiased as NP is, whatever the feedback matrices.
+    """
+
+    @override
+    def node_error(
+        self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
+    ) -> Tensor:
+        network = self._index(activity.network)
+        links = self.feedback.links(network, activity)
+        for link in links:
+            if not link.hidden:  # its error is known
+                share(noise, link.call).zero_()
+        seen: list[NoisyCall] = []
+        outputs = activity.perturbed(noise, record=seen)
+        responses = {
+            link.index: layerwise_response(link, activity, seen, noise, self.sigma)
+            for link in links
+            if link.target is not None
+        }
+        responses |= self.feedback.direct_responses(network, links, activity, outputs, noise)
+        before = self.feedback.learn(network, links, responses, self.sigma)
+        error, change = error_and_change(activity, outputs, delta_loss, self.sigma)
+        guess = self.feedback.guess(network, links, responses, error, before)
+        residual = change - torch.linalg.vecdot(noise, guess)
+        return average(residual / self.sigma**2, noise).add_(guess, alpha=1 / activity.batch)
+
+
+class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation):
+    """INP with learned feedback: ``g⁰_l + N_l (δL⁽ˡ⁾ − g⁰_l·ε_l) ε_l / ‖ε_l‖²``.
+
+    One noisy pass a hidden layer; unbiased as INP is, whatever the feedback matrices.
+    """
+
+    @override
+    def noisy_passes(self, activity: Activity) -> int:
+        links = self.feedback.links(self._index(activity.network), activity)
+        return sum(link.hidden for link in links)
+
+    @override
+    def node_error(
+        self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
+    ) -> Tensor:
+        network = self._index(activity.network)
+        error = output_error(activity, delta_loss, self.sigma)
+        links = self.feedback.links(network, activity)
+        hidden = [link for link in links if link.hidden]
+        silent = torch.zeros_like(noise[:1])  # nothing but the layer's own noise in its passes
+        clean = flatten(activity.outputs, 1)
+        changes: dict[int, Tensor] = {}
+        responses: dict[int, Response] = {}
+        for link in hidden:
+            seen: list[NoisyCall] = []
+            outputs = activity.perturbed(noise, start=link.index, stop=link.index + 1, record=seen)
+            changes[link.index] = delta_loss(outputs)
+            if link.target is not None:
+                response = layerwise_response(link, activity, seen, silent, self.sigma)
+            else:
+                own = noise[..., link.call.nodes].flatten(0, 1)
+                response = Response(own, (flatten(outputs, 2) - clean).flatten(0, 1), None)
+            responses[link.index] = response
+        before = self.feedback.learn(network, links, responses, self.sigma)
+        guess = self.feedback.guess(network, links, responses, error, before)
+        total = guess / activity.batch
+        for link in hidden:
+            own = noise[..., link.call.nodes]
+            explained = torch.linalg.vecdot(own, guess[:, link.call.nodes])
+            weight = own.shape[-1] * (changes[link.index] - explained) / square_norm(own)
+            total[:, link.call.nodes] += average(weight, own)
+        return total
+
+
+class Backpropagation(LearningRule):
+    """BP and DBP, the baseline: reverse-mode differentiation, with R held constant.
+
+    It has no use for `sigma`, `samples` and `noise`; they are accepted so that a comparison can
+    build every rule from the same settings.
+    """
+
+    plain_name = "bp"
+
+    @override
+    @torch.enable_grad()
+    def backward(
+        self,
+        network: nn.Module,
+        inputs: Tree,
+        loss: Loss,
+        *,
+        noise: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        if noise is not None:
+            raise RuleError("backpropagation takes no noise")
+        batch = first_tensor(inputs).shape[0]
+        if self.decorrelated:
+            activity = Activity(network, inputs)
+            outputs = activity.outputs
+            self.remember_inputs(activity.layer_inputs())
+        else:
+            outputs = network(inputs)
+        losses = per_sample(loss, outputs, (batch,))
+        losses.mean().backward()  # type: ignore[no-untyped-call]
+        self.forward_passes += batch
+        self.backward_passes += batch
+        return losses.detach()
+
+
+BLOCK = 2**17
+"""Numbers of one draw from which draws are added up one by one, as all do not fit a CPU's cache."""
+
+_WITH_FEEDBACK: dict[str, type[FeedbackRule]] = {
+    "np": FeedbackNodePerturbation,
+    "inp": FeedbackIterativeNodePerturbation,
+}
+
+_KINDS: dict[str, type[LearningRule]] = {
+    kind.plain_name: kind
+    for kind in (
+        NodePerturbation,
+        IterativeNodePerturbation,
+        ActivityNodePerturbation,
+        Backpropagation,
+    )
+}
+
+RULES = (*_KINDS, *(f"d{name}" for name in _KINDS))
+"""The names that `learning_rule` knows."""
+
+
+def learning_rule(
+    name: str,
+    *,
+    sigma: float = 1e-3,
+    samples: int = 1,
+    noise: str = "gaussian",
+    seed: int | None = None,
+    antithetic: bool = False,
+    decorrelation_lr: float = 1e-3,
+    whitening: float = 0.0,
+    decorrelation_interval: int = 1,
+    feedback: bool | str = False,
+    feedback_lr: float | None = None,
+    reference: str = "second-pass",
+    reference_rate: float = 0.1,
+) -> LearningRule:
+    """A learning rule by name.
+
+    Args:
+        name: ``"np"``, ``"inp"``, ``"anp"``: node perturbation, iterative, activity-based;
+            ``"dnp"``, ``"dinp"``, ``"danp"``: the same with decorrelation; ``"bp"``, ``"dbp"``:
+            backpropagation, the baseline.
+        sigma: standard deviation σ of the node noise. In float32, 1e-5 to 1e-2 is safe; below, the
+            difference of two losses is rounding noise. The authors use 1e-3.
+        samples: K, noisy passes that share one clean pass; the error of the estimate falls with K.
+        noise: ``"gaussian"``; ``"rademacher"`` (random signs: cheaper to draw, and of slightly
+            lower variance); or ``"orthogonal"`` (the K directions of a sample are orthogonal, so
+            that K = N of them give NP the exact gradient; dear to draw, and of use only where K
+            comes near N).
+        seed: of the noise; the same seed gives the same noise.
+        antithetic: draw the K perturbations in pairs of opposite sign, which takes out even orders
+            of the loss: for large σ. At small σ it halves the number of directions for nothing.
+        decorrelation_lr: step size η_R of the decorrelation matrices; decorrelated rules only.
+        whitening: share κ of R's update that drives the variances to 1; 0 in the paper.
+        decorrelation_interval: update R in every so-manieth step, to save time.
+        feedback: learn a guess of the node errors on the side and let the noise find only what it
+            leaves; the estimate stays unbiased and its variance falls
+            (`nprobot.learning.feedback`). True or ``"layerwise"`` passes the guess from layer to
+            layer, ``"direct"`` from the outputs to every layer. A smaller σ than without pays:
+            1e-3 leaves less curvature. For NP,
+            INP and their decorrelated versions. Not for ANP: it divides by the realised change of
+            the activity, so its mean is not the gradient that the guess would have to be
+            subtracted from. Not for BP, which has no noise.
+        feedback_lr: step size of the feedback matrices; None for what suits the kind.
+        reference: what ANP and DANP compare a noisy pass with where the network's own noise is
+            hidden: ``"second-pass"``, or ``"running-mean"``, which needs no second pass but rows
+            that go on from batch to batch (`nprobot.learning.hidden_noise.RunningMean`).
+        reference_rate: weight of the newest call in the running mean.
+
+    Returns:
+        The rule; call its `backward`, step an optimiser, then call its `decorrelate`.
+
+    Raises:
+        RuleError: unknown name (the message has the nearest), or a setting out of range.
+    """
+    if name not in RULES:
+        near = difflib.get_close_matches(str(name).lower(), RULES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise RuleError(f"unknown learning rule {name!r}{hint} Known: {', '.join(RULES)}")
+    decorrelated = name not in _KINDS
+    plain = name[decorrelated:]
+    settings: dict[str, Any] = {
+        "decorrelated": decorrelated,
+        "sigma": sigma,
+        "samples": samples,
+        "noise": noise,
+        "seed": seed,
+        "antithetic": antithetic,
+        "decorrelation_lr": decorrelation_lr,
+        "whitening": whitening,
+        "decorrelation_interval": decorrelation_interval,
+    }
+    if not feedback:
+        if plain == ActivityNodePerturbation.plain_name:
+            settings |= {"reference": reference, "reference_rate": reference_rate}
+        elif reference != "second-pass":
+            raise RuleError(f"reference={reference!r} is for anp and danp, not for {name!r}")
+        return _KINDS[plain](**settings)
+    if plain not in _WITH_FEEDBACK:
+        raise RuleError(
+            f"feedback=True is for np, inp, dnp and dinp, not for {name!r}: ANP divides by the "
+            "realised change of the activity, which a guess of the gradient cannot be subtracted "
+            "from, and backpropagation has no noise"
+        )
+    kind = "layerwise" if feedback is True else str(feedback)
+    return _WITH_FEEDBACK[plain](feedback=kind, feedback_lr=feedback_lr, **settings)
+
+
+def square_norm(values: Tensor) -> Tensor:
+    """``‖v‖²`` over the last axis; never 0, so that noise lost to rounding gives no NaN."""
+    norm: Tensor = torch.linalg.vector_norm(values, dim=-1)
+    return norm.square_().clamp_min_(torch.finfo(values.dtype).tiny)
+
+
+def average(weight: Tensor, values: Tensor) -> Tensor:
+    """``Σ_k weight[k, b] values[k, b, :] / (K B)``, shape (B, N); overwrites `values`."""
+    weight = (weight / weight.numel()).unsqueeze(-1)
+    if len(values) > 1 and values[0].numel() < BLOCK:
+        return values.mul_(weight).sum(0)
+    total = values[0].mul_(weight[0])
+    for one, value in zip(weight[1:], values[1:], strict=True):
+        total.addcmul_(one, value)
+    return total

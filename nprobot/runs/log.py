@@ -1,0 +1,184 @@
+"""What a run logs: SB3's logger with a table and a tensorboard file that survive a kill."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import KVWriter, Logger, filter_excluded_keys
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+from typing_extensions import override
+
+from .files import (storing, sync)
+from .progress import (STEPS, ProgressTable)
+
+PATTERN = "events.out.tfevents.*"
+
+
+class RunLog(Logger):
+    """SB3's logger for a run.
+
+    A resumed run goes on in the same files with the same columns as if it had never stopped:
+    ``time/iterations``, ``time/time_elapsed`` and ``time/fps`` count all of its sessions.
+
+    Args:
+        folder: of the run.
+        elapsed: tells how long the run has taken, all sessions together, s.
+        saved: from `state`: what is there beyond that is of work that was lost, and is dropped.
+            None for a new run, or one that starts again.
+        every: of the rows that come with ``time/iterations``, only those of so-manieth iterations
+            are written. SB3's own interval begins anew in every session.
+
+    Attributes:
+        lost: what is missing of what was logged before, in words; empty if nothing is.
+
+    Raises:
+        StorageError: (all methods) the disk is full, the folder read-only, ….
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        elapsed: Callable[[], float] = float,
+        saved: Mapping[str, Any] | None = None,
+        every: int = 1,
+    ) -> None:
+        self.table = ProgressTable(folder / "progress.csv", 0 if saved is None else saved["rows"])
+        self.events = EventFile(folder, None if saved is None else saved["events"])
+        super().__init__(str(folder), [self.table, self.events])
+        self._elapsed = elapsed
+        self._every = every
+        self._iterations_before = self.iterations = 0
+        self.lost = ""
+        if saved is not None:
+            if (missing := int(saved["rows"]) - len(self.table.rows)) > 0:
+                self.lost = f"{missing} rows of progress.csv"
+            elif self.events.file.name != saved["events"]["file"]:
+                self.lost = "the tensorboard file up to here"
+            self._iterations_before = self.iterations = int(saved["iterations"])
+            pending = saved["pending"]
+            self.name_to_value.update(pending["values"])
+            self.name_to_count.update(pending["counts"])
+            self.name_to_excluded.update(pending["excluded"])
+
+    def state(self) -> dict[str, Any]:
+        """Where the files end, and what has been recorded but not written yet."""
+        self.table.sync()
+        self.events.sync()
+        return {
+            "rows": len(self.table.rows),
+            "events": self.events.place,
+            "iterations": self.iterations,
+            "pending": {
+                "values": dict(self.name_to_value),
+                "counts": dict(self.name_to_count),
+                "excluded": dict(self.name_to_excluded),
+            },
+        }
+
+    @override
+    def record(self, key: str, value: object, exclude: str | tuple[str, ...] | None = None) -> None:
+        # Python's numbers, of the same digits: they survive a checkpoint as they are.
+        if isinstance(value, np.floating):
+            value = float(str(value))
+        elif isinstance(value, np.integer):
+            value = int(value)
+        super().record(key, value, exclude)
+
+    @override
+    def dump(self, step: int = 0) -> None:
+        if "time/iterations" in self.name_to_value:
+            self.iterations = self._iterations_before + int(self.name_to_value["time/iterations"])
+            self.name_to_value["time/iterations"] = self.iterations
+            if self.iterations % self._every:
+                for name in ("time/iterations", "time/time_elapsed", "time/fps"):
+                    self.name_to_value.pop(name, None)
+                return
+        if "time/time_elapsed" in self.name_to_value:
+            elapsed = self._elapsed()
+            self.name_to_value["time/time_elapsed"] = int(elapsed)
+            self.name_to_value["time/fps"] = int(step / elapsed) if elapsed else 0
+        super().dump(step)
+
+    def write_row(self, values: Mapping[str, Any], step: int) -> None:
+        """Write a row of its own, beside what is being recorded."""
+        row = {**values, STEPS: step}
+        excluded: dict[str, tuple[str, ...]] = {name: () for name in values}
+        excluded[STEPS] = ("tensorboard",)
+        for output in (self.table, self.events):
+            output.write(row, excluded, step)
+
+
+class EventFile(KVWriter):
+    """Scalars for tensorboard, each row on its way to the disk when `write` returns.
+
+    SB3's own writer starts another file in each session and leaves the points of lost work where
+    they are, so that tensorboard shows them twice.
+
+    Args:
+        folder: of the run.
+        place: from `place`; what comes after it is cut off. None for a new file instead of any that
+            is there.
+
+    Raises:
+        StorageError: (all methods) the disk is full, the folder read-only, ….
+    """
+
+    def __init__(self, folder: Path, place: Mapping[str, Any] | None = None) -> None:
+        kept = None if place is None else folder / Path(str(place["file"])).name
+        with storing(folder / PATTERN):
+            for file in folder.glob(PATTERN):
+                if file != kept:
+                    file.unlink()
+            if place is not None and kept is not None and _has(kept, place["bytes"]):
+                self.file = kept
+                os.truncate(kept, place["bytes"])
+            else:
+                # tensorboard wants the time in the name
+                self.file = folder / f"events.out.tfevents.{int(time.time())}.nprobot"
+                self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the file ends now."""
+        with storing(self.file):
+            return {"file": self.file.name, "bytes": self.file.stat().st_size}
+
+    @override
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        values = filter_excluded_keys(key_values, key_excluded, "tensorboard")
+        scalars = [
+            Summary.Value(tag=name, simple_value=float(value))
+            for name, value in sorted(values.items())
+            if isinstance(value, int | float | np.number)
+        ]
+        self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
+
+    def sync(self) -> None:
+        """Make sure that the file is on the disk."""
+        with storing(self.file):
+            sync(self.file)
+
+    @override
+    def close(self) -> None:
+        """Nothing: the file is closed after each row."""
+
+    def _append(self, event: Event) -> None:
+        # Without a buffer: a row is there or not, whenever we are killed.
+        with storing(self.file), self.file.open("ab", buffering=0) as stream:
+            RecordWriter(stream).write(event.SerializeToString())
+
+
+def _has(file: Path, size: int) -> bool:
+    return file.exists() and file.stat().st_size >= size

@@ -1,0 +1,13 @@
+"""Public names of the package; `__init__.py` imports each on first use."""
+
+from .config import AlgorithmOptions as AlgorithmOptions
+from .config import LearningOptions as LearningOptions
+from .config import NetworkOptions as NetworkOptions
+from .config import RunConfig as RunConfig
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .evaluation import record as record
+from .folder import RunFolder as RunFolder
+from .runner import resume as resume
+from .runner import train as train
+from .session import Result as Result

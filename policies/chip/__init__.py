@@ -1,0 +1,1 @@
+"""Emulated chips: layers that compute with noise that nobody can read."""

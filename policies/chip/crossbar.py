@@ -1,0 +1,340 @@
+"""Layers on an emulated noisy chip: what they compute can be read, what is wrong with them cannot.
+
+`put_on_chip` turns the layers of a network, in place, into layers of a chip. They keep their
+parameters: these are what is *written* to the chip. What the chip makes of them, and the noise that
+it adds to every pre-activation, lies hidden. Whoever runs the network gets noisy outputs, during
+learning and after it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Never, TypeVar
+
+import torch
+import torch.nn.functional as F
+from numpy.random import SeedSequence
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ...errors import ConfigError, NoiseInaccessibleError
+from ..hidden import Vault
+from ..layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear, patches
+from .effects import Effect, Multiply, Site
+from .models import HardwareModel, HardwareSpec, resolve
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Crossbar:
+    """The hidden part of a layer on a chip: what its models do, and how often it ran.
+
+    Args:
+        effects: of the models, in order.
+    """
+
+    def __init__(self, effects: Sequence[Effect]) -> None:
+        self._effects = effects
+        self._evaluations = 0
+
+    def compute(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, multiply: Multiply, rows: int
+    ) -> Tensor:
+        """Pre-activations as the chip computes them.
+
+        Args:
+            x: inputs of the weights.
+            weight: as written.
+            bias: as written, in a shape that fits the pre-activations.
+            multiply: from inputs and weights to pre-activations.
+            rows: samples in the batch.
+        """
+        for effect in self._effects:
+            weight = effect.weight(weight, self._evaluations)
+        a = multiply(x, weight)
+        if bias is not None:
+            a = a + bias
+        for effect in self._effects:
+            a = effect.nodes(a, x, weight, multiply)
+        self._evaluations += rows
+        return a
+
+    def secret(self) -> list[int]:
+        """Numbers that only this layer of this chip knows."""
+        return [seed for effect in self._effects for seed in effect.seeds()]
+
+    def save(self) -> dict[str, Any]:
+        """Everything that changes as the layer runs."""
+        return {
+            "evaluations": self._evaluations,
+            "effects": [effect.save() for effect in self._effects],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self._evaluations = int(state["evaluations"])
+        for effect, saved in zip(self._effects, state["effects"], strict=True):
+            effect.restore(saved)
+
+
+class ChipLayer(nn.Module):
+    """What layers on a chip have in common."""
+
+    off_chip: ClassVar[type[nn.Module]]
+    """The same layer without a chip."""
+
+    def crossbar_input(self, x: Tensor) -> Tensor:
+        """What is fed to the weights, ``x*`` where the layer decorrelates; can be read."""
+        raise NotImplementedError
+
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Pre-activations without bias, from what `crossbar_input` returns."""
+        raise NotImplementedError
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Pre-activations of a batch, noise included.
+
+        With autograd on, the derivative is that of the layer as written: all that anybody who does
+        not know the chip can differentiate.
+        """
+        weight, bias = self._written()
+        fed = self.crossbar_input(x)
+        with torch.no_grad():
+            noisy = _CROSSBARS.of(self).compute(fed, weight, bias, self.multiply, x.shape[0])
+        if not torch.is_grad_enabled():
+            return noisy
+        ideal = self.multiply(fed, weight)
+        if bias is not None:
+            ideal = ideal + bias
+        return ideal + (noisy - ideal).detach()
+
+    def _written(self) -> tuple[Tensor, Tensor | None]:
+        raise NotImplementedError
+
+    @override
+    def __reduce_ex__(self, protocol: object) -> Never:
+        raise NoiseInaccessibleError(
+            f"{type(self).__name__} cannot be copied or pickled: the copy would let the chip's "
+            "noise be tried out in advance. Save its state_dict(), or make a copy off the chip "
+            "with nprobot.policies.chip.crossbar.digital(network)"
+        )
+
+
+class ChipLinear(ChipLayer, nn.Linear):
+    """`Linear` on a chip."""
+
+    off_chip = nn.Linear
+
+    @override
+    def crossbar_input(self, x: Tensor) -> Tensor:
+        return x
+
+    @override
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Noisy pre-activations, shape (..., n), of inputs of shape (..., d)."""
+        return self.evaluate(x)
+
+    @override
+    def _written(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight, self.bias
+
+
+class ChipDecorrelatedLinear(ChipLayer, DecorrelatedLinear):
+    """`DecorrelatedLinear` on a chip; R is applied off the chip, exactly."""
+
+    off_chip = DecorrelatedLinear
+
+    @override
+    def crossbar_input(self, x: Tensor) -> Tensor:
+        return self.decorrelated_input(x)
+
+    @override
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Noisy pre-activations, shape (..., n), of inputs of shape (..., d)."""
+        return self.evaluate(x)
+
+    @override
+    def _written(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight, self.bias
+
+
+class _ChipConvolution(ChipLayer, nn.Conv2d):
+    """A convolution as products of patches and weights, which is how a crossbar does it."""
+
+    @override
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Patches (B, positions, d) to pre-activations (B, channels, positions)."""
+        return F.linear(x, weight.flatten(1)).mT
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Noisy pre-activations, shape (B, out_channels, height, width)."""
+        return self.evaluate(x).view(x.shape[0], self.out_channels, *self._output_size(x))
+
+    @override
+    def _written(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight, None if self.bias is None else self.bias.unsqueeze(1)
+
+    def _output_size(self, x: Tensor) -> list[int]:
+        around = self._reversed_padding_repeated_twice
+        padding = (around[2] + around[3], around[0] + around[1])
+        return [
+            (x.shape[2 + i] + padding[i] - self.dilation[i] * (self.kernel_size[i] - 1) - 1)
+            // self.stride[i]
+            + 1
+            for i in (0, 1)
+        ]
+
+
+class ChipConv2d(_ChipConvolution):
+    """`Conv2d` on a chip."""
+
+    off_chip = nn.Conv2d
+
+    @override
+    def crossbar_input(self, x: Tensor) -> Tensor:
+        return patches(self, x)
+
+
+class ChipDecorrelatedConv2d(_ChipConvolution, DecorrelatedConv2d):
+    """`DecorrelatedConv2d` on a chip; R is applied off the chip, exactly."""
+
+    off_chip = DecorrelatedConv2d
+
+    @override
+    def crossbar_input(self, x: Tensor) -> Tensor:
+        return self.decorrelated_input(x)
+
+
+class ChipBiasHead(ChipLayer, BiasHead):
+    """`BiasHead` on a chip."""
+
+    off_chip = BiasHead
+
+    @override
+    def crossbar_input(self, x: Tensor) -> Tensor:
+        return x
+
+    @override
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        return weight.new_zeros(x.shape[0], *self.bias.shape)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """The noisy bias once for each sample, shape (B, n), for any x of shape (B, ...)."""
+        return self.evaluate(x)
+
+    @override
+    def _written(self) -> tuple[Tensor, Tensor | None]:
+        return self.bias, self.bias
+
+
+ON_CHIP: dict[type[nn.Module], type[ChipLayer]] = {
+    kind.off_chip: kind
+    for kind in (
+        ChipLinear,
+        ChipDecorrelatedLinear,
+        ChipConv2d,
+        ChipDecorrelatedConv2d,
+        ChipBiasHead,
+    )
+}
+"""The kinds of layers that can be on a chip."""
+
+_CROSSBARS: Vault[Crossbar] = Vault()
+
+
+def put_on_chip(
+    network: nn.Module,
+    models: HardwareSpec,
+    *,
+    seed: int | SeedSequence | None = None,
+    device_seed: int | None = None,
+) -> tuple[HardwareModel, ...]:
+    """Put every layer of a network on an emulated chip, in place.
+
+    The layers stay the same objects with the same parameters, so whoever else holds them (an
+    optimiser, an SB3 policy) goes on working, and works with the chip from now on.
+
+    Args:
+        network: any module; its `Linear`, `Conv2d`, decorrelated and `BiasHead` layers move.
+        models: what is wrong with the chip; see `nprobot.policies.chip.models.resolve`.
+        seed: of everything random; None draws one.
+        device_seed: which device it is, decides what is fixed for life; from `seed` if None.
+
+    Returns:
+        The models.
+
+    Raises:
+        ConfigError: no layer can be put on a chip, or one is on a chip already.
+    """
+    resolved = resolve(models)
+    layers = [module for module in network.modules() if type(module) in ON_CHIP]
+    if on_chip(network):
+        raise ConfigError(
+            "the network has layers on a chip already; chain the models and put it there once"
+        )
+    convolutions = [module for module in layers if isinstance(module, nn.Conv2d)]
+    if not layers or any(module.groups != 1 for module in convolutions):
+        raise ConfigError(
+            "a network for a chip needs layers, and no convolution with groups: "
+            + ", ".join(kind.__name__ for kind in ON_CHIP)
+        )
+    entropy = seed if isinstance(seed, SeedSequence) else SeedSequence(seed)
+    noise, device = entropy.spawn(2)
+    if device_seed is not None:
+        device = SeedSequence(device_seed)
+    sequences = (device.spawn(len(layers)), noise.spawn(len(layers)))
+    for layer, of_device, of_noise in zip(layers, *sequences, strict=True):
+        # A seed for each model, so that one more model changes nothing about the others.
+        seeds = zip(_seeds(of_device, len(resolved)), _seeds(of_noise, len(resolved)), strict=True)
+        effects = [model.effect(Site(*own)) for model, own in zip(resolved, seeds, strict=True)]
+        layer.__class__ = ON_CHIP[type(layer)]
+        _CROSSBARS.hide(layer, Crossbar(effects))
+    return resolved
+
+
+def on_chip(network: nn.Module) -> bool:
+    """Whether a network has a layer on a chip, so that its noise cannot be read.
+
+    Asked in every learning step, so without the bookkeeping of `nn.Module.modules`, which takes
+    four times as long.
+    """
+    left: list[nn.Module | None] = [network]
+    while left:
+        module = left.pop()
+        if isinstance(module, ChipLayer):
+            return True
+        if module is not None:
+            left.extend(module._modules.values())
+    return False
+
+
+def crossbars(network: nn.Module) -> list[Crossbar]:
+    """What is hidden in the layers, in order; not for learners (see `Vault`)."""
+    layers = [module for module in network.modules() if isinstance(module, ChipLayer)]
+    return [_CROSSBARS.of(layer) for layer in layers]
+
+
+def digital(network: Module) -> Module:
+    """A copy of a network off its chip: the ideal network with the weights as written."""
+    memo: dict[int, nn.Module] = {}
+    for module in network.modules():
+        if isinstance(module, ChipLayer):
+            twin = nn.Module.__new__(module.off_chip)
+            vars(twin).update(copy.deepcopy(vars(module), memo))
+            memo[id(module)] = twin
+    return copy.deepcopy(network, memo)
+
+
+def _seeds(sequence: SeedSequence, count: int) -> list[int]:
+    return [int(child.generate_state(1, "uint64")[0] >> 1) for child in sequence.spawn(count)]

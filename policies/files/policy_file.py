@@ -1,0 +1,212 @@
+"""Policy files: a folder of two files that describes a `Policy`, and that can run no code.
+
+``policy.json`` describes the policy (the network as a list of operations, the observation
+normaliser, the bounds of the action space, the environment, where it comes from);
+``policy.safetensors`` holds the numbers. R of decorrelated layers is already multiplied into the
+weights. `nprobot.policies.files.export` makes a `Policy` from a trained model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ...errors import DamagedFileError, FileError, ForeignFileError, NewerFileError, NotFoundError
+from .operations import Operation
+from .policy import Array, BoxAction, DiscreteAction, Normaliser, Policy, Task
+
+__all__ = [  # noqa: RUF022 - what is used first stands first
+    "load",
+    "save",
+    "Policy",
+    "Task",
+    "Normaliser",
+    "BoxAction",
+    "DiscreteAction",
+]
+
+FORMAT = "nprobot-policy"
+VERSION = 1
+DESCRIPTION_FILE = "policy.json"
+TENSORS_FILE = "policy.safetensors"
+
+
+def save(policy: Policy, folder: str | Path) -> Path:
+    """Write a policy as ``policy.safetensors`` and ``policy.json``.
+
+    Args:
+        policy: the policy.
+        folder: where to; made if it is not there.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description, tensors = _describe(policy)
+    data = safetensors.numpy.save(tensors, metadata={"format": FORMAT})
+    description["tensors"] = {"file": TENSORS_FILE, "sha256": _sha256(data)}
+    text = json.dumps(description, indent=2, allow_nan=False)
+    (folder / TENSORS_FILE).write_bytes(data)
+    (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
+    return folder
+
+
+def load(path: str | Path) -> Policy:
+    """Read a policy.
+
+    Args:
+        path: the folder that holds ``policy.json`` and ``policy.safetensors``, or one of the two.
+
+    Returns:
+        The policy; only numpy is needed to use it.
+
+    Raises:
+        NotFoundError: there is no policy.
+        ForeignFileError: the file is something else.
+        NewerFileError: a newer version of nprobot wrote it.
+        DamagedFileError: it is incomplete, altered or contradicts itself.
+    """
+    folder = Path(path)
+    if folder.name in (DESCRIPTION_FILE, TENSORS_FILE):
+        folder = folder.parent
+    file = folder / DESCRIPTION_FILE
+    description = _read_description(file)
+    try:
+        tensors = _read_tensors(folder / TENSORS_FILE, description["tensors"]["sha256"])
+        return _policy(description, tensors)
+    except FileError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise DamagedFileError(f"{file} does not make sense: {what}") from error
+
+
+def _describe(policy: Policy) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The JSON description, and the tensors it names."""
+    tensors: dict[str, Array] = {}
+
+    def store(name: str, array: Array) -> str:
+        tensors[name] = np.ascontiguousarray(array)
+        return name
+
+    normaliser, action, task = policy.normaliser, policy.action, policy.task
+    description: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "observation": {"shape": list(policy.observation_shape), "normaliser": None},
+        "network": [
+            operation.describe(f"network.{i}", store)
+            for i, operation in enumerate(policy.operations)
+        ],
+    }
+    if normaliser is not None:
+        description["observation"]["normaliser"] = {
+            "mean": store("observation.mean", normaliser.mean),
+            "var": store("observation.var", normaliser.var),
+            "epsilon": normaliser.epsilon,
+            "clip": normaliser.clip,
+        }
+    if isinstance(action, BoxAction):
+        description["action"] = {
+            "kind": "box",
+            "low": store("action.low", action.low),
+            "high": store("action.high", action.high),
+            "mapping": action.mapping,
+        }
+    else:
+        kind = "multi_discrete" if action.several else "discrete"
+        description["action"] = {"kind": kind, "choices": list(action.choices)}
+    description["environment"] = task and {
+        "id": task.id,
+        "kwargs": dict(task.kwargs),
+        "control_rate": task.control_rate,
+    }
+    description["provenance"] = dict(policy.provenance)
+    return description, tensors
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(
+            f"no policy at {file.parent}: it has no {file.name}. A policy is a folder with "
+            f"{DESCRIPTION_FILE} and {TENSORS_FILE}, such as RUN/checkpoints/last."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{file} is not readable JSON: {error}") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ForeignFileError(f"{file} is not a policy of nprobot (no format {FORMAT!r})")
+    version = description.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise DamagedFileError(f"{file} has the version {version!r}")
+    if version > VERSION:
+        raise NewerFileError(
+            f"{file} has format version {version}; this nprobot reads up to {VERSION}. "
+            "Upgrade nprobot."
+        )
+    return description
+
+
+def _read_tensors(file: Path, sha256: str) -> dict[str, Array]:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"{file} is missing; copy the whole folder") from None
+    if _sha256(data) != sha256:
+        raise DamagedFileError(f"{file} is not the file that {DESCRIPTION_FILE} was written with")
+    try:
+        tensors: dict[str, Array] = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise DamagedFileError(f"{file} is not a readable safetensors file: {error}") from None
+    return tensors
+
+
+def _policy(description: Mapping[str, Any], tensors: Mapping[str, Array]) -> Policy:
+    observation, normaliser = description["observation"], description["observation"]["normaliser"]
+    task = description["environment"]
+    return Policy(
+        observation_shape=tuple(observation["shape"]),
+        operations=tuple(Operation.read(entry, tensors) for entry in description["network"]),
+        action=_action(description["action"], tensors),
+        normaliser=normaliser
+        and Normaliser(
+            mean=tensors[normaliser["mean"]],
+            var=tensors[normaliser["var"]],
+            epsilon=float(normaliser["epsilon"]),
+            clip=float(normaliser["clip"]),
+        ),
+        task=task and Task(str(task["id"]), dict(task["kwargs"]), _control_rate(task)),
+        provenance=dict(description["provenance"]),
+    )
+
+
+def _action(action: Mapping[str, Any], tensors: Mapping[str, Array]) -> BoxAction | DiscreteAction:
+    if action["kind"] == "box":
+        return BoxAction(tensors[action["low"]], tensors[action["high"]], action["mapping"])
+    if action["kind"] in ("discrete", "multi_discrete"):
+        choices = tuple(int(n) for n in action["choices"])
+        return DiscreteAction(choices, action["kind"] == "multi_discrete")
+    raise ValueError(f"unknown kind of action {action['kind']!r}")
+
+
+def _control_rate(task: Mapping[str, Any]) -> float | None:
+    rate = task["control_rate"]
+    if rate is None:
+        return None
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"a control rate of {rate!r} Hz")
+    return float(rate)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
