@@ -1,6 +1,7 @@
 """Public names of the package; `__init__.py` imports each on first use."""
 
 from . import benchmark as benchmark
+from . import catalogue as catalogue
 from . import defaults as defaults
 from . import deploy as deploy
 from . import envs as envs
@@ -19,7 +20,6 @@ from .learning.alignment import alignment as alignment
 from .learning.captured_step import CapturedStep as CapturedStep
 from .learning.noisy_network import NoisyNetwork as NoisyNetwork
 from .learning.rule import LearningRule as LearningRule
-from .learning.rules import RULES as RULES
 from .learning.rules import learning_rule as learning_rule
 from .regression import fit as fit
 

@@ -152,7 +152,9 @@ def rule(**traits: Any) -> Callable[[Class], Class]:
     """
 
     def register(cls: Class) -> Class:
-        _TRAITS[traits["name"]] = RuleTraits(**traits, module=cls.__module__)
+        own = RuleTraits(**traits, module=cls.__module__)
+        cls.traits = own  # type: ignore[attr-defined]
+        _TRAITS[own.name] = own
         _CLASSES[traits["name"]] = cls
         return cls
 

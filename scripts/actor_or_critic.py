@@ -60,7 +60,7 @@ class TwoRules(LearningRule):
         *,
         noise: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        return self._of(network).backward(network, inputs, loss, noise=noise)
+        return self._of(network).backward(network, inputs, loss, perturbations=noise)
 
     @override
     def decorrelate(self, network: nn.Module, *, scale: float = 1.0) -> None:

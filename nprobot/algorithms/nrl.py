@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nprobot import catalogue
 from nprobot.envs.actuators.wrapper import READING
 from nprobot.errors import RuleError
 from nprobot.learning.activity import Tree
@@ -37,9 +38,6 @@ NOISE = ("network", "actuators", "injected")
 
 BASELINES = ("critic", "running-mean")
 """What may predict the reward."""
-
-RULE_DEFAULTS: dict[str, Any] = {"decorrelation_lr": 1e-3}
-"""Where a rule that is given by name departs from `rule_defaults`; R as in docs/hardware.md."""
 
 
 class NRL(OnPolicyAlgorithm):
@@ -106,14 +104,14 @@ class NRL(OnPolicyAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-3,
         *,
-        noise: str = "network",
+        noise_source: str = "network",
         node_noise: HardwareSpec | None = 0.1,
         references: int = 1,
         device_seed: int | None = 0,
         baseline: str = "critic",
         baseline_rate: float = 0.01,
         critic_epochs: int = 4,
-        rule: str | LearningRule = "danp",
+        rule: str | LearningRule | None = None,
         rule_kwargs: dict[str, Any] | None = None,
         n_steps: int = 32,
         gamma: float = 0.99,
@@ -127,12 +125,10 @@ class NRL(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        one_of("noise", noise, NOISE)
+        one_of("noise_source", noise_source, NOISE)
         one_of("baseline", baseline, BASELINES)
-        if isinstance(rule, str):
-            rule_kwargs = RULE_DEFAULTS | (rule_kwargs or {})
-        self.rule = make_rule(rule, rule_kwargs, seed)
-        self.noise = noise
+        self.rule = make_rule(rule, rule_kwargs, seed, catalogue.HIDDEN_NOISE_RULE)
+        self.noise_source = noise_source
         self.node_noise = node_noise
         self.references = references
         self.device_seed = device_seed
@@ -168,7 +164,7 @@ class NRL(OnPolicyAlgorithm):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         settings = {"decorrelated": self.rule.decorrelated, **self.policy_kwargs}
-        if self.noise == "network":
+        if self.noise_source == "network":
             settings = {"node_noise": self.node_noise, "device_seed": self.device_seed} | settings
         if isinstance(self.observation_space, spaces.Dict):
             settings.setdefault("features_extractor_class", CombinedExtractor)
@@ -188,9 +184,9 @@ class NRL(OnPolicyAlgorithm):
         self._fed: list[list[tuple[nn.Module, Tensor]]] = []
 
     def _make_exploration(self) -> Exploration:
-        if self.noise == "network":
+        if self.noise_source == "network":
             return HiddenNoise(self.references)
-        if self.noise == "actuators":
+        if self.noise_source == "actuators":
             return ActuatorNoise(self.rule)
         if not isinstance(self.node_noise, int | float):
             raise RuleError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from stable_baselines3.common.utils import LinearSchedule, polyak_update
+from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 
 from nprobot.learning.activity import Tree
@@ -24,12 +23,6 @@ from nprobot.policies.off_policy_networks import (
     check_separate,
     effective_parameters,
 )
-
-PERTURBATION_DEFAULTS: dict[str, Any] = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0)}
-"""Where SAC and TD3 under a perturbation rule depart from SB3's defaults."""
-
-NETWORK_DEFAULTS: dict[str, Any] = {"net_arch": [64, 64]}
-"""The same for `policy_kwargs`."""
 
 
 class Learner:
@@ -102,7 +95,7 @@ class Learner:
         self.actor_optimizer.zero_grad()
         losses = self.rule.backward(self.actor, observations, loss)
         self.rule.forward_passes += critic.passes
-        if self.rule.plain_name == "bp":
+        if self.rule.entry.plain_name == "bp":
             self.rule.backward_passes += critic.passes
         self.actor_optimizer.step()
         self.rule.decorrelate(self.actor, scale=scale)
@@ -147,24 +140,6 @@ def follow(network: nn.Module, target: nn.Module, tau: float) -> None:
     """
     with torch.no_grad():
         polyak_update(effective_parameters(network), target.parameters(), tau)
-
-
-def sb3_arguments(rule: LearningRule, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What to make SB3's algorithm with.
-
-    Args:
-        rule: for ``"bp"`` the defaults are SB3's, for all others those of this module.
-        given: arguments by name; None for the default.
-    """
-    arguments = _without_none(given)
-    network = _without_none(arguments.pop("policy_kwargs", {}))
-    if rule.name == "bp":
-        return {**arguments, "policy_kwargs": network}
-    return {**PERTURBATION_DEFAULTS, **arguments, "policy_kwargs": NETWORK_DEFAULTS | network}
-
-
-def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def prepare(rule: LearningRule, *networks: nn.Module) -> None:

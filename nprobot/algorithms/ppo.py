@@ -14,35 +14,18 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, RolloutBufferSamples, Schedule
-from stable_baselines3.common.utils import LinearSchedule, explained_variance
+from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot.learning.alignment import alignment
 from nprobot.learning.rule import LearningRule, Loss
-from nprobot.learning.rules import FeedbackRule
 from nprobot.policies.actor_critic import Actor, Critic, Observation
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
 
 from .objectives import ClippedSurrogate, SquaredValueError
-from .rule_defaults import make_rule
-
-PERTURBATION_DEFAULTS: dict[str, Any] = {
-    "learning_rate": LinearSchedule(3e-3, 0.0, 1.0),
-    "batch_size": 256,
-    "max_grad_norm": None,
-}
-"""Where PPO under a perturbation rule departs from SB3's defaults."""
-
-GUIDED_DEFAULTS: dict[str, Any] = {
-    "learning_rate": LinearSchedule(1e-3, 0.0, 1.0),
-    "batch_size": 64,
-    "max_grad_norm": 0.5,
-}
-"""The same under a rule with learned feedback, whose gradients have little noise to average: what
-suits backpropagation. Larger batches with a larger rate (256, 3e-3) take half the time; they are
-level on three tasks of four and well behind on HalfCheetah-v5 (docs/variance.md)."""
+from .rule_defaults import make_rule, sb3_arguments
 
 
 class PPO(stable_baselines3.PPO):
@@ -60,9 +43,9 @@ class PPO(stable_baselines3.PPO):
             ``share_features_extractor`` is False.
         env: as in SB3.
         rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
-        rule_kwargs: settings for a rule given by name (`nprobot.algorithms.rule_defaults` where
-            silent), such as ``{"samples": 1}``. Its seed comes from `seed`.
-        alignment_interval: compare the estimate with backpropagation's gradient in every so-manieth
+        rule_kwargs: settings for a rule given by name (its own where silent), such
+            as ``{"samples": 1}``. Its seed comes from `seed`.
+        alignment_interval: compare the estimate with backpropagation's gradient in every n-th
             update and log the cosines, ``train/alignment_actor`` and ``train/alignment_critic``; 0
             for never. Costs a backward pass then, for show: learning does not see it.
         learning_rate: as in SB3, a number or a schedule.
@@ -71,12 +54,9 @@ class PPO(stable_baselines3.PPO):
             Infinity turns clipping off, which is the default of those without feedback.
         kwargs: every other argument of SB3's PPO, with its meaning and default.
 
-    Where an argument is None its default is SB3's for ``"bp"``, `GUIDED_DEFAULTS` for rules with
-    learned feedback, and `PERTURBATION_DEFAULTS` for the others. The last, and σ, were chosen on
-    Reacher-v5: decay of the learning rate, no clipping, σ and the batch size by scratch runs of one
-    seed each, the learning rate by the search in docs/learning_curves.md, which gave
-    backpropagation the same choice. For BP that search prefers 1e-3, decayed, to SB3's
-    constant 3e-4. Rates for other tasks: docs/variance.md.
+    Where an argument is None its default is SB3's, also for rules with learned feedback: their
+    estimate lies along the gradient, so what is known for backpropagation carries over. For the
+    other rules it is in `nprobot.catalogue.ALGORITHMS`, `unguided`.
 
     Raises:
         RuleError: unknown rule.
@@ -113,12 +93,8 @@ class PPO(stable_baselines3.PPO):
             "batch_size": batch_size,
             "max_grad_norm": max_grad_norm,
         }
-        arguments: dict[str, Any] = {
-            name: value for name, value in given.items() if value is not None
-        }
+        arguments = sb3_arguments("ppo", self.rule, given)
         if self.rule.name != "bp":
-            guided = isinstance(self.rule, FeedbackRule)
-            arguments = (GUIDED_DEFAULTS if guided else PERTURBATION_DEFAULTS) | arguments
             policy_kwargs = {"share_features_extractor": False} | (policy_kwargs or {})
         super().__init__(
             policy,

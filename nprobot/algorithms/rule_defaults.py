@@ -1,41 +1,31 @@
-"""What a rule that an algorithm is given by name is made with."""
+"""A rule from what an algorithm is given, and the algorithm's settings under that rule."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from stable_baselines3.common.utils import LinearSchedule
+
+from nprobot import catalogue
 from nprobot.errors import RuleError
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import learning_rule
 
-RULE_DEFAULTS: dict[str, Any] = {
-    "sigma": 1e-2,
-    "samples": 8,
-    "noise": "rademacher",
-    "decorrelation_lr": 1e-4,
-}
-"""Settings of a rule that is given by name. R is ten times as slow as in `learning_rule`: PPO by
-DANP ended nearer to backpropagation on most tasks (docs/benchmark.md), and critics fitted better
-(docs/off_policy.md)."""
-
-FEEDBACK_DEFAULTS: dict[str, Any] = {"sigma": 1e-3, "samples": 1}
-"""Where they differ for a rule with learned feedback: it leaves so little variance that one noisy
-pass does, and so little to average that curvature shows, which a smaller σ takes away."""
-
-DEFAULT_RULE: tuple[str, dict[str, Any]] = ("np", {"feedback": True})
-"""The rule of an algorithm that is given none: what came closest to backpropagation."""
-
 
 def make_rule(
-    rule: str | LearningRule | None, settings: Mapping[str, Any] | None, seed: int | None
+    rule: str | LearningRule | None,
+    settings: Mapping[str, Any] | None,
+    seed: int | None,
+    default: str = catalogue.DEFAULT_RULE,
 ) -> LearningRule:
-    """The rule that a name and settings mean, with this module's defaults; or the rule itself.
+    """The rule that a name and settings mean, or the rule itself.
 
     Args:
-        rule: a name for `nprobot.learning_rule`, a rule, or None for `DEFAULT_RULE`.
+        rule: a name for `nprobot.learning_rule`, a rule, or None for the default.
         settings: of a rule given by name.
         seed: of its noise, unless the settings have one.
+        default: name of the rule where none is given.
 
     Raises:
         RuleError: unknown rule, a setting out of range, or settings for a rule that is made.
@@ -44,9 +34,24 @@ def make_rule(
         if settings:
             raise RuleError("rule_kwargs is for a rule given by name; set them on the rule itself")
         return rule
-    given = dict(settings or {})
-    if rule is None:
-        rule, own = DEFAULT_RULE
-        given = own | given
-    defaults = RULE_DEFAULTS | (FEEDBACK_DEFAULTS if given.get("feedback") else {})
-    return learning_rule(rule, **defaults | {"seed": seed} | given)
+    return learning_rule(rule or default, **{"seed": seed, **(settings or {})})
+
+
+def sb3_arguments(algorithm: str, rule: LearningRule, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What to make stable-baselines3's algorithm with.
+
+    Args:
+        algorithm: name in the catalogue.
+        rule: where its estimate is noisy, some defaults are others than stable-baselines3's.
+        given: arguments by name; None for the default.
+    """
+    arguments = {name: value for name, value in given.items() if value is not None}
+    if rule.entry.guided:
+        return arguments
+    own = dict(catalogue.ALGORITHMS[algorithm].unguided)
+    if own.pop("lr_schedule", None) == "linear":
+        own["learning_rate"] = LinearSchedule(own["learning_rate"], 0.0, 1.0)
+    if hidden := own.pop("hidden", None):
+        network = {"net_arch": list(hidden)} | dict(arguments.get("policy_kwargs", {}))
+        arguments["policy_kwargs"] = network
+    return own | arguments

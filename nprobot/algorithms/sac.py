@@ -23,10 +23,9 @@ from .off_policy import (
     means,
     prepare,
     record,
-    sb3_arguments,
 )
 from .off_policy_losses import SoftActionValue, SquaredTemporalDifference, squashed_gaussian
-from .rule_defaults import make_rule
+from .rule_defaults import make_rule, sb3_arguments
 
 
 class SAC(stable_baselines3.SAC):
@@ -61,10 +60,9 @@ class SAC(stable_baselines3.SAC):
         seed: as in SB3.
         kwargs: every other argument of SB3's SAC, with its meaning and default.
 
-    Where an argument is None its default is SB3's for ``"bp"``; for the other rules it is in
-    `PERTURBATION_DEFAULTS` and `NETWORK_DEFAULTS` of `nprobot.algorithms.off_policy`. How they were
-    chosen: docs/off_policy.md. Rewards should be of the order of 1 (`VecNormalize`): the noise of
-    an estimate grows with the values.
+    Where an argument is None its default is SB3's; under rules without feedback some are others,
+    `unguided` in `nprobot.catalogue.ALGORITHMS`. Rewards should be of the order of 1
+    (`VecNormalize`): the noise of an estimate grows with the values.
 
     Raises:
         RuleError: unknown rule.
@@ -97,7 +95,7 @@ class SAC(stable_baselines3.SAC):
             env,
             seed=seed,
             _init_setup_model=_init_setup_model,
-            **sb3_arguments(self.rule, given),
+            **sb3_arguments("sac", self.rule, given),
         )
 
     @override

@@ -7,5 +7,4 @@ from .captured_step import CapturedStep as CapturedStep
 from .noisy_network import NoisyNetwork as NoisyNetwork
 from .rule import LearningRule as LearningRule
 from .rule import Loss as Loss
-from .rules import RULES as RULES
 from .rules import learning_rule as learning_rule

@@ -128,11 +128,11 @@ def _variance(rule: LearningRule, call: Call, own: Tensor, square: Tensor) -> fl
         own: g_{b,l}, the layer's node gradients, shape (B, N_l).
         square: ‖g_b‖² over all layers, shape (B,).
     """
-    if rule.plain_name == "bp":
+    if rule.entry.plain_name == "bp":
         return 0.0
     batch, nodes = own.shape
     own_square = own.square().sum(1)
-    if rule.plain_name == "inp":
+    if rule.entry.plain_name == "inp":
         moment = (nodes - 1) * own_square
     else:
         moment = nodes * square + (own_square if rule.noise == "gaussian" else -own_square)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nprobot.catalogue import Rule, RuleTraits
 from nprobot.errors import NoiseInaccessibleError, NonFiniteError, RuleError
 from nprobot.policies.chip.crossbar import on_chip
 
@@ -35,7 +36,7 @@ class LearningRule(ABC):
         antithetic: whether the draws come in pairs of opposite sign.
         decorrelation_lr: step size η_R of R.
         whitening: share κ of the update of R that also drives the variances to 1.
-        decorrelation_interval: update R in every so-manieth call of `decorrelate`.
+        decorrelation_interval: update R in every n-th call of `decorrelate`.
 
     Attributes:
         forward_passes: network passes of one sample spent so far.
@@ -45,8 +46,8 @@ class LearningRule(ABC):
         RuleError: a setting is out of range.
     """
 
-    plain_name: ClassVar[str]
-    """Of the rule without decorrelation."""
+    traits: ClassVar[RuleTraits]
+    """What the catalogue knows of it; `catalogue.rule` sets it."""
 
     def __init__(
         self,
@@ -91,8 +92,13 @@ class LearningRule(ABC):
 
     @property
     def name(self) -> str:
-        """The name that `nprobot.learning_rule` knows it by."""
-        return f"d{self.plain_name}" if self.decorrelated else self.plain_name
+        """The name that `nprobot.learning_rule` knows it by, such as ``"dnp+feedback"``."""
+        return f"{'d' * self.decorrelated}{self.traits.name}"
+
+    @property
+    def entry(self) -> Rule:
+        """The rule in the catalogue."""
+        return Rule(self.name, self.traits, self.decorrelated)
 
     @property
     def noise(self) -> str:
@@ -106,7 +112,7 @@ class LearningRule(ABC):
         inputs: Tree,
         loss: Loss,
         *,
-        noise: Sequence[Tensor] | None = None,
+        perturbations: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Estimate the gradient of the mean loss and add it to the parameters' `.grad`.
 
@@ -116,8 +122,8 @@ class LearningRule(ABC):
             inputs: a batch, tensor (B, ...) or a tuple or dict of such.
             loss: maps the network's outputs, tensors (..., B, out), to one loss per sample and per
                 leading direction axis, (..., B).
-            noise: explicit perturbations, one tensor (K, B, units) for each perturbed layer in
-                forward order, instead of drawn ones; to replay a step.
+            perturbations: explicit ones instead of drawn ones, one tensor (K, B, units) for each
+                perturbed layer in forward order; to replay a step.
 
         Returns:
             The clean loss of every sample, shape (B,), without gradient.
@@ -245,29 +251,29 @@ class PerturbationRule(LearningRule):
         inputs: Tree,
         loss: Loss,
         *,
-        noise: Sequence[Tensor] | None = None,
+        perturbations: Sequence[Tensor] | None = None,
     ) -> Tensor:
         if on_chip(network):
-            if noise is not None:
+            if perturbations is not None:
                 raise NoiseInaccessibleError(
                     "the network is on a chip whose noise is its own: none can be put in its place"
                 )
             return self.learn_from_hidden_noise(network, inputs, loss)
         activity = Activity(network, inputs)
         clean_loss = per_sample(loss, activity.outputs, (activity.batch,))
-        if noise is None:
+        if perturbations is None:
             shape = (self.samples, activity.batch, activity.size)
-            perturbation = self.source.draw(shape, activity.like, self.sigma)
+            noise = self.source.draw(shape, activity.like, self.sigma)
         else:
-            perturbation = activity.join(noise)
-        samples = perturbation.shape[0]
+            noise = activity.join(perturbations)
+        samples = noise.shape[0]
 
         def delta_loss(outputs: Tree) -> Tensor:
             """``δL = L(noisy) − L(clean)``, shape (K, B)."""
             draws = first_tensor(outputs).shape[0]
             return per_sample(loss, outputs, (draws, activity.batch)) - clean_loss
 
-        activity.accumulate(self.node_error(activity, perturbation, delta_loss))
+        activity.accumulate(self.node_error(activity, noise, delta_loss))
         self.remember_inputs(activity.layer_inputs())
         self.forward_passes += activity.batch * (1 + samples * self.noisy_passes(activity))
         return clean_loss

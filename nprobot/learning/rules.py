@@ -9,7 +9,6 @@ of dL/da for each node and sample, whose outer product with the clean input x* i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nprobot import catalogue
 from nprobot.errors import RuleError
 
 from .activity import Activity, NoisyCall, Tree, first_tensor, share
@@ -33,10 +33,16 @@ from .hidden_noise import NoisyPasses, make_reference
 from .rule import LearningRule, Loss, PerturbationRule, per_sample
 
 
+@catalogue.rule(
+    name="np",
+    title="NP",
+    about="node perturbation: the change of the loss times the noise of each node",
+    citation="Dalm, van Gerven & Ahmad, arXiv 2310.00965",
+    colours=("#31a354", "#41a6c9"),
+    marker="o",
+)
 class NodePerturbation(PerturbationRule):
     """NP: ``δL ε_l / σ²``. One noisy pass; unbiased to first order in σ."""
-
-    plain_name = "np"
 
     @override
     def node_error(
@@ -46,13 +52,19 @@ class NodePerturbation(PerturbationRule):
         return average(weight, noise)
 
 
+@catalogue.rule(
+    name="inp",
+    title="INP",
+    about="iterative node perturbation: a noisy pass for each layer",
+    citation="Dalm, van Gerven & Ahmad, arXiv 2310.00965",
+    colours=("#a1d99b", "#9ebcda"),
+    marker="v",
+)
 class IterativeNodePerturbation(PerturbationRule):
     """INP: ``N_l δL⁽ˡ⁾ ε_l / ‖ε_l‖²``, with δL⁽ˡ⁾ from a pass in which only layer l is noisy.
 
     One noisy pass a layer; unbiased to first order in σ.
     """
-
-    plain_name = "inp"
 
     @override
     def noisy_passes(self, activity: Activity) -> int:
@@ -71,6 +83,15 @@ class IterativeNodePerturbation(PerturbationRule):
         return torch.cat(errors, dim=-1)
 
 
+@catalogue.rule(
+    name="anp",
+    title="ANP",
+    about="activity-based node perturbation: needs what the noise did, not the noise",
+    citation="Dalm, van Gerven & Ahmad, arXiv 2310.00965",
+    hidden_noise=True,
+    colours=("#756bb1", "#08519c"),
+    marker="s",
+)
 class ActivityNodePerturbation(PerturbationRule):
     """ANP: ``N δL δa_l / ‖δa‖²``, the norm taken over all nodes of all layers, per sample.
 
@@ -86,8 +107,6 @@ class ActivityNodePerturbation(PerturbationRule):
         reference_rate: weight of the newest call in the running mean.
         settings: of `LearningRule`.
     """
-
-    plain_name = "anp"
 
     def __init__(
         self,
@@ -165,6 +184,17 @@ class FeedbackRule(PerturbationRule):
         self.feedback.load_state_dict(state["feedback"])
 
 
+@catalogue.rule(
+    name="np+feedback",
+    title="NP + feedback",
+    about="node perturbation of what a learned guess of the node errors leaves unexplained",
+    citation="this package",
+    # One noisy pass does, as little variance is left; so little to average that curvature shows,
+    # which a small sigma takes away.
+    settings={"sigma": 1e-3, "samples": 1},
+    colours=("#b8a800", "#d6278f"),
+    marker="D",
+)
 class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
     """NP with learned feedback: ``g⁰_l + (δL − Σ_m g⁰_m·ε_m) ε_l / σ²``; see `feedback`.
 
@@ -195,6 +225,15 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         return average(residual / self.sigma**2, noise).add_(guess, alpha=1 / activity.batch)
 
 
+@catalogue.rule(
+    name="inp+feedback",
+    title="INP + feedback",
+    about="iterative node perturbation of what a learned guess leaves unexplained",
+    citation="this package",
+    settings={"sigma": 1e-3, "samples": 1},
+    colours=("#7a5c00", "#8e0152"),
+    marker="^",
+)
 class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation):
     """INP with learned feedback: ``g⁰_l + N_l (δL⁽ˡ⁾ − g⁰_l·ε_l) ε_l / ‖ε_l‖²``.
 
@@ -239,14 +278,22 @@ class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation)
         return total
 
 
+@catalogue.rule(
+    name="bp",
+    title="BP",
+    about="backpropagation, the baseline",
+    citation="Rumelhart, Hinton & Williams 1986; decorrelated: arXiv 2405.02385",
+    perturbs=False,
+    settings={"samples": 1},
+    colours=("#111111", "#6b6b6b"),
+    marker="P",
+)
 class Backpropagation(LearningRule):
     """BP and DBP, the baseline: reverse-mode differentiation, with R held constant.
 
     It has no use for `sigma`, `samples` and `noise`; they are accepted so that a comparison can
     build every rule from the same settings.
     """
-
-    plain_name = "bp"
 
     @override
     @torch.enable_grad()
@@ -256,10 +303,10 @@ class Backpropagation(LearningRule):
         inputs: Tree,
         loss: Loss,
         *,
-        noise: Sequence[Tensor] | None = None,
+        perturbations: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        if noise is not None:
-            raise RuleError("backpropagation takes no noise")
+        if perturbations is not None:
+            raise RuleError("backpropagation takes no perturbations")
         batch = first_tensor(inputs).shape[0]
         if self.decorrelated:
             activity = Activity(network, inputs)
@@ -277,34 +324,16 @@ class Backpropagation(LearningRule):
 BLOCK = 2**17
 """Numbers of one draw from which draws are added up one by one, as all do not fit a CPU's cache."""
 
-_WITH_FEEDBACK: dict[str, type[FeedbackRule]] = {
-    "np": FeedbackNodePerturbation,
-    "inp": FeedbackIterativeNodePerturbation,
-}
-
-_KINDS: dict[str, type[LearningRule]] = {
-    kind.plain_name: kind
-    for kind in (
-        NodePerturbation,
-        IterativeNodePerturbation,
-        ActivityNodePerturbation,
-        Backpropagation,
-    )
-}
-
-RULES = (*_KINDS, *(f"d{name}" for name in _KINDS))
-"""The names that `learning_rule` knows."""
-
 
 def learning_rule(
-    name: str,
+    name: str = catalogue.DEFAULT_RULE,
     *,
-    sigma: float = 1e-3,
-    samples: int = 1,
-    noise: str = "gaussian",
+    sigma: float | None = None,
+    samples: int | None = None,
+    noise: str | None = None,
     seed: int | None = None,
     antithetic: bool = False,
-    decorrelation_lr: float = 1e-3,
+    decorrelation_lr: float | None = None,
     whitening: float = 0.0,
     decorrelation_interval: int = 1,
     feedback: bool | str = False,
@@ -316,33 +345,31 @@ def learning_rule(
 
     Args:
         name: ``"np"``, ``"inp"``, ``"anp"``: node perturbation, iterative, activity-based;
-            ``"dnp"``, ``"dinp"``, ``"danp"``: the same with decorrelation; ``"bp"``, ``"dbp"``:
-            backpropagation, the baseline.
+            ``"np+feedback"``, ``"inp+feedback"``: the same with learned feedback, a guess of the
+            node errors, so that the noise has to find only what it leaves; the estimate stays
+            unbiased and its variance falls (`nprobot.learning.feedback`). ``"bp"``:
+            backpropagation, the baseline. A ``d`` in front of any of them: with decorrelation.
+            ANP has no feedback, as it divides by the realised change of the activity: its mean is
+            not the gradient that a guess would have to be subtracted from.
         sigma: standard deviation σ of the node noise. In float32, 1e-5 to 1e-2 is safe; below, the
-            difference of two losses is rounding noise. The authors use 1e-3.
+            difference of two losses is rounding noise. Left out: 1e-3 with feedback, else 1e-2.
         samples: K, noisy passes that share one clean pass; the error of the estimate falls with K.
-        noise: ``"gaussian"``; ``"rademacher"`` (random signs: cheaper to draw, and of slightly
-            lower variance); or ``"orthogonal"`` (the K directions of a sample are orthogonal, so
-            that K = N of them give NP the exact gradient; dear to draw, and of use only where K
-            comes near N).
+            Left out: 1 with feedback, else 8.
+        noise: one of `nprobot.catalogue.NOISES`. Left out: ``"rademacher"``, random signs.
         seed: of the noise; the same seed gives the same noise.
         antithetic: draw the K perturbations in pairs of opposite sign, which takes out even orders
             of the loss: for large σ. At small σ it halves the number of directions for nothing.
         decorrelation_lr: step size η_R of the decorrelation matrices; decorrelated rules only.
+            Left out: 1e-4.
         whitening: share κ of R's update that drives the variances to 1; 0 in the paper.
-        decorrelation_interval: update R in every so-manieth step, to save time.
-        feedback: learn a guess of the node errors on the side and let the noise find only what it
-            leaves; the estimate stays unbiased and its variance falls
-            (`nprobot.learning.feedback`). True or ``"layerwise"`` passes the guess from layer to
-            layer, ``"direct"`` from the outputs to every layer. A smaller σ than without pays:
-            1e-3 leaves less curvature. For NP,
-            INP and their decorrelated versions. Not for ANP: it divides by the realised change of
-            the activity, so its mean is not the gradient that the guess would have to be
-            subtracted from. Not for BP, which has no noise.
+        decorrelation_interval: update R in every n-th step, to save time.
+        feedback: for a rule with feedback ``"layerwise"``, which passes the guess from layer to
+            layer, or ``"direct"``, from the outputs to every layer. True for a rule without is the
+            name of the rule with feedback, said in another way.
         feedback_lr: step size of the feedback matrices; None for what suits the kind.
         reference: what ANP and DANP compare a noisy pass with where the network's own noise is
             hidden: ``"second-pass"``, or ``"running-mean"``, which needs no second pass but rows
-            that go on from batch to batch (`nprobot.learning.hidden_noise.RunningMean`).
+            that continue from batch to batch (`nprobot.learning.hidden_noise.RunningMean`).
         reference_rate: weight of the newest call in the running mean.
 
     Returns:
@@ -351,37 +378,31 @@ def learning_rule(
     Raises:
         RuleError: unknown name (the message has the nearest), or a setting out of range.
     """
-    if name not in RULES:
-        near = difflib.get_close_matches(str(name).lower(), RULES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise RuleError(f"unknown learning rule {name!r}{hint} Known: {', '.join(RULES)}")
-    decorrelated = name not in _KINDS
-    plain = name[decorrelated:]
-    settings: dict[str, Any] = {
-        "decorrelated": decorrelated,
+    entry = catalogue.rule_named(name, feedback=feedback)
+    given = {
         "sigma": sigma,
         "samples": samples,
         "noise": noise,
+        "decorrelation_lr": decorrelation_lr,
+    }
+    settings: dict[str, Any] = {
+        **entry.settings,
+        **{key: value for key, value in given.items() if value is not None},
+        "decorrelated": entry.decorrelated,
         "seed": seed,
         "antithetic": antithetic,
-        "decorrelation_lr": decorrelation_lr,
         "whitening": whitening,
         "decorrelation_interval": decorrelation_interval,
     }
-    if not feedback:
-        if plain == ActivityNodePerturbation.plain_name:
-            settings |= {"reference": reference, "reference_rate": reference_rate}
-        elif reference != "second-pass":
-            raise RuleError(f"reference={reference!r} is for anp and danp, not for {name!r}")
-        return _KINDS[plain](**settings)
-    if plain not in _WITH_FEEDBACK:
-        raise RuleError(
-            f"feedback=True is for np, inp, dnp and dinp, not for {name!r}: ANP divides by the "
-            "realised change of the activity, which a guess of the gradient cannot be subtracted "
-            "from, and backpropagation has no noise"
-        )
-    kind = "layerwise" if feedback is True else str(feedback)
-    return _WITH_FEEDBACK[plain](feedback=kind, feedback_lr=feedback_lr, **settings)
+    if entry.feedback:
+        kind = feedback if isinstance(feedback, str) else "layerwise"
+        settings |= {"feedback": kind, "feedback_lr": feedback_lr}
+    if entry.hidden_noise:
+        settings |= {"reference": reference, "reference_rate": reference_rate}
+    elif reference != "second-pass":
+        raise RuleError(f"reference={reference!r} is for anp and danp, not for {entry.name!r}")
+    rule: LearningRule = catalogue.rule_class(entry.traits)(**settings)
+    return rule
 
 
 def square_norm(values: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ import torch
 import nprobot
 from nprobot.learning.rules import Backpropagation
 
-ALL_RULES = [name for name in nprobot.RULES if "bp" not in name]
+PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
+
+ALL_RULES = [name for name in PLAIN_RULES if "bp" not in name]
 
 
 def small(**settings):

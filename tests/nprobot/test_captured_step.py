@@ -10,7 +10,9 @@ from nprobot.errors import RuleError
 from nprobot.learning.captured_step import CapturedStep
 from nprobot.policies import mlp
 
-CASES = [(name, {}) for name in nprobot.RULES] + [
+PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
+
+CASES = [(name, {}) for name in PLAIN_RULES] + [
     ("dnp", {"feedback": True}),
     ("inp", {"feedback": True}),
     ("np", {"feedback": "direct"}),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nprobot import RULES, learning_rule
+from nprobot import catalogue, learning_rule
 from nprobot.policies import mlp
 from nprobot.regression import fit
 
 from .fit_helpers import SMALL, Watch, weights, without_times
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", catalogue.rules())
 def test_every_rule_learns(toy, rule):
     result = fit([16], toy, rule, epochs=25, batch_size=32, samples=4, learning_rate=0.02)
     assert result.scores["test"].error < 0.15

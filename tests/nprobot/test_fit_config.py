@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from nprobot import RULES
 from nprobot.errors import ConfigError, UnknownNameError
 from nprobot.regression import FitConfig
 
@@ -36,6 +35,6 @@ def test_settings_are_checked(settings, error, match):
 
 
 def test_defaults_depend_on_the_rule():
-    rates = {rule: FitConfig(rule).complete().learning_rate for rule in RULES}
+    rates = {rule: FitConfig(rule).complete().learning_rate for rule in catalogue.rules()}
     assert rates["danp"] > rates["np"]
     assert FitConfig(epochs=100).complete().checkpoint_every == 10

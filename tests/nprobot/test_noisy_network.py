@@ -188,7 +188,9 @@ def test_rules_that_have_to_know_the_noise_refuse(name, feedback):
 def test_nobody_can_put_other_noise_in_the_place_of_the_chips():
     noise = [torch.randn(1, 16, n) for n in (6, 2)]
     with pytest.raises(NoiseInaccessibleError, match="its own"):
-        learning_rule("anp").backward(chip(learning_rule("anp")), X, squared_error(Y), noise=noise)
+        learning_rule("anp").backward(
+            chip(learning_rule("anp")), X, squared_error(Y), perturbations=noise
+        )
 
 
 @pytest.mark.parametrize("name", ["bp", "dbp"])

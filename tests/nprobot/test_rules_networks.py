@@ -65,7 +65,7 @@ def test_frozen_layers_are_not_perturbed():
     net[0].requires_grad_(False)
     net[2].bias.requires_grad_(False)
     rule = nprobot.learning_rule("np", seed=0)
-    rule.backward(net, torch.randn(4, 5), plain_loss, noise=[torch.randn(1, 4, 2)])
+    rule.backward(net, torch.randn(4, 5), plain_loss, perturbations=[torch.randn(1, 4, 2)])
     assert net[0].weight.grad is None
     assert net[2].bias.grad is None
     assert net[2].weight.grad is not None

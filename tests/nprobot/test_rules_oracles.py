@@ -46,7 +46,7 @@ def test_small_noise_limit_is_the_directional_derivative(name, draws):
     rule = nprobot.learning_rule(name, sigma=1e-6, samples=draws)
     net, x, loss = network_and_batch(rule.decorrelated)
     noise = [1e-6 * torch.randn(draws, len(x), n, dtype=torch.float64) for n in SIZES[1:]]
-    rule.backward(net, x, loss, noise=noise)
+    rule.backward(net, x, loss, perturbations=noise)
     estimate = [layer.bias.grad for layer in net if hasattr(layer, "weight")]
 
     zeros = [torch.zeros(len(x), n, dtype=torch.float64) for n in SIZES[1:]]

@@ -7,7 +7,6 @@ import pytest
 
 from nprobot.envs.actuators import PRESETS
 from nprobot.errors import ConfigError, EnvironmentUnavailableError, UnknownNameError, near_matches
-from nprobot.learning.rules import RULES
 from nprobot.policies.networks import ACTIVATIONS
 from nprobot.runs.seeds import Seeds
 from nprobot.training import config as config_module

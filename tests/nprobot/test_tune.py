@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from nprobot import defaults
+from nprobot import catalogue, defaults
 from nprobot.cli import main
 from nprobot.errors import (
     ConfigError,
@@ -19,7 +19,7 @@ from nprobot.errors import (
     RunFailedError,
     UnknownNameError,
 )
-from nprobot.learning.rules import RULES, learning_rule
+from nprobot.learning.rules import learning_rule
 from nprobot.tuning import objective as objective_module
 from nprobot.tuning.config import FRESH, TuneConfig
 from nprobot.tuning.objective import TrainingObjective
@@ -256,7 +256,7 @@ class TestSpace:
 
     def test_feedback_is_for_the_rules_that_have_it(self):
         asked = TuneConfig(rule=("np",), feedback=True)
-        for rule in RULES:
+        for rule in catalogue.rules():
             with nullcontext() if asked.with_feedback(rule) else pytest.raises(RuleError):
                 learning_rule(rule, feedback=True)
 
