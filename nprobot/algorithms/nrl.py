@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,25 +22,28 @@ from typing_extensions import override
 
 from nprobot import catalogue
 from nprobot.envs.actuators.wrapper import READING
-from nprobot.errors import RuleError
+from nprobot.errors import RuleError, did_you_mean
 from nprobot.learning.activity import Tree
 from nprobot.learning.rule import LearningRule
+from nprobot.policies.chip.crossbar import on_chip
 from nprobot.policies.chip.models import HardwareSpec
+from nprobot.policies.chip.state import restore_chip, save_chip
 from nprobot.policies.direct_policy import DirectPolicy
 
 from .nrl_exploration import ActuatorNoise, Exploration, HiddenNoise, InjectedNoise
 from .nrl_prediction import Prediction, RunningMeanPrediction, Transition, ValuePrediction
 from .nrl_trace import EligibilityTraces
+from .resumable import Resumable
 from .rule_defaults import make_rule
 
-NOISE = ("network", "actuators", "injected")
+NOISE_SOURCES: tuple[str, ...] = get_args(catalogue.NoiseSource)
 """Where the perturbation may come from."""
 
 BASELINES = ("critic", "running-mean")
 """What may predict the reward."""
 
 
-class NRL(OnPolicyAlgorithm):
+class NRL(Resumable, OnPolicyAlgorithm):
     """Noise-based reward-modulated learning (Fernández, Ahmad & van Gerven, arXiv 2503.23972).
 
     At every control step the actor runs with noise, the robot does what comes out, and a trace at
@@ -58,10 +61,10 @@ class NRL(OnPolicyAlgorithm):
         policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, or a subclass of `DirectPolicy`.
         env: with a bounded `Box` as action space; vectorised or not.
         learning_rate: of actor and critic; a number or a schedule.
-        noise: where the perturbation comes from. ``"network"``: from the actor's hardware, hidden;
-            if the actuators have a sensor, from them, too. ``"actuators"``: from them alone, as far
-            as their sensor tells. ``"injected"``: added by the learner, who knows it; for
-            comparison.
+        noise_source: where the perturbation comes from. ``"network"``: from the actor's chip,
+            hidden; if the actuators have a sensor, from them, too. ``"actuators"``: from them
+            alone, as far as their sensor tells. ``"injected"``: added by the learner, who knows
+            it; for comparison.
         node_noise: for ``"network"`` what is wrong with the chip that the actor is put on (see
             `nprobot.NoisyNetwork`), for ``"injected"`` a standard deviation.
         references: passes that the acting one is compared with under ``"network"``.
@@ -125,7 +128,7 @@ class NRL(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        one_of("noise_source", noise_source, NOISE)
+        one_of("noise_source", noise_source, NOISE_SOURCES)
         one_of("baseline", baseline, BASELINES)
         self.rule = make_rule(rule, rule_kwargs, seed, catalogue.HIDDEN_NOISE_RULE)
         self.noise_source = noise_source
@@ -190,7 +193,7 @@ class NRL(OnPolicyAlgorithm):
             return ActuatorNoise(self.rule)
         if not isinstance(self.node_noise, int | float):
             raise RuleError(
-                "noise='injected' takes a standard deviation as node_noise, "
+                "noise_source='injected' takes a standard deviation as node_noise, "
                 f"got {self.node_noise!r}"
             )
         return InjectedNoise(self.node_noise, self.seed)
@@ -275,6 +278,31 @@ class NRL(OnPolicyAlgorithm):
         )
 
     @override
+    def _memory(self) -> dict[str, Any]:
+        traces = self.traces.traces
+        named = self.policy.actor.named_parameters()
+        memory = super()._memory()
+        memory["traces"] = {name: traces[p] for name, p in named if p in traces}
+        if on_chip(self.policy.actor):
+            memory["chip"] = np.frombuffer(save_chip(self.policy.actor), np.uint8)
+        return memory
+
+    @override
+    def _restore_memory(self, memory: Mapping[str, Any]) -> None:
+        super()._restore_memory(memory)
+        parameters = dict(self.policy.actor.named_parameters())
+        self.traces.traces = {
+            parameters[name]: trace.to(self.device) for name, trace in memory["traces"].items()
+        }
+        if on_chip(self.policy.actor):
+            restore_chip(self.policy.actor, memory["chip"].tobytes())
+
+    @override
+    def restart_episodes(self) -> npt.NDArray[Any]:
+        self.traces.clear()
+        return super().restart_episodes()
+
+    @override
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         saved = ["policy", "policy.optimizer", "policy.critic_optimizer"]
         return [*saved, "exploration", "prediction"], []
@@ -339,6 +367,5 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         RuleError: it is not; the message has the nearest.
     """
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise RuleError(f"unknown {name} {value!r}{hint} Known: {', '.join(known)}")
+        hint = did_you_mean(value, known)
+        raise RuleError(f"unknown {name} {value!r}{hint}. Known: {', '.join(known)}")

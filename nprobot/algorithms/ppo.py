@@ -25,10 +25,11 @@ from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
 
 from .objectives import ClippedSurrogate, SquaredValueError
+from .resumable import Resumable
 from .rule_defaults import make_rule, sb3_arguments
 
 
-class PPO(stable_baselines3.PPO):
+class PPO(Resumable, stable_baselines3.PPO):
     """SB3's PPO with one more argument, the rule that estimates the gradients.
 
     Everything else is SB3's: policies by name, callbacks, `learn`, `predict`, `save`, `load`,

@@ -16,7 +16,8 @@ from nprobot.learning.rule import LearningRule
 from nprobot.policies.off_policy_networks import FrozenCritic, GaussianActor
 
 from .off_policy import (
-    Learner,
+    NetworkLearner,
+    OffPolicyMemory,
     append,
     bootstrapped,
     follow,
@@ -28,7 +29,7 @@ from .off_policy_losses import SoftActionValue, SquaredTemporalDifference, squas
 from .rule_defaults import make_rule, sb3_arguments
 
 
-class SAC(stable_baselines3.SAC):
+class SAC(OffPolicyMemory, stable_baselines3.SAC):
     """SB3's SAC with one more argument, the rule that estimates the gradients.
 
     Everything else is SB3's: policies by name, replay buffers, action noise, `train_freq`,
@@ -71,7 +72,7 @@ class SAC(stable_baselines3.SAC):
     """
 
     rule: LearningRule
-    learner: Learner
+    learner: NetworkLearner
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class SAC(stable_baselines3.SAC):
         # The optimisers hold the parameters, and these stay the same objects.
         prepare(self.rule, self.actor, self.critic)
         actor = GaussianActor(self.actor)
-        self.learner = Learner(self.rule, actor, self.actor.optimizer, self.critic)
+        self.learner = NetworkLearner(self.rule, actor, self.actor.optimizer, self.critic)
 
     @override
     def _excluded_save_params(self) -> list[str]:

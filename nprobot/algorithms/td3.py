@@ -16,7 +16,8 @@ from nprobot.learning.rule import LearningRule
 from nprobot.policies.off_policy_networks import DeterministicActor, FrozenCritic
 
 from .off_policy import (
-    Learner,
+    NetworkLearner,
+    OffPolicyMemory,
     append,
     bootstrapped,
     follow,
@@ -28,7 +29,7 @@ from .off_policy_losses import ActionValue, SquaredTemporalDifference
 from .rule_defaults import make_rule, sb3_arguments
 
 
-class TD3(stable_baselines3.TD3):
+class TD3(OffPolicyMemory, stable_baselines3.TD3):
     """SB3's TD3 with one more argument, the rule that estimates the gradients.
 
     Everything else is SB3's: policies by name, replay buffers, action noise, `train_freq`,
@@ -68,7 +69,7 @@ class TD3(stable_baselines3.TD3):
     """
 
     rule: LearningRule
-    learner: Learner
+    learner: NetworkLearner
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class TD3(stable_baselines3.TD3):
         # The optimisers hold the parameters, and these stay the same objects.
         prepare(self.rule, self.actor, self.critic)
         actor = DeterministicActor(self.actor)
-        self.learner = Learner(self.rule, actor, self.actor.optimizer, self.critic)
+        self.learner = NetworkLearner(self.rule, actor, self.actor.optimizer, self.critic)
 
     @override
     def _excluded_save_params(self) -> list[str]:

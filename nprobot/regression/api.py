@@ -17,8 +17,8 @@ from nprobot.learning.decorrelation import decorrelated_layers
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import FeedbackRule, learning_rule
 from nprobot.policies.networks import mlp
-from nprobot.runs.checkpoints import go_on_from, making_sense, newest_whole
-from nprobot.runs.files import alone
+from nprobot.runs.checkpoints import as_damaged, keep_up_to, newest_whole
+from nprobot.runs.files import lock_run
 from nprobot.runs.versions import changed_since
 
 from .config import CHANGEABLE, FitConfig
@@ -92,7 +92,7 @@ def fit(
         command=command,
         begin=run.write_to,
     )
-    with alone(run.folder.path):
+    with lock_run(run.folder.path):
         return _finish(run)
 
 
@@ -138,11 +138,11 @@ def resume(
     folder = FitFolder(path, config, before.source)
     dataset = as_dataset(data)
     reporter = reporter or Silent()
-    with alone(path):
+    with lock_run(path):
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
         if checkpoint is None:
             raise NotFoundError(f"there is no checkpoint in {folder.checkpoints}")
-        with making_sense(checkpoint):
+        with as_damaged(checkpoint):
             network = load(checkpoint, network).network.to(device)
         learner, objective = _learner(network, _rule(config), dataset, config)
         run = Run(learner, dataset, objective, folder, reporter)
@@ -155,7 +155,7 @@ def resume(
             )
         if changed := changed_since(session):
             reporter.message(f"The fit goes on, but not bit for bit: {'; '.join(changed)}.")
-        go_on_from(folder.checkpoints, checkpoint)
+        keep_up_to(folder.checkpoints, checkpoint)
         folder.write_progress(run.history)
         folder.begin_session(learner.epochs)
         return _finish(run)

@@ -26,7 +26,7 @@ from nprobot.policies.files.policy import Array, Policy
 
 from . import environments
 from .config import EVALUATION_EPISODES
-from .env_group import failure
+from .workers import failure
 
 SIDE_BY_SIDE = 20
 """Episodes that share one batched call of the policy."""

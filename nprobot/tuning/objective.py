@@ -98,7 +98,7 @@ class _Evaluations:
 
     def message(self, text: str) -> None:
         """There may be a new evaluation: its row of the table is written before it is spoken of."""
-        from nprobot.runs.progress import STEPS, read_table
+        from nprobot.runs.log import STEPS, read_table
 
         assert self._folder is not None, "a run begins before it speaks"
         rows = [row for row in read_table(self._folder.progress) if row.get("eval/mean_reward")]

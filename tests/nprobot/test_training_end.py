@@ -11,7 +11,7 @@ from gymnasium import spaces
 from nprobot.errors import EnvironmentUnavailableError, NonFiniteError
 from nprobot.policies.files import policy_file
 from nprobot.runs.checkpoints import numbered
-from nprobot.runs.progress import column, read_table
+from nprobot.runs.log import column, read_table
 from nprobot.training import session
 from nprobot.training.config import LearningOptions
 from nprobot.training.folder import find_policy

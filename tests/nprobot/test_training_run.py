@@ -20,7 +20,7 @@ from nprobot.errors import (
 )
 from nprobot.policies.files import policy_file
 from nprobot.runs.checkpoints import numbered
-from nprobot.runs.progress import column, read_table
+from nprobot.runs.log import column, read_table
 from nprobot.runs.state import load_state, save_state
 from nprobot.training import checkpoint as checkpoints
 from nprobot.training.build import build_model

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from nprobot.runs.progress import read_table
+from nprobot.runs.log import read_table
 from nprobot.runs.state import load_state, to_bytes
 from nprobot.training import callback, session
 from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig

@@ -19,7 +19,7 @@ from nprobot.errors import (
 )
 from nprobot.runs import checkpoints as checkpoint_folder
 from nprobot.runs.checkpoints import MANIFEST, check, newest_whole
-from nprobot.runs.progress import read_table
+from nprobot.runs.log import read_table
 from nprobot.training.build import build_model
 from nprobot.training.config import NetworkOptions
 from nprobot.training.folder import RunFolder, find_policy

@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 
 from nprobot.errors import BusyError, ConfigError
-from nprobot.runs.files import alone
+from nprobot.runs.files import lock_run
 from nprobot.runs.state import load_state
 from nprobot.training.config import LearningOptions
 from nprobot.training.folder import RunFolder
@@ -189,7 +189,7 @@ class TestEnd:
 
 
 def test_two_processes_do_not_train_one_run(copy):
-    with alone(copy), pytest.raises(BusyError, match="another process"):
+    with lock_run(copy), pytest.raises(BusyError, match="another process"):
         resume(copy)
 
 
