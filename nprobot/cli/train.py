@@ -24,7 +24,7 @@ from .options import parse
 from .run_display import display, title
 
 if TYPE_CHECKING:
-    from nprobot.training.session import Result
+    from nprobot.training.run import Result
 
 
 HELP = """\
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
-    from nprobot.training.runner import resume, train
+    from nprobot.training.run import resume, train
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
     tame_mujoco()

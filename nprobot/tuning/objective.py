@@ -65,7 +65,7 @@ class TrainingObjective:
 
     def __call__(self, settings: Mapping[str, Any], seed: int, report: Report) -> float:
         """The mean return of 20 deterministic episodes at the end of a run."""
-        from nprobot.training.runner import train
+        from nprobot.training.run import train
 
         path = self.folder / "run"
         shutil.rmtree(path, ignore_errors=True)  # left by a search that was killed

@@ -268,7 +268,7 @@ def test_the_same_seed_learns_the_same():
 
 @pytest.mark.parametrize("noise", ["injected", "actuators"])
 def test_other_sources_of_noise_teach_too(noise):
-    config = dataclasses.replace(SHORT, noise=noise, hardware="torque-motor")
+    config = dataclasses.replace(SHORT, noise=noise, actuators="torque-motor")
     result = adapt(dial_policy(), Dial, usual_faults(2), config, evaluation_episodes=2)
     before, after = (p.operations[-1].arrays["bias"] for p in (dial_policy(), result.policy))
     assert not np.array_equal(2 * after, before)

@@ -52,7 +52,7 @@ def test_an_hour_without_a_fault_and_without_growth():
         slew=50.0, observation_low=-100.0, observation_high=100.0, max_missed_deadlines=HOUR
     )
     controller = Controller(policy, safety=safety)
-    robot = make_robot(policy, hardware="servo")
+    robot = make_robot(policy, actuators="servo")
     flight = fly(robot, controller, episodes=61)
     next(flight)  # a minute for everything that is made on first use
     memory = []

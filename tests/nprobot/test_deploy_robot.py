@@ -193,7 +193,7 @@ class TestRate:
 
 class TestHardware:
     def test_noisy_actuators_change_what_the_robot_does(self, robot):
-        noisy = make_robot(POLICY, hardware="servo")
+        noisy = make_robot(POLICY, actuators="servo")
         x, _ = noisy.env.reset(seed=0)
         y, _ = robot.env.reset(seed=0)
         assert (x == y).all()
@@ -203,18 +203,18 @@ class TestHardware:
         assert (x != y).any()
 
     def test_policy_still_balances_on_servos(self):
-        robot = make_robot(POLICY, hardware="servo")
+        robot = make_robot(POLICY, actuators="servo")
         (episode,) = fly(robot, Controller(POLICY))
         assert episode.total == 1000
 
     def test_unknown(self):
         with pytest.raises(DeployError, match="did you mean 'servo'"):
-            make_robot(POLICY, hardware="srevo")
+            make_robot(POLICY, actuators="srevo")
 
     def test_needs_motors(self):
         policy = constant_policy("CartPole-v1", 4, DiscreteAction((2,)))
         with pytest.raises(DeployError, match="is for motors"):
-            make_robot(policy, hardware="servo")
+            make_robot(policy, actuators="servo")
 
 
 def test_robots_that_do_not_fit():

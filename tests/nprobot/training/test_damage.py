@@ -19,11 +19,12 @@ from nprobot.errors import (
 )
 from nprobot.runs import checkpoints as checkpoint_folder
 from nprobot.runs.checkpoints import MANIFEST, check, newest_whole
+from nprobot.runs.folder import find_policy
 from nprobot.runs.log import read_table
 from nprobot.training.build import build_model
 from nprobot.training.config import NetworkOptions
-from nprobot.training.folder import RunFolder, find_policy
-from nprobot.training.runner import _load, resume, train
+from nprobot.training.folder import RunFolder
+from nprobot.training.run import _load, resume, train
 from nprobot.training.vector import make_vector
 
 FILES = [
