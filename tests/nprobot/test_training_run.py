@@ -152,7 +152,7 @@ def weights(result):
 
 
 def test_same_seed_same_policy_however_often_it_is_looked_at(run, tmp_path):
-    watched = dataclasses.replace(CONFIG, evaluate_every=128, checkpoint_every=128)
+    watched = dataclasses.replace(CONFIG, evaluate_every=128)
     again = train(watched, tmp_path / "again")
     assert again.evaluation == run[0].evaluation
     for a, b in zip(weights(again), weights(run[0]), strict=True):
