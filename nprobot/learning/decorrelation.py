@@ -186,17 +186,17 @@ def update(
         whitening: κ in [0, 1].
         weight: W, shape (n, ...) with d entries in a row; overwritten by ``W M⁻¹``, so that W R
             stays what it is, to rounding. A step with ‖E‖ above 1/2 is shortened to it then.
-        keep_scale: multiply R, after the step, so that the mean of ``‖x*‖²`` stays what it is.
+        keep_scale: multiply R, after the step, so that its Frobenius norm stays what it is: the
+            preconditioner RᵀR then neither lengthens nor shortens the mean step.
     """
     x = x.reshape(-1, x.shape[-1])
     kind = FactoredStep if x.shape[0] < x.shape[1] else DenseStep
     step = kind(x, lr, whitening)
     terms = 0 if weight is None else step.limit()
+    before = torch.linalg.vector_norm(R) if keep_scale else None
     R -= step.left(R)
-    if keep_scale:
-        square = torch.linalg.vector_norm(x)
-        scale = square / torch.linalg.vector_norm(x - step.right(x))
-        scale = torch.where(torch.isfinite(scale), scale, 1.0)  # all inputs were 0
+    if before is not None:
+        scale = before / torch.linalg.vector_norm(R)
         R *= scale
     if weight is not None:
         rows = step.follow(weight.flatten(1), terms)

@@ -38,7 +38,7 @@ class LearningRule(ABC):
         whitening: share κ of the update of R that also drives the variances to 1.
         decorrelation_interval: update R in every n-th call of `decorrelate`.
         keep_function: whether the weights follow R, so that outputs stay what they are.
-        keep_scale: whether R keeps the mean size of the decorrelated inputs.
+        keep_scale: whether R keeps its norm.
 
     Attributes:
         forward_passes: network passes of one sample spent so far.

@@ -368,8 +368,8 @@ def learning_rule(
         keep_function: let the weights follow every step of R, W ← W M⁻¹ where R ← M R, so that the
             outputs stay what they are, to rounding, and R only preconditions the gradient. Off in
             the paper, where a step of R changes the function (docs/decorrelation.md).
-        keep_scale: multiply R by a number after every step, so that the mean of ‖x*‖² stays what
-            it is; otherwise R shrinks, and weights that follow it grow.
+        keep_scale: multiply R by a number after every step, so that its norm stays what it is;
+            otherwise R shrinks, and weights that follow it grow.
         feedback: for a rule with feedback ``"layerwise"``, which passes the guess from layer to
             layer, or ``"direct"``, from the outputs to every layer. True for a rule without is the
             name of the rule with feedback, said in another way.
