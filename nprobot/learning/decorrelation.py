@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 LONGEST = 0.5
 """Bound of ‖E‖ where the weights follow: at 1, M would be singular and W without bound."""
-TERMS = 4
-"""Most terms of ``M⁻¹ = I + E + E² + …`` that are not dearer than solving the equations."""
 
 
 class Step(ABC):
     """``M = I − E`` of one step of R."""
+
+    most_terms: ClassVar[int]
+    """Of ``M⁻¹ = I + E + E² + …``; more than these cost more than to solve the equations."""
 
     @abstractmethod
     def left(self, matrix: Tensor) -> Tensor:
@@ -58,25 +59,25 @@ class Step(ABC):
         """See to it that ‖E‖ is at most `LONGEST`.
 
         Returns:
-            Terms of the series of M⁻¹ after which what is left is below rounding, or `TERMS` + 1
-            if there are more.
+            Terms of the series of M⁻¹ after which what is left is below rounding, or
+            `most_terms` + 1 if there are more.
         """
         norm = self.norm()
         if norm.is_cuda and torch.cuda.is_current_stream_capturing():
             self.shorten((LONGEST / norm).clamp(max=1.0))  # nothing can be fetched
-            return TERMS + 1
+            return self.most_terms + 1
         bound = float(norm)
         if bound > LONGEST:
             self.shorten(LONGEST / bound)
             bound = LONGEST
         rounding, terms, rest = torch.finfo(norm.dtype).eps / 2, 0, bound / (1 - bound)
-        while rest > rounding and terms <= TERMS:
+        while rest > rounding and terms <= self.most_terms:
             terms, rest = terms + 1, rest * bound
         return terms
 
     def follow(self, weight: Tensor, terms: int) -> Tensor:
         """``W M⁻¹`` to rounding, for weights W of shape (n, d); see `limit` for the terms."""
-        if terms > TERMS:
+        if terms > self.most_terms:
             return self.solve(weight)
         total = weight
         for _ in range(terms):
@@ -92,6 +93,8 @@ class DenseStep(Step):
         lr: step size η_R.
         whitening: κ.
     """
+
+    most_terms = 4
 
     def __init__(self, x: Tensor, lr: float, whitening: float) -> None:
         self.E = x.mT @ x
@@ -130,6 +133,8 @@ class FactoredStep(Step):
         lr: step size η_R.
         whitening: κ.
     """
+
+    most_terms = 2
 
     def __init__(self, x: Tensor, lr: float, whitening: float) -> None:
         rows = x.shape[0]

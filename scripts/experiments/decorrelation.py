@@ -522,7 +522,10 @@ def _runs(arguments: argparse.Namespace) -> Iterator[tuple[str, str, float, int]
 
 
 def cost(arguments: argparse.Namespace) -> None:
-    """Microseconds of a step of R, alone and with the weights following, by width and rows."""
+    """Microseconds of CPU of a step of R, alone and with the weights following, by width and rows.
+
+    CPU time, as a busy machine makes others wait; the lowest of seven measurements.
+    """
     del arguments
     for width, rows in itertools.product((64, 256, 1024), (64, 256, 1000)):
         x, W = torch.randn(rows, width), torch.randn(width, width) / width**0.5
@@ -535,12 +538,12 @@ def cost(arguments: argparse.Namespace) -> None:
             }.items():
                 R, times = torch.eye(width), []
                 for _ in range(7):
-                    repeats = max(1, 400 * 64 // width // max(1, width // 64))
-                    started = time.perf_counter()
+                    repeats = max(2, 400 * 64**2 // width**2)
+                    started = time.process_time()
                     for _ in range(repeats):
                         update(R, x, lr, **settings)  # type: ignore[arg-type]
                         R.copy_(torch.eye(width))
-                    times.append((time.perf_counter() - started) / repeats)
+                    times.append((time.process_time() - started) / repeats)
                 row[name] = round(1e6 * min(times), 1)
             append("cost", row)
             print(row, flush=True)
