@@ -126,7 +126,7 @@ class DenseStep(Step):
 
 
 class FactoredStep(Step):
-    """``E = YᵀY + diag(s)`` with Y of B rows: 4 B d² to multiply R, less than `DenseStep` if B < d.
+    """``E = YᵀY + diag(s)`` with Y of B rows: 4 B d² to multiply R, for B below d.
 
     Args:
         x: decorrelated inputs, shape (B, d).
@@ -195,8 +195,10 @@ def update(
             preconditioner RᵀR then neither lengthens nor shortens the mean step.
     """
     x = x.reshape(-1, x.shape[-1])
-    kind = FactoredStep if x.shape[0] < x.shape[1] else DenseStep
-    step = kind(x, lr, whitening)
+    rows, size = x.shape
+    # By multiply-adds: for W to follow, the factors cost twice what E does for each of its terms.
+    few = rows < size if weight is None else rows < size / 2
+    step = (FactoredStep if few else DenseStep)(x, lr, whitening)
     terms = 0 if weight is None else step.limit()
     before = torch.linalg.vector_norm(R) if keep_scale else None
     R -= step.left(R)
@@ -204,8 +206,8 @@ def update(
         scale = before / torch.linalg.vector_norm(R)
         R *= scale
     if weight is not None:
-        rows = step.follow(weight.flatten(1), terms)
-        weight.copy_((rows / scale if keep_scale else rows).view_as(weight))
+        follower = step.follow(weight.flatten(1), terms)
+        weight.copy_((follower / scale if keep_scale else follower).view_as(weight))
 
 
 def mean_square_correlation(x: Tensor) -> float:
