@@ -86,7 +86,7 @@ class Step(ABC):
 
 
 class DenseStep(Step):
-    """E as a matrix: 2 B d² to make it and 2 d³ to multiply R.
+    """E as a matrix: B d² multiply-adds to make it, and d³ to multiply R.
 
     Args:
         x: decorrelated inputs, shape (B, d).
@@ -118,7 +118,8 @@ class DenseStep(Step):
 
     @override
     def norm(self) -> Tensor:
-        return torch.linalg.vector_norm(self.E)
+        norm: Tensor = torch.linalg.vector_norm(self.E)
+        return norm
 
     @override
     def shorten(self, share: Tensor | float) -> None:
@@ -126,7 +127,7 @@ class DenseStep(Step):
 
 
 class FactoredStep(Step):
-    """``E = YᵀY + diag(s)`` with Y of B rows: 4 B d² to multiply R, for B below d.
+    """``E = YᵀY + diag(s)`` with Y of B rows: 2 B d² multiply-adds to multiply R.
 
     Args:
         x: decorrelated inputs, shape (B, d).
@@ -161,7 +162,8 @@ class FactoredStep(Step):
 
     @override
     def norm(self) -> Tensor:
-        return torch.linalg.vector_norm(self.Y @ self.Y.mT) + self.s.abs().max()
+        norm: Tensor = torch.linalg.vector_norm(self.Y @ self.Y.mT)
+        return norm + self.s.abs().max()
 
     @override
     def shorten(self, share: Tensor | float) -> None:

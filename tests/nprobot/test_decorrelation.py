@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -266,3 +267,16 @@ def test_layer_states_of_known_matrices():
     assert unseen.correlation != unseen.correlation
     with pytest.raises(RuleError, match="decorrelated layers"):
         layer_states(mlp([2, 2]), {})
+
+
+def test_settings_are_off_shown_and_absent_in_rules_saved_before():
+    rule = nprobot.learning_rule("dnp+feedback")
+    assert (rule.keep_function, rule.keep_scale) == (False, False)
+    assert "keep" not in repr(rule)
+    rule = nprobot.learning_rule("dnp+feedback", keep_function=True, keep_scale=True)
+    assert "keep_function=True, keep_scale=True" in repr(rule)
+    assert pickle.loads(pickle.dumps(rule)).keep_function
+    saved = {k: v for k, v in rule.__getstate__().items() if not k.startswith("keep_")}
+    before = nprobot.learning_rule("dnp+feedback")
+    before.__setstate__(saved)
+    assert not before.keep_function
