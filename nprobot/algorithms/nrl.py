@@ -25,7 +25,7 @@ from nprobot.envs.actuators.wrapper import READING
 from nprobot.errors import RuleError
 from nprobot.learning.activity import Tree
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.chip.models import HardwareSpec
+from nprobot.policies.chip.nonidealities import ChipSpec
 from nprobot.policies.direct_policy import DirectPolicy
 
 from .nrl_exploration import ActuatorNoise, Exploration, HiddenNoise, InjectedNoise
@@ -105,7 +105,7 @@ class NRL(OnPolicyAlgorithm):
         learning_rate: float | Schedule = 3e-3,
         *,
         noise_source: str = "network",
-        node_noise: HardwareSpec | None = 0.1,
+        node_noise: ChipSpec | None = 0.1,
         references: int = 1,
         device_seed: int | None = 0,
         baseline: str = "critic",

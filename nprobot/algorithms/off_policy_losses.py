@@ -8,7 +8,7 @@ import torch
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 
-from nprobot.policies.off_policy_networks import FrozenCritic
+from nprobot.policies.sb3_networks import FrozenCritic
 
 _SQUASHING_EPSILON = 1e-6
 """Keeps the logarithm of the squashing's derivative finite; the value is SB3's."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.off_policy_networks import FrozenCritic, GaussianActor
+from nprobot.policies.sb3_networks import FrozenCritic, GaussianActor
 
 from .off_policy import (
     Learner,

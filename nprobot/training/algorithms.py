@@ -21,8 +21,7 @@ from nprobot.algorithms.nrl import NRL
 from nprobot.algorithms.ppo import PPO
 from nprobot.algorithms.sac import SAC
 from nprobot.algorithms.td3 import TD3
-from nprobot.policies.chip.crossbar import on_chip
-from nprobot.policies.chip.state import restore_chip, save_chip
+from nprobot.policies.chip.crossbar import on_chip, restore_chip, save_chip
 
 from .config import ALGORITHMS, RunConfig
 

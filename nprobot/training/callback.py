@@ -12,8 +12,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from typing_extensions import override
 
 from nprobot.errors import NonFiniteError
-from nprobot.policies.files.export import export_policy
-from nprobot.policies.files.policy import Policy, Task
+from nprobot.policies.files.from_sb3 import export_policy
+from nprobot.policies.files.policy import ControlTask, Policy
 from nprobot.runs.log import RunLog
 from nprobot.runs.reporting import Progress, Reporter
 from nprobot.runs.seeds import Seeds
@@ -201,7 +201,7 @@ def policy_of(model: Model, folder: RunFolder) -> Policy:
     config = folder.config
     assert model.env is not None, "a run always has its environments"
     rate = side_by_side(model.env).description.control_rate
-    task = Task(config.env, config.env_kwargs, rate)
+    task = ControlTask(config.env, config.env_kwargs, rate)
     provenance = {
         "algorithm": config.algo,
         "rule": config.rule,
