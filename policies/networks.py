@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from ..catalogue import Activation
 from ..errors import ArchitectureError, UnknownNameError
 from .activations import Heaviside, Quantised, Sign
 from .layers import DecorrelatedLinear
 
-ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.2),
@@ -22,7 +21,7 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,
 }
-"""Activations by name; the leaky ReLU has the slope 0.2 of the authors' code."""
+"""Modules of `nprobot.catalogue.Activation`; the leaky ReLU has the slope of the authors' code."""
 
 CHIP_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "saturating": nn.Hardtanh,
@@ -74,7 +73,7 @@ def mlp(
 def _activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
     if callable(activation):
         return activation()
-    known: dict[str, Callable[[], nn.Module]] = {**ACTIVATIONS, **CHIP_ACTIVATIONS}
+    known = ACTIVATIONS | CHIP_ACTIVATIONS
     if activation not in known:
         raise UnknownNameError("activation", activation, known, f"Known: {', '.join(known)}.")
     return known[activation]()

@@ -2,8 +2,8 @@
 
 `put_on_chip` turns the layers of a network, in place, into layers of a chip. They keep their
 parameters: these are what is *written* to the chip. What the chip makes of them, and the noise that
-it adds to every pre-activation, lies hidden. Whoever runs the network gets noisy outputs, during
-learning and after it.
+it adds to every pre-activation, lies hidden. The outputs of the network are noisy, during learning
+and after it.
 """
 
 from __future__ import annotations
@@ -259,8 +259,8 @@ def put_on_chip(
 ) -> tuple[ChipModel, ...]:
     """Put every layer of a network on an emulated chip, in place.
 
-    The layers stay the same objects with the same parameters, so whoever else holds them (an
-    optimiser, an SB3 policy) goes on working, and works with the chip from now on.
+    The layers stay the same objects with the same parameters, so an optimiser or SB3 policy that
+    holds them keeps working, and works with the chip from now on.
 
     Args:
         network: any module; its `Linear`, `Conv2d`, decorrelated and `BiasHead` layers move.

@@ -75,7 +75,7 @@ def load_trusted_sb3_zip(
     """Read a model that stable-baselines3 saved, as a policy that needs neither of the two.
 
     Warning:
-        Both files hold pickles: **whoever made them can run any code on this machine.** Use this
+        Both files hold pickles: **their author can run any code on this machine.** Use this
         only for files of your own, or from somebody you would also let send you a program.
         Afterwards `nprobot.policies.save(policy, folder)` makes a policy file that can be shared.
 
@@ -112,7 +112,7 @@ def actor(policy: BasePolicy) -> nn.Sequential:
         raise ArchitectureError(
             f"feature extractor {type(features).__name__} cannot be exported; use an MlpPolicy"
         )
-    # New layers draw initial weights; exporting must not change what a run goes on to do.
+    # New layers draw initial weights; exporting must not change a run's random stream.
     with torch.random.fork_rng(devices=[]):
         return fold(off_chip_copy(nn.Sequential(nn.Flatten(), *layers))).cpu()
 
