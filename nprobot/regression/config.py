@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, Self
 
+from nprobot.catalogue import learner_title, rule_named
 from nprobot.errors import ConfigError, UnknownNameError
-from nprobot.policies.files.card import learner_name
 from nprobot.training.config import RULES
 
 WITH_FEEDBACK = ("np", "inp", "dnp", "dinp")
@@ -78,7 +78,7 @@ class FitConfig:
     @property
     def learner(self) -> str:
         """What learns, in a few words, such as ``DNP + feedback, K = 1``."""
-        return learner_name(self.rule, feedback=self.feedback, samples=self.samples)
+        return learner_title(rule_named(self.rule, feedback=self.feedback).name, self.samples)
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
