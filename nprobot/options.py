@@ -31,7 +31,13 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
-_KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+}
 _BOUNDS = {">": "above {}", ">=": "{} or more", "<": "below {}", "<=": "{} or less"}
 
 
@@ -114,7 +120,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401
     words = choices(hint)
     if isinstance(value, str) and words and value not in words:
         raise UnknownNameError(name, value, words, f"Known: {', '.join(words)}.")
-    if isinstance(value, float) and math.isinf(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} must be finite, got {value!r}")
     try:
         return msgspec.convert(value, hint)

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from nprobot.envs.actuators.wrapper import READING
+from nprobot.envs.actuators import READING
 from nprobot.errors import EnvironmentFailedError, NprobotError
 
 from . import environments

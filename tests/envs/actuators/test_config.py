@@ -24,7 +24,7 @@ from nprobot.envs.actuators import (
     resolve,
     scale_noise,
 )
-from nprobot.envs.actuators.tables import filled, tables
+from nprobot.envs.actuators.presets import documentation_tables as tables, with_tables as filled
 from nprobot.errors import ActuatorError
 
 PAGE = Path(__file__).parents[3] / "docs" / "actuators.md"

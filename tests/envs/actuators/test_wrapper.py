@@ -24,7 +24,7 @@ from nprobot.envs.actuators import (
     WhiteNoise,
     scale_noise,
 )
-from nprobot.envs.actuators.dynamics import NoiseStream
+from nprobot.envs.actuators.actuator_model import NoiseStream
 from nprobot.errors import ActuatorError
 
 ALL_KINDS = [
