@@ -71,16 +71,22 @@ class Backlash(ScaledModel):
     width: NotNegative = parameter(0.01, "units", "width of the gap", neutral=0)
 
 
-class _Backlash(Dynamics, of=[Backlash]):
+class _Follower(Dynamics):
+    """An output that starts at rest and follows the command."""
+
     state = ("output",)
 
-    def __init__(self, model: Backlash, plant: Plant) -> None:
-        self.half_width = plant.tile(model.width * plant.unit(model) / 2)
-        self.rest = plant.rest
-        self.output = plant.tile(plant.rest)
+    def __init__(self, model: Backlash | Lag, plant: Plant) -> None:
+        self.rest, self.output = plant.rest, plant.tile(plant.rest)
 
     def begin(self, row: int, generator: Generator) -> None:
         self.output[row] = self.rest
+
+
+class _Backlash(_Follower, of=[Backlash]):
+    def __init__(self, model: Backlash, plant: Plant) -> None:
+        super().__init__(model, plant)
+        self.half_width = plant.tile(model.width * plant.unit(model) / 2)
 
     def apply(self, u: Array, active: Mask | None) -> Array:
         self.output = clip(self.output, u - self.half_width, u + self.half_width)
@@ -120,16 +126,11 @@ class Lag(ActuatorModel):
     tau: NotNegative = parameter(0.02, "s", "time constant", neutral=0)
 
 
-class _Lag(Dynamics, of=[Lag]):
-    state = ("output",)
-
+class _Lag(_Follower, of=[Lag]):
     def __init__(self, model: Lag, plant: Plant) -> None:
+        super().__init__(model, plant)
         share = -math.expm1(-plant.period(model) / model.tau) if model.tau > 0 else 1.0
-        self.share, self.rest = plant.tile(share), plant.rest
-        self.output = plant.tile(plant.rest)
-
-    def begin(self, row: int, generator: Generator) -> None:
-        self.output[row] = self.rest
+        self.share = plant.tile(share)
 
     def apply(self, u: Array, active: Mask | None) -> Array:
         self.output = self.output + self.share * (u - self.output)

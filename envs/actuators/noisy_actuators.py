@@ -8,7 +8,6 @@ from typing import Any, Never, get_args
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Space
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.random import SeedSequence
@@ -25,12 +24,7 @@ READING = "actuator_reading"
 
 
 class _Actuated(RecordConstructorArgs):
-    """What the two wrappers share: configuration on the outside, everything else hidden.
-
-    Attributes:
-        models: the models, in the order in which commands pass them.
-        sensor: the models of the sensor, or none.
-    """
+    """What the two wrappers share: configuration on the outside, everything else hidden."""
 
     models: tuple[ActuatorModel, ...]
     sensor: tuple[ActuatorModel, ...] | None
@@ -57,19 +51,6 @@ class _Actuated(RecordConstructorArgs):
             clip=clip,
             dt=dt,
         )
-
-    def _hide(
-        self,
-        space: Space[Any],
-        rows: int | None,
-        secrets: Sequence[tuple[int, ...] | None],
-        clip: Clip,
-        dt: float | None,
-        oracle: ActuatorOracle | None,
-    ) -> None:
-        """Make the actuators, out of reach of whoever holds the wrapper."""
-        actuation = Actuation(space, rows, self.models, self.sensor, secrets, clip, dt, oracle)
-        ACTUATIONS.hide(self, actuation)
 
     def save_actuators(self) -> bytes:
         """The state of the actuators and their noise, sealed, for a checkpoint of the run.
@@ -162,7 +143,10 @@ class NoisyActuators(_Actuated, gymnasium.Wrapper[Any, Any, Any, Any]):
         check_base(env.unwrapped, control_cost)
         self._declared = _declared(env)
         dt = control_period(dt, lambda name: getattr(env.unwrapped, name, None))
-        self._hide(env.action_space, None, [secret_words(seed)], clip, dt, oracle)
+        actuation = Actuation(
+            env.action_space, None, self.models, self.sensor, [secret_words(seed)], clip, dt, oracle
+        )
+        ACTUATIONS.hide(self, actuation)
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -264,9 +248,11 @@ class NoisyActuatorsVector(_Actuated, VectorWrapper[Any, Any, Any, Any, Any]):
             )
         for base in self._bases:
             check_base(base, control_cost)
-        secrets = [secret_words(one) for one in _secrets(seed, env.num_envs)]
+        rows, space = env.num_envs, env.single_action_space
+        secrets = [secret_words(one) for one in _secrets(seed, rows)]
         dt = control_period(dt, lambda name: _attribute(env, name))
-        self._hide(env.single_action_space, env.num_envs, secrets, clip, dt, oracle)
+        actuation = Actuation(space, rows, self.models, self.sensor, secrets, clip, dt, oracle)
+        ACTUATIONS.hide(self, actuation)
 
     def reset(
         self,

@@ -1,13 +1,21 @@
-"""Which action the environment charges: the one that was executed or the one that was commanded."""
+"""Which action the environment charges, and what of its information is withheld."""
 
 from __future__ import annotations
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from nprobot.envs.actuators import ActuatorOracle, GainLoss, NoisyActuators, WhiteNoise
-from nprobot.errors import ActuatorError
+from nprobot.envs.actuators import (
+    ActuatorOracle,
+    GainLoss,
+    Lag,
+    NoisyActuators,
+    NoisyActuatorsVector,
+    WhiteNoise,
+)
+from nprobot.errors import ActuatorError, ActuatorWarning, ConfigError
 
 
 @pytest.mark.parametrize("env_id", ["Reacher-v5", "HalfCheetah-v5", "Humanoid-v5"])
@@ -74,3 +82,67 @@ def test_charging_the_command_is_refused_where_it_cannot_work(still):
     with pytest.raises(ActuatorError, match="changes the action before it is simulated"):
         env.step(np.ones(7, np.float32))
     assert "do_simulation" not in vars(env.unwrapped)
+
+
+class Telling(gymnasium.Wrapper):
+    """Tells the action that it was given under some usual and one unusual name."""
+
+    def __init__(self, declared=("drive",), **arguments):
+        super().__init__(gymnasium.make("Reacher-v5", **arguments))
+        self.metadata = {**self.env.metadata, "actuator_info": declared}
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info = {**info, "torque": action, "last_action": action, "drive": action, "speed": 1.0}
+        return observation, reward, terminated, truncated, info
+
+
+ALLOWED = {"reward_dist", "reward_ctrl", "speed"}
+
+
+@pytest.mark.parametrize(
+    ("models", "declared", "shown"),
+    [
+        ("servo", [], {"drive"}),
+        ("servo", ["drive"], set()),
+        ("ideal", ["drive"], {"torque", "last_action", "drive"}),
+    ],
+)
+def test_information_that_tells_the_action_is_withheld(models, declared, shown):
+    env = NoisyActuators(Telling(declared), models)
+    env.reset(seed=0)
+    assert set(env.step(np.zeros(2, np.float32))[-1]) == ALLOWED | shown
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_vectors_withhold_it_too(mode):
+    robots = SyncVectorEnv([lambda: Telling(max_episode_steps=2)] * 2, autoreset_mode=mode)
+    env = NoisyActuatorsVector(robots, "servo")
+    env.reset(seed=0)
+    keys = set()
+    for _ in range(2):
+        info = env.step(np.zeros((2, 2), np.float32))[-1]
+        keys |= info.keys() | info.get("final_info", {}).keys()
+    ends = {"final_obs", "_final_obs", "final_info", "_final_info"}
+    assert keys - ends == ALLOWED | {f"_{key}" for key in ALLOWED}
+
+
+def test_an_environment_that_observes_its_actuator_forces_is_pointed_out():
+    with pytest.warns(ActuatorWarning, match="include_qfrc_actuator") as caught:
+        NoisyActuators(gymnasium.make("Humanoid-v5"), "torque-motor")
+    assert caught[0].filename == __file__
+
+
+def test_the_control_period_is_the_environments_or_the_one_given(still, received):
+    def share(own, metadata, **arguments):
+        env = still(dt=own)
+        env.metadata = metadata
+        return received(Lag(0.1), [np.ones(1)], env, **arguments)[0].item()
+
+    assert share(0.02, {"render_fps": 10}) == pytest.approx(1 - np.exp(-0.2))
+    assert share(0.02, {}, dt=0.05) == pytest.approx(1 - np.exp(-0.5))
+    assert share(None, {"render_fps": 10}) == pytest.approx(1 - np.exp(-1))
+    with pytest.raises(ActuatorError, match="dt=<seconds>"):
+        share(None, {})
+    with pytest.raises(ConfigError, match="positive number"):
+        share(0.02, {}, dt=0)
