@@ -14,11 +14,11 @@ argument.
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -81,7 +81,7 @@ def without_actions(info: dict[str, Any], declared: Collection[str]) -> dict[str
     return kept
 
 
-@functools.cache
+@cache
 def _tells(key: str) -> bool:
     name = key.removeprefix("_").lower()
     return not name.startswith(_REWARD) and any(part in name for part in _TELLING)
@@ -119,58 +119,50 @@ def simulating(
         ActuatorError: an environment changes the action before it simulates it, so that nobody can
             say what the realised action should become.
     """
-    with ExitStack() as stack:
-        for base, command, action in zip(bases, commands, realised, strict=True):
-            by_itself = hasattr(base, "executed_action")
-            stack.enter_context(
-                _executed_action(base, action)
-                if by_itself
-                else _replaced_simulation(base, command, action)
-            )
-        yield
-
-
-@contextmanager
-def _executed_action(base: Any, realised: NDArray[Any]) -> Iterator[None]:  # noqa: ANN401
-    base.executed_action = realised
+    simulated: set[int] = set()
+    ends = [
+        _divert(base, command, action, simulated)
+        for base, command, action in zip(bases, commands, realised, strict=True)
+    ]
     try:
         yield
     finally:
-        base.executed_action = None
+        for end in ends:
+            end()
+    for base in bases:
+        if id(base) not in simulated:
+            raise ActuatorError(
+                f"{type(base).__name__} did not call do_simulation in its step, so the realised "
+                "action was never executed. Use control_cost='realised'."
+            )
 
 
-@contextmanager
-def _replaced_simulation(
+def _divert(
     base: Any,  # noqa: ANN401 - any environment
     command: NDArray[Any],
     realised: NDArray[Any],
-) -> Iterator[None]:
-    name, simulate, used = type(base).__name__, base.do_simulation, False
-    own = vars(base).get("do_simulation")
+    simulated: set[int],
+) -> Callable[[], None]:
+    """Give the simulator of `base` the realised action, and return what ends that."""
+    if hasattr(base, "executed_action"):
+        base.executed_action = realised
+        simulated.add(id(base))
+        return partial(setattr, base, "executed_action", None)
+    simulate, own = base.do_simulation, vars(base).get("do_simulation")
 
     def do_simulation(ctrl: NDArray[Any], n_frames: int) -> None:
-        nonlocal used
         if not np.array_equal(ctrl, command):
             raise ActuatorError(
-                f"{name}, or a wrapper below the noisy actuators, changes the action before it is "
-                "simulated. Put the noisy actuators below such wrappers, or use "
-                "control_cost='realised'."
+                f"{type(base).__name__}, or a wrapper below the noisy actuators, changes the "
+                "action before it is simulated. Put the noisy actuators below such wrappers, or "
+                "use control_cost='realised'."
             )
-        used = True
+        simulated.add(id(base))
         simulate(realised, n_frames)
         # Humanoid's control cost reads the simulator's copy.
         base.data.ctrl[:] = command
 
     base.do_simulation = do_simulation
-    try:
-        yield
-    finally:
-        if own is None:
-            del base.do_simulation
-        else:
-            base.do_simulation = own
-    if not used:
-        raise ActuatorError(
-            f"{name} did not call do_simulation in its step, so the realised action was never "
-            "executed. Use control_cost='realised'."
-        )
+    if own is None:
+        return partial(delattr, base, "do_simulation")
+    return partial(setattr, base, "do_simulation", own)

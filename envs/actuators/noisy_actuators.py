@@ -149,7 +149,7 @@ class NoisyActuators(_Actuated, gymnasium.Wrapper[Any, Any, Any, Any]):
         ACTUATIONS.hide(self, actuation)
 
     @property
-    def spec(self) -> EnvSpec | None:
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
         """How to make this environment again, without the secret seed.
 
         Marked as not deterministic where there are noisy actuators: a seed repeats the task, not

@@ -82,6 +82,12 @@ def test_charging_the_command_is_refused_where_it_cannot_work(still):
     with pytest.raises(ActuatorError, match="changes the action before it is simulated"):
         env.step(np.ones(7, np.float32))
     assert "do_simulation" not in vars(env.unwrapped)
+    env = still()
+    env.do_simulation = lambda ctrl, n_frames: None
+    wrapped = NoisyActuators(env, "servo", control_cost="commanded")
+    wrapped.reset(seed=0)
+    with pytest.raises(ActuatorError, match="did not call do_simulation"):
+        wrapped.step(np.ones(1))
 
 
 class Telling(gymnasium.Wrapper):
