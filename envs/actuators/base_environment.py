@@ -1,6 +1,6 @@
-"""What noisy actuators ask of the environment below them: its time, its silence, its simulator.
+"""What noisy actuators need of the environment below: control period, information, simulator.
 
-*Silence.* Environments report in `info`, and some in their observations, what their actuators did.
+*Information.* Environments report in `info`, and some in their observations, what their actuators did.
 The first is withheld, the second warned of.
 
 *Simulator.* The learner can be charged for its command while the robot executes what the actuators

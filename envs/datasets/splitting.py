@@ -92,19 +92,23 @@ def split_rows(
     x, y = as_rows("inputs", inputs), as_targets(targets)
     if len(x) != len(y):
         raise DataError(f"There are {len(x)} rows of inputs and {len(y)} of targets.")
-    _check(fractions, how)
-    if how == "auto":
-        if trajectory is not None:
-            how = "trajectory"
-        else:
-            how = "rows" if y.ndim == 1 else "blocks"
-            if how == "blocks":
-                warnings.warn(
-                    "There are no trajectory labels, so the rows were split in contiguous blocks. "
-                    "Name the column of trajectories, or say how='blocks' to silence this.",
-                    DataWarning,
-                    stacklevel=3,
-                )
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ConfigError(
+            f"fractions are three positive shares of sum 1 (train, validation, test); got "
+            f"{fractions}."
+        )
+    if how not in get_args(How):
+        raise UnknownNameError("how", how, get_args(How))
+    if how == "auto" and trajectory is None and y.ndim == 2:
+        how = "blocks"
+        warnings.warn(
+            "There are no trajectory labels, so the rows were split in contiguous blocks. Name the "
+            "column of trajectories, or say how='blocks' to silence this.",
+            DataWarning,
+            stacklevel=3,
+        )
+    elif how == "auto":
+        how = "rows" if trajectory is None else "trajectory"
     if how == "trajectory":
         if trajectory is None:
             raise ConfigError("how='trajectory' needs labels of trajectories; none were given.")
@@ -135,16 +139,6 @@ def split_rows(
         Split(x[rows], y[rows], groups[rows]) for rows in (part == 0, part == 1, part == 2)
     )
     return Splits(train, validation, test, words)
-
-
-def _check(fractions: Sequence[float], how: str) -> None:
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ConfigError(
-            f"fractions are three positive shares of sum 1 (train, validation, test); got "
-            f"{fractions}."
-        )
-    if how not in get_args(How):
-        raise UnknownNameError("how", how, get_args(How))
 
 
 def _need(rows: int, least: int) -> None:

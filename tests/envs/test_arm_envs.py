@@ -312,20 +312,14 @@ def test_track_model_of_the_reference_entries_is_a_policy(make):
     assert rms_error(env, learned, seeds=[4]) == same
 
 
-def test_track_torque_control_has_no_feedback(make):
-    env = make(TRACK, control="torque")
-    _, _, infos = roll(env, 50, action=pd_alone)
-    assert all((info["feedback_torque"] == 0).all() for info in infos[1:])
-    assert all((info["torque"] == 0).all() for info in infos[1:])
-    assert infos[-1]["tracking_error"] > 0.3
-
-
-def test_track_torques_add_up(make):
-    env = make(TRACK)
-    _, _, infos = roll(env, 50, action=lambda u, _: u.exact_action())
+def test_track_torques_add_up_and_torque_control_has_no_feedback(make):
+    _, _, infos = roll(make(TRACK), 50, action=lambda u, _: u.exact_action())
     for info in infos[1:]:
         whole = info["feedforward_torque"] + info["feedback_torque"]
         assert np.allclose(info["torque"], whole, atol=1e-6)
+    _, _, infos = roll(make(TRACK, control="torque"), 50, action=pd_alone)
+    assert all((info["torque"] == 0).all() for info in infos[1:])
+    assert infos[-1]["tracking_error"] > 0.3
 
 
 def test_track_before_reset_says_so():

@@ -221,24 +221,3 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
     with pytest.raises(error, match=text):
         env.restore_actuators(capsule)
     assert env.save_actuators() == other.save_actuators()
-
-
-def test_a_restored_real_robot_repeats_itself():
-    """The whole way: simulator, random stream and actuators put back, and the run repeats."""
-
-    def make():
-        env = NoisyActuators(gymnasium.make("Reacher-v5"), "worn-gearbox", seed=1)
-        env.reset(seed=0)
-        return env
-
-    env = make()
-    for _ in range(20):
-        env.step(np.zeros(2, np.float32))
-    base = env.unwrapped
-    state = base.data.qpos.copy(), base.data.qvel.copy(), env.save_actuators()
-    first = [env.step(np.full(2, 0.3, np.float32))[0] for _ in range(10)]
-    again = make()
-    again.unwrapped.set_state(*state[:2])
-    again.restore_actuators(state[2])
-    second = [again.step(np.full(2, 0.3, np.float32))[0] for _ in range(10)]
-    assert np.array(first) == pytest.approx(np.array(second), abs=1e-12)

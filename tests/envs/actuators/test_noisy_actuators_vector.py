@@ -174,21 +174,6 @@ def test_it_works_with_sub_environments_in_other_processes():
     assert (course(forked) == course(SyncVectorEnv)).all()
 
 
-def test_it_wraps_what_make_vec_makes_and_make_vec_takes_the_single_wrapper():
-    env = gymnasium.make_vec(
-        "Reacher-v5",
-        COUNT,
-        wrappers=[lambda env: NoisyActuators(env, "torque-motor")],
-    )
-    other = NoisyActuatorsVector(gymnasium.make_vec("Reacher-v5", COUNT), "torque-motor")
-    assert env.action_space == other.action_space
-    first, second = env.reset(seed=3), other.reset(seed=3)
-    for _ in range(5):
-        actions = np.full((COUNT, 2), 0.5, np.float32)
-        first, second = env.step(actions), other.step(actions)
-        assert (first[0] == second[0]).all()
-
-
 def test_without_noise_it_is_the_identity():
     bare = SyncVectorEnv([pendulum] * COUNT)
     wrapped = NoisyActuatorsVector(SyncVectorEnv([pendulum] * COUNT), "ideal")

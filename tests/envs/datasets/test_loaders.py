@@ -56,13 +56,6 @@ def test_tables_without_trajectories_are_split_in_blocks_and_say_so(table, tmp_p
         datasets.load_table(tmp_path / "log.csv", **COLUMNS, how="blocks")
 
 
-def test_one_trajectory_cannot_be_split_by_trajectory(table, tmp_path):
-    table["run"] = "only"
-    table.to_csv(tmp_path / "log.csv", index=False)
-    with pytest.raises(DataError, match="at least three trajectories; the data has 1"):
-        datasets.load_table(tmp_path / "log.csv", **COLUMNS, trajectory="run")
-
-
 @pytest.mark.parametrize(
     ("inputs", "targets", "error", "message"),
     [

@@ -61,6 +61,8 @@ def test_impossible_splits_are_refused(walk):
         datasets.split_rows(x, x, how="sideways")
     with pytest.raises(ConfigError, match="labels"):
         datasets.split_rows(x, x, how="trajectory")
+    with pytest.raises(DataError, match="at least three trajectories; the data has 1"):
+        datasets.split_rows(x, x, np.zeros(50))
 
 
 def test_duplicates_see_through_precision_and_signed_zeros():
