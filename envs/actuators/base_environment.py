@@ -1,7 +1,7 @@
 """What noisy actuators need of the environment below: control period, information, simulator.
 
-*Information.* Environments report in `info`, and some in their observations, what their actuators did.
-The first is withheld, the second warned of.
+*Information.* Environments report in `info`, and some in their observations, what their actuators
+did. The first is withheld, the second warned of.
 
 *Simulator.* The learner can be charged for its command while the robot executes what the actuators
 made of it. MuJoCo environments of gymnasium compute reward and information from the action that

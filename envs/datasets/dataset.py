@@ -273,7 +273,7 @@ def is_constant(values: Array) -> NDArray[np.bool_]:
 
 
 def _write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file that is either complete under its name or not there, with several writers, too."""
+    """Write a file that is complete under its name or not there, also with several writers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
