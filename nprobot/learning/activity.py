@@ -103,8 +103,8 @@ class Activity:
         """
         if len(noise) != len(self.calls):
             raise RuleError(
-                f"perturbations must be tensors, for each of the {len(self.calls)} perturbed layers "
-                f"one, in forward order; got {len(noise)}"
+                f"perturbations must be tensors for each of the {len(self.calls)} perturbed layers"
+                f", in forward order; got {len(noise)}"
             )
         flat = []
         for call, given in zip(self.calls, noise, strict=True):
