@@ -27,7 +27,7 @@ from nprobot.policies.off_policy_networks import (
     effective_parameters,
 )
 
-from .resumable import Resumable
+from .base import Resumable
 
 
 class NetworkLearner:

@@ -24,9 +24,8 @@ from nprobot.policies.actor_critic import Actor, Critic, Observation
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
 
-from .objectives import ClippedSurrogate, SquaredValueError
-from .resumable import Resumable
-from .rule_defaults import make_rule, sb3_arguments
+from .base import Resumable, make_rule, sb3_arguments
+from .losses import ClippedSurrogate, SquaredValueError
 
 
 class PPO(Resumable, stable_baselines3.PPO):

@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 import nprobot
-from nprobot.algorithms.off_policy_losses import SoftActionValue, squashed_gaussian
+from nprobot.algorithms.losses import SoftActionValue, squashed_gaussian
 from nprobot.errors import ArchitectureError, RuleError
 from nprobot.policies import is_decorrelated, load_trusted_sb3_zip
 from nprobot.policies.off_policy_networks import FrozenCritic

@@ -102,7 +102,7 @@ def troubled(path, how):
             pass
 
         def progress(self, progress):
-            if progress.steps == 256:
+            if progress.done == 256:
                 path.write_text(how)
 
     return Listener()
