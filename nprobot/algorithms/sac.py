@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.off_policy_networks import FrozenCritic, GaussianActor
+from nprobot.policies.sb3_networks import FrozenCritic, GaussianActor
 
 from .base import make_rule, sb3_arguments
 from .losses import SoftActionValue, SquaredTemporalDifference, squashed_gaussian

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.off_policy_networks import DeterministicActor, FrozenCritic
+from nprobot.policies.sb3_networks import DeterministicActor, FrozenCritic
 
 from .base import make_rule, sb3_arguments
 from .losses import ActionValue, SquaredTemporalDifference

@@ -51,6 +51,10 @@ class FitConfig(Options):
     """Step size of the decorrelation matrices R; decorrelated rules only. Left out: 0.0001."""
     whitening: Share = 0.0
     """Share of R's step that drives variances to 1; 0 in the paper."""
+    keep_function: bool = False
+    """Let the weights follow R, so that its steps leave the outputs alone; not so in the paper."""
+    decorrelation_interval: Count = 1
+    """Update R in every n-th step."""
     weight_decay: NotNegative = 0.0
     """Share of the weights, times the step size, that each step takes away."""
     max_row_norm: Positive | None = None
@@ -103,7 +107,10 @@ class FitConfig(Options):
         return self.replace(**missing)
 
 
-RULE_OPTIONS = ("sigma", "samples", "noise", "decorrelation_lr", "whitening")
+RULE_OPTIONS = (
+    *("sigma", "samples", "noise", "decorrelation_lr"),
+    *("whitening", "keep_function", "decorrelation_interval"),
+)
 """Options that belong to the rule: `nprobot.learning_rule` takes them by the same names."""
 CHANGEABLE = ("epochs", "patience", "checkpoint_every")
 """Options that a resumed fit may change."""

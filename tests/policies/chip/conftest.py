@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nprobot.policies.chip.crossbar import put_on_chip
+from nprobot.policies.chip import put_on_chip
 
 SECRET = 987_654_321
 
@@ -18,10 +18,10 @@ def _one_seed_without_autograd():
         yield
 
 
-def layer_with(models, seed=0, *, weight=2.0, inputs=3, outputs=4, **kwargs):
+def layer_with(chip, seed=0, *, weight=2.0, inputs=3, outputs=4, **kwargs):
     """A linear layer with equal weights and bias 0.5, on a chip."""
     layer = nn.Linear(inputs, outputs)
     layer.weight.fill_(weight)
     layer.bias.fill_(0.5)
-    put_on_chip(layer, models, seed=seed, **kwargs)
+    put_on_chip(layer, chip, seed=seed, **kwargs)
     return layer

@@ -13,7 +13,7 @@ from torch import nn
 
 from nprobot.errors import ArchitectureError
 from nprobot.policies import decorrelate
-from nprobot.policies.off_policy_networks import (
+from nprobot.policies.sb3_networks import (
     DeterministicActor,
     FrozenCritic,
     GaussianActor,
