@@ -72,7 +72,7 @@ class Adapt:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    kinds = "\n".join(f"  {kind:<7} {about}" for kind, (_, about) in KINDS.items())
+    kinds = "\n".join(f"  {kind:<7} {about}" for kind, about in KINDS.items())
     old = {**OLD_FLAGS, "--noise": "--noise-source"}
     options = parse(Adapt, arguments, "adapt", HELP.format(kinds=kinds), old_flags=old)
     config, robot = options.learning, options.robot
