@@ -25,7 +25,7 @@ from nprobot.envs.actuators.presets import resolve
 from nprobot.errors import ActuatorError, ConfigError
 from nprobot.policies.files.policy import Policy
 from nprobot.training.environments import Env
-from nprobot.training.evaluation import Evaluation, episode_seeds, run_episodes
+from nprobot.training.evaluation import Evaluation, evaluate
 
 from .faults import Fault, check_actuators
 from .learner import FixedStatistics, RobotLearner
@@ -259,18 +259,9 @@ def evaluate_on(
     policy: Policy, make_robot: MakeRobot, actuators: Sequence[Any], episodes: int, seed: int
 ) -> Evaluation:
     """Deterministic episodes of a policy on robots with these actuators."""
-    robots: list[Env] = [
-        NoisyActuators(make_robot(), actuators, seed=np.random.SeedSequence((seed, number)))
-        for number in range(min(episodes, 20))
-    ]
-    results: list[tuple[float, int]] = []
-    try:
-        starts = episode_seeds(seed, episodes)
-        for first in range(0, episodes, len(robots)):
-            results += run_episodes(policy, robots, starts[first : first + len(robots)])
-    finally:
-        for robot in robots:
-            robot.close()
-    totals, lengths = zip(*results, strict=True)
+
+    def make(number: int) -> Env:
+        return NoisyActuators(make_robot(), actuators, seed=np.random.SeedSequence((seed, number)))
+
     name = policy.task.id if policy.task else "robot"
-    return Evaluation(name, seed, totals, lengths)
+    return evaluate(policy, name, make=make, episodes=episodes, seed=seed)

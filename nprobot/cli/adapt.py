@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from nprobot.adaptation.faults import KINDS, Fault, check_actuators, usual_faults
-from nprobot.deploy.controller import DeployablePolicy
-from nprobot.deploy.policies import load_policy
-from nprobot.deploy.robot import make_robot
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.deploy.controller import load_policy
+from nprobot.deploy.simulation import make_robot
+from nprobot.training.environments import silence_mujoco
+from nprobot.training.evaluation import DeployablePolicy
 
 from .console import facts, say
 from .displays import SECONDS_BETWEEN_LINES
@@ -41,7 +41,7 @@ examples:
   nprobot adapt zoo:Reacher
       the usual faults: gain:0=0.4 and drift:1=0.2
   nprobot adapt runs/reacher --fault gain:0=0.4 offset:1=-0.1 --steps 100000
-  nprobot adapt my-policy --fault fade:0=0.5 --hardware torque-motor --robots 1
+  nprobot adapt my-policy --fault fade:0=0.5 --actuators torque-motor --robots 1
   nprobot adapt my-policy --frozen
       the same without learning, to compare with
 """
@@ -57,7 +57,7 @@ class RobotOptions:
     """Arguments of the environment, as name value pairs."""
     fault: tuple[str, ...] = ()
     """Faults that strike after the calibration. Left out: gain:0=0.4 and drift:1=0.2."""
-    hardware: str | None = None
+    actuators: str | None = None
     """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     robots: int = 8
     """Identical robots side by side, which learn together."""
@@ -73,7 +73,7 @@ class LearningOptions:
     """The first of them, in which the policy stays as it is; at their end the faults strike."""
     noise: str = "network"
     """Where perturbations come from: network (a noisy chip; nobody reads its noise), actuators
-    (their own noise, by a noisy sensor; needs --hardware), injected (by the learner)."""
+    (their own noise, by a noisy sensor; needs --actuators), injected (by the learner)."""
     node_noise: float = 0.05
     """Standard deviation of the noise in the network, in half ranges of an action."""
     learning_rate: float = 3e-4
@@ -122,13 +122,13 @@ def main(arguments: Sequence[str]) -> int:
         robots=options.robot.robots,
         noise=learning.noise,
         node_noise=learning.node_noise,
-        hardware=options.robot.hardware,
+        hardware=options.robot.actuators,
         learning_rate=learning.learning_rate,
         seed=learning.seed,
         learn=not learning.frozen,
     )
     torch.set_num_threads(1)
-    tame_mujoco()
+    silence_mujoco()
     console = Console()
     make = robot_maker(policy, options.robot.env, options.robot.env_kwargs)
     told = ", ".join(map(str, faults))

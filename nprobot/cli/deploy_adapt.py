@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nprobot.deploy.controller import DeployablePolicy
 from nprobot.errors import ConfigError
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.environments import silence_mujoco
+from nprobot.training.evaluation import DeployablePolicy
 
 from .adapt import ProgressDisplay, default_folder, show
 from .console import say
@@ -38,7 +38,7 @@ def adapt_on_robot(
     policy: DeployablePolicy,
     reference: str,
     make_robot: Callable[[], Env],
-    hardware: str | None,
+    actuators: str | None,
     options: AdaptOptions,
     *,
     seed: int,
@@ -50,7 +50,7 @@ def adapt_on_robot(
         policy: what it starts from.
         reference: how the user named it.
         make_robot: makes the robot with ideal actuators.
-        hardware: preset of its actuators; None for ideal ones.
+        actuators: preset of its actuators; None for ideal ones.
         options: of the command.
         seed: of everything random.
         as_json: print one JSON object instead of a table.
@@ -75,11 +75,11 @@ def adapt_on_robot(
         steps=options.adapt_steps,
         calibration=options.adapt_steps // 5,
         robots=1,
-        hardware=hardware,
+        hardware=actuators,
         seed=seed,
     )
     torch.set_num_threads(1)
-    tame_mujoco()
+    silence_mujoco()
     console = Console(stderr=as_json)
     with ProgressDisplay(console, config.steps) as shown:
         result = adapt(trainable, make_robot, (), config, observer=shown)

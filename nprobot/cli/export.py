@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from nprobot.deploy.export import EPISODES, export_run
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.environments import silence_mujoco
 
 from .console import facts, say
 from .exit_codes import DONE
@@ -49,7 +49,7 @@ class Export:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Export, arguments, "export", HELP)
-    tame_mujoco()
+    silence_mujoco()
     result = export_run(
         options.run,
         options.out,

@@ -17,7 +17,7 @@ from nprobot.regression.config import FitConfig
 from nprobot.regression.folder import FitFolder, default_path, refuse_existing
 from nprobot.regression.sources import Source
 from nprobot.runs.interruption import interruptible
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.environments import silence_mujoco
 
 from .console import duration, facts, say
 from .exit_codes import DONE, INTERRUPTED
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     from nprobot.regression.api import fit, network_for, resume
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
-    tame_mujoco()
+    silence_mujoco()
     console = Console()
     data = load(options.source)
     device = torch.device(options.output.device)

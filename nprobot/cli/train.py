@@ -14,9 +14,8 @@ from rich.console import Console
 from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
 from nprobot.training.config import RunConfig
-from nprobot.training.environments import find_spec
+from nprobot.training.environments import find_spec, silence_mujoco
 from nprobot.training.folder import RunFolder, refuse_existing
-from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import duration, facts, say
 from .exit_codes import INTERRUPTED
@@ -37,7 +36,7 @@ examples:
   nprobot train
   nprobot train --env Reacher-v5 --samples 8 --steps 300000 --out runs/reacher
   nprobot train --env Reacher-v5 --rule bp --steps 300000 --seed 1
-  nprobot train --env Reacher-v5 --algo nrl --hardware torque-motor --steps 100000
+  nprobot train --env Reacher-v5 --algo nrl --actuators torque-motor --steps 100000
   nprobot train --resume runs/reacher --steps 600000
 """
 
@@ -94,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     from nprobot.training.runner import resume, train
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
-    tame_mujoco()
+    silence_mujoco()
     console = Console()
     with display(console) as shown:
         if settings:

@@ -52,9 +52,7 @@ class Maker:
     def __call__(self, index: int = 0) -> Env:
         """Make environment number `index`; those with other numbers have other noise."""
         seed = (self.seed, index)
-        return environments.make_robot(
-            self.env, self.kwargs, self.hardware, seed, sensor=self.sensor
-        )
+        return environments.make(self.env, self.kwargs, self.hardware, seed, sensor=self.sensor)
 
 
 class Number(Protocol):

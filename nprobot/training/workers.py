@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from nprobot.errors import EnvironmentFailedError, EnvironmentUnavailableError, NprobotError
 
 from .env_group import EnvironmentGroup, Local, Maker, Number, failure
-from .mujoco_messages import tame_mujoco
+from .environments import silence_mujoco
 
 TICK = 1.0
 """Seconds between two looks at an environment that has not answered yet."""
@@ -216,7 +216,7 @@ class _Patience:
 def _serve(connection: Connection, make: Maker, indices: list[int], busy: Number) -> None:
     """The life of a worker: it ends when the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that commands
-    tame_mujoco()
+    silence_mujoco()
     group: EnvironmentGroup | None = None
     while True:
         try:

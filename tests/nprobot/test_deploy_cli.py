@@ -34,7 +34,7 @@ def test_deploys_a_policy_of_the_zoo(capsys):
 
 
 def test_json_has_the_returns_of_the_evaluation(capsys):
-    arguments = [*("--hardware", "worn-gearbox"), *("--seed", "3"), "--json"]
+    arguments = [*("--actuators", "worn-gearbox"), *("--seed", "3"), "--json"]
     assert main(["deploy", ZOO, *arguments]) == 0
     result = json.loads(capsys.readouterr().out)
     assert main(["deploy", ZOO, "--seed", "3", "--json"]) == 0
@@ -78,14 +78,14 @@ def test_faults_can_be_cleared(capsys):
         ([ZOO, "--rate", "100"], "trained at 25 Hz"),
         ([ZOO, "--env", "Reacher-v5"], "does not fit Reacher-v5"),
         ([ZOO, "--env", "InvertedPendulm-v5"], "InvertedPendulum-v5"),
-        ([ZOO, "--hardware", "srevo"], "did you mean 'servo'"),
+        ([ZOO, "--actuators", "srevo"], "did you mean 'servo'"),
         ([ZOO, "--record", "film.avi"], "is an .mp4"),
         ([ZOO, "--viewer", "--record", "film.mp4"], "cannot go together"),
         ([ZOO, "--episodes", "0"], "1 or more"),
         ([ZOO, "--slew", "-1"], "above 0"),
         ([ZOO, "--safe-action", "damping"], "velocity of each"),
         ([ZOO, "--velocities", "3"], "belongs to"),
-        ([ZOO, "--replay", "nothing.npz"], "No such file"),
+        ([ZOO, "--replay", "nothing.npz"], "no flight record"),
         ([ZOO, "--serve", "--port", "99999"], "0 to 65535"),
         ([ZOO, "--serve", "--rate", "5"], "trained at 25 Hz"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from nprobot.cli import main
 from nprobot.cli.deploy import HELP, Deploy
 from nprobot.cli.options import parse
-from nprobot.deploy import Controller, messages
+from nprobot.deploy import Controller, server
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.operations import Operation
 from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
@@ -70,10 +70,10 @@ class TestDeploy:
     PAGE = (DOCS / "deploy.md").read_text("utf-8")
 
     def test_messages_are_those_of_the_server(self):
-        rows = [line for line in messages.__doc__.splitlines() if line.startswith("| ")]
+        rows = [line for line in server.__doc__.splitlines() if line.startswith("| ")]
         assert len(rows) == 1 + 6
         assert "\n".join(rows[1:]) in self.PAGE
-        for kind in messages._ANSWERS:
+        for kind in server._ANSWERS:
             assert any(row.startswith(f'| `"{kind}"` ') for row in rows)
 
     def test_commands_have_these_options(self):

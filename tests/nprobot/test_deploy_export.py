@@ -10,7 +10,7 @@ import pytest
 import nprobot
 from nprobot.cli import main
 from nprobot.deploy import export_run
-from nprobot.deploy.export import without_paths
+from nprobot.deploy.policy_folder import without_paths
 from nprobot.envs import datasets
 from nprobot.errors import DamagedFileError, DeployError, ExistsError, FileError, NotFoundError
 from nprobot.policies.files.card import card
@@ -131,7 +131,7 @@ def test_nothing_half_written_is_left(run, tmp_path, monkeypatch):
     def disagree(*arguments):
         raise FileError("they differ")
 
-    monkeypatch.setattr("nprobot.deploy.export.save_onnx", disagree)
+    monkeypatch.setattr("nprobot.deploy.policy_folder.save_onnx", disagree)
     with pytest.raises(FileError):
         export_run(run, tmp_path / "policy", onnx=True, episodes=0)
     assert not (tmp_path / "policy").exists()

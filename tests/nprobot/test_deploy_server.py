@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nprobot.deploy import Controller, PolicyServer, Safety
-from nprobot.deploy.messages import LARGEST_MESSAGE, answer
-from nprobot.deploy.server import is_loopback
+from nprobot.deploy.server import LARGEST_MESSAGE, answer, is_loopback
 from nprobot.errors import DeployError
 from nprobot.policies import zoo
 

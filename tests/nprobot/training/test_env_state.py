@@ -143,7 +143,7 @@ class TestExactly:
 
     @pytest.mark.parametrize("hardware", PRESETS)
     def test_noisy_actuators(self, hardware):
-        make = functools.partial(environments.make_robot, "Reacher-v5", {}, hardware, [1])
+        make = functools.partial(environments.make, "Reacher-v5", {}, hardware, [1])
         assert saves_exactly(make)
 
     def test_every_kind_of_attribute(self):

@@ -38,7 +38,7 @@ Home = RunFolder | FitFolder
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportedPolicy:
     """An exported policy.
 
     Attributes:
@@ -65,7 +65,7 @@ def export_run(
     seed: int = 0,
     licence: str | None = None,
     reference: str = "FOLDER",
-) -> Export:
+) -> ExportedPolicy:
     """Make a policy folder from a run or a fit: policy file, card with curve and scores.
 
     The folder appears whole or not at all.
@@ -106,7 +106,7 @@ def export_run(
     curve = _curve(home, writing)
     (writing / CARD_FILE).write_text(card(policy, reference=reference, curve=curve), "utf-8")
     os.rename(writing, target)
-    return Export(target, policy, evaluation, *differences)
+    return ExportedPolicy(target, policy, evaluation, *differences)
 
 
 def _run_of(given: Path, source: Path) -> Home | None:
