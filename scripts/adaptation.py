@@ -26,8 +26,7 @@ from nprobot.adaptation.faults import Fault
 from nprobot.adaptation.folder import save_adapted
 from nprobot.adaptation.learning import AdaptationConfig, adapt
 from nprobot.adaptation.result import Adapted
-from nprobot.deploy.policies import load_policy
-from nprobot.deploy.rendering import choose_backend
+from nprobot.deploy import choose_backend, load_policy
 from nprobot.envs import NoisyActuators
 from nprobot.training import environments
 from nprobot.training.evaluation import episode_seeds

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from rows import FIGURES, ROOT
 
-from nprobot.deploy.rendering import choose_backend
+from nprobot.deploy import choose_backend
 from nprobot.policies import zoo
 from nprobot.policies.files.card import rule_name
 from nprobot.training import environments

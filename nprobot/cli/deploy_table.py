@@ -16,7 +16,7 @@ from rich.text import Text
 
 from nprobot.deploy.controller import Controller
 from nprobot.deploy.simulation import Episode, SimulatedRobot
-from nprobot.deploy.timing import duration
+from nprobot.deploy.timing import short_duration
 
 from .console import facts, say
 
@@ -118,8 +118,8 @@ def summary(
     latency = controller.latency.summary()
     if latency.steps:
         rows["latency"] = (
-            f"p50 {duration(latency.p50)}, p99 {duration(latency.p99)}, "
-            f"max {duration(latency.longest)}"
+            f"p50 {short_duration(latency.p50)}, p99 {short_duration(latency.p99)}, "
+            f"max {short_duration(latency.longest)}"
         )
         rows["missed deadlines"] = f"{latency.missed} of {latency.steps:,} steps"
     late = sum(episode.late for episode in episodes)

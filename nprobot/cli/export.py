@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from nprobot.deploy.export import EPISODES, export_run
+from nprobot.deploy.policy_folder import EPISODES, export_run
 from nprobot.training.environments import silence_mujoco
 
 from .console import facts, say
@@ -29,7 +29,7 @@ examples:
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportOptions:
     """Options of the command."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -48,7 +48,7 @@ class Export:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    options = parse(Export, arguments, "export", HELP)
+    options = parse(ExportOptions, arguments, "export", HELP)
     silence_mujoco()
     result = export_run(
         options.run,

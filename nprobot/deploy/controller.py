@@ -107,14 +107,7 @@ class Controller:
         period = math.inf if rate is None else 1 / rate
         # The first call of a runtime is slow; made here, it is not the robot's first action.
         trial = policy.predict(np.zeros(policy.observation_shape))
-        self._supervisor = Supervisor(
-            self.safety,
-            policy.observation_shape,
-            policy.action,
-            trial.dtype,
-            getattr(policy, "normaliser", None),
-            period,
-        )
+        self._supervisor = Supervisor(self.safety, policy, trial.dtype, period)
         self.latency = LatencyHistogram(deadline=period)
         about = {
             "rate": rate,

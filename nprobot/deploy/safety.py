@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from nprobot.errors import ConfigError
 from nprobot.options import Count, Options, Positive
-from nprobot.policies.files.policy import Array, BoxAction, DiscreteAction, Normaliser
+from nprobot.policies.files.policy import Array, BoxAction, Normaliser
+from nprobot.training.evaluation import DeployablePolicy
 
 PerElement = float | tuple[float, ...]
 """One number for all elements, or one for each."""
@@ -207,10 +208,8 @@ class Supervisor:
 
     Args:
         safety: the limits.
-        observation_shape: shape of one observation.
-        action: the policy's own bounds, or choices.
-        dtype: number type of the policy's actions.
-        normaliser: statistics of the observations in training; None if there are none.
+        policy: gives the actions.
+        dtype: number type of the actions.
         period: time between two actions, s; infinite if there is no rate.
 
     Attributes:
@@ -224,19 +223,16 @@ class Supervisor:
     def __init__(
         self,
         safety: Safety,
-        observation_shape: tuple[int, ...],
-        action: BoxAction | DiscreteAction,
+        policy: DeployablePolicy,
         dtype: npt.DTypeLike,
-        normaliser: Normaliser | None,
         period: float,
     ) -> None:
         self.safety = safety
-        self.repeats = 0
-        self._shape = observation_shape
-        self._last: Array | None = None
-        self._range = _range_limits(safety, observation_shape, normaliser)
+        self._shape = policy.observation_shape
+        self._range = _range_limits(safety, self._shape, getattr(policy, "normaliser", None))
         self._bounds: tuple[Array, Array] | None = None
         self._step: Array | None = None
+        action = policy.action
         if isinstance(action, BoxAction):
             self._bounds = _action_bounds(safety, action)
             self.rest = np.clip(0, *self._bounds).astype(dtype)
@@ -249,7 +245,8 @@ class Supervisor:
             if not safety.action_low is safety.action_high is safety.slew is None:
                 raise ConfigError("action limits and slew need continuous actions")
             self.rest = np.zeros(len(action.choices) if action.several else (), dtype)
-        safety.safe_action.check(observation_shape, self.rest)
+        safety.safe_action.check(self._shape, self.rest)
+        self.begin()
 
     def begin(self, last: Array | None = None, repeats: int = 0) -> None:
         """Begin a new row of observations.

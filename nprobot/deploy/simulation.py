@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import warnings
@@ -209,9 +210,18 @@ def deploy_episodes(
     if episodes < 1:
         raise DeployError(f"episodes must be 1 or more, got {episodes}")
     with ExitStack() as stack:
-        loop = stack.enter_context(_RealTime(robot, controller, clock, sleep)) if realtime else None
+        pacer = None
+        if realtime:
+            rate = controller.rate or robot.rate
+            if rate is None:
+                raise DeployError(f"{robot.id} does not say how long a step is; name a --rate")
+            timeout = max(WATCHDOG_PERIODS / rate, SHORTEST_WATCHDOG)
+            message = f"no step for {timeout:.3g} s"
+            trip = functools.partial(controller.trip, message, FaultKind.WATCHDOG)
+            watchdog = stack.enter_context(Watchdog(timeout, trip))
+            pacer = Pacer(rate, watchdog, clock=clock, sleep=sleep)
         for number, start in enumerate(episode_seeds(seed, episodes)):
-            yield _run_episode(robot, controller, number, start, observers, loop)
+            yield _run_episode(robot, controller, number, start, observers, pacer)
             if clear_faults:
                 controller.clear_fault()
             if controller.fault is not None:
@@ -224,16 +234,16 @@ def _run_episode(
     number: int,
     seed: int,
     observers: Sequence[StepObserver],
-    loop: _RealTime | None,
+    pacer: Pacer | None,
 ) -> Episode:
-    late = loop.pacer.late if loop else 0
+    late = pacer.late if pacer else 0
     observation, _ = robot.env.reset(seed=seed)
     controller.reset()
-    if loop is not None:
-        loop.begin()
+    if pacer is not None:
+        pacer.start()
     total, length, done = 0.0, 0, False
     while not done:
-        action = controller.step(observation, age=loop.age() if loop else 0.0)
+        action = controller.step(observation, age=pacer.age() if pacer else 0.0)
         # `[()]` makes a number of an array without axes, which discrete environments want.
         observation, reward, terminated, truncated, info = robot.env.step(action[()])
         total += float(reward)
@@ -241,58 +251,9 @@ def _run_episode(
         done = terminated or truncated
         for observer in observers:
             observer(number, length, total, info)
-        if loop is not None and not done:
-            loop.wait()
+        if pacer is not None and not done:
+            pacer.wait()
     if not math.isfinite(total):
         controller.trip(f"the return of episode {number} is {total}")
-    late = loop.pacer.late - late if loop else 0
+    late = pacer.late - late if pacer else 0
     return Episode(number, total, length, controller.fault, late)
-
-
-class _RealTime:
-    """The loop of a robot that does not wait: ticks, ages, and a watchdog."""
-
-    def __init__(
-        self,
-        robot: SimulatedRobot,
-        controller: Controller,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-    ) -> None:
-        rate = controller.rate or robot.rate
-        if rate is None:
-            raise DeployError(f"{robot.id} does not say how long a step is; name a --rate")
-        timeout = max(WATCHDOG_PERIODS / rate, SHORTEST_WATCHDOG)
-
-        def stuck() -> None:
-            controller.trip(f"no step for {timeout:.3g} s", FaultKind.WATCHDOG)
-
-        self.pacer = Pacer(rate, clock=clock, sleep=sleep)
-        self._watchdog = Watchdog(timeout, stuck)
-        self._clock = clock
-        self._measured = 0.0
-
-    def __enter__(self) -> _RealTime:
-        self._watchdog.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._watchdog.__exit__(*exception)
-
-    def begin(self) -> None:
-        """An episode begins now."""
-        self.pacer.start()
-        self._tick()
-
-    def wait(self) -> None:
-        """Wait for the next tick, when the robot is measured."""
-        self.pacer.wait()
-        self._tick()
-
-    def age(self) -> float:
-        """Time since the robot was measured, s."""
-        return self._clock() - self._measured
-
-    def _tick(self) -> None:
-        self._watchdog.feed()
-        self._measured = self._clock()

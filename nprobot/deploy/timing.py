@@ -45,8 +45,8 @@ class LatencySummary:
         if not self.steps:
             return "no steps"
         return (
-            f"p50 {duration(self.p50)}, p99 {duration(self.p99)}, "
-            f"max {duration(self.longest)}, {self.missed} of {self.steps:,} missed"
+            f"p50 {short_duration(self.p50)}, p99 {short_duration(self.p99)}, "
+            f"max {short_duration(self.longest)}, {self.missed} of {self.steps:,} missed"
         )
 
 
@@ -85,59 +85,12 @@ class LatencyHistogram:
         return min(SHORTEST * math.exp((place + 0.5) * _STEP), self._longest)
 
 
-def duration(seconds: float) -> str:
+def short_duration(seconds: float) -> str:
     """A short time with a unit that suits it: 850 ns, 21 µs, 3.4 ms, 1.2 s."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 1e-9:.3g} ns"
-
-
-class Pacer:
-    """Ticks at a fixed rate. The ticks lie on a grid, so that delays do not add up.
-
-    Args:
-        rate: Hz.
-        clock: seconds.
-        sleep: waits for so many seconds.
-
-    Attributes:
-        late: ticks that had passed before the loop came to wait for them.
-
-    Raises:
-        DeployError: the rate is not above 0.
-    """
-
-    def __init__(
-        self,
-        rate: float,
-        *,
-        clock: Callable[[], float] = time.perf_counter,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        if not rate > 0:
-            raise DeployError(f"a loop needs a rate above 0 Hz, got {rate}")
-        self.period = 1 / rate
-        self.late = 0
-        self._clock = clock
-        self._sleep = sleep
-        self.start()
-
-    def start(self) -> None:
-        """Begin now; time before this does not count."""
-        self._next = self._clock() + self.period
-
-    def wait(self) -> None:
-        """Wait for the next tick; if it has passed, count it and return at once."""
-        left = self._next - self._clock()
-        if left > 0:
-            self._sleep(left)
-            self._next += self.period
-            return
-        missed = int(-left / self.period) + 1
-        self.late += missed
-        # Ticks that are gone are gone: no burst of steps to catch up with them.
-        self._next += missed * self.period
 
 
 class Watchdog:
@@ -205,3 +158,62 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stop.wait(self.timeout / 4):
             self.check()
+
+
+class Pacer:
+    """Ticks at a fixed rate. The ticks lie on a grid, so that delays do not add up.
+
+    Args:
+        rate: Hz.
+        watchdog: is fed at every tick.
+        clock: seconds.
+        sleep: waits for so many seconds.
+
+    Attributes:
+        late: ticks that had passed before the loop came to wait for them.
+
+    Raises:
+        DeployError: the rate is not above 0.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        watchdog: Watchdog | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not rate > 0:
+            raise DeployError(f"a loop needs a rate above 0 Hz, got {rate}")
+        self.period = 1 / rate
+        self.late = 0
+        self._watchdog = watchdog
+        self._clock = clock
+        self._sleep = sleep
+        self.start()
+
+    def start(self) -> None:
+        """Begin now; time before this does not count."""
+        self._next = self._clock() + self.period
+        self._tick()
+
+    def wait(self) -> None:
+        """Wait for the next tick; if it has passed, count it and return at once."""
+        left = self._next - self._clock()
+        # Ticks that are gone are gone: no burst of steps to catch up with them.
+        missed = 0 if left > 0 else int(-left / self.period) + 1
+        self.late += missed
+        self._next += max(missed, 1) * self.period
+        if left > 0:
+            self._sleep(left)
+        self._tick()
+
+    def age(self) -> float:
+        """Time since the last tick, s."""
+        return self._clock() - self._ticked
+
+    def _tick(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.feed()
+        self._ticked = self._clock()

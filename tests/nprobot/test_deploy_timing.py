@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nprobot.deploy import FaultKind, Watchdog
-from nprobot.deploy.timing import LatencyHistogram, Pacer, duration
+from nprobot.deploy.timing import LatencyHistogram, Pacer, short_duration
 from nprobot.errors import ConfigError, DeployError
 
 from .deploy_helpers import FakeClock, controller
@@ -95,7 +95,7 @@ class TestLatency:
         assert latency.summary().p50 <= 1.1e-7
 
     def test_units(self):
-        assert [duration(t) for t in (8.5e-7, 2.1e-5, 3.4e-3, 1.2)] == [
+        assert [short_duration(t) for t in (8.5e-7, 2.1e-5, 3.4e-3, 1.2)] == [
             "850 ns",
             "21 µs",
             "3.4 ms",
