@@ -1,4 +1,4 @@
-"""`nprobot deploy --adapt`: the policy goes on learning on the robot that it runs on."""
+"""`nprobot deploy --adapt`: the policy keeps learning on the robot that it runs on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AdaptOptions:
     """Learning on the robot."""
 
     adapt: bool = False
-    """Go on learning on this robot with NRL, by forward passes only, and say what that changed."""
+    """Keep learning on this robot with NRL, by forward passes only, and say what that changed."""
     adapt_steps: int = 50_000
     """Control steps that it learns for; in the first fifth it only finds out what to expect."""
     adapt_out: Path | None = None
@@ -56,7 +56,7 @@ def adapt_on_robot(
         as_json: print one JSON object instead of a table.
 
     Raises:
-        RuleError: NRL cannot go on training the policy.
+        RuleError: NRL cannot train the policy.
         ExistsError: the folder is there already.
     """
     out = options.adapt_out or default_folder(reference)

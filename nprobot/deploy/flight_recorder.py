@@ -185,7 +185,7 @@ class FlightRecorder:
         self._count = 0
         self._in_fault = 0
         self._left_out = 0
-        kinds = {
+        kinds: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
             "observation": (observation_shape, np.float64),
             **dict.fromkeys(_ACTIONS, (rest.shape, rest.dtype)),
             **{name: ((), dtype) for name, dtype in _SCALARS.items()},

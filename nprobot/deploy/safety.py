@@ -98,7 +98,7 @@ class SafeAction(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_f
         raise NotImplementedError
 
 
-class Zero(SafeAction, tag="zero"):
+class Zero(SafeAction, frozen=True, tag="zero"):
     """No torque (or, for a discrete policy, the action 0): the robot goes limp."""
 
     def __call__(self, observation: Array | None, previous: Array, rest: Array) -> Array:
@@ -106,7 +106,7 @@ class Zero(SafeAction, tag="zero"):
         return rest
 
 
-class Hold(SafeAction, tag="hold"):
+class Hold(SafeAction, frozen=True, tag="hold"):
     """The last action again: right for position servos, dangerous for torques."""
 
     def __call__(self, observation: Array | None, previous: Array, rest: Array) -> Array:
@@ -114,7 +114,7 @@ class Hold(SafeAction, tag="hold"):
         return previous
 
 
-class Damping(SafeAction, tag="damping"):
+class Damping(SafeAction, frozen=True, tag="damping"):
     """A torque against the motion, u = -gain · q̇: the robot sinks slowly instead of falling.
 
     It needs to know the velocities. With an observation that cannot be trusted it is `Zero`: to

@@ -82,7 +82,7 @@ def make_robot(
     id, kwargs = task_of(policy, env, env_kwargs)
 
     def make(**more: Any) -> environments.Env:
-        options = {} if render_mode is None else {"render_mode": render_mode}
+        options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         return environments.make(id, {**kwargs, **more}, actuators, **options)
 
     made = make()

@@ -11,6 +11,7 @@ import pytest
 
 from nprobot.cli import main
 from nprobot.cli.deploy import SafetyOptions, safety_of
+from nprobot.cli.options import understand_old_flags
 from nprobot.deploy import Damping, FlightRecord, Hold
 from nprobot.errors import ConfigError
 from nprobot.policies import zoo
@@ -98,6 +99,17 @@ def test_mistakes_are_one_line(arguments, message, capsys, monkeypatch):
     assert message in err
     assert err.startswith("nprobot deploy: error: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("old", [["--hardware", "srevo"], ["--hardware=srevo"]])
+def test_old_flags_are_understood(old, capsys):
+    assert main(["deploy", ZOO, *old]) == 2
+    note, error = capsys.readouterr().err.splitlines()
+    assert note == "Note: --hardware is called --actuators now."
+    assert "did you mean 'servo'" in error
+    assert understand_old_flags(["--hardware=a", "b", "--actuators"]) == [
+        *("--actuators=a", "b", "--actuators")
+    ]
 
 
 def test_insisting_on_another_rate_warns(capsys):

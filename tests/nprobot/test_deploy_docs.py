@@ -14,8 +14,9 @@ from nprobot.cli.deploy import HELP, Deploy
 from nprobot.cli.options import parse
 from nprobot.deploy import Controller, server
 from nprobot.policies.files import policy_file
-from nprobot.policies.files.operations import Operation
-from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
+from nprobot.policies.files.policy import Task
+
+from .deploy_helpers import box, linear_policy, standard
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHORT = [
@@ -86,14 +87,9 @@ class TestDeploy:
 
     def test_controller_runs_as_shown(self, monkeypatch):
         """The Python of the page, on a robot that ends after some steps."""
-        weight = np.random.default_rng(0).normal(size=(2, 10)).astype(np.float32)
-        reacher = Policy(
-            (10,),
-            (Operation("linear", {"weight": weight, "bias": np.zeros(2, np.float32)}),),
-            BoxAction(np.full(2, -1, np.float32), np.full(2, 1, np.float32)),
-            Normaliser(np.zeros(10), np.ones(10), 1e-8, 10.0),
-            Task("Reacher-v5", {}, 50.0),
-        )
+        weight = np.random.default_rng(0).normal(size=(2, 10))
+        task = Task("Reacher-v5", {}, 50.0)
+        reacher = linear_policy(weight, box(1, size=2), task, standard(10))
 
         def load(reference, **options):
             assert reference == "zoo:Reacher"
@@ -116,3 +112,8 @@ class TestDeploy:
             exec(code, {"robot": Robot()})
         assert np.abs(Robot.actions).max() <= 0.5
         assert np.abs(np.diff(Robot.actions, axis=0)).max() <= 0.2 + 1e-6
+
+    def test_episodes_run_as_shown(self, capsys):
+        (code,) = (b for b in blocks("deploy.md", "python") if "deploy_episodes" in b)
+        exec(code, {})
+        assert capsys.readouterr().out == "1000.0 None\n" * 3
