@@ -1,10 +1,14 @@
 """Policies whose actions are known, their controller, and a clock that stands still."""
 
 import numpy as np
+import pytest
 
 from nprobot.deploy import Controller
 from nprobot.policies.files.operations import Operation
 from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
+
+FEW_AND_MANY = [100, pytest.param(10_000, marks=pytest.mark.slow)]
+"""Examples that a test draws; with `-m slow` as many as it takes to be sure."""
 
 
 def linear_policy(weight, action, task=None, normaliser=None):

@@ -5,6 +5,8 @@ import math
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from nprobot.errors import ConfigError, DeployError
 from nprobot.policies import zoo
 from nprobot.policies.files.policy import DiscreteAction, Policy
 
-from .deploy_helpers import FakeClock, controller, gain_policy
+from .deploy_helpers import FEW_AND_MANY, FakeClock, controller, gain_policy
 
 
 class TestActions:
@@ -204,24 +206,17 @@ class TestFaults:
         assert own.fault.kind == FaultKind.STALE
 
     def test_policy_that_fails_or_overflows(self):
-        class Broken:
-            observation_shape = (2,)
-            action = gain_policy().action
-            task = None
-            provenance: dict = {}  # noqa: RUF012
-            answer: object = np.zeros(1, np.float32)
-
-            def predict(self, observation):
-                if isinstance(self.answer, Exception):
-                    raise self.answer
-                return self.answer
-
-        policy = Broken()
-        own = Controller(policy)
-        policy.answer = np.array([math.nan], np.float32)
+        answers = [np.zeros(1, np.float32), np.array([math.nan], np.float32)]
+        broken = SimpleNamespace(
+            observation_shape=(2,),
+            action=gain_policy().action,
+            task=None,
+            predict=lambda observation: answers.pop(0),
+        )
+        own = Controller(broken)
         assert own.step([1.0, 0]) == 0
         assert own.clear_fault().kind == FaultKind.ACTION
-        policy.answer = RuntimeError("no more memory")
+        broken.predict = mock.Mock(side_effect=RuntimeError("no more memory"))
         assert own.step([1.0, 0]) == 0
         assert own.fault.kind == FaultKind.POLICY
         assert "no more memory" in own.fault.message
@@ -303,7 +298,8 @@ ANYTHING = st.one_of(
 )
 
 
-def fuzz_observations(examples):
+@pytest.mark.parametrize("examples", FEW_AND_MANY)
+def test_any_observation_gets_an_action(examples):
     own = controller(Safety(Damping((1,), 0.2), slew=20.0, max_repeats=2, max_age=1.0), record=50)
     floats = st.floats() | st.none() | st.text(max_size=2)
 
@@ -318,12 +314,3 @@ def fuzz_observations(examples):
         assert np.abs(action).max() <= 2
 
     check()
-
-
-def test_any_observation_gets_an_action():
-    fuzz_observations(200)
-
-
-@pytest.mark.slow
-def test_any_observation_gets_an_action_ten_thousand_times():
-    fuzz_observations(10_000)

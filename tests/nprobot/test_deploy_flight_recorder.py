@@ -24,6 +24,8 @@ from nprobot.errors import (
 from nprobot.policies import zoo
 from nprobot.policies.files.policy import BoxAction
 
+from .deploy_helpers import FEW_AND_MANY
+
 POLICY = zoo.load_policy("InvertedPendulum")
 SAFETY = Safety(Damping((3,), 0.3), slew=30.0, max_age=0.5, max_repeats=3, max_missed_deadlines=2)
 
@@ -243,8 +245,9 @@ class TestFilesOfOthers:
         with pytest.raises(FileError):
             FlightRecord.load(record.save(tmp_path / "flight.npz"))
 
-    def fuzz(self, folder, examples):
-        file = folder / "flight.npz"
+    @pytest.mark.parametrize("examples", FEW_AND_MANY)
+    def test_changed_bytes(self, examples, tmp_path):
+        file = tmp_path / "flight.npz"
         eventful_flight(20).recorder.record().save(file)
         whole = file.read_bytes()
 
@@ -260,10 +263,3 @@ class TestFilesOfOthers:
                 replay(FlightRecord.load(file), POLICY)
 
         check()
-
-    def test_changed_bytes(self, tmp_path):
-        self.fuzz(tmp_path, 100)
-
-    @pytest.mark.slow
-    def test_changed_bytes_ten_thousand_times(self, tmp_path):
-        self.fuzz(tmp_path, 10_000)
