@@ -168,7 +168,7 @@ def _tracking(policy: Policy, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def without_paths(command: str) -> str:
-    """A training command without the folder it wrote to, which is nobody else's business."""
+    """A training command without the folder it wrote to, which tells of the author's disk."""
     words, kept = iter(shlex.split(command)), []
     for word in words:
         if word == "--out":

@@ -221,7 +221,7 @@ class PolicyServer:
             server.serve()
 
     Args:
-        controller: answers; nobody else should step it meanwhile.
+        controller: answers; do not step it yourself meanwhile.
         host: address to listen on.
         port: 0 for any that is free.
 

@@ -205,7 +205,7 @@ def deploy_episodes(
         Each episode when it has ended.
 
     Raises:
-        DeployError: real time was asked for, and nobody knows the rate; or `episodes` is below 1.
+        DeployError: real time was asked for, and the rate is unknown; or `episodes` is below 1.
     """
     if episodes < 1:
         raise DeployError(f"episodes must be 1 or more, got {episodes}")

@@ -94,7 +94,7 @@ def short_duration(seconds: float) -> str:
 
 
 class Watchdog:
-    """Calls a function once if nobody has called `feed` for some time.
+    """Calls a function once if `feed` has not been called for some time.
 
     The function runs in the watchdog's thread, while the loop may still be stuck: it is the place
     to cut the power, and to trip the controller, so that an action that comes too late is not used.

@@ -30,12 +30,10 @@ LONGEST_EPISODE = 100_000
 
 Predict = Callable[[Array], Array]
 """From raw observations (B, *observation) to actions (B, *action), without exploration."""
-
-
 StepObserver = Callable[[int, int, float, Mapping[str, Any]], None]
 """Is told of every step: number of the episode, its steps and return so far, the step's info."""
 DeployablePolicy = Policy | OnnxPolicy
-"""A policy that acts without what trained it."""
+"""A policy that acts without the library that trained it."""
 
 
 @dataclass(frozen=True)
