@@ -114,7 +114,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401
     words = choices(hint)
     if isinstance(value, str) and words and value not in words:
         raise UnknownNameError(name, value, words, f"Known: {', '.join(words)}.")
-    if isinstance(value, float) and math.isinf(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} must be finite, got {value!r}")
     try:
         return msgspec.convert(value, hint)

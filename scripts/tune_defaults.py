@@ -33,7 +33,7 @@ from nprobot.defaults.lookup import file_name
 from nprobot.runs.versions import git_commit, versions
 from nprobot.training.build import options_in_use
 from nprobot.training.config import EVALUATION_EPISODES, RunConfig
-from nprobot.training.runner import train
+from nprobot.training.run import train
 
 ROWS = ROOT / "results" / "tuning" / "rows.csv"
 RULES = ("bp", "danp", "np-feedback")

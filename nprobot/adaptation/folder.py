@@ -20,7 +20,7 @@ from nprobot.errors import ExistsError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.policy import Policy
-from nprobot.runs.files import storing
+from nprobot.runs.files import reporting_storage
 from nprobot.runs.versions import versions
 
 from .faults import Fault
@@ -57,7 +57,7 @@ def save_adapted(
     refuse_folder(path)
     policy = replace(result.policy, provenance=_provenance(result, faults, config))
     writing = path.with_name(f".{path.name}.writing")
-    with storing(path):
+    with reporting_storage(path):
         shutil.rmtree(writing, ignore_errors=True)
         policy_file.save(policy, writing)
         (writing / CURVE_FILE).write_bytes(picture(result, faults))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,25 +22,25 @@ from typing_extensions import override
 
 from nprobot import catalogue
 from nprobot.envs.actuators.wrapper import READING
-from nprobot.errors import RuleError
-from nprobot.learning.activity import Tree
+from nprobot.errors import RuleError, did_you_mean
+from nprobot.learning.activity import Call, Tree
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.chip.models import HardwareSpec
+from nprobot.policies.chip.crossbar import on_chip, restore_chip, save_chip
+from nprobot.policies.chip.nonidealities import ChipSpec
 from nprobot.policies.direct_policy import DirectPolicy
 
+from .base import Resumable, make_rule
 from .nrl_exploration import ActuatorNoise, Exploration, HiddenNoise, InjectedNoise
 from .nrl_prediction import Prediction, RunningMeanPrediction, Transition, ValuePrediction
-from .nrl_trace import EligibilityTraces
-from .rule_defaults import make_rule
 
-NOISE = ("network", "actuators", "injected")
+NOISE_SOURCES: tuple[str, ...] = get_args(catalogue.NoiseSource)
 """Where the perturbation may come from."""
 
 BASELINES = ("critic", "running-mean")
 """What may predict the reward."""
 
 
-class NRL(OnPolicyAlgorithm):
+class NRL(Resumable, OnPolicyAlgorithm):
     """Noise-based reward-modulated learning (Fernández, Ahmad & van Gerven, arXiv 2503.23972).
 
     At every control step the actor runs with noise, the robot does what comes out, and a trace at
@@ -58,10 +58,10 @@ class NRL(OnPolicyAlgorithm):
         policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, or a subclass of `DirectPolicy`.
         env: with a bounded `Box` as action space; vectorised or not.
         learning_rate: of actor and critic; a number or a schedule.
-        noise: where the perturbation comes from. ``"network"``: from the actor's hardware, hidden;
-            if the actuators have a sensor, from them, too. ``"actuators"``: from them alone, as far
-            as their sensor tells. ``"injected"``: added by the learner, who knows it; for
-            comparison.
+        noise_source: where the perturbation comes from. ``"network"``: from the actor's chip,
+            hidden; if the actuators have a sensor, from them, too. ``"actuators"``: from them
+            alone, as far as their sensor tells. ``"injected"``: added by the learner, who knows
+            it; for comparison.
         node_noise: for ``"network"`` what is wrong with the chip that the actor is put on (see
             `nprobot.NoisyNetwork`), for ``"injected"`` a standard deviation.
         references: passes that the acting one is compared with under ``"network"``.
@@ -105,7 +105,7 @@ class NRL(OnPolicyAlgorithm):
         learning_rate: float | Schedule = 3e-3,
         *,
         noise_source: str = "network",
-        node_noise: HardwareSpec | None = 0.1,
+        node_noise: ChipSpec | None = 0.1,
         references: int = 1,
         device_seed: int | None = 0,
         baseline: str = "critic",
@@ -125,7 +125,7 @@ class NRL(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        one_of("noise_source", noise_source, NOISE)
+        one_of("noise_source", noise_source, NOISE_SOURCES)
         one_of("baseline", baseline, BASELINES)
         self.rule = make_rule(rule, rule_kwargs, seed, catalogue.HIDDEN_NOISE_RULE)
         self.noise_source = noise_source
@@ -190,7 +190,7 @@ class NRL(OnPolicyAlgorithm):
             return ActuatorNoise(self.rule)
         if not isinstance(self.node_noise, int | float):
             raise RuleError(
-                "noise='injected' takes a standard deviation as node_noise, "
+                "noise_source='injected' takes a standard deviation as node_noise, "
                 f"got {self.node_noise!r}"
             )
         return InjectedNoise(self.node_noise, self.seed)
@@ -275,6 +275,31 @@ class NRL(OnPolicyAlgorithm):
         )
 
     @override
+    def _memory(self) -> dict[str, Any]:
+        traces = self.traces.traces
+        named = self.policy.actor.named_parameters()
+        memory = super()._memory()
+        memory["traces"] = {name: traces[p] for name, p in named if p in traces}
+        if on_chip(self.policy.actor):
+            memory["chip"] = np.frombuffer(save_chip(self.policy.actor), np.uint8)
+        return memory
+
+    @override
+    def _restore_memory(self, memory: Mapping[str, Any]) -> None:
+        super()._restore_memory(memory)
+        parameters = dict(self.policy.actor.named_parameters())
+        self.traces.traces = {
+            parameters[name]: trace.to(self.device) for name, trace in memory["traces"].items()
+        }
+        if on_chip(self.policy.actor):
+            restore_chip(self.policy.actor, memory["chip"].tobytes())
+
+    @override
+    def restart_episodes(self) -> npt.NDArray[Any]:
+        self.traces.clear()
+        return super().restart_episodes()
+
+    @override
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         saved = ["policy", "policy.optimizer", "policy.critic_optimizer"]
         return [*saved, "exploration", "prediction"], []
@@ -339,6 +364,66 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         RuleError: it is not; the message has the nearest.
     """
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise RuleError(f"unknown {name} {value!r}{hint} Known: {', '.join(known)}")
+        hint = did_you_mean(value, known)
+        raise RuleError(f"unknown {name} {value!r}{hint}. Known: {', '.join(known)}")
+
+
+class EligibilityTraces:
+    """One trace a parameter and robot: ``e ← γλ e + eligibility ⊗ x*``.
+
+    With the reward prediction error δ, ``Σ_t δ_t e_t`` is the policy gradient with generalised
+    advantage estimates (Schulman et al. 2016, arXiv 1506.02438), summed in the order of time: no
+    observation, action or activity has to be remembered.
+
+    Args:
+        decay: γλ, from one control step to the next.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.traces: dict[Tensor, Tensor] = {}
+
+    def mark(self, calls: Sequence[Call], eligibility: Tensor, inputs: Sequence[Tensor]) -> None:
+        """Let the traces decay and add a step.
+
+        Args:
+            calls: the layers.
+            eligibility: of every node, shape (B, N).
+            inputs: what each layer was fed, shape (B, ...).
+        """
+        marks: dict[Tensor, Tensor] = {}
+        for call, x in zip(calls, inputs, strict=True):
+            units = call.pre_activation.shape[1:]
+            own = eligibility[:, call.nodes].reshape(-1, *units)
+            for parameter, mark in call.layer.outer(own, x):
+                before = marks.get(parameter)
+                marks[parameter] = mark if before is None else before + mark
+        for parameter, mark in marks.items():
+            trace = self.traces.get(parameter)
+            if trace is not None:
+                mark = mark + self.decay * trace
+            self.traces[parameter] = mark
+
+    def reinforce(self, prediction_error: Tensor, share: float) -> None:
+        """Add ``−share · Σ_robots δ e`` to the parameters' `.grad`: its descent makes δ larger.
+
+        Args:
+            prediction_error: δ of every robot, shape (B,).
+            share: weight of the step.
+        """
+        for parameter, trace in self.traces.items():
+            gradient = torch.tensordot(prediction_error, trace, dims=1).mul_(-share)
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad += gradient
+
+    def cut(self, ended: Tensor) -> None:
+        """Forget what robots did whose episode has ended, shape (B,), booleans."""
+        if ended.any():
+            for trace in self.traces.values():
+                trace[ended] = 0.0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.traces.clear()

@@ -98,8 +98,8 @@ class HiddenNoise(Exploration):
     def act(self, actor: nn.Module, observations: Tree) -> Trial:
         if not on_chip(actor):
             raise RuleError(
-                "noise='network' learns from the noise of a network on a chip, and this one is not "
-                "on any: give node_noise=…, or choose noise='actuators' or 'injected'"
+                "noise_source='network' learns from the noise of a network on a chip, and this one "
+                "is not on any: give node_noise=…, or choose noise_source='actuators' or 'injected'"
             )
         passes = NoisyPasses(actor, observations, 1 + self.references)
         reference = passes.pre_activations[1:].mean(0)
@@ -150,8 +150,8 @@ class InjectedNoise(Exploration):
     def act(self, actor: nn.Module, observations: Tree) -> Trial:
         if on_chip(actor):
             raise NoiseInaccessibleError(
-                "noise='injected' needs to know all noise, and this network is on a chip that has "
-                "noise of its own: choose noise='network'"
+                "noise_source='injected' needs to know all noise, and this network is on a chip "
+                "that has noise of its own: choose noise_source='network'"
             )
         activity = Activity(actor, observations)
         shape = (1, activity.batch, activity.size)
@@ -187,8 +187,8 @@ class ActuatorNoise(Exploration):
     def __init__(self, rule: LearningRule) -> None:
         if not isinstance(rule, PerturbationRule):
             raise RuleError(
-                f"noise='actuators' needs a perturbation rule, got {rule.name!r}; for the same by "
-                "backpropagation use nprobot.algorithms.nrl_reinforce.REINFORCE"
+                f"noise_source='actuators' needs a perturbation rule, got {rule.name!r}; for the "
+                "same by backpropagation use nprobot.algorithms.nrl_reinforce.REINFORCE"
             )
         self.rule = rule
         self.power = RunningPower()
@@ -197,8 +197,8 @@ class ActuatorNoise(Exploration):
     def act(self, actor: nn.Module, observations: Tree) -> Trial:
         if on_chip(actor):
             raise NoiseInaccessibleError(
-                "noise='actuators' is for a network without noise of its own: choose "
-                "noise='network', which learns from the actuators' noise, too"
+                "noise_source='actuators' is for a network without noise of its own: choose "
+                "noise_source='network', which learns from the actuators' noise, too"
             )
         self.activity = Activity(actor, observations)
         calls = self.activity.calls
@@ -211,8 +211,8 @@ class ActuatorNoise(Exploration):
     def eligibility(self, trial: Trial, sensed: Tensor | None) -> Tensor:
         if sensed is None:
             raise RuleError(
-                "noise='actuators' learns from what the actuators did, and nothing tells: put "
-                "nprobot.envs.NoisyActuators with sensor='current-sense' before the environment"
+                "noise_source='actuators' learns from what the actuators did, and nothing tells: "
+                "put nprobot.envs.NoisyActuators with sensor='current-sense' before the environment"
             )
         change = sensed - trial.outputs.clamp(-1.0, 1.0)
         direction = change / self.power.update(change)

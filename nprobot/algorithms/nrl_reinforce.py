@@ -76,7 +76,7 @@ class REINFORCE(NRL):
 
     def __init__(self, *arguments: Any, action_noise: float = 0.1, **keywords: Any) -> None:
         self.action_noise_std = positive("action_noise", action_noise)
-        super().__init__(*arguments, noise="injected", **keywords)
+        super().__init__(*arguments, noise_source="injected", **keywords)
 
     @override
     def _make_exploration(self) -> Exploration:

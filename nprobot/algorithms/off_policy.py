@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nprobot.learning.activity import Tree
 from nprobot.learning.alignment import alignment
 from nprobot.learning.rule import LearningRule, Loss
-from nprobot.policies.actor_critic import Observation
 from nprobot.policies.layers import decorrelate
-from nprobot.policies.off_policy_networks import (
+from nprobot.policies.sb3_networks import (
     FrozenCritic,
+    Observation,
     QNetwork,
     check_separate,
     effective_parameters,
 )
 
+from .base import Resumable
 
-class Learner:
+
+class NetworkLearner:
     """The networks of an off-policy algorithm, and how one rule moves them.
 
     Every Q network is perturbed by itself, with noise and a loss of its own, so nothing that the
@@ -34,7 +39,7 @@ class Learner:
 
     Args:
         rule: any rule.
-        actor: view of the actor, see `nprobot.policies.off_policy_networks`.
+        actor: view of the actor, see `nprobot.policies.sb3_networks`.
         actor_optimizer: SB3's.
         critic: SB3's, with its optimiser.
 
@@ -128,6 +133,49 @@ class Learner:
             if self.rule.decorrelated:
                 values[f"decorrelation_loss_{name}"] = self.rule.decorrelation_loss(network)
         return values
+
+
+class OffPolicyMemory(Resumable, OffPolicyAlgorithm):
+    """What an off-policy algorithm keeps between two updates: the replay buffer, last gradients."""
+
+    @override
+    def _memory(self) -> dict[str, Any]:
+        replay = self.replay_buffer
+        assert replay is not None, "made with the model"
+        filled = replay.buffer_size if replay.full else replay.pos
+        kept = {name: getattr(replay, name)[:filled] for name in _REPLAY}
+        # Gradients and inputs may be logged once more before the next update.
+        named = self.policy.named_parameters()
+        return super()._memory() | {
+            "replay": {**kept, "pos": replay.pos, "full": replay.full},
+            "gradients": {name: p.grad for name, p in named if p.grad is not None},
+            "inputs": self.rule.remembered_inputs(self.policy),
+        }
+
+    @override
+    def _restore_memory(self, memory: Mapping[str, Any]) -> None:
+        super()._restore_memory(memory)
+        replay: Any = self.replay_buffer
+        saved = memory["replay"]
+        pos, full = int(saved["pos"]), bool(saved["full"])
+        filled = replay.buffer_size if full else pos
+        if not 0 <= pos < replay.buffer_size:
+            raise ValueError(f"{pos} is no place in a replay buffer of {replay.buffer_size}")
+        for name in _REPLAY:
+            present, values = getattr(replay, name), saved[name]
+            if (values.shape, values.dtype) != ((filled, *present.shape[1:]), present.dtype):
+                raise ValueError(f"the replay buffer's {name} have shape {values.shape}")
+            present[:filled] = values
+        replay.pos, replay.full = pos, full
+        parameters = dict(self.policy.named_parameters())
+        for name, gradient in memory["gradients"].items():
+            parameters[name].grad = gradient.to(self.device)
+        layers = dict(self.policy.named_modules())
+        inputs = {layers[name]: x.to(self.device) for name, x in memory["inputs"].items()}
+        self.rule.remember_inputs(inputs.items())
+
+
+_REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
 def follow(network: nn.Module, target: nn.Module, tau: float) -> None:

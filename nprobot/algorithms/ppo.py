@@ -20,15 +20,15 @@ from typing_extensions import override
 
 from nprobot.learning.alignment import alignment
 from nprobot.learning.rule import LearningRule, Loss
-from nprobot.policies.actor_critic import Actor, Critic, Observation
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
+from nprobot.policies.sb3_networks import Actor, Critic, Observation
 
-from .objectives import ClippedSurrogate, SquaredValueError
-from .rule_defaults import make_rule, sb3_arguments
+from .base import Resumable, make_rule, sb3_arguments
+from .losses import ClippedSurrogate, SquaredValueError
 
 
-class PPO(stable_baselines3.PPO):
+class PPO(Resumable, stable_baselines3.PPO):
     """SB3's PPO with one more argument, the rule that estimates the gradients.
 
     Everything else is SB3's: policies by name, callbacks, `learn`, `predict`, `save`, `load`,

@@ -13,10 +13,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.off_policy_networks import DeterministicActor, FrozenCritic
+from nprobot.policies.sb3_networks import DeterministicActor, FrozenCritic
 
+from .base import make_rule, sb3_arguments
+from .losses import ActionValue, SquaredTemporalDifference
 from .off_policy import (
-    Learner,
+    NetworkLearner,
+    OffPolicyMemory,
     append,
     bootstrapped,
     follow,
@@ -24,11 +27,9 @@ from .off_policy import (
     prepare,
     record,
 )
-from .off_policy_losses import ActionValue, SquaredTemporalDifference
-from .rule_defaults import make_rule, sb3_arguments
 
 
-class TD3(stable_baselines3.TD3):
+class TD3(OffPolicyMemory, stable_baselines3.TD3):
     """SB3's TD3 with one more argument, the rule that estimates the gradients.
 
     Everything else is SB3's: policies by name, replay buffers, action noise, `train_freq`,
@@ -49,7 +50,7 @@ class TD3(stable_baselines3.TD3):
             factor on η_R, to the decorrelation.
         rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
         rule_kwargs: settings for a rule given by name, such as ``{"samples": 1}``
-            (`nprobot.algorithms.rule_defaults` where silent). Its seed comes from
+            (`nprobot.algorithms.base` where silent). Its seed comes from
             `seed`.
         alignment_interval: compare the estimates with backpropagation's gradient in every
             so-manieth call of `train` and log the cosines; 0 for never.
@@ -68,7 +69,7 @@ class TD3(stable_baselines3.TD3):
     """
 
     rule: LearningRule
-    learner: Learner
+    learner: NetworkLearner
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class TD3(stable_baselines3.TD3):
         # The optimisers hold the parameters, and these stay the same objects.
         prepare(self.rule, self.actor, self.critic)
         actor = DeterministicActor(self.actor)
-        self.learner = Learner(self.rule, actor, self.actor.optimizer, self.critic)
+        self.learner = NetworkLearner(self.rule, actor, self.actor.optimizer, self.critic)
 
     @override
     def _excluded_save_params(self) -> list[str]:

@@ -8,29 +8,20 @@ import sys
 from collections.abc import Sequence
 
 import nprobot
-from nprobot.errors import (
-    ArchitectureError,
-    DeployError,
-    FileError,
-    NprobotError,
-    ObservationError,
-    RuleError,
-    RunFailedError,
-    UnknownNameError,
-)
+from nprobot.errors import NprobotError, RunFailedError, UnknownNameError
 
 from .exit_codes import DONE, FAILED, INTERRUPTED, MISUSED
 
 COMMANDS = {
-    "train": "train a policy, or go on with a run",
+    "train": "train a policy, or continue a run",
     "evaluate": "measure a trained policy, film it",
     "fit": "learn a regression or classification task",
     "tune": "search for good settings of an environment",
-    "bench": "run a benchmark, or go on with it",
+    "bench": "run a benchmark, or continue it",
     "report": "make the report of a benchmark",
     "export": "make a policy folder that can be given away",
     "deploy": "run a policy on a simulated robot, or serve it",
-    "adapt": "let a policy go on learning on a robot that breaks",
+    "adapt": "let a policy continue to learn on a robot that breaks",
     "envs": "list the environments to train on",
     "policies": "list the trained policies that come with nprobot",
 }
@@ -46,7 +37,7 @@ commands:
 
 examples:
   nprobot train
-      a pendulum that balances itself, learned by decorrelated node perturbation
+      a pendulum that balances itself, learned without a backward pass
   nprobot train --env Reacher-v5 --rule danp --samples 8 --steps 300000 --out runs/reacher
       eight noisy passes a step, for as many environment steps, into a folder of your choice
   nprobot evaluate runs/reacher --episodes 100 --record reacher.mp4
@@ -56,12 +47,6 @@ examples:
 
 `nprobot COMMAND --help` explains the options of a command.
 """
-
-EXPECTED_ERRORS = (
-    *(NprobotError, FileError, ArchitectureError, ObservationError, ArchitectureError),
-    *(RuleError, ArchitectureError, DeployError),
-)
-"""What a person can do something about: shown as one line, without a traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = module.main(rest)
         sys.stdout.flush()
         return code
-    except EXPECTED_ERRORS as error:
+    except NprobotError as error:
         name = f"nprobot {command}" if command in COMMANDS else "nprobot"
         print(f"{name}: error: {error}", file=sys.stderr)
         return FAILED if isinstance(error, RunFailedError) else MISUSED
@@ -98,6 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has gone (`nprobot envs | head`); nothing more can be written.
+        # The reader of the output has gone (`nprobot envs | head`); nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -1,4 +1,4 @@
-"""`nprobot train`: train a policy, or go on with a run."""
+"""`nprobot train`: train a policy, or continue a run."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
 from nprobot.training.config import RunConfig
 from nprobot.training.environments import find_spec, silence_mujoco
-from nprobot.training.folder import RunFolder, refuse_existing
+from nprobot.training.folder import RunFolder
 
 from .console import duration, facts, say
+from .display import Display
 from .exit_codes import INTERRUPTED
 from .options import parse
-from .run_display import display, title
 
 if TYPE_CHECKING:
-    from nprobot.training.session import Result
+    from nprobot.training.run import Result
 
 
 HELP = """\
 Train a policy by node perturbation, without a backward pass (or by backprop,
-to compare). Without any option: a DANP policy on InvertedPendulum-v5 until it
-balances. Ctrl-C ends a run with a checkpoint; --resume goes on from there, and
-from the last checkpoint of a run that was killed.
+to compare). Without any option: NP with learned feedback on InvertedPendulum-v5
+until it balances. Ctrl-C ends a run with a checkpoint; --resume continues from
+there, and from the last checkpoint of a run that was killed.
 
 examples:
   nprobot train
-  nprobot train --env Reacher-v5 --samples 8 --steps 300000 --out runs/reacher
+  nprobot train --env Reacher-v5 --rule danp --samples 8 --steps 300000 --out runs/reacher
   nprobot train --env Reacher-v5 --rule bp --steps 300000 --seed 1
   nprobot train --env Reacher-v5 --algo nrl --actuators torque-motor --steps 100000
   nprobot train --resume runs/reacher --steps 600000
@@ -48,12 +48,12 @@ class Output:
     out: Path | None = None
     """The run folder to make. Left out: runs/ENV-ALGO-RULE-SEED-TIME."""
     resume: Path | None = None
-    """A run folder: go on from its last good checkpoint, as if the run had never stopped. Only
+    """A run folder: continue from its last good checkpoint, as if the run had never stopped. Only
     --steps, --stop-at, --checkpoint-every, --evaluate-every, --workers, --env-timeout and --device
     may be given with it."""
     device: str | None = None
-    """Where the networks are: cpu, or cuda. Left out: cpu, and where they were in a run that goes
-    on. Small networks are fastest on the CPU."""
+    """Where the networks are: cpu, or cuda. Left out: cpu, and where they were in a run that is
+    resumed. Small networks are fastest on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         find_spec(config.env)
         config, settings = with_defaults(config, options.defaults)
         if output.out is not None:
-            refuse_existing(output.out)
+            RunFolder.refuse_existing(output.out)
     elif output.out is not None:
         raise ConfigError("a resumed run stays in its own folder; leave --out away")
     elif options.defaults != TUNED:
@@ -90,12 +90,12 @@ def main(arguments: Sequence[str]) -> int:
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
-    from nprobot.training.runner import resume, train
+    from nprobot.training.run import resume, train
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
     silence_mujoco()
     console = Console()
-    with display(console) as shown:
+    with Display(console) as shown:
         if settings:
             shown.message(settings)
         if output.resume is None:
@@ -121,10 +121,12 @@ def with_defaults(config: RunConfig, defaults: str) -> tuple[RunConfig, str]:
 
 def show(console: Console, result: Result) -> None:
     """Print what came out of a run, where it is, and what to do with it."""
+    from nprobot.training.run import title
+
     evaluation = result.evaluation
     console.print(
         facts(
-            title(result.folder),
+            title(result.folder.config),
             {
                 "return": "not evaluated"
                 if evaluation is None
@@ -140,6 +142,6 @@ def show(console: Console, result: Result) -> None:
     path = result.folder.path
     say(console, f"Run: {path}")
     if result.interrupted:
-        say(console, f"Interrupted; go on: nprobot train --resume {path}")
+        say(console, f"Interrupted; continue: nprobot train --resume {path}")
     else:
         say(console, f"Next: nprobot evaluate {path} --record {path / 'film.mp4'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nprobot.errors import RuleError
+from nprobot.errors import RuleError, did_you_mean
 
 
 def gaussian(
@@ -87,10 +86,9 @@ class NoiseSource:
 
     def __init__(self, distribution: str, seed: int | None, *, antithetic: bool = False) -> None:
         if distribution not in DISTRIBUTIONS:
-            near = difflib.get_close_matches(distribution, DISTRIBUTIONS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(distribution, DISTRIBUTIONS)
             raise RuleError(
-                f"unknown noise {distribution!r}{hint} Known: {', '.join(DISTRIBUTIONS)}"
+                f"unknown noise {distribution!r}{hint}. Known: {', '.join(DISTRIBUTIONS)}"
             )
         self.distribution = distribution
         self.antithetic = antithetic

@@ -17,8 +17,8 @@ from nprobot.learning.decorrelation import decorrelated_layers
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import FeedbackRule, learning_rule
 from nprobot.policies.networks import mlp
-from nprobot.runs.checkpoints import go_on_from, making_sense, newest_whole
-from nprobot.runs.files import alone
+from nprobot.runs.checkpoints import as_damaged, keep_up_to, newest_whole
+from nprobot.runs.files import lock_run
 from nprobot.runs.versions import changed_since
 
 from .config import CHANGEABLE, FitConfig
@@ -92,7 +92,7 @@ def fit(
         command=command,
         begin=run.write_to,
     )
-    with alone(run.folder.path):
+    with lock_run(run.folder.path):
         return _finish(run)
 
 
@@ -138,11 +138,11 @@ def resume(
     folder = FitFolder(path, config, before.source)
     dataset = as_dataset(data)
     reporter = reporter or Silent()
-    with alone(path):
+    with lock_run(path):
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
         if checkpoint is None:
             raise NotFoundError(f"there is no checkpoint in {folder.checkpoints}")
-        with making_sense(checkpoint):
+        with as_damaged(checkpoint):
             network = load(checkpoint, network).network.to(device)
         learner, objective = _learner(network, _rule(config), dataset, config)
         run = Run(learner, dataset, objective, folder, reporter)
@@ -155,7 +155,7 @@ def resume(
             )
         if changed := changed_since(session):
             reporter.message(f"The fit goes on, but not bit for bit: {'; '.join(changed)}.")
-        go_on_from(folder.checkpoints, checkpoint)
+        keep_up_to(folder.checkpoints, checkpoint)
         folder.write_progress(run.history)
         folder.begin_session(learner.epochs)
         return _finish(run)
@@ -206,7 +206,10 @@ def _configure(
     if isinstance(rule, str):
         config = FitConfig.from_dict({"rule": rule, **settings}).complete()
         return config, _rule(config)
-    own = ("sigma", "samples", "noise", "decorrelation_lr", "whitening")
+    own = (
+        *("sigma", "samples", "noise", "decorrelation_lr", "whitening"),
+        *("keep_function", "decorrelation_interval"),
+    )
     if twice := [name for name in (*own, "feedback") if name in settings]:
         raise ConfigError(
             f"{', '.join(twice)}: settings of the rule, which was given as an object that has them"
@@ -225,6 +228,8 @@ def _rule(config: FitConfig) -> LearningRule:
         seed=_Seeds.spawn(config.seed).rule,
         decorrelation_lr=config.decorrelation_lr,
         whitening=config.whitening,
+        keep_function=config.keep_function,
+        decorrelation_interval=config.decorrelation_interval,
         feedback=config.feedback,
     )
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from nprobot.errors import DamagedFileError, ExistsError
 from nprobot.runs.description import CONFIG_FILE, new_session, read_description, untaken
-from nprobot.runs.files import storing, sync, write_whole
+from nprobot.runs.files import reporting_storage, sync, write_whole
 
 from .config import FitConfig
 
@@ -100,7 +100,7 @@ class FitFolder:
         refuse_existing(path)
         folder = cls(path, config, dict(source or {}))
         unfinished = cls(path.with_name(f".{path.name}.writing"), config, folder.source)
-        with storing(path):
+        with reporting_storage(path):
             shutil.rmtree(unfinished.path, ignore_errors=True)  # left by a fit that was killed
             unfinished.path.mkdir(parents=True)
         unfinished._write(
@@ -115,7 +115,7 @@ class FitFolder:
             }
         )
         begin(unfinished)
-        with storing(path):
+        with reporting_storage(path):
             os.rename(unfinished.path, path)
             sync(path.parent)
         return folder

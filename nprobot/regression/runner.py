@@ -20,7 +20,7 @@ from nprobot.errors import (
 )
 from nprobot.learning.rule import LearningRule
 from nprobot.policies.files import policy_file
-from nprobot.runs.checkpoints import LAST, making_sense, write_checkpoint
+from nprobot.runs.checkpoints import LAST, as_damaged, write_checkpoint
 from nprobot.runs.state import load_state, save_state
 from nprobot.runs.versions import versions
 
@@ -244,7 +244,7 @@ class Run:
         """
         assert self.folder is not None
         state = load_state(checkpoint / STATE)
-        with making_sense(checkpoint):
+        with as_damaged(checkpoint):
             self._restore(state, self.folder.path)
 
     def _restore(self, state: dict[str, Any], path: Path) -> None:

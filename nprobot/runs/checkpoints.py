@@ -24,7 +24,7 @@ from typing import Any
 
 
 
-from .files import (storing, sync)
+from .files import (reporting_storage, sync)
 
 LAST = "last"
 MANIFEST = "checkpoint.json"
@@ -53,7 +53,7 @@ def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> P
     if final.exists() and is_whole(final):
         return final
     unfinished = folder / f"{_UNFINISHED}{final.name}"
-    with storing(final):
+    with reporting_storage(final):
         shutil.rmtree(unfinished, ignore_errors=True)  # left by a run that was killed
         try:
             unfinished.mkdir(parents=True)
@@ -75,7 +75,7 @@ def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> P
 def point_at(checkpoint: Path) -> None:
     """Let ``last`` point at a checkpoint."""
     folder = checkpoint.parent
-    with storing(folder / LAST):
+    with reporting_storage(folder / LAST):
         link = folder / f".{LAST}"
         link.unlink(missing_ok=True)
         link.symlink_to(checkpoint.name)
@@ -154,7 +154,7 @@ def check(path: Path) -> None:
 
 
 @contextmanager
-def making_sense(checkpoint: Path) -> Iterator[None]:
+def as_damaged(checkpoint: Path) -> Iterator[None]:
     """Turn whatever goes wrong with the contents of a checkpoint into a `DamagedFileError`.
 
     Its checksums were right, so somebody has written what is in it; but not this software.
@@ -172,12 +172,12 @@ def making_sense(checkpoint: Path) -> Iterator[None]:
 def set_aside(path: Path) -> None:
     """Give a damaged checkpoint a name under which nothing looks for it; it is not deleted."""
     aside = path.with_name(f"{_DAMAGED}{path.name}")
-    with storing(aside):
+    with reporting_storage(aside):
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
 
 
-def go_on_from(folder: Path, checkpoint: Path | None) -> None:
+def keep_up_to(folder: Path, checkpoint: Path | None) -> None:
     """Leave only what a run goes on from: later checkpoints are set aside, unfinished ones go.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @contextmanager
-def storing(path: Path) -> Iterator[None]:
+def reporting_storage(path: Path) -> Iterator[None]:
     """Turn whatever the operating system refuses here into a `StorageError` that names the path."""
     try:
         yield
@@ -30,7 +30,7 @@ def write_whole(path: Path, data: bytes) -> None:
         StorageError: the disk is full, the folder read-only, ….
     """
     temporary = path.with_name(f".{path.name}.writing")
-    with storing(path):
+    with reporting_storage(path):
         try:
             with temporary.open("wb") as stream:
                 stream.write(data)
@@ -52,11 +52,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from going on with a run; whoever is killed lets go.
+def lock_run(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run; a process that is killed releases it.
 
     Raises:
-        BusyError: another one is at it.
+        BusyError: another process holds it.
     """
     try:
         import fcntl

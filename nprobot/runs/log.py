@@ -1,7 +1,12 @@
-"""What a run logs: SB3's logger with a table and a tensorboard file that survive a kill."""
+"""What a run logs: SB3's logger with a table and a tensorboard file that survive a kill.
+
+`progress.csv` is the table; a resumed run carries it on.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +20,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from typing_extensions import override
 
-from .files import (storing, sync)
-from .progress import (STEPS, ProgressTable)
+from .files import reporting_storage, sync, write_whole
+
+STEPS = "time/total_timesteps"
+
+Row = Mapping[str, str]
 
 PATTERN = "events.out.tfevents.*"
 
@@ -32,8 +40,7 @@ class RunLog(Logger):
         elapsed: tells how long the run has taken, all sessions together, s.
         saved: from `state`: what is there beyond that is of work that was lost, and is dropped.
             None for a new run, or one that starts again.
-        every: of the rows that come with ``time/iterations``, only those of so-manieth iterations
-            are written. SB3's own interval begins anew in every session.
+        every: of the rows that come with ``time/iterations``, only every n-th is written. SB3's own interval begins anew in every session.
 
     Attributes:
         lost: what is missing of what was logged before, in words; empty if nothing is.
@@ -132,7 +139,7 @@ class EventFile(KVWriter):
 
     def __init__(self, folder: Path, place: Mapping[str, Any] | None = None) -> None:
         kept = None if place is None else folder / Path(str(place["file"])).name
-        with storing(folder / PATTERN):
+        with reporting_storage(folder / PATTERN):
             for file in folder.glob(PATTERN):
                 if file != kept:
                     file.unlink()
@@ -147,7 +154,7 @@ class EventFile(KVWriter):
     @property
     def place(self) -> dict[str, Any]:
         """Where the file ends now."""
-        with storing(self.file):
+        with reporting_storage(self.file):
             return {"file": self.file.name, "bytes": self.file.stat().st_size}
 
     @override
@@ -167,7 +174,7 @@ class EventFile(KVWriter):
 
     def sync(self) -> None:
         """Make sure that the file is on the disk."""
-        with storing(self.file):
+        with reporting_storage(self.file):
             sync(self.file)
 
     @override
@@ -176,9 +183,102 @@ class EventFile(KVWriter):
 
     def _append(self, event: Event) -> None:
         # Without a buffer: a row is there or not, whenever we are killed.
-        with storing(self.file), self.file.open("ab", buffering=0) as stream:
+        with reporting_storage(self.file), self.file.open("ab", buffering=0) as stream:
             RecordWriter(stream).write(event.SerializeToString())
 
 
 def _has(file: Path, size: int) -> bool:
     return file.exists() and file.stat().st_size >= size
+
+
+class ProgressTable(KVWriter):
+    """A CSV file with one row each time SB3's logger is dumped.
+
+    Columns are sorted by name, the steps first. The file is whole at any time: a row is appended,
+    and where a new column comes up the file is written anew beside the old one and renamed.
+
+    Args:
+        file: where the table is.
+        keep: how many of the rows that are there stay; the others are of work that was lost. None
+            for all.
+
+    Raises:
+        StorageError: (all methods) the disk is full, the folder read-only, ….
+    """
+
+    def __init__(self, file: Path, keep: int | None = None) -> None:
+        self.file = file
+        self.rows: list[Row] = read_table(file)[:keep]
+        self.columns: list[str] = []
+        if file.exists():
+            self._rewrite()
+
+    @override
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        values = filter_excluded_keys(key_values, key_excluded, "csv")
+        row = {name: str(value) for name, value in values.items()}
+        self.rows.append(row)
+        if row.keys() <= set(self.columns):
+            with reporting_storage(self.file), self.file.open("a", newline="", encoding="utf-8") as stream:
+                csv.DictWriter(stream, self.columns).writerow(row)
+        else:
+            self._rewrite()
+
+    def sync(self) -> None:
+        """Make sure that the table is on the disk."""
+        if self.rows:
+            with reporting_storage(self.file):
+                sync(self.file)
+
+    @override
+    def close(self) -> None:
+        """Nothing: the file is closed after each row."""
+
+    def _rewrite(self) -> None:
+        names = {name for row in self.rows for name in row}
+        self.columns = sorted(names, key=lambda name: (name != STEPS, name))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        if self.rows:
+            writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.file, text.getvalue().encode())
+
+
+def read_table(file: Path) -> list[Row]:
+    """The rows of a table, each with the columns in which it has a value; none if there is no file.
+
+    The last one is left out if it is torn: a row ends with a line break. What is not a table any
+    more is left out too.
+    """
+    if not file.exists():
+        return []
+    text = file.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    rows: list[Row] = []
+    try:
+        for row in csv.DictReader(io.StringIO(whole, newline="")):
+            if _is_number(row.get(STEPS)):
+                rows.append({k: v for k, v in row.items() if v and isinstance(k, str)})  # noqa: PERF401
+    except csv.Error:
+        pass  # the rows before are good
+    return rows
+
+
+def column(rows: list[Row], name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of a column, where it has a value."""
+    points = [(float(row[STEPS]), float(row[name])) for row in rows if _is_number(row.get(name))]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Seeds:
-    """Seeds of the parts of a run; independent of each other.
+    """Seeds of the parts of a run, a fit or a benchmark; independent of each other.
 
     Attributes:
         environments: of the first environment; the next ones count up from it.
@@ -17,6 +17,7 @@ class Seeds:
         torch: of torch, numpy and Python: initial weights, exploration, minibatches.
         evaluation: of the evaluations during training (the one at the end has its own).
         actuators: of the hidden noise of the actuators.
+        order: of the rows of a fit.
     """
 
     environments: int
@@ -24,15 +25,16 @@ class Seeds:
     torch: int
     evaluation: int
     actuators: int
+    order: int
 
     @classmethod
     def spawn(cls, seed: int) -> Seeds:
         """All seeds of a run from its one seed."""
         # A new part goes to the end: the seeds of the others stay what they were.
-        children = np.random.SeedSequence(seed).spawn(5)
+        children = np.random.SeedSequence(seed).spawn(6)
         return cls(*(int(child.generate_state(1)[0]) for child in children))
 
     def episodes_after(self, steps: int, count: int) -> list[int]:
-        """Seeds of the episodes that a checkpoint begins in so many environments."""
+        """Seeds of the episodes that a checkpoint begins, one for each of `count` environments."""
         sequence = np.random.SeedSequence([self.environments, steps])
         return [int(word) for word in sequence.generate_state(count)]

@@ -158,3 +158,33 @@ def _kinds(group: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in group.items()
         if name != "params"
     }
+
+
+_PLACES = {"MT19937": ("pos", 624), "Philox": ("buffer_pos", 4)}
+"""Where a generator keeps how far it has read its buffer, and how long that is."""
+
+
+def restore_generator(generator: np.random.BitGenerator, state: Mapping[str, Any]) -> None:
+    """Set the state of a bit generator.
+
+    Raises:
+        ValueError: it is no state of that generator.
+    """
+    name = type(generator).__name__
+    if name in _PLACES:
+        key, size = _PLACES[name]
+        place = state[key] if key in state else state["state"][key]
+        if not 0 <= int(place) <= size:
+            raise ValueError(f"{place} is no place in the buffer of {name}, which has {size} words")
+    generator.state = dict(state)
+
+
+def restore_numpy(state: tuple[Any, ...]) -> None:
+    """Set the state of numpy's global generator.
+
+    Raises:
+        ValueError: it is no state of it.
+    """
+    if len(state) < 3 or not 0 <= int(state[2]) <= 624:
+        raise ValueError("the saved state of numpy's global generator is damaged")
+    np.random.set_state(state)  # noqa: NPY002 - SB3 draws minibatches from it

@@ -8,6 +8,6 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import run_episodes as run_episodes
 from .folder import RunFolder as RunFolder
-from .runner import resume as resume
-from .runner import train as train
-from .session import Result as Result
+from .run import Result as Result
+from .run import resume as resume
+from .run import train as train

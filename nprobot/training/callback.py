@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,22 +13,25 @@ from stable_baselines3.common.callbacks import BaseCallback
 from typing_extensions import override
 
 from nprobot.errors import NonFiniteError
-from nprobot.policies.files.export import export_policy
-from nprobot.policies.files.policy import Policy, Task
+from nprobot.policies.files.from_sb3 import export_policy
+from nprobot.policies.files.policy import ControlTask, Policy
 from nprobot.runs.log import RunLog
 from nprobot.runs.reporting import Progress, Reporter
 from nprobot.runs.seeds import Seeds
 from nprobot.runs.versions import versions
 
-from .algorithms import Model
-from .checkpoint import save_checkpoint
-from .episodes import save_episodes
+from .build import Model
+from .checkpoint import save_checkpoint, vector_of
+from .config import RunConfig
 from .evaluation import Evaluation, evaluate
 from .folder import RunFolder
 from .vector import check_normaliser, side_by_side
 
 NEWS_INTERVAL = 64
 """Calls of the vectorised environment's `step` between two reports of progress."""
+
+OnEvaluation = Callable[[int, Evaluation], None]
+"""Told the environment steps so far and the evaluation there; may raise, to end the run."""
 
 
 class StopTraining(Exception):
@@ -42,8 +46,9 @@ class RunCallback(BaseCallback):
 
     Args:
         folder: of the run.
-        reporter: who wants the news.
+        reporter: receives the news.
         elapsed: seconds that earlier sessions of the run took.
+        on_evaluation: told every evaluation within the run.
 
     Attributes:
         stop_requested: set it to end the run after the update at hand.
@@ -52,12 +57,20 @@ class RunCallback(BaseCallback):
 
     model: Model
 
-    def __init__(self, folder: RunFolder, reporter: Reporter, elapsed: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        reporter: Reporter,
+        elapsed: float = 0.0,
+        on_evaluation: OnEvaluation | None = None,
+    ) -> None:
         super().__init__()
         self.solved = False
         self.folder = folder
-        self.config = folder.config
+        self.config: RunConfig = folder.config
+        self.seeds = Seeds.spawn(self.config.seed)
         self.reporter = reporter
+        self.on_evaluation = on_evaluation
         self.stop_requested = False
         self._started = time.perf_counter() - elapsed
         self._elapsed_before = elapsed
@@ -106,31 +119,53 @@ class RunCallback(BaseCallback):
 
     def policy(self) -> Policy:
         """The policy as it is now, ready to deploy."""
-        return policy_of(self.model, self.folder)
+        return policy_of(self.model, self.config)
 
     def save(self) -> Path:
-        """Write a checkpoint.
+        """Write a checkpoint; the running episodes end, new ones begin.
 
         Raises:
             StorageError: the disk is full, the folder read-only, ….
         """
-        keep = self.config.checkpoint_episodes == "keep"
-        episodes = save_episodes(self.model, Seeds.spawn(self.config.seed), keep=keep)
-        if keep and not episodes["kept"]:
-            self.reporter.message(
-                f"step {self.model.num_timesteps:,}: the environments cannot be saved as they are; "
-                "the checkpoint begins new episodes"
-            )
+
+        def run() -> dict[str, object]:
+            return {
+                "config": self.config.to_dict(),
+                "elapsed_seconds": self.elapsed,
+                "solved": self.solved,
+                "log": self._log.state(),
+            }
+
+        return save_checkpoint(self.folder.checkpoints, self.model, self.policy, run, self.seeds)
+
+    def log_evaluation(self, evaluation: Evaluation) -> None:
+        """Write an evaluation, under SB3's names, as a row of its own at the present step.
+
+        Recorded for the row of the next update, it would stand at a step that the policy had not
+        been evaluated at.
+        """
+        values = {
+            "eval/mean_reward": evaluation.mean,
+            "eval/std_reward": evaluation.sd,
+            "eval/mean_ep_length": statistics.fmean(evaluation.lengths),
+        }
+        self._log.write_row(values, self.model.num_timesteps)
+
+    def check_finite(self) -> None:
+        """Refuse to continue with, or to save, a policy that has lost its numbers."""
+        for name, value in self.logger.name_to_value.items():
+            if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
+                raise NonFiniteError(f"{name.removeprefix('train/')} is {value}")
+        for name, tensor in self.model.policy.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise NonFiniteError(f"{name} of the policy has become NaN or infinite")
+        check_normaliser(vector_of(self.model))
+
+    @property
+    def _log(self) -> RunLog:
         log = self.model.logger
         assert isinstance(log, RunLog), "the logger of a run is its own"
-        run = {
-            "config": self.config.to_dict(),
-            "elapsed_seconds": self.elapsed,
-            "solved": self.solved,
-            "log": log.state(),
-            "episodes": episodes,
-        }
-        return save_checkpoint(self.folder.checkpoints, self.model, self.policy(), run)
+        return log
 
     def _due(self, every: int | None) -> bool:
         """Whether a multiple of `every` steps was passed since the last rollout began."""
@@ -139,24 +174,15 @@ class RunCallback(BaseCallback):
         return self.model.num_timesteps // every > self._last_seen_step // every
 
     def _evaluate(self) -> None:
-        config = self.config
-        evaluation = evaluate(self.policy(), seed=Seeds.spawn(config.seed).evaluation)
-        log_evaluation(self.model, evaluation)
-        step = f"step {self.model.num_timesteps:,}"
-        self.reporter.message(f"{step}: evaluated, return {evaluation}")
+        config, steps = self.config, self.model.num_timesteps
+        evaluation = evaluate(self.policy(), seed=self.seeds.evaluation)
+        self.log_evaluation(evaluation)
+        self.reporter.message(f"step {steps:,}: evaluated, return {evaluation}")
+        if self.on_evaluation is not None:
+            self.on_evaluation(steps, evaluation)
         if config.stop_at is not None and evaluation.mean >= config.stop_at:
-            self.reporter.message(f"{step}: solved, return {config.stop_at:g} reached")
+            self.reporter.message(f"step {steps:,}: solved, return {config.stop_at:g} reached")
             self.solved = True
-
-    def check_finite(self) -> None:
-        """Refuse to go on with, or to save, a policy that has lost its numbers."""
-        for name, value in self.logger.name_to_value.items():
-            if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
-                raise NonFiniteError(f"{name.removeprefix('train/')} is {value}")
-        check_weights(self.model)
-        vector = self.model.get_vec_normalize_env()
-        assert vector is not None, "a run always has its normaliser"
-        check_normaliser(vector)
 
     def _news(self) -> None:
         now = self.model.num_timesteps
@@ -165,53 +191,29 @@ class RunCallback(BaseCallback):
         assert self.config.steps is not None, "the configuration of a run folder is complete"
         self.reporter.progress(
             Progress(
-                steps=now,
+                done=now,
                 total=self.config.steps,
-                mean_return=statistics.fmean(e["r"] for e in episodes) if episodes else math.nan,
-                steps_per_second=(now - self._first_step) / seconds if seconds else math.nan,
+                figures=f"return {statistics.fmean(e['r'] for e in episodes):.1f}"
+                if episodes
+                else "",
+                per_second=(now - self._first_step) / seconds if seconds else math.nan,
             )
         )
 
 
-def check_weights(model: Model) -> None:
-    """Raise `NonFiniteError` if a weight of the policy is NaN or infinite."""
-    for name, tensor in model.policy.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise NonFiniteError(f"{name} of the policy has become NaN or infinite")
-
-
-def log_evaluation(model: Model, evaluation: Evaluation) -> None:
-    """Write an evaluation, under SB3's names, as a row of its own at the present step.
-
-    Recorded for the row of the next update, it would stand at a step that the policy had not
-    been evaluated at.
-    """
-    log = model.logger
-    assert isinstance(log, RunLog), "the logger of a run is its own"
-    values = {
-        "eval/mean_reward": evaluation.mean,
-        "eval/std_reward": evaluation.sd,
-        "eval/mean_ep_length": statistics.fmean(evaluation.lengths),
-    }
-    log.write_row(values, model.num_timesteps)
-
-
-def policy_of(model: Model, folder: RunFolder) -> Policy:
+def policy_of(model: Model, config: RunConfig) -> Policy:
     """The policy of a model, with the task and where it comes from."""
-    config = folder.config
-    assert model.env is not None, "a run always has its environments"
-    rate = side_by_side(model.env).description.control_rate
-    task = Task(config.env, config.env_kwargs, rate)
+    rate = side_by_side(vector_of(model)).description.control_rate
+    task = ControlTask(config.env, config.env_kwargs, rate)
     provenance = {
         "algorithm": config.algo,
         "rule": config.rule,
-        "feedback": bool(config.learning.feedback),
         "samples": config.samples,
         "seed": config.seed,
-        "hardware": config.hardware,
+        "actuators": config.actuators,
         "steps": model.num_timesteps,
-        "forward_passes": model.rule.forward_passes,
-        "backward_passes": model.rule.backward_passes,
+        "forward_passes": model.forward_passes,
+        "backward_passes": model.backward_passes,
         "versions": versions(),
     }
     return export_policy(model, task, provenance)

@@ -1,46 +1,55 @@
-"""What a checkpoint of a training run holds: a policy file, and everything needed to go on.
+"""What a checkpoint of a training run holds: a policy file, and everything needed to resume.
 
 step_000100000/
     policy.json, policy.safetensors         to evaluate and deploy
-    training.json, training.safetensors     weights, optimiser, rule, normaliser, environments,
-                                            what the algorithm remembers (traces, replay buffer),
-                                            counters, random generators, place in the logs
-    checkpoint.json                         checksums (see `checkpoint_folder`)
+    training.json, training.safetensors     what the algorithm remembers, the normaliser, first
+                                            observations, random generators, place in the logs
+    checkpoint.json                         checksums (see `nprobot.runs.checkpoints`)
+
+A checkpoint ends the running episodes and begins new ones, with seeds of its own: in a run that is
+never stopped just as in one that is. So both end bit for bit alike for every environment whose
+episodes follow from their seed, whatever else the environment hides.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.vec_env import VecNormalize
 
-from nprobot.errors import ArchitectureError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy
-from nprobot.runs.checkpoints import making_sense, write_checkpoint
-from nprobot.runs.generators import restore_generator, restore_numpy
-from nprobot.runs.state import load_state, restore_optimizer, save_state
+from nprobot.runs.checkpoints import as_damaged, write_checkpoint
+from nprobot.runs.seeds import Seeds
+from nprobot.runs.state import load_state, restore_generator, restore_numpy, save_state
 
-from .algorithms import Model, restore_memory, save_memory
-from .vector import restore_normaliser, save_normaliser
+from .build import Model
+from .vector import restore_normaliser, save_normaliser, side_by_side
 
 STATE = "training"
 
 
-def save_checkpoint(folder: Path, model: Model, policy: Policy, run: Mapping[str, Any]) -> Path:
-    """Write the checkpoint of a model, whole or not at all.
+def save_checkpoint(
+    folder: Path,
+    model: Model,
+    policy: Callable[[], Policy],
+    run: Callable[[], Mapping[str, Any]],
+    seeds: Seeds,
+) -> Path:
+    """Begin new episodes, and write the checkpoint of a model, whole or not at all.
 
     Args:
         folder: of the run's checkpoints.
         model: between two updates.
-        policy: of that model, for deployment.
-        run: what the run itself has to remember: numbers, strings, arrays, containers of these.
+        policy: makes the policy of that model, for deployment.
+        run: tells what the run itself has to remember: numbers, strings, arrays, containers of
+            these.
+        seeds: of the run.
 
     Returns:
         The checkpoint; the one that is there if the model has not moved since.
@@ -50,52 +59,59 @@ def save_checkpoint(folder: Path, model: Model, policy: Policy, run: Mapping[str
     """
 
     def fill(path: Path) -> None:
-        policy_file.save(policy, path)
-        save_state(path / STATE, {"run": dict(run), **training_state(model)})
+        observations = begin_episodes(model, seeds)
+        policy_file.save(policy(), path)
+        own = {**run(), "first_observations": observations}
+        save_state(path / STATE, {"run": own, **training_state(model)})
 
     return write_checkpoint(folder, model.num_timesteps, fill)
 
 
-def load_checkpoint(path: Path, model: Model) -> dict[str, Any]:
-    """Put a model and all generators where a checkpoint was written; not the environments.
+def load_checkpoint(
+    path: Path, model: Model, seeds: Seeds, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Put a model, its environments and all generators where a checkpoint was written.
 
     Args:
         path: the checkpoint.
         model: new, with the configuration of the run.
+        seeds: of the run.
+        report: told, in a line, if the run does not continue bit for bit.
 
     Returns:
         What the run had to remember.
 
     Raises:
         ArchitectureError: it is a checkpoint of another network.
-        DamagedFileError: it makes no sense.
+        DamagedFileError: its contents are not what this software writes.
     """
     state = load_state(path / STATE)
-    with making_sense(path):
+    with as_damaged(path):
         restore(model, state)
-        return dict(state["run"])
+        run = dict(state["run"])
+        observations = np.asarray(_restart(model, seeds))
+        before = run.get("first_observations")
+        if before is None:
+            report("this checkpoint was written by an earlier version: new episodes begin")
+        elif observations.tobytes() != before.tobytes():
+            report("this environment does not follow from its seed: the run is not bit for bit")
+        if before is None or observations.tobytes() != before.tobytes():
+            model._last_obs = vector_of(model).normalize_obs(observations)
+        return run
+
+
+def begin_episodes(model: Model, seeds: Seeds) -> np.ndarray[Any, Any]:
+    """End the running episodes and begin new ones; returns their first observations."""
+    vector = side_by_side(vector_of(model))
+    vector.seed_each(seeds.episodes_after(model.num_timesteps, vector.num_envs))
+    return model.restart_episodes()
 
 
 def training_state(model: Model) -> dict[str, Any]:
-    """Everything a model needs to go on learning, but for its environments."""
-    vector = model.get_vec_normalize_env()
-    assert vector is not None, "a run always has its normaliser"
+    """Everything a model needs to continue, but for its environments."""
     return {
-        "parameters": model.get_parameters(),
-        "memory": save_memory(model),
-        "rule": model.rule.state_dict(),
-        "normaliser": save_normaliser(vector),
-        "algorithm": {
-            "num_timesteps": model.num_timesteps,
-            "n_updates": model._n_updates,
-            "episodes_begun": model._episode_num,
-            "progress_remaining": model._current_progress_remaining,
-            "episodes": list(model.ep_info_buffer or ()),
-            "successes": list(model.ep_success_buffer or ()),
-            "observations": model._last_obs,
-            "raw_observations": model._last_original_obs,
-            "episode_starts": model._last_episode_starts,
-        },
+        **model.state_dict(),
+        "normaliser": save_normaliser(vector_of(model)),
         "generators": {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(model.device) if _on_cuda(model) else None,
@@ -112,30 +128,9 @@ def restore(model: Model, state: Mapping[str, Any]) -> None:
     Raises:
         ArchitectureError: the weights are those of another network.
     """
-    vector = model.get_vec_normalize_env()
-    assert vector is not None, "a run always has its normaliser"
-    check_architecture(model, state["parameters"]["policy"])
-    for name in model._get_torch_save_params()[0]:
-        part: Any = recursive_getattr(model, name)
-        saved = state["parameters"][name]
-        if isinstance(part, torch.optim.Optimizer):
-            restore_optimizer(part, saved)
-        else:
-            part.load_state_dict(saved, strict=True)
-    restore_memory(model, state["memory"])
-    model.rule.load_state_dict(state["rule"])
-    restore_normaliser(vector, state["normaliser"])
-    algorithm, generators = state["algorithm"], state["generators"]
-    window = model._stats_window_size
-    model.num_timesteps = algorithm["num_timesteps"]
-    model._n_updates = algorithm["n_updates"]
-    model._episode_num = algorithm["episodes_begun"]
-    model._current_progress_remaining = algorithm["progress_remaining"]
-    model.ep_info_buffer = deque(algorithm["episodes"], maxlen=window)
-    model.ep_success_buffer = deque(algorithm["successes"], maxlen=window)
-    model._last_obs = algorithm["observations"]
-    model._last_original_obs = algorithm["raw_observations"]
-    model._last_episode_starts = algorithm["episode_starts"]
+    model.load_state_dict(state)
+    restore_normaliser(vector_of(model), state["normaliser"])
+    generators = state["generators"]
     torch.set_rng_state(generators["torch"])
     if generators["cuda"] is not None and _on_cuda(model):
         torch.cuda.set_rng_state(generators["cuda"], model.device)
@@ -144,16 +139,18 @@ def restore(model: Model, state: Mapping[str, Any]) -> None:
     restore_generator(model.action_space.np_random.bit_generator, generators["actions"])
 
 
-def check_architecture(model: Model, weights: Mapping[str, Any]) -> None:
-    """Raise `ArchitectureError` if weights are those of another network."""
-    expected = {name: tuple(t.shape) for name, t in model.policy.state_dict().items()}
-    given = {name: tuple(t.shape) for name, t in weights.items()}
-    for name in sorted(expected.keys() | given.keys()):
-        if expected.get(name) != given.get(name):
-            raise ArchitectureError(
-                f"the checkpoint is of another network: its {name} has shape {given.get(name)}, "
-                f"in the run's configuration it has {expected.get(name)} (None: there is none)"
-            )
+def vector_of(model: Model) -> VecNormalize:
+    """The normaliser around a model's environments."""
+    vector = model.get_vec_normalize_env()
+    assert vector is not None, "a run always has its normaliser"
+    return vector
+
+
+def _restart(model: Model, seeds: Seeds) -> Any:  # noqa: ANN401 - observations of any space
+    """Begin the episodes of a checkpoint again, past the normaliser, which has seen them."""
+    vector = side_by_side(vector_of(model))
+    vector.seed_each(seeds.episodes_after(model.num_timesteps, vector.num_envs))
+    return vector.reset()
 
 
 def _on_cuda(model: Model) -> bool:

@@ -18,13 +18,11 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 )
 from typing_extensions import override
 
-from nprobot.errors import NonFiniteError, NprobotError
+from nprobot.errors import NonFiniteError
 from nprobot.runs.seeds import Seeds
 
 from .config import RunConfig
-from .env_group import Description, Maker
-from .env_recorder import Node
-from .workers import Here, Runner, Worker
+from .workers import Description, EnvRecipe, GroupRunner, InProcess, Worker
 
 Array = NDArray[Any]
 
@@ -35,7 +33,7 @@ def make_vector(config: RunConfig) -> VecNormalize:
     Returns of episodes are counted beneath the normaliser, so that those stay in the environment's
     own units.
     """
-    vector = SideBySide(maker(config), config.env_count, config.workers, config.env_timeout)
+    vector = SideBySide(recipe(config), config.env_count, config.workers, config.env_timeout)
     return VecNormalize(
         FiniteCheck(vector),
         norm_obs=config.normalise_observations,
@@ -43,10 +41,10 @@ def make_vector(config: RunConfig) -> VecNormalize:
     )
 
 
-def maker(config: RunConfig) -> Maker:
+def recipe(config: RunConfig) -> EnvRecipe:
     """How the environments of a run are made."""
     seed = Seeds.spawn(config.seed).actuators
-    return Maker(config.env, dict(config.env_kwargs), config.hardware, seed, config.sensor)
+    return EnvRecipe(config.env, dict(config.env_kwargs), config.actuators, seed, config.sensor)
 
 
 def side_by_side(vector: VecEnv) -> SideBySide:
@@ -60,7 +58,7 @@ class SideBySide(VecEnv):
     """Environments in this process, or spread over workers; with the same results.
 
     Args:
-        make: makes them.
+        recipe: makes them.
         count: how many.
         workers: processes to spread them over; 0 for none but this one.
         timeout: seconds after which an environment that does not return is given up.
@@ -70,17 +68,18 @@ class SideBySide(VecEnv):
             or a worker died; the message names it.
     """
 
-    def __init__(self, make: Maker, count: int, workers: int, timeout: float) -> None:
+    def __init__(self, recipe: EnvRecipe, count: int, workers: int, timeout: float) -> None:
         numbers = np.arange(count)
-        self._here: Here | None = None
-        self._runners: list[Runner] = []
+        self._in_process: InProcess | None = None
+        self._runners: list[GroupRunner] = []
         if workers == 0:
-            self._here = Here(make, numbers.tolist(), timeout)
-            self._runners.append(self._here)
+            self._in_process = InProcess(recipe, numbers.tolist(), timeout)
+            self._runners.append(self._in_process)
         else:
             shares = np.array_split(numbers, min(workers, count))
             self._runners += [
-                Worker(number, make, share.tolist(), timeout) for number, share in enumerate(shares)
+                Worker(number, recipe, share.tolist(), timeout)
+                for number, share in enumerate(shares)
             ]
         try:
             self.description: Description = self._ask("describe")[0]
@@ -112,32 +111,13 @@ class SideBySide(VecEnv):
         """Set the seed of each environment for the next `reset`."""
         self._seeds = list(seeds)
 
-    def save(self) -> list[Node] | None:
-        """The state of each environment; None if it cannot be saved at present."""
-        states = self._ask("save")
-        if any(part is None for part in states):
-            return None
-        return [state for part in states for state in part]
-
-    def restore(self, states: Sequence[Node]) -> None:
-        """Put the states from `save` into these environments, which have just been made.
-
-        Raises:
-            NprobotError: they do not fit.
-        """
-        if len(states) != self.num_envs:
-            raise NprobotError(
-                f"{len(states)} environments were saved, and there are {self.num_envs}"
-            )
-        self._ask("restore", *self._split(states))
-
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Give up environments of this process too when they do not return; see `Here.watched`."""
-        if self._here is None:
+        """Give up environments of this process, too, when they do not return."""
+        if self._in_process is None:
             yield
         else:
-            with self._here.watched():
+            with self._in_process.watched():
                 yield
 
     @override

@@ -1,35 +1,208 @@
-"""Environment groups in processes of their own, and what is said when one of them does not answer.
+"""Environments that run one after the other, in this process or in a worker.
 
-Messages between the processes are pickled by `multiprocessing`; nothing of them reaches a disk.
+A group of environments imports neither torch nor stable-baselines3, so that a worker starts fast
+and stays small. Messages between processes are pickled by `multiprocessing`; nothing of them
+reaches a disk.
 """
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, Protocol
 
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from nprobot.envs.actuators.wrapper import READING
 from nprobot.errors import EnvironmentFailedError, EnvironmentUnavailableError, NprobotError
 
-from .env_group import EnvironmentGroup, Local, Maker, Number, failure
-from .environments import silence_mujoco
+from . import environments
+from .environments import failure, silence_mujoco
+
+Array = NDArray[Any]
+Results = tuple[Array, Array, Array, list[dict[str, Any]]]
+"""Observations, rewards, ends of episodes, information."""
 
 TICK = 1.0
 """Seconds between two looks at an environment that has not answered yet."""
 START = 120.0
 """Seconds that a worker has at least to load its libraries and make its environments."""
 
+_PASSED_ON = ("is_success", READING)
+"""What algorithms want to know of an environment's information."""
+
 _RAISED_THERE: dict[str, type[NprobotError]] = {
-    cls.__name__: cls for cls in (EnvironmentFailedError, NprobotError, EnvironmentUnavailableError)
+    cls.__name__: cls for cls in (EnvironmentFailedError, EnvironmentUnavailableError)
 }
 
 
-class Runner(Protocol):
+@dataclass(frozen=True)
+class EnvRecipe:
+    """How to make the environments of a run; can be sent to another process.
+
+    Attributes:
+        env: id.
+        kwargs: arguments of the constructor.
+        actuators: preset of noisy actuators before each; None for none.
+        seed: of their noise.
+        sensor: of what they did; None for none.
+    """
+
+    env: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    actuators: str | None = None
+    seed: int = 0
+    sensor: str | None = None
+
+    def make(self, index: int = 0) -> environments.Env:
+        """Make environment number `index`; those with other numbers have other noise."""
+        seed = (self.seed, index)
+        return environments.make(self.env, self.kwargs, self.actuators, seed, sensor=self.sensor)
+
+
+class Watched(Protocol):
+    """An integer that others can watch, perhaps from another process."""
+
+    value: int
+
+
+@dataclass
+class LocalNumber:
+    """A `Watched` number in this process."""
+
+    value: int = -1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the environments of a group have in common.
+
+    Attributes:
+        observation_space: of each environment.
+        action_space: of each environment.
+        render_mode: of each environment.
+        control_rate: actions a second of simulated time, Hz, if known.
+    """
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    render_mode: str | None
+    control_rate: float | None
+
+
+class EnvironmentGroup:
+    """Some of the environments of a run, stepped one after the other.
+
+    An environment whose episode has ended is reset at once, as stable-baselines3 expects it; the
+    return and length of that episode, in the environment's own units, are in its information.
+
+    Args:
+        recipe: makes them.
+        indices: their numbers in the run.
+        busy: is set to the number of the environment at work, −1 for none.
+
+    Raises:
+        EnvironmentUnavailableError: they cannot be made.
+        EnvironmentFailedError: (all methods) one of them raised an exception.
+    """
+
+    def __init__(self, recipe: EnvRecipe, indices: Sequence[int], busy: Watched) -> None:
+        self._indices = list(indices)
+        self._busy = busy
+        self._envs = [recipe.make(index) for index in self._indices]
+        self._returns = [0.0] * len(self._envs)
+        self._lengths = [0] * len(self._envs)
+        space = self._envs[0].observation_space
+        self._shape, self._dtype = space.shape or (), space.dtype
+
+    def describe(self) -> Description:
+        """What they have in common."""
+        env = self._envs[0]
+        rate = environments.control_rate(env)
+        # A copy: an algorithm draws from it, and the environment must not notice.
+        actions = copy.deepcopy(env.action_space)
+        return Description(env.observation_space, actions, env.render_mode, rate)
+
+    def reset(self, seeds: Sequence[int | None]) -> Array:
+        """Start an episode in each; the first observations, shape (E, *observation)."""
+        observations = self._empty()
+        for row, seed in enumerate(seeds):
+            with self._at_work(row):
+                observations[row] = self._begin(row, seed)
+        return observations
+
+    def step(self, actions: Array) -> Results:
+        """A step of each: observations, rewards (E,), whether the episode ended (E,), information.
+
+        Where an episode ended the observation is the first of the next one, and the last one is
+        the information's "terminal_observation".
+        """
+        observations = self._empty()
+        rewards = np.empty(len(self._envs), np.float32)
+        dones = np.empty(len(self._envs), np.bool_)
+        infos = []
+        for row, env in enumerate(self._envs):
+            self._busy.value = self._indices[row]
+            try:
+                observation, reward, terminated, truncated, told = env.step(actions[row])
+                rewards[row] = reward
+                dones[row] = done = terminated or truncated
+                info = {name: told[name] for name in _PASSED_ON if name in told}
+                info["TimeLimit.truncated"] = truncated and not terminated
+                self._returns[row] += float(reward)
+                self._lengths[row] += 1
+                if done:
+                    ended = {"r": round(self._returns[row], 6), "l": self._lengths[row]}
+                    info |= {"terminal_observation": observation, "episode": ended}
+                    observation = self._begin(row, None)
+                observations[row] = observation
+            except NprobotError:
+                raise
+            except Exception as error:
+                raise failure(f"environment {self._indices[row]}", error) from error
+            infos.append(info)
+        self._busy.value = -1
+        return observations, rewards, dones, infos
+
+    def attribute(self, name: str) -> list[Any]:
+        """An attribute of each environment or of what it wraps."""
+        return [env.get_wrapper_attr(name) for env in self._envs]
+
+    def close(self) -> None:
+        """Close all."""
+        for env in self._envs:
+            env.close()
+
+    @contextmanager
+    def _at_work(self, row: int) -> Iterator[None]:
+        self._busy.value = self._indices[row]
+        try:
+            yield
+        except NprobotError:
+            raise
+        except Exception as error:
+            raise failure(f"environment {self._indices[row]}", error) from error
+        self._busy.value = -1
+
+    def _begin(self, row: int, seed: int | None) -> Any:  # noqa: ANN401
+        self._returns[row], self._lengths[row] = 0.0, 0
+        observation, _ = self._envs[row].reset(seed=seed)
+        return observation
+
+    def _empty(self) -> Array:
+        return np.empty((len(self._envs), *self._shape), self._dtype)
+
+
+class GroupRunner(Protocol):
     """Runs a group of environments somewhere.
 
     Attributes:
@@ -48,20 +221,20 @@ class Runner(Protocol):
         """Close the environments."""
 
 
-class Here:
+class InProcess:
     """A group in this process.
 
     Args:
-        make: makes the environments.
+        recipe: makes the environments.
         indices: their numbers.
         timeout: seconds after which an environment that does not return is given up.
     """
 
-    def __init__(self, make: Maker, indices: Sequence[int], timeout: float) -> None:
+    def __init__(self, recipe: EnvRecipe, indices: Sequence[int], timeout: float) -> None:
         self.indices = indices
         self.timeout = timeout
-        self._busy = Local()
-        self._group = EnvironmentGroup(make, indices, self._busy)
+        self._busy = LocalNumber()
+        self._group = EnvironmentGroup(recipe, indices, self._busy)
         self._call: tuple[str, tuple[Any, ...]] = ("", ())
         self._calls = 0
 
@@ -117,12 +290,14 @@ class Worker:
 
     Args:
         number: of the worker, for messages.
-        make: makes the environments.
+        recipe: makes the environments.
         indices: their numbers.
         timeout: seconds after which an environment that does not return is given up.
     """
 
-    def __init__(self, number: int, make: Maker, indices: Sequence[int], timeout: float) -> None:
+    def __init__(
+        self, number: int, recipe: EnvRecipe, indices: Sequence[int], timeout: float
+    ) -> None:
         self.indices = indices
         self._number = number
         self._patience = _Patience(max(timeout, START))
@@ -132,7 +307,7 @@ class Worker:
         self._busy = context.RawValue("i", -1)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, make, list(indices), self._busy), daemon=True
+            target=_serve, args=(theirs, recipe, list(indices), self._busy), daemon=True
         )
         self._process.start()
         theirs.close()  # so that its end is noticed here
@@ -181,7 +356,7 @@ class Worker:
         who = self._who()
         self._process.join(TICK)
         code = self._process.exitcode
-        how = "of its own accord" if not code else f"with exit code {code}"
+        how = "by itself" if not code else f"with exit code {code}"
         if code is not None and code < 0:
             how = f"of signal {-code} ({signal.strsignal(-code)})"
         return EnvironmentFailedError(f"{who} has died {how}")
@@ -213,9 +388,9 @@ class _Patience:
         return f"{who} has not returned for {self._timeout:g} s (--env-timeout)"
 
 
-def _serve(connection: Connection, make: Maker, indices: list[int], busy: Number) -> None:
+def _serve(connection: Connection, recipe: EnvRecipe, indices: list[int], busy: Watched) -> None:
     """The life of a worker: it ends when the other end of the connection is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that commands
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     silence_mujoco()
     group: EnvironmentGroup | None = None
     while True:
@@ -225,7 +400,7 @@ def _serve(connection: Connection, make: Maker, indices: list[int], busy: Number
             break
         try:
             if group is None:
-                group = EnvironmentGroup(make, indices, busy)
+                group = EnvironmentGroup(recipe, indices, busy)
             answer: tuple[str | None, Any] = None, getattr(group, command)(*arguments)
         except NprobotError as error:
             answer = type(error).__name__, str(error)

@@ -65,7 +65,7 @@ class TrainingObjective:
 
     def __call__(self, settings: Mapping[str, Any], seed: int, report: Report) -> float:
         """The mean return of 20 deterministic episodes at the end of a run."""
-        from nprobot.training.runner import train
+        from nprobot.training.run import train
 
         path = self.folder / "run"
         shutil.rmtree(path, ignore_errors=True)  # left by a search that was killed
@@ -98,7 +98,7 @@ class _Evaluations:
 
     def message(self, text: str) -> None:
         """There may be a new evaluation: its row of the table is written before it is spoken of."""
-        from nprobot.runs.progress import STEPS, read_table
+        from nprobot.runs.log import STEPS, read_table
 
         assert self._folder is not None, "a run begins before it speaks"
         rows = [row for row in read_table(self._folder.progress) if row.get("eval/mean_reward")]

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from nprobot.deploy import Controller
-from nprobot.policies.files.operations import Operation
-from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
+from nprobot.policies.files.policy import BoxAction, ControlTask, Normaliser, Operation, Policy
 
 FEW_AND_MANY = [100, pytest.param(10_000, marks=pytest.mark.slow)]
 """Examples that a test draws; with `-m slow` as many as it takes to be sure."""
@@ -32,12 +31,12 @@ def gain_policy(gain=1.0, bound=2.0, rate=100.0, action=None):
     action = action or box(bound)
     weight = np.zeros((action.outputs, 2))
     weight[0, 0] = gain
-    return linear_policy(weight, action, Task("Some-v0", {}, rate), standard(2))
+    return linear_policy(weight, action, ControlTask("Some-v0", {}, rate), standard(2))
 
 
 def zero_policy(env_id, inputs, action, rate=None):
     """A policy whose outputs are all zero."""
-    return linear_policy(np.zeros((action.outputs, inputs)), action, Task(env_id, {}, rate))
+    return linear_policy(np.zeros((action.outputs, inputs)), action, ControlTask(env_id, {}, rate))
 
 
 def controller(safety=None, policy=None, **options):

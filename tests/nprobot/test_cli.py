@@ -12,9 +12,10 @@ from nprobot.cli.console import duration
 from nprobot.cli.envs import control_environments, describe
 from nprobot.cli.run_display import figures
 from nprobot.policies.files import policy_file
+from nprobot.runs.folder import find_policy
 from nprobot.runs.reporting import Progress
 from nprobot.training.evaluation import evaluate
-from nprobot.training.folder import RunFolder, find_policy
+from nprobot.training.folder import RunFolder
 
 SMALL = [
     *("--steps", "256", "--envs", "2", "--n-steps", "64", "--batch-size", "32"),

@@ -14,7 +14,7 @@ from nprobot.cli.deploy import HELP, Deploy
 from nprobot.cli.options import parse
 from nprobot.deploy import Controller, server
 from nprobot.policies.files import policy_file
-from nprobot.policies.files.policy import Task
+from nprobot.policies.files.policy import ControlTask
 
 from .deploy_helpers import box, linear_policy, standard
 
@@ -88,7 +88,7 @@ class TestDeploy:
     def test_controller_runs_as_shown(self, monkeypatch):
         """The Python of the page, on a robot that ends after some steps."""
         weight = np.random.default_rng(0).normal(size=(2, 10))
-        task = Task("Reacher-v5", {}, 50.0)
+        task = ControlTask("Reacher-v5", {}, 50.0)
         reacher = linear_policy(weight, box(1, size=2), task, standard(10))
 
         def load(reference, **options):

@@ -18,7 +18,7 @@ from nprobot.policies.files.policy_file import save
 from nprobot.regression import track
 from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
 from nprobot.training.evaluation import evaluate
-from nprobot.training.runner import train
+from nprobot.training.run import train
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from nprobot.errors import (
     EnvironmentUnavailableError,
     NonFiniteError,
 )
-from nprobot.policies.files.policy import DiscreteAction, Task
+from nprobot.policies.files.policy import ControlTask, DiscreteAction
 from nprobot.training import evaluation
 from nprobot.training.evaluation import Evaluation, evaluate, run_episodes
 
@@ -48,7 +48,7 @@ class Countdown(gymnasium.Env):
 gymnasium.register("Tests/Countdown-v0", Countdown)
 
 
-TASK = Task("Tests/Countdown-v0")
+TASK = ControlTask("Tests/Countdown-v0")
 # The action is the number that is left, so an episode of n steps returns n + (n - 1) + … + 1.
 POLICY = linear_policy([[1.0, 0.0]], box(10), TASK)
 
@@ -72,7 +72,7 @@ def test_episodes_do_not_depend_on_how_many_there_are():
 
 
 def test_arguments_of_the_environment():
-    twice = dataclasses.replace(POLICY, task=Task("Tests/Countdown-v0", {"scale": 2.0}))
+    twice = dataclasses.replace(POLICY, task=ControlTask("Tests/Countdown-v0", {"scale": 2.0}))
     plain = evaluate(POLICY, episodes=4)
     assert evaluate(twice, episodes=4).mean == 2 * plain.mean
     assert evaluate(twice, env_kwargs={"scale": 3.0}, episodes=4).mean == 3 * plain.mean

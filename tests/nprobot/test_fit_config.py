@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nprobot import catalogue
 from nprobot.errors import ConfigError, UnknownNameError
 from nprobot.regression import FitConfig
 

@@ -2,23 +2,25 @@
 
 import dataclasses
 import json
+from typing import get_args
 
 import pytest
 
-from nprobot.envs.actuators import PRESETS
+from nprobot import catalogue
+from nprobot.algorithms.nrl import NOISE_SOURCES
 from nprobot.errors import ConfigError, EnvironmentUnavailableError, UnknownNameError, near_matches
+from nprobot.learning.noise import DISTRIBUTIONS
 from nprobot.policies.networks import ACTIVATIONS
 from nprobot.runs.seeds import Seeds
-from nprobot.training import config as config_module
 from nprobot.training.config import AlgorithmOptions, LearningOptions, NetworkOptions, RunConfig
 from nprobot.training.environments import control_rate, find_spec, make, newest_versions
 
 
 def test_names_are_those_of_the_engine():
-    # Written out in the configuration so that `--help` need not load torch.
-    assert set(config_module.RULES) == set(RULES)
-    assert set(config_module.ACTIVATIONS) == set(ACTIVATIONS)
-    assert set(config_module.HARDWARE) == set(PRESETS)
+    # Written out in the catalogue so that `--help` need not load torch.
+    assert set(get_args(catalogue.Activation)) == set(ACTIVATIONS)
+    assert set(get_args(catalogue.Noise)) == set(DISTRIBUTIONS) == set(catalogue.NOISES)
+    assert set(get_args(catalogue.NoiseSource)) == set(NOISE_SOURCES)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +36,7 @@ def test_names_are_those_of_the_engine():
         (RunConfig, {"workers": -1}),
         (RunConfig, {"workers": 9}),
         (RunConfig, {"env_timeout": 0}),
-        (RunConfig, {"hardware": "servos"}),
-        (RunConfig, {"checkpoint_episodes": "forget"}),
+        (RunConfig, {"actuators": "servos"}),
         (LearningOptions, {"sigma": 0.0}),
         (LearningOptions, {"learning_rate": float("inf")}),
         (LearningOptions, {"decorrelation_lr": 2.0}),
@@ -63,7 +64,12 @@ def test_a_temperature_is_fixed_or_learned():
 
 @pytest.mark.parametrize(
     ("values", "near"),
-    [({"rule": "dapn"}, "danp"), ({"rule": "DANP"}, "danp"), ({"algo": "pppo"}, "ppo")],
+    [
+        ({"rule": "dapn"}, "danp"),
+        ({"rule": "DANP"}, "danp"),
+        ({"rule": "np-feedback"}, "np+feedback"),
+        ({"algo": "pppo"}, "ppo"),
+    ],
 )
 def test_unknown_names_come_with_near_ones(values, near):
     with pytest.raises(UnknownNameError, match="did you mean") as caught:
@@ -93,6 +99,19 @@ def test_unknown_options_are_refused(values, near):
     assert caught.value.near[0] == near
 
 
+def test_what_earlier_versions_wrote_is_understood():
+    old = RunConfig.from_dict(
+        {
+            "rule": "dnp",
+            "hardware": "servo",
+            "checkpoint_episodes": "keep",
+            "learning": {"feedback": True, "sigma": 0.01},
+        }
+    )
+    new = RunConfig(rule="dnp+feedback", actuators="servo", learning=LearningOptions(sigma=0.01))
+    assert old == new
+
+
 def test_options_of_all_groups_have_names_of_their_own():
     groups = (RunConfig, LearningOptions, NetworkOptions, AlgorithmOptions)
     names = [field.name for group in groups for field in dataclasses.fields(group)]
@@ -102,7 +121,7 @@ def test_options_of_all_groups_have_names_of_their_own():
 
 def test_seeds_differ_from_each_other_and_between_runs():
     seeds = [dataclasses.astuple(Seeds.spawn(seed)) for seed in range(50)]
-    assert len({word for run in seeds for word in run}) == 50 * 5
+    assert len({word for run in seeds for word in run}) == 50 * 6
     assert Seeds.spawn(3) == Seeds.spawn(3)
 
 
@@ -139,7 +158,7 @@ def test_near_matches_ignore_case():
 
 
 def test_a_run_says_what_learns():
-    config = RunConfig(rule="np", samples=1, learning=LearningOptions(feedback=True))
+    config = RunConfig(samples=1)
     assert config.learner == "PPO with NP + feedback, K = 1"
     assert RunConfig(rule="bp", samples=1, algo="sac").learner == "SAC with BP"
 

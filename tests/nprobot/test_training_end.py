@@ -11,11 +11,11 @@ from gymnasium import spaces
 from nprobot.errors import EnvironmentUnavailableError, NonFiniteError
 from nprobot.policies.files import policy_file
 from nprobot.runs.checkpoints import numbered
-from nprobot.runs.progress import column, read_table
-from nprobot.training import session
+from nprobot.runs.folder import find_policy
+from nprobot.runs.log import column, read_table
+from nprobot.training import run as run_module
 from nprobot.training.config import LearningOptions
-from nprobot.training.folder import find_policy
-from nprobot.training.runner import train
+from nprobot.training.run import train
 
 from .training_helpers import CONFIG, Listener
 
@@ -56,18 +56,18 @@ class TestEnd:
     def test_ends_between_two_updates_when_asked(self, tmp_path):
         class Impatient(Listener):
             def progress(self, progress):
-                if progress.steps == 256:
+                if progress.done == 256:
                     runs[0].stop_requested = True
 
         runs = []
-        original = session.RunCallback
+        original = run_module.RunCallback
 
         def remember(*args):
             runs.append(original(*args))
             return runs[0]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(session, "RunCallback", remember)
+            patch.setattr(run_module, "RunCallback", remember)
             result = train(CONFIG, tmp_path / "run", reporter=Impatient())
         assert result.interrupted
         assert result.steps == 256

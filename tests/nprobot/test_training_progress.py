@@ -2,7 +2,7 @@
 
 import csv
 
-from nprobot.runs.progress import ProgressTable, column, read_table
+from nprobot.runs.log import ProgressTable, column, read_table
 
 from .training_helpers import STEPS
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nprobot.catalogue import ALGORITHMS
 from nprobot.errors import (
     ConfigError,
     DamagedFileError,
@@ -20,14 +21,16 @@ from nprobot.errors import (
 )
 from nprobot.policies.files import policy_file
 from nprobot.runs.checkpoints import numbered
-from nprobot.runs.progress import column, read_table
+from nprobot.runs.folder import default_path, find_policy
+from nprobot.runs.log import column, read_table
+from nprobot.runs.seeds import Seeds
 from nprobot.runs.state import load_state, save_state
 from nprobot.training import checkpoint as checkpoints
 from nprobot.training.build import build_model
 from nprobot.training.checkpoint import load_checkpoint, training_state
-from nprobot.training.config import ALGORITHMS, LearningOptions
-from nprobot.training.folder import RunFolder, default_path, find_policy
-from nprobot.training.runner import resume, train
+from nprobot.training.config import LearningOptions
+from nprobot.training.folder import RunFolder
+from nprobot.training.run import resume, train
 from nprobot.training.vector import make_vector
 
 from .training_helpers import CONFIG, STEPS, Listener
@@ -71,13 +74,13 @@ class TestFolder:
         config = written["config"]
         assert written["command"] == "nprobot train --seed 3"
         assert config["algorithm"]["n_steps"] == 64
-        own = {name: config["algorithm"][name] for name in ALGORITHMS["ppo"]}
+        own = {name: config["algorithm"][name] for name in ALGORITHMS["ppo"].options}
         used = {**config, **own, **config["learning"], **config["network"]}
         assert used["gamma"] == 0.99
         assert used["activation"] == "tanh"
         unset = {name for name, value in used.items() if value is None}
         assert unset <= {
-            *("stop_at", "evaluate_every", "target_kl", "max_grad_norm", "hardware"),
+            *("stop_at", "evaluate_every", "target_kl", "max_grad_norm", "actuators"),
             *("sensor", "alignment_every"),
         }
         packages = {"python", "nprobot", "torch", "mujoco", "gymnasium", "numpy"}
@@ -115,7 +118,7 @@ class TestFolder:
         assert result.backward_passes == 0
         assert len(result.evaluation.returns) == 20
         assert not result.interrupted
-        assert listener.folder == result.folder
+        assert any(str(result.folder.path) in message for message in listener.messages)
         assert listener.steps[-1] == 512
 
     def test_never_overwritten(self, run):
@@ -125,12 +128,12 @@ class TestFolder:
         assert {p: p.read_bytes() for p in before} == before
 
     def test_default_name(self, tmp_path):
-        config = dataclasses.replace(CONFIG, env="nprobot/ArmReach-v0")
-        first = default_path(config, tmp_path)
+        parts = ("nprobot/ArmReach-v0", "ppo", "np+feedback", 3)
+        first = default_path(*parts, root=tmp_path)
         assert first.parent == tmp_path
-        assert first.name.startswith("nprobot_ArmReach-v0-ppo-danp-3-")
+        assert first.name.startswith("nprobot_ArmReach-v0-ppo-np+feedback-3-")
         first.mkdir()
-        assert default_path(config, tmp_path) != first
+        assert default_path(*parts, root=tmp_path) != first
 
     def test_damaged_config(self, copy):
         (copy / "config.json").write_text("{")
@@ -149,7 +152,7 @@ def weights(result):
 
 
 def test_same_seed_same_policy_however_often_it_is_looked_at(run, tmp_path):
-    watched = dataclasses.replace(CONFIG, evaluate_every=128, checkpoint_every=128)
+    watched = dataclasses.replace(CONFIG, evaluate_every=128)
     again = train(watched, tmp_path / "again")
     assert again.evaluation == run[0].evaluation
     for a, b in zip(weights(again), weights(run[0]), strict=True):
@@ -189,7 +192,7 @@ class TestResume:
         config = RunFolder.open(copy).config
         model = build_model(config, make_vector(config))
         before = parameters(model)
-        load_checkpoint(checkpoint, model)
+        load_checkpoint(checkpoint, model, Seeds.spawn(config.seed), print)
         assert not torch.equal(parameters(model), before)
         assert model.num_timesteps == 512
         assert model.env.obs_rms.count > 512

@@ -4,6 +4,7 @@ from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
 
 CONFIG = RunConfig(
     steps=512,
+    rule="danp",
     samples=2,
     seed=3,
     envs=2,
@@ -18,13 +19,10 @@ class Listener:
     """Keeps what a run reports."""
 
     def __init__(self):
-        self.folder, self.steps, self.messages = None, [], []
-
-    def begin(self, folder):
-        self.folder = folder
+        self.steps, self.messages = [], []
 
     def progress(self, progress):
-        self.steps.append(progress.steps)
+        self.steps.append(progress.done)
 
     def message(self, text):
         self.messages.append(text)

@@ -59,7 +59,7 @@ def made_up():
 def made_up_row(learner, seed, value, *, env="Reacher-v5", rule=None, algo="ppo", status="done"):
     """A row as a run would write it."""
     spec = RunSpec(
-        env=env, hardware="ideal", steps=1000, learner=learner, algo=algo, rule=rule,
+        env=env, actuators="ideal", steps=1000, learner=learner, algo=algo, rule=rule,
         samples=None, seed=seed,
     )  # fmt: skip
     row = spec.to_dict() | {

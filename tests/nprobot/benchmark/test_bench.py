@@ -91,7 +91,7 @@ def test_the_same_run_gives_the_same_result(tiny):
 def test_every_other_algorithm_runs_and_is_billed(algo, settings):
     ruled = not algo.startswith("sb3")
     spec = RunSpec(
-        env="InvertedPendulum-v5", hardware="servo" if algo == "nrl" else "ideal", steps=64,
+        env="InvertedPendulum-v5", actuators="servo" if algo == "nrl" else "ideal", steps=64,
         learner=algo, algo=algo, rule="danp" if ruled else None, samples=2 if ruled else None,
         settings=settings, envs=1, hidden=(8, 8), episodes=1, points=1, point_episodes=1,
     )  # fmt: skip
@@ -106,7 +106,7 @@ def test_every_other_algorithm_runs_and_is_billed(algo, settings):
 @pytest.mark.parametrize(("rule", "settings"), [("anp", {}), ("np", {"feedback": True})])
 def test_a_regression_task_is_a_run_too(rule, settings):
     spec = RunSpec(
-        env="fit:arm-forward-kinematics", hardware="ideal", steps=2, learner=rule, algo="fit",
+        env="fit:arm-forward-kinematics", actuators="ideal", steps=2, learner=rule, algo="fit",
         rule=rule, samples=2, settings=settings, hidden=(16,),
         env_kwargs={"train": 4, "validation": 2, "test": 2},
     )  # fmt: skip

@@ -99,7 +99,7 @@ def test_calls_while_warming_up_are_counted_by_themselves():
 @pytest.mark.parametrize(("rule", "samples"), [("bp", None), ("anp", 3)])
 def test_a_whole_run_of_ppo_is_billed(rule, samples):
     spec = RunSpec(
-        env="InvertedPendulum-v5", hardware="ideal", steps=128, learner="x", algo="ppo", rule=rule,
+        env="InvertedPendulum-v5", actuators="ideal", steps=128, learner="x", algo="ppo", rule=rule,
         samples=samples, settings={"n_steps": 32, "batch_size": 32, "n_epochs": 2}, envs=2,
         hidden=(8,),
     )  # fmt: skip

@@ -13,17 +13,19 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from nprobot.runs.progress import read_table
+from nprobot.runs.log import read_table
 from nprobot.runs.state import load_state, to_bytes
-from nprobot.training import callback, session
+from nprobot.training import callback
+from nprobot.training import run as run_module
 from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
 from nprobot.training.evaluation import evaluate
-from nprobot.training.runner import train
+from nprobot.training.run import train
 
 CLOCK = {"time/fps", "time/time_elapsed"}
 
 SMALL = RunConfig(
     steps=640,
+    rule="danp",
     samples=2,
     seed=3,
     envs=2,
@@ -39,9 +41,6 @@ class Listener:
 
     def __init__(self):
         self.messages = []
-
-    def begin(self, folder):
-        pass
 
     def progress(self, progress):
         pass
@@ -106,7 +105,7 @@ def cut(source, target, steps):
 def short_evaluations():
     """Two episodes instead of twenty: what they find does not matter here, that it is kept does."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (callback, session):
+        for module in (callback, run_module):
             patch.setattr(module, "evaluate", functools.partial(evaluate, episodes=2))
         yield
 
@@ -141,8 +140,8 @@ for stream in (1, 2):
     os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
 {before}
 from functools import partial
-from nprobot.training import callback, session
-callback.evaluate = session.evaluate = partial(session.evaluate, episodes=2)
+from nprobot.training import callback, run
+callback.evaluate = run.evaluate = partial(run.evaluate, episodes=2)
 from nprobot.cli import main
 code = main({arguments!r})
 {after}
@@ -151,7 +150,7 @@ raise SystemExit(code)
 
 
 PRELOAD = [
-    *("nprobot.cli.train", "nprobot.training.runner"),
+    *("nprobot.cli.train", "nprobot.training.run"),
     # What they load when it is needed; torch has a second's worth for its first optimiser.
     *("torch._dynamo", "gymnasium.envs.mujoco.inverted_pendulum_v5"),
 ]

@@ -7,27 +7,27 @@ import numpy as np
 import pytest
 import torch
 
+from nprobot.catalogue import ALGORITHMS
 from nprobot.errors import ConfigError, DamagedFileError, EnvironmentUnavailableError
 from nprobot.policies.files import policy_file
+from nprobot.runs.folder import find_policy
 from nprobot.runs.state import load_state, save_state
-from nprobot.training.algorithms import MAKERS, restore_memory, save_memory
-from nprobot.training.build import build_model, resolve
+from nprobot.training.build import build_model
 from nprobot.training.config import (
-    ALGORITHMS,
     AlgorithmOptions,
     LearningOptions,
     NetworkOptions,
     RunConfig,
 )
-from nprobot.training.folder import RunFolder, find_policy
-from nprobot.training.runner import resume, train
+from nprobot.training.folder import RunFolder
+from nprobot.training.run import resume, train
 from nprobot.training.vector import make_vector
 
 COMMON = {"samples": 2, "seed": 3, "network": NetworkOptions(hidden=(8, 8))}
 ON_LINE = {**COMMON, "algo": "nrl", "envs": 2, "steps": 384, "checkpoint_every": 128}
 REPLAY = {"steps": 120, "checkpoint_every": 60, **COMMON}
 LEARNS_EARLY = AlgorithmOptions(learning_starts=40, batch_size=16)
-NOISY = {"env": "Reacher-v5", "hardware": "torque-motor", "sensor": "current-sense"}
+NOISY = {"env": "Reacher-v5", "actuators": "torque-motor", "sensor": "current-sense"}
 
 RUNS = {
     "nrl": RunConfig(**ON_LINE, **NOISY),
@@ -35,9 +35,8 @@ RUNS = {
         **{**ON_LINE, **NOISY},
         algorithm=AlgorithmOptions(noise_source="actuators", baseline="running-mean"),
     ),
-    "nrl in new episodes": RunConfig(
+    "nrl by injected noise": RunConfig(
         **ON_LINE,
-        checkpoint_episodes="restart",
         algorithm=AlgorithmOptions(noise_source="injected"),
     ),
     "sac": RunConfig(
@@ -79,9 +78,9 @@ def test_what_is_saved_is_what_is_restored(whole, tmp_path):
     config = RunFolder.open(whole).config
     saved = load_state(first_checkpoint(whole) / "training")["memory"]
     model = build_model(config, make_vector(config))
-    restore_memory(model, saved)
+    model._restore_memory(saved)
     save_state(tmp_path / "a", saved)
-    save_state(tmp_path / "b", save_memory(model))
+    save_state(tmp_path / "b", model._memory())
     for kind in (".json", ".safetensors"):
         assert (tmp_path / f"a{kind}").read_bytes() == (tmp_path / f"b{kind}").read_bytes()
 
@@ -106,7 +105,7 @@ def test_the_policy_file_gives_the_actions_of_the_model(whole):
 
 def test_the_configuration_on_disk_is_complete_and_makes_the_same_model(whole):
     written = json.loads((whole / "config.json").read_text())["config"]
-    own = ALGORITHMS[written["algo"]]
+    own = ALGORITHMS[written["algo"]].options
     given = {name for name, value in written["algorithm"].items() if value is not None}
     assert given <= set(own)
     assert set(own) - given <= {
@@ -115,7 +114,7 @@ def test_the_configuration_on_disk_is_complete_and_makes_the_same_model(whole):
         "ent_coef_start",
     }  # None
     config = RunFolder.open(whole).config
-    assert resolve(config, build_model(config, make_vector(config))) == config
+    assert config.resolved() == config
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,7 @@ def test_where_sacs_temperature_begins(given, temperature, recorded):
         assert float(model.ent_coef_tensor) == pytest.approx(temperature)
     else:
         assert float(model.log_ent_coef.exp()) == pytest.approx(temperature)
-    own = resolve(config, model).algorithm
+    own = config.resolved().algorithm
     assert (own.ent_coef, own.ent_coef_start) == recorded
 
 
@@ -144,10 +143,10 @@ def test_a_replay_buffer_of_another_size_is_refused(whole, tmp_path, tools):
     memory = load_state(first_checkpoint(whole) / "training")["memory"]
     memory["replay"]["rewards"] = memory["replay"]["rewards"][1:]
     with pytest.raises(ValueError, match="rewards"):
-        restore_memory(build_model(config, make_vector(config)), memory)
+        build_model(config, make_vector(config))._restore_memory(memory)
     memory["replay"]["pos"] = 10**9
     with pytest.raises(ValueError, match="no place"):
-        restore_memory(build_model(config, make_vector(config)), memory)
+        build_model(config, make_vector(config))._restore_memory(memory)
 
 
 def test_the_chip_of_another_run_is_refused(tmp_path):
@@ -156,14 +155,13 @@ def test_the_chip_of_another_run_is_refused(tmp_path):
     file = tmp_path / "run" / "config.json"
     other = file.read_text().replace('"seed": 3', '"seed": 4')
     file.write_text(other)
-    with pytest.raises(DamagedFileError, match="another chip"):
+    with pytest.raises(DamagedFileError, match="another seed"):
         resume(tmp_path / "run", dataclasses.replace(RunFolder.open(tmp_path / "run").config))
 
 
-def test_every_algorithm_has_its_row():
-    assert ALGORITHMS.keys() == MAKERS.keys()
+def test_every_option_belongs_to_an_algorithm():
     names = {option.name for option in dataclasses.fields(AlgorithmOptions)}
-    assert set().union(*ALGORITHMS.values()) == names
+    assert set().union(*(a.options for a in ALGORITHMS.values())) == names
 
 
 @pytest.mark.parametrize(
@@ -172,7 +170,7 @@ def test_every_algorithm_has_its_row():
         ({"algo": "nrl", "algorithm": AlgorithmOptions(clip_range=0.1)}, "nrl has no option clip"),
         ({"algorithm": AlgorithmOptions(tau=0.1)}, "ppo has no option tau; it has batch_size"),
         ({"algo": "nrl", "learning": LearningOptions(alignment_every=3)}, "nrl has no option"),
-        ({"sensor": "current-sense"}, "give hardware"),
+        ({"sensor": "current-sense"}, "give actuators"),
     ],
 )
 def test_options_of_another_algorithm_are_refused(options, message):

@@ -24,7 +24,7 @@ from nprobot.regression.folder import FitFolder
 from nprobot.regression.reporting import Silent
 from nprobot.runs import checkpoints as checkpoint_folder
 from nprobot.runs.checkpoints import newest_whole
-from nprobot.runs.files import alone
+from nprobot.runs.files import lock_run
 
 FILES = [
     *("checkpoint.json", "model.json", "model.safetensors"),
@@ -175,7 +175,7 @@ def test_foreign_newer_and_busy(copy):
     with pytest.raises(ForeignFileError, match="its seed is 3"):
         resume(copy, data(), epochs=6)
     file.write_text(good)
-    with alone(copy), pytest.raises(BusyError):
+    with lock_run(copy), pytest.raises(BusyError):
         resume(copy, data(), epochs=6)
 
 

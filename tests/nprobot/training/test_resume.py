@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+import nprobot
 from nprobot.errors import BusyError, ConfigError
-from nprobot.runs.files import alone
+from nprobot.runs.files import lock_run
 from nprobot.runs.state import load_state
 from nprobot.training.config import LearningOptions
 from nprobot.training.folder import RunFolder
-from nprobot.training.runner import resume, train
+from nprobot.training.run import resume, train
 
 COSINE = LearningOptions(lr_schedule="cosine")
 
@@ -48,24 +49,7 @@ class Opaque(gymnasium.Env):
         return np.array([x, np.sin(x)]), -abs(x), abs(x) > 2, False, {}
 
 
-class Changing(gymnasium.Env):
-    """Has another attribute in its next version."""
-
-    observation_space = spaces.Box(-1, 1, (2,))
-    action_space = spaces.Box(-1, 1, (1,))
-    memory = staticmethod(list)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.past = type("Past", (), {})() if self.memory is None else self.memory()
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        return np.zeros(2, np.float32), 0.0, False, False, {}
-
-
 gymnasium.register("Tests/Opaque-v0", Opaque, max_episode_steps=30)
-gymnasium.register("Tests/Changing-v0", Changing, max_episode_steps=30)
 
 
 @pytest.mark.parametrize("steps", [0, 128, 256, 512])
@@ -82,10 +66,10 @@ def test_from_every_checkpoint(run, tmp_path, tools, steps):
     [
         {"env": "Pendulum-v1", "rule": "bp", "normalise": "off"},
         {"env": "CartPole-v1", "rule": "inp"},
-        {"env": "Reacher-v5", "hardware": "worn-gearbox", "learning": COSINE},
+        {"env": "Reacher-v5", "actuators": "worn-gearbox", "learning": COSINE},
         {"env": "nprobot/ArmTrack-v0", "rule": "dbp"},
         {"env": "Tests/Opaque-v0"},
-        {"env": "Pendulum-v1", "rule": "dnp", "learning": LearningOptions(feedback=True)},
+        {"env": "Pendulum-v1", "rule": "dnp+feedback"},
     ],
     ids=lambda options: options["env"] + options.get("rule", ""),
 )
@@ -124,36 +108,31 @@ def test_stopped_by_ctrl_c_anywhere(run, tmp_path, tools):
     tools.assert_same(path, run)
 
 
-class TestNewEpisodes:
-    """Where the state of an environment cannot be saved."""
+def test_an_environment_without_a_seed(tmp_path, tools):
+    config = dataclasses.replace(
+        tools.SMALL, env="Tests/Opaque-v0", env_kwargs={"lucky": True}, steps=384
+    )
+    train(config, tmp_path / "whole")
+    path = tools.cut(tmp_path / "whole", tmp_path / "run", 256)
+    listener = tools.Listener()
+    assert resume(path, reporter=listener).steps == 384
+    assert any("does not follow from its seed" in message for message in listener.messages)
 
-    def test_is_found_out_and_said(self, tmp_path, tools):
-        listener = tools.Listener()
-        config = dataclasses.replace(tools.SMALL, env="Tests/Opaque-v0", steps=256)
-        result = train(config, tmp_path / "run", reporter=listener)
-        assert result.folder.config.checkpoint_episodes == "restart"
-        assert any("cannot be saved exactly" in message for message in listener.messages)
 
-    def test_an_environment_without_a_seed(self, tmp_path, tools):
-        config = dataclasses.replace(
-            tools.SMALL, env="Tests/Opaque-v0", env_kwargs={"lucky": True}, steps=384
-        )
-        train(config, tmp_path / "whole")
-        path = tools.cut(tmp_path / "whole", tmp_path / "run", 256)
-        listener = tools.Listener()
-        assert resume(path, reporter=listener).steps == 384
-        assert any("not determined by its seed" in message for message in listener.messages)
+def test_a_checkpoint_ends_the_running_episodes(tmp_path, tools, monkeypatch):
+    """As a time limit does: no episode is counted, and what would have come is valued."""
+    config = dataclasses.replace(tools.SMALL, steps=256, evaluate_every=None)
+    starts = []
+    collect = nprobot.PPO.collect_rollouts
 
-    def test_a_state_that_does_not_fit_any_more(self, tmp_path, tools):
-        """As after an update of an environment: the run goes on, and says what is lost."""
-        config = dataclasses.replace(tools.SMALL, env="Tests/Changing-v0", steps=384)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Changing, "memory", None)
-            train(config, tmp_path / "whole")
-        path = tools.cut(tmp_path / "whole", tmp_path / "run", 256)
-        listener = tools.Listener()
-        assert resume(path, reporter=listener).steps == 384
-        assert any("episodes are lost" in message for message in listener.messages)
+    def watch(model, *arguments, **keywords):
+        before = collect(model, *arguments, **keywords)
+        starts.append(model.rollout_buffer.episode_starts[0].copy())
+        return before
+
+    monkeypatch.setattr(nprobot.PPO, "collect_rollouts", watch)
+    train(config, tmp_path / "run")
+    assert [start.all() for start in starts] == [True, True]  # a checkpoint at 128
 
 
 class TestEnd:
@@ -189,7 +168,7 @@ class TestEnd:
 
 
 def test_two_processes_do_not_train_one_run(copy):
-    with alone(copy), pytest.raises(BusyError, match="another process"):
+    with lock_run(copy), pytest.raises(BusyError, match="another process"):
         resume(copy)
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from nprobot.errors import EnvironmentFailedError, EnvironmentUnavailableError, NonFiniteError
 from nprobot.training.config import RunConfig
-from nprobot.training.env_group import EnvironmentGroup, Local, Maker
 from nprobot.training.folder import RunFolder
-from nprobot.training.runner import resume, train
+from nprobot.training.run import resume, train
 from nprobot.training.vector import FiniteCheck, SideBySide, make_vector, side_by_side
+from nprobot.training.workers import EnvironmentGroup, EnvRecipe, LocalNumber
 
 MODULE = '''
 import os, signal, threading
@@ -30,12 +30,12 @@ class Troubled(gymnasium.Env):
     made = 0
 
     def __init__(self, file):
-        self.file, self.steps, self.number = file, 0, 0
+        self.file, self.steps, self.number = file, 0, None
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        if seed is not None:
-            self.number = seed
+        if self.number is None:  # a checkpoint gives other seeds
+            self.number = seed or 0
         self.steps = 0
         return self.np_random.normal(size=1).astype(np.float32), {}
 
@@ -95,14 +95,11 @@ def troubled(path, how):
     """Let trouble begin after the first checkpoint."""
 
     class Listener:
-        def begin(self, folder):
-            pass
-
         def message(self, text):
             pass
 
         def progress(self, progress):
-            if progress.steps == 256:
+            if progress.done == 256:
                 path.write_text(how)
 
     return Listener()
@@ -133,7 +130,7 @@ def test_is_named_and_the_run_goes_on(
     assert f"The last good checkpoint is {path / 'checkpoints' / 'step_000000256'}" in str(
         caught.value
     )
-    assert f"go on: nprobot train --resume {path}" in str(caught.value)
+    assert f"continue: nprobot train --resume {path}" in str(caught.value)
     trouble.unlink()
     resume(path, dataclasses.replace(RunFolder.open(path).config, workers=0))
     here, there = tools.contents(path), tools.contents(untroubled)
@@ -147,7 +144,7 @@ class TestGroups:
         from stable_baselines3.common.monitor import Monitor
         from stable_baselines3.common.vec_env import DummyVecEnv
 
-        make = Maker("InvertedPendulum-v5")
+        make = EnvRecipe("InvertedPendulum-v5")
         ours = SideBySide(make, 3, 0, 10.0)
         theirs = DummyVecEnv([lambda i=i: Monitor(make(i)) for i in range(3)])
         for vector in (ours, theirs):
@@ -172,7 +169,7 @@ class TestGroups:
         ours.close()
 
     def test_workers_give_the_same_and_can_be_saved(self):
-        make = Maker("Pendulum-v1", hardware="servo", seed=4)
+        make = EnvRecipe("Pendulum-v1", actuators="servo", seed=4)
         near, far = SideBySide(make, 3, 0, 60.0), SideBySide(make, 3, 2, 60.0)
         for vector in (near, far):
             vector.seed(1)
@@ -191,7 +188,7 @@ class TestGroups:
 
     def test_an_environment_that_cannot_be_made_in_a_worker(self):
         with pytest.raises(EnvironmentUnavailableError, match="no_such_argument"):
-            SideBySide(Maker("Pendulum-v1", {"no_such_argument": 1}), 1, 1, 60.0)
+            SideBySide(EnvRecipe("Pendulum-v1", {"no_such_argument": 1}), 1, 1, 60.0)
 
     def test_an_alarm_of_somebody_else_comes_back(self):
         before = signal.getsignal(signal.SIGALRM)
@@ -201,8 +198,8 @@ class TestGroups:
         assert signal.getsignal(signal.SIGALRM) == before
 
     def test_busy_says_who_is_at_work(self):
-        busy = Local()
-        group = EnvironmentGroup(Maker("Pendulum-v1"), [4, 5], busy)
+        busy = LocalNumber()
+        group = EnvironmentGroup(EnvRecipe("Pendulum-v1"), [4, 5], busy)
         seen = []
         for env in group._envs:
             step = env.step
@@ -240,6 +237,7 @@ def test_a_killed_run_leaves_no_worker(launcher, tmp_path):
     process = launcher.start("train", *arguments, before=script)
     while not (path / "config.json").exists():
         process.join(0.05)
+        assert process.is_alive(), launcher.said()
     process.kill()
     process.join()
     (pid,) = map(int, (tmp_path / "pids").read_text().split())
