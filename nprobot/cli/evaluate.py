@@ -18,10 +18,10 @@ from nprobot.catalogue import learner_title
 from nprobot.deploy.rendering import check_film, choose_backend, film_episode
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import recorded_rule
+from nprobot.runs.folder import find_policy
 from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import Evaluation, evaluate
-from nprobot.runs.folder import find_policy
 
 from .console import facts, say
 from .exit_codes import DONE

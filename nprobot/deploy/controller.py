@@ -17,8 +17,8 @@ from nprobot.policies import zoo
 from nprobot.policies.files.onnx_file import ONNX_FILE, load_onnx
 from nprobot.policies.files.policy import Array
 from nprobot.policies.files.policy_file import load
-from nprobot.training.evaluation import DeployablePolicy
 from nprobot.runs.folder import find_policy
+from nprobot.training.evaluation import DeployablePolicy
 
 from .flight_recorder import FlightRecorder, RecordedStep
 from .safety import READABLE_KINDS, ControlFault, FaultKind, Safety, Supervisor

@@ -19,7 +19,7 @@ from nprobot.training import environments
 from nprobot.training.evaluation import check_fit, episode_seeds, run_episodes
 
 from .controller import ARM_TRACK, feedforward_policy
-from .model import Model
+from .model import FittedModel
 
 Array = NDArray[Any]
 Controller = Callable[[ArmTrackEnv, Array], Array]
@@ -56,7 +56,7 @@ class Tracking:
 
 
 def track(
-    controller: Controller | Policy | Model | str | Path | None,
+    controller: Controller | Policy | FittedModel | str | Path | None,
     *,
     episodes: int = 20,
     seed: int = 0,
@@ -119,13 +119,13 @@ def track(
 
 
 def _controller(
-    given: Controller | Policy | Model | str | Path | None, made: environments.Env
+    given: Controller | Policy | FittedModel | str | Path | None, made: environments.Env
 ) -> Controller:
     if given is None:
         return lambda env, observation: np.zeros(JOINTS, dtype=np.float32)
     if given in ("exact", "nominal"):
         return lambda env, observation: env.exact_action(nominal=given == "nominal")
-    if isinstance(given, Model):
+    if isinstance(given, FittedModel):
         given = feedforward_policy(given)
     elif isinstance(given, str | Path):
         given = policy_file.load(given)

@@ -18,7 +18,7 @@ from nprobot.errors import (
 )
 from nprobot.policies import ACTIVATIONS, mlp
 from nprobot.policies.files import policy_file
-from nprobot.regression import Model, export_model, load, save
+from nprobot.regression import FittedModel, export_model, load, save
 from nprobot.regression.model import describe_network
 
 
@@ -42,7 +42,7 @@ def model(sizes=(3, 8, 2), classes=0, activation="tanh", decorrelated=True):
     if decorrelated:
         for layer in network[::2]:
             layer.R += 0.3 * torch.randn_like(layer.R)
-    return Model.for_data(network, data(classes))
+    return FittedModel.for_data(network, data(classes))
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*never change")
@@ -149,6 +149,6 @@ def test_the_policy_file_does_what_the_model_does(tmp_path, classes, decorrelate
 
 
 def test_networks_of_other_kinds_have_no_policy_file():
-    made = Model.for_data(torch.nn.Linear(3, 2), data())
+    made = FittedModel.for_data(torch.nn.Linear(3, 2), data())
     with pytest.raises(ArchitectureError, match="cannot be exported"):
         export_model(made)
