@@ -23,8 +23,7 @@ import rows
 import torch
 
 from nprobot.adaptation import ActuatorFault, AdaptationConfig, Adapted, adapt, save_adapted
-from nprobot.deploy.policies import load_policy
-from nprobot.deploy.rendering import choose_backend
+from nprobot.deploy import choose_backend, load_policy
 from nprobot.envs import NoisyActuators
 from nprobot.training import environments
 from nprobot.training.evaluation import episode_seeds

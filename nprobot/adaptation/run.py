@@ -35,7 +35,7 @@ from nprobot.runs.interruption import interruptible
 from nprobot.runs.reporting import Progress, Reporter, Silent
 from nprobot.runs.versions import versions
 from nprobot.training.environments import Env
-from nprobot.training.evaluation import Evaluation, episode_seeds, run_episodes
+from nprobot.training.evaluation import Evaluation, evaluate
 
 from .config import AdaptationConfig
 from .faults import ActuatorFault
@@ -206,21 +206,12 @@ def evaluate_on(
     policy: Policy, make_robot: MakeRobot, actuators: Sequence[Any], episodes: int, seed: int
 ) -> Evaluation:
     """Deterministic episodes of a policy on robots with these actuators."""
-    robots: list[Env] = [
-        NoisyActuators(make_robot(), actuators, seed=np.random.SeedSequence((seed, number)))
-        for number in range(min(episodes, 20))
-    ]
-    results: list[tuple[float, int]] = []
-    try:
-        starts = episode_seeds(seed, episodes)
-        for first in range(0, episodes, len(robots)):
-            results += run_episodes(policy, robots, starts[first : first + len(robots)])
-    finally:
-        for robot in robots:
-            robot.close()
-    totals, lengths = zip(*results, strict=True)
+
+    def make(number: int) -> Env:
+        return NoisyActuators(make_robot(), actuators, seed=np.random.SeedSequence((seed, number)))
+
     name = policy.task.id if policy.task else "robot"
-    return Evaluation(name, seed, totals, lengths)
+    return evaluate(policy, name, make=make, episodes=episodes, seed=seed)
 
 
 def running_return(episodes: Sequence[LearningEpisode]) -> tuple[list[int], list[float]]:

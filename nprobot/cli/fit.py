@@ -21,7 +21,7 @@ from nprobot.regression.config import FitConfig
 from nprobot.regression.data import Source
 from nprobot.regression.folder import FitFolder
 from nprobot.runs.folder import default_path
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.environments import silence_mujoco
 
 from .console import duration, facts, say
 from .display import Display
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     from nprobot.regression.run import fit, network_for, resume
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
-    tame_mujoco()
+    silence_mujoco()
     console = Console()
     data = load(options.source)
     device = torch.device(options.output.device)

@@ -11,12 +11,10 @@ import copy
 import multiprocessing
 import signal
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -28,7 +26,7 @@ from nprobot.envs.actuators.wrapper import READING
 from nprobot.errors import EnvironmentFailedError, EnvironmentUnavailableError, NprobotError
 
 from . import environments
-from .mujoco_messages import tame_mujoco
+from .environments import failure, silence_mujoco
 
 Array = NDArray[Any]
 Results = tuple[Array, Array, Array, list[dict[str, Any]]]
@@ -68,9 +66,7 @@ class EnvRecipe:
     def make(self, index: int = 0) -> environments.Env:
         """Make environment number `index`; those with other numbers have other noise."""
         seed = (self.seed, index)
-        return environments.make_robot(
-            self.env, self.kwargs, self.actuators, seed, sensor=self.sensor
-        )
+        return environments.make(self.env, self.kwargs, self.actuators, seed, sensor=self.sensor)
 
 
 class Watched(Protocol):
@@ -204,13 +200,6 @@ class EnvironmentGroup:
 
     def _empty(self) -> Array:
         return np.empty((len(self._envs), *self._shape), self._dtype)
-
-
-def failure(who: str, error: Exception) -> EnvironmentFailedError:
-    """What an environment raised, in one line."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}, line {place.lineno}"
-    return EnvironmentFailedError(f"{who} raised {type(error).__name__} ({where}): {error}")
 
 
 class GroupRunner(Protocol):
@@ -402,7 +391,7 @@ class _Patience:
 def _serve(connection: Connection, recipe: EnvRecipe, indices: list[int], busy: Watched) -> None:
     """The life of a worker: it ends when the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    tame_mujoco()
+    silence_mujoco()
     group: EnvironmentGroup | None = None
     while True:
         try:

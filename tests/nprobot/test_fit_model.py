@@ -63,7 +63,9 @@ def test_predict_keeps_the_shape():
     x = data().train.inputs
     assert made.predict(x[0]).shape == (2,)
     assert made.predict(x[:6].reshape(2, 3, 3)).shape == (2, 3, 2)
-    np.testing.assert_array_equal(made.predict(x[:6].reshape(2, 3, 3))[1, 2], made.predict(x[5]))
+    rows = made.predict(x[:6].reshape(2, 3, 3))
+    # A product's last digits depend on how many rows it has.
+    np.testing.assert_allclose(rows[1, 2], made.predict(x[5]), rtol=1e-5, atol=1e-5)
     labels = model((3, 8, 4), classes=4)
     assert labels.predict(x).shape == (60,)
     assert labels.predict(x[0]).shape == ()
@@ -77,7 +79,7 @@ def test_long_inputs_are_cut_in_chunks(monkeypatch):
     x = data().train.inputs
     whole = model().predict(x)
     monkeypatch.setattr("nprobot.regression.model._CHUNK", 7)
-    np.testing.assert_allclose(model().predict(x), whole, rtol=1e-6)
+    np.testing.assert_allclose(model().predict(x), whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("decorrelated", [False, True])
