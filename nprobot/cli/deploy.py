@@ -34,8 +34,8 @@ from nprobot.errors import ConfigError, DeployError
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy, StepObserver
 
+from .adapt import AdaptOptions, adapt_on_robot
 from .console import say
-from .deploy_adapt import AdaptOptions, adapt_on_robot
 from .deploy_table import EpisodeDisplay, summary
 from .exit_codes import DONE, FAILED, INTERRUPTED
 from .options import parse
