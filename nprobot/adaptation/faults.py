@@ -62,12 +62,12 @@ class ActuatorFault:
             at: when it strikes, seconds of the device's time.
             settled: whether a drift has come to its end at once.
         """
-        own = {"actuators": (self.actuator,)}
+        own = (self.actuator,)
         if self.kind == "gain":
-            return GainLoss(self.size, at, **own)
+            return GainLoss(self.size, at, actuators=own)
         seconds = AT_ONCE if settled or self.kind in SUDDEN else SECONDS
         kind, end = (GainDrift, self.size - 1) if self.kind == "fade" else (OffsetDrift, self.size)
-        return kind(end / seconds, diffusion=0.0, limit=abs(end), start=at, **own)
+        return kind(end / seconds, diffusion=0.0, limit=abs(end), start=at, actuators=own)
 
     @classmethod
     def parse(cls, text: str) -> ActuatorFault:

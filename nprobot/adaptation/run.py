@@ -300,8 +300,8 @@ def _provenance(
     return {
         **{key: value for key, value in result.policy.provenance.items() if key != "command"},
         "description": (
-            f"It has learned on by NRL, {result.steps:,} steps, on a robot with {robot} actuators"
-            f"{told}. There the return was {before.mean:.1f} before and is {after.mean:.1f} after; "
+            f"It was trained further by NRL, {result.steps:,} steps, on a robot with {robot} "
+            f"actuators{told}. There the return was {before.mean:.1f} before and is {after.mean:.1f} after; "
             "the score below is that one."
         ),
         "evaluation": {
