@@ -301,8 +301,8 @@ def _provenance(
         **{key: value for key, value in result.policy.provenance.items() if key != "command"},
         "description": (
             f"It was trained further by NRL, {result.steps:,} steps, on a robot with {robot} "
-            f"actuators{told}. There the return was {before.mean:.1f} before and is {after.mean:.1f} after; "
-            "the score below is that one."
+            f"actuators{told}. There the return was {before.mean:.1f} before and is "
+            f"{after.mean:.1f} after; the score below is that one."
         ),
         "evaluation": {
             "env": after.env,
