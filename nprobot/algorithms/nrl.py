@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot import catalogue
-from nprobot.envs.actuators.wrapper import READING
+from nprobot.envs.actuators import READING
 from nprobot.errors import RuleError, did_you_mean
 from nprobot.learning.activity import Call, Tree
 from nprobot.learning.rule import LearningRule

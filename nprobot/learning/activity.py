@@ -103,8 +103,8 @@ class Activity:
         """
         if len(noise) != len(self.calls):
             raise RuleError(
-                f"noise must hold one tensor for each of the {len(self.calls)} perturbed layers, "
-                f"in forward order; got {len(noise)}"
+                f"perturbations must be tensors, for each of the {len(self.calls)} perturbed layers "
+                f"one, in forward order; got {len(noise)}"
             )
         flat = []
         for call, given in zip(self.calls, noise, strict=True):
@@ -112,7 +112,7 @@ class Activity:
             wanted = (noise[0].shape[0], self.batch, *units)
             if tuple(given.shape) != wanted:
                 raise RuleError(
-                    f"noise of layer {call.layer.name!r} must have the shape (K, B, units) = "
+                    f"perturbations of layer {call.layer.name!r} must have shape (K, B, units) = "
                     f"{wanted}, got {tuple(given.shape)}"
                 )
             flat.append(given.reshape(*wanted[:2], -1).to(self.like))

@@ -24,6 +24,7 @@ Array = NDArray[Any]
 FORMAT = "nprobot-dataset-1"
 SPLITS = ("train", "validation", "test", "shifted")
 _PARTS = ("inputs", "targets", "trajectory")
+_COLUMNS = ("input_names", "input_units", "target_names", "target_units")
 #: What reading a damaged or foreign `.npz` raises, from zipfile, numpy and json. numpy reads the
 #: header of an array as Python source: hence the errors of a parser.
 UNREADABLE = (
@@ -64,13 +65,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def joined(self, other: Self) -> Self:
+        """These rows, then those of another split."""
+        return type(self)(
+            *(np.concatenate([getattr(self, part), getattr(other, part)]) for part in _PARTS)
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A task's data, split by trajectory.
 
-    Columns that never change in the training rows are kept, with a `DataWarning`: give
-    them a scale of 1 when standardising, as `nprobot.envs.datasets.moments` does.
+    Columns that never change in the training rows are kept, with a `DataWarning`: give them a scale
+    of 1 when standardising, as `nprobot.envs.datasets.moments` does.
 
     Attributes:
         train: what to learn from.
@@ -116,7 +123,8 @@ class Dataset:
                     raise DataError(
                         f"{name}_{part} has {len(given)} entries for {count} columns: {given}."
                     )
-        self._warn_constant()
+        if not self.is_classification:  # Every picture has black corners.
+            self._warn_constant()
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -147,11 +155,10 @@ class Dataset:
         return 1 + max(int(split.targets.max()) for split in self.splits.values())
 
     def _warn_constant(self) -> None:
-        constant = [*constant_columns(self.train.inputs, self.input_names)]
-        if not self.is_classification:
-            constant += constant_columns(self.train.targets, self.target_names)
-        # Every picture has black corners; only measured columns are worth a warning.
-        if constant and not self.is_classification:
+        still = np.concatenate([is_constant(self.train.inputs), is_constant(self.train.targets)])
+        names = self.input_names + self.target_names
+        constant = [name for name, constant in zip(names, still, strict=True) if constant]
+        if constant:
             shown = ", ".join(constant[:8]) + (", …" if len(constant) > 8 else "")
             warnings.warn(
                 f"{len(constant)} column(s) never change in the training rows: {shown}. They are "
@@ -162,13 +169,7 @@ class Dataset:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one `.npz` without pickled objects: whole under another name, then renamed."""
-        header = {
-            "input_names": self.input_names,
-            "input_units": self.input_units,
-            "target_names": self.target_names,
-            "target_units": self.target_units,
-            "meta": dict(self.meta),
-        }
+        header = {name: getattr(self, name) for name in _COLUMNS} | {"meta": dict(self.meta)}
         text = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
         arrays = {
             f"{name}.{part}": getattr(split, part)
@@ -179,7 +180,7 @@ class Dataset:
         arrays["format"] = np.array(FORMAT)
         # Typed loosely by numpy: keyword arrays next to its own keywords.
         write: Callable[..., None] = np.savez
-        write_whole(Path(path), lambda file: write(file, **arrays))
+        _write_whole(Path(path), lambda file: write(file, **arrays))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -199,19 +200,10 @@ class Dataset:
                 splits: dict[str, Any] = {
                     name: Split(*(file[f"{name}.{part}"] for part in _PARTS))
                     for name in SPLITS
-                    if f"{name}.inputs" in file
+                    if name != "shifted" or "shifted.inputs" in file
                 }
-                names: dict[str, Any] = {
-                    key: tuple(header[key])
-                    for key in ("input_names", "input_units", "target_names", "target_units")
-                }
-                shifted = splits.pop("shifted", None)
-                return cls(
-                    **{name: splits[name] for name in SPLITS[:3]},
-                    shifted=shifted,
-                    **names,
-                    meta=header["meta"],
-                )
+                columns: dict[str, Any] = {name: tuple(header[name]) for name in _COLUMNS}
+                return cls(**{"shifted": None, **splits}, **columns, meta=header["meta"])
         except FileNotFoundError as error:
             raise DataError(f"There is no file {path}.") from error
         except DataError:
@@ -270,11 +262,6 @@ def as_targets(values: object) -> Array:
     return as_rows("targets", array)
 
 
-def constant_columns(values: Array, names: tuple[str, ...]) -> list[str]:
-    """Names of the columns of `values` (rows, columns) that hold one value only."""
-    return [name for name, still in zip(names, is_constant(values), strict=True) if still]
-
-
 def is_constant(values: Array) -> NDArray[np.bool_]:
     """Which columns of `values` (rows, columns) never change, but for rounding: `(columns,)`.
 
@@ -285,8 +272,8 @@ def is_constant(values: Array) -> NDArray[np.bool_]:
     return np.asarray(spread <= 1e-12 + 1e-9 * np.abs(values).max(axis=0))
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file that is either complete under its name or not there, whoever else writes it."""
+def _write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file that is complete under its name or not there, also with several writers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:

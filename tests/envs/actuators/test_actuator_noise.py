@@ -11,7 +11,6 @@ from nprobot.envs.actuators import (
     DeviceMismatch,
     EpisodeBias,
     GainDrift,
-    NoisyActuators,
     OffsetDrift,
     OrnsteinUhlenbeckNoise,
     SignalDependentNoise,
@@ -25,17 +24,6 @@ DT = 0.02
 
 def correlation(x, y):
     return float(np.mean((x - x.mean()) * (y - y.mean())) / (x.std() * y.std()))
-
-
-def episodes(still, models, count, *, size=4, steps=1, seed=0, command=0.0):
-    """Realised actions of several episodes, shape (count, steps, size)."""
-    env = still(size)
-    wrapped = NoisyActuators(env, models, clip="none")
-    for number in range(count):
-        wrapped.reset(seed=seed if number == 0 else None)
-        for _ in range(steps):
-            wrapped.step(np.full(size, command))
-    return np.array(env.received).reshape(count, steps, size)
 
 
 def test_white_noise_is_normal_and_white(drive):
@@ -90,8 +78,8 @@ def test_coloured_noise_has_its_correlation_time(drive):
         assert measured == pytest.approx(math.exp(-lag * DT / tau), abs=0.05)
 
 
-def test_coloured_noise_is_as_strong_at_the_first_step_as_later(still):
-    first = episodes(still, OrnsteinUhlenbeckNoise(0.2, 1.0), 1500)
+def test_coloured_noise_is_as_strong_at_the_first_step_as_later(episodes):
+    first = episodes(OrnsteinUhlenbeckNoise(0.2, 1.0), [0] + [None] * 1499, size=4)
     assert first.std() == pytest.approx(0.2, rel=0.05)
 
 
@@ -101,46 +89,42 @@ def test_coloured_noise_without_correlation_time_is_white(drive):
     assert abs(correlation(noise[1:], noise[:-1])) < 4 / math.sqrt(STEPS)
 
 
-def test_bias_is_constant_in_an_episode_and_new_in_the_next(still):
-    bias = episodes(still, EpisodeBias(0.1), 2000, steps=3)
+def test_bias_is_constant_in_an_episode_and_new_in_the_next(episodes):
+    bias = episodes(EpisodeBias(0.1), [0] + [None] * 1999, size=4, steps=3)
     assert np.ptp(bias, axis=1).max() == 0
     assert bias[:, 0].std() == pytest.approx(0.1, rel=0.05)
     assert abs(correlation(bias[1:, 0, 0], bias[:-1, 0, 0])) < 4 / math.sqrt(2000)
 
 
-def test_a_device_keeps_its_mismatch_for_life(still):
+def test_a_device_keeps_its_mismatch_for_life(episodes):
     model = DeviceMismatch(0.3, 0.1, device_seed=7)
-    at_half = episodes(still, model, 2, steps=2, command=0.5)
-    again = episodes(still, model, 1, seed=99, command=0.5)
+    at_half = episodes(model, [0, None], size=4, steps=2, command=0.5)
+    again = episodes(model, [99], size=4, command=0.5)
     assert np.ptp(at_half, axis=(0, 1)).max() == 0
     assert (again[0, 0] == at_half[0, 0]).all()
-    other = episodes(still, DeviceMismatch(0.3, 0.1, device_seed=8), 1, command=0.5)
+    other = episodes(DeviceMismatch(0.3, 0.1, device_seed=8), size=4, command=0.5)
     assert not np.isclose(other[0, 0], at_half[0, 0]).any()
 
 
-def test_mismatch_has_the_spread_of_gain_and_offset(still):
+def test_mismatch_has_the_spread_of_gain_and_offset(episodes):
     model = DeviceMismatch(0.2, 0.1)
-    offset = episodes(still, model, 1, size=3000, command=0.0)[0, 0]
-    gain = episodes(still, model, 1, size=3000, command=1.0)[0, 0] - offset
+    offset = episodes(model, size=3000, command=0.0)[0, 0]
+    gain = episodes(model, size=3000, command=1.0)[0, 0] - offset
     assert offset.std() == pytest.approx(0.1, rel=0.05)
     assert gain.std() == pytest.approx(0.2, rel=0.05)
     assert gain.mean() == pytest.approx(1.0, abs=0.02)
 
 
-def test_mismatch_never_reverses_an_actuator(still):
-    gain = episodes(still, DeviceMismatch(1.0), 1, size=3000, command=1.0)[0, 0]
+def test_mismatch_never_reverses_an_actuator(episodes):
+    gain = episodes(DeviceMismatch(1.0), size=3000, command=1.0)[0, 0]
     assert gain.min() == 0
 
 
-def test_a_device_without_number_follows_from_the_secret_seed(still):
-    def realised(seed, reset_seed=0):
-        env = still(4)
-        wrapped = NoisyActuators(env, DeviceMismatch(0.3, device_seed=None), seed=seed)
-        wrapped.reset(seed=reset_seed)
-        wrapped.step(np.full(4, 0.5))
-        return env.received[0]
+def test_a_device_without_number_follows_from_the_secret_seed(episodes):
+    def realised(secret, reset_seed=0):
+        model = DeviceMismatch(0.3, device_seed=None)
+        return episodes(model, [reset_seed], size=4, command=0.5, secret=secret)
 
-    assert (realised(1) == realised(1)).all()
     assert (realised(1) == realised(1, reset_seed=5)).all()
     assert not np.isclose(realised(1), realised(2)).any()
 
@@ -161,14 +145,10 @@ def test_drift_has_a_rate_a_start_and_a_limit(drive):
     assert offset == pytest.approx(np.clip((step - 9) * 0.5 * DT, 0, 0.3))
 
 
-def test_drift_goes_on_through_episodes_until_the_hardware_is_new(still):
-    env = still()
-    wrapped = NoisyActuators(env, OffsetDrift(rate=1.0, diffusion=0.0, limit=9.0), clip="none")
-    for seed in (0, None, 0):
-        wrapped.reset(seed=seed)
-        for _ in range(3):
-            wrapped.step(np.zeros(1))
-    assert np.ravel(env.received) == pytest.approx(np.array([1, 2, 3, 4, 5, 6, 1, 2, 3]) * DT)
+def test_drift_lasts_through_episodes_until_the_actuators_are_new(episodes):
+    model = OffsetDrift(rate=1.0, diffusion=0.0, limit=9.0)
+    offset = episodes(model, [0, None, 0], steps=3).ravel()
+    assert offset == pytest.approx(np.array([1, 2, 3, 4, 5, 6, 1, 2, 3]) * DT)
 
 
 def test_telegraph_noise_jumps_between_two_levels(drive):
@@ -181,6 +161,6 @@ def test_telegraph_noise_jumps_between_two_levels(drive):
         assert measured == pytest.approx(math.exp(-2 * lag * DT / dwell), abs=0.03)
 
 
-def test_telegraph_noise_begins_on_either_level(still):
-    first = episodes(still, TelegraphNoise(0.3, 1e6), 500)
+def test_telegraph_noise_begins_on_either_level(episodes):
+    first = episodes(TelegraphNoise(0.3, 1e6), [0] + [None] * 499, size=4)
     assert np.mean(first > 0) == pytest.approx(0.5, abs=0.05)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from msgspec import Meta
 from numpy.random import Generator
 
-from .dynamics import Array, Dynamics, Mask, Plant, clip
-from .model import ActuatorModel, ScaledModel, count, number
+from ...options import NotNegative, Seed
+from .actuator_model import (
+    ActuatorModel,
+    Array,
+    Dynamics,
+    Mask,
+    Plant,
+    ScaledModel,
+    clip,
+    parameter,
+)
 
 
 @dataclass(frozen=True)
@@ -20,16 +30,12 @@ class WhiteNoise(ScaledModel):
     formula: ClassVar[str] = "v = u + std·ξ"
     draws_each_step: ClassVar[bool] = True
 
-    std: float = number(0.05, "units", "standard deviation", neutral=0, noise=True)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the noise for these robots."""
-        return _WhiteNoise(plant, self.std * plant.unit(self))
+    std: NotNegative = parameter(0.05, "units", "standard deviation", neutral=0, noise=True)
 
 
-class _WhiteNoise(Dynamics):
-    def __init__(self, plant: Plant, std: Array) -> None:
-        self.noise = plant.normal(std)
+class _WhiteNoise(Dynamics, of=[WhiteNoise]):
+    def __init__(self, model: WhiteNoise, plant: Plant) -> None:
+        self.noise = plant.normal(model.std * plant.unit(model))
 
     def apply(self, u: Array, active: Mask | None) -> Array:
         return u + self.noise.take(active)
@@ -42,18 +48,14 @@ class SignalDependentNoise(ActuatorModel):
     formula: ClassVar[str] = "v = u + k·|u|·ξ"
     draws_each_step: ClassVar[bool] = True
 
-    k: float = number(
+    k: NotNegative = parameter(
         0.05, "1", "standard deviation as a share of the command", neutral=0, noise=True
     )
 
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the noise for these robots."""
-        return _SignalDependentNoise(plant, self.k)
 
-
-class _SignalDependentNoise(Dynamics):
-    def __init__(self, plant: Plant, k: float) -> None:
-        self.noise = plant.normal(k)
+class _SignalDependentNoise(Dynamics, of=[SignalDependentNoise]):
+    def __init__(self, model: SignalDependentNoise, plant: Plant) -> None:
+        self.noise = plant.normal(model.k)
 
     def apply(self, u: Array, active: Mask | None) -> Array:
         return u + np.abs(u) * self.noise.take(active)
@@ -67,21 +69,20 @@ class OrnsteinUhlenbeckNoise(ScaledModel):
     memory: ClassVar[str] = "x drawn afresh from N(0, std²)"
     draws_each_step: ClassVar[bool] = True
 
-    std: float = number(0.05, "units", "standard deviation of x at any time", neutral=0, noise=True)
-    tau: float = number(0.05, "s", "correlation time; 0 is white noise")
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the noise for these robots."""
-        decay = math.exp(-plant.period(self) / self.tau) if self.tau > 0 else 0.0
-        return _OrnsteinUhlenbeckNoise(plant, self.std * plant.unit(self), decay)
+    std: NotNegative = parameter(
+        0.05, "units", "standard deviation of x at any time", neutral=0, noise=True
+    )
+    tau: NotNegative = parameter(0.05, "s", "correlation time; 0 is white noise")
 
 
-class _OrnsteinUhlenbeckNoise(Dynamics):
+class _OrnsteinUhlenbeckNoise(Dynamics, of=[OrnsteinUhlenbeckNoise]):
     state = ("x",)
 
-    def __init__(self, plant: Plant, std: Array, decay: float) -> None:
-        self.std, self.decay = std, plant.tile(decay)
-        self.noise = plant.normal(std * math.sqrt(1 - decay**2))
+    def __init__(self, model: OrnsteinUhlenbeckNoise, plant: Plant) -> None:
+        self.std = model.std * plant.unit(model)
+        decay = math.exp(-plant.period(model) / model.tau) if model.tau > 0 else 0.0
+        self.decay = plant.tile(decay)
+        self.noise = plant.normal(self.std * math.sqrt(1 - decay**2))
         self.x = np.zeros((plant.rows, plant.size))
 
     def begin(self, row: int, generator: Generator) -> None:
@@ -100,18 +101,16 @@ class EpisodeBias(ScaledModel):
     formula: ClassVar[str] = "v = u + b with b ~ N(0, std²)"
     memory: ClassVar[str] = "b drawn afresh"
 
-    std: float = number(0.05, "units", "standard deviation of the bias", neutral=0, noise=True)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the bias for these robots."""
-        return _EpisodeBias(plant, self.std * plant.unit(self))
+    std: NotNegative = parameter(
+        0.05, "units", "standard deviation of the bias", neutral=0, noise=True
+    )
 
 
-class _EpisodeBias(Dynamics):
+class _EpisodeBias(Dynamics, of=[EpisodeBias]):
     state = ("bias",)
 
-    def __init__(self, plant: Plant, std: Array) -> None:
-        self.std = std
+    def __init__(self, model: EpisodeBias, plant: Plant) -> None:
+        self.std = model.std * plant.unit(model)
         self.bias = np.zeros((plant.rows, plant.size))
 
     def begin(self, row: int, generator: Generator) -> None:
@@ -125,8 +124,8 @@ class _EpisodeBias(Dynamics):
 class DeviceMismatch(ScaledModel):
     """Fixed differences between actuators of one make, drawn once for a device.
 
-    A device with a number is the same wherever it is made, and whoever reads the number can draw it
-    too. Without one (`device_seed=None`) it follows from the wrapper's secret `seed`.
+    A device with a number is the same wherever it is made, and anyone who reads the number can draw
+    it too. Without one (`device_seed=None`) it follows from the wrapper's secret `seed`.
     """
 
     formula: ClassVar[str] = (
@@ -134,25 +133,26 @@ class DeviceMismatch(ScaledModel):
     )
     memory: ClassVar[str] = "kept for life"
 
-    gain_std: float = number(0.1, "1", "standard deviation of the gain", neutral=0, noise=True)
-    offset_std: float = number(
+    gain_std: NotNegative = parameter(
+        0.1, "1", "standard deviation of the gain", neutral=0, noise=True
+    )
+    offset_std: NotNegative = parameter(
         0.0, "units", "standard deviation of the offset", neutral=0, noise=True
     )
-    device_seed: int | None = count(
-        0, "1", "number of the device; null: from the wrapper's seed", optional=True
+    device_seed: Seed | None = parameter(
+        0, "1", "number of the device; null: from the wrapper's seed"
     )
 
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the devices of these robots."""
-        offset = self.offset_std * plant.unit(self) if self.offset_std else np.zeros(plant.size)
-        return _DeviceMismatch(plant, self.gain_std, offset)
 
-
-class _DeviceMismatch(Dynamics):
+class _DeviceMismatch(Dynamics, of=[DeviceMismatch]):
     state = ("gain", "offset")
 
-    def __init__(self, plant: Plant, gain_std: float, offset_std: Array) -> None:
-        self.gain_std, self.offset_std = gain_std, offset_std
+    def __init__(self, model: DeviceMismatch, plant: Plant) -> None:
+        self.gain_std = model.gain_std
+        # Without an offset an infinite range does no harm.
+        self.offset_std = np.zeros(plant.size)
+        if model.offset_std:
+            self.offset_std = model.offset_std * plant.unit(model)
         self.gain = np.ones((plant.rows, plant.size))
         self.offset = np.zeros((plant.rows, plant.size))
 
@@ -172,18 +172,13 @@ class OffsetDrift(ScaledModel):
     formula: ClassVar[str] = (
         "x ← clip(x + rate·dt + diffusion·√dt·ξ, ±limit) from `start` on; v = u + x"
     )
-    memory: ClassVar[str] = "goes on; only `reset(seed=…)` makes x = 0"
+    memory: ClassVar[str] = "kept; only `reset(seed=…)` makes x = 0"
     draws_each_step: ClassVar[bool] = True
 
-    rate: float = number(0.0, "units/s", "steady drift", minimum=-math.inf, neutral=0, noise=True)
-    diffusion: float = number(0.002, "units/√s", "random walk", neutral=0, noise=True)
-    limit: float = number(0.2, "units", "largest offset")
-    start: float = number(0.0, "s", "when it sets in, in the device's time")
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the drift for these robots."""
-        unit = plant.unit(self)
-        return _OffsetDrift(plant, self.rate * unit, self.diffusion * unit, self.limit * unit, self)
+    rate: float = parameter(0.0, "units/s", "steady drift", neutral=0, noise=True)
+    diffusion: NotNegative = parameter(0.002, "units/√s", "random walk", neutral=0, noise=True)
+    limit: NotNegative = parameter(0.2, "units", "largest offset")
+    start: NotNegative = parameter(0.0, "s", "when it sets in, in the device's time")
 
 
 @dataclass(frozen=True)
@@ -193,35 +188,25 @@ class GainDrift(ActuatorModel):
     formula: ClassVar[str] = (
         "x ← clip(x + rate·dt + diffusion·√dt·ξ, ±limit) from `start` on; v = max(0, 1 + x)·u"
     )
-    memory: ClassVar[str] = "goes on; only `reset(seed=…)` makes x = 0"
+    memory: ClassVar[str] = "kept; only `reset(seed=…)` makes x = 0"
     draws_each_step: ClassVar[bool] = True
 
-    rate: float = number(0.0, "1/s", "steady drift", minimum=-math.inf, neutral=0, noise=True)
-    diffusion: float = number(0.002, "1/√s", "random walk", neutral=0, noise=True)
-    limit: float = number(0.2, "1", "largest change of the gain")
-    start: float = number(0.0, "s", "when it sets in, in the device's time")
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the drift for these robots."""
-        one = np.ones(plant.size)
-        return _GainDrift(plant, self.rate * one, self.diffusion * one, self.limit * one, self)
+    rate: float = parameter(0.0, "1/s", "steady drift", neutral=0, noise=True)
+    diffusion: NotNegative = parameter(0.002, "1/√s", "random walk", neutral=0, noise=True)
+    limit: NotNegative = parameter(0.2, "1", "largest change of the gain")
+    start: NotNegative = parameter(0.0, "s", "when it sets in, in the device's time")
 
 
 class _Drift(Dynamics):
     state = ("x", "elapsed")
 
-    def __init__(
-        self,
-        plant: Plant,
-        rate: Array,
-        diffusion: Array,
-        limit: Array,
-        model: OffsetDrift | GainDrift,
-    ) -> None:
-        dt = plant.period(model)
-        self.step, self.low, self.high = map(plant.tile, (rate * dt, -limit, limit))
+    def __init__(self, model: OffsetDrift | GainDrift, plant: Plant) -> None:
+        unit = plant.unit(model) if isinstance(model, OffsetDrift) else np.ones(plant.size)
+        dt, limit = plant.period(model), model.limit * unit
+        self.step = plant.tile(model.rate * unit * dt)
+        self.low, self.high = plant.tile(-limit), plant.tile(limit)
         self.first = plant.steps(model.start, model)
-        self.noise = plant.normal(diffusion * math.sqrt(dt))
+        self.noise = plant.normal(model.diffusion * unit * math.sqrt(dt))
         self.x = np.zeros((plant.rows, plant.size))
         self.elapsed = np.zeros((plant.rows, 1), np.int64)
 
@@ -236,12 +221,12 @@ class _Drift(Dynamics):
         return self.x
 
 
-class _OffsetDrift(_Drift):
+class _OffsetDrift(_Drift, of=[OffsetDrift]):
     def apply(self, u: Array, active: Mask | None) -> Array:
         return u + self.advance(active)
 
 
-class _GainDrift(_Drift):
+class _GainDrift(_Drift, of=[GainDrift]):
     def apply(self, u: Array, active: Mask | None) -> Array:
         return np.maximum(0.0, 1.0 + self.advance(active)) * u
 
@@ -256,24 +241,21 @@ class TelegraphNoise(ScaledModel):
     memory: ClassVar[str] = "s drawn afresh"
     draws_each_step: ClassVar[bool] = True
 
-    amplitude: float = number(
+    amplitude: NotNegative = parameter(
         0.05, "units", "half the distance of the levels", neutral=0, noise=True
     )
-    dwell: float = number(0.5, "s", "mean time on a level", minimum=1e-9)
-    offset: float = number(0.0, "units", "middle of the levels", minimum=-math.inf, neutral=0)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the noise for these robots."""
-        unit = plant.unit(self)
-        turn = -math.expm1(-2 * plant.period(self) / self.dwell) / 2
-        return _TelegraphNoise(plant, self.amplitude * unit, self.offset * unit, turn)
+    dwell: Annotated[float, Meta(ge=1e-9)] = parameter(0.5, "s", "mean time on a level")
+    offset: float = parameter(0.0, "units", "middle of the levels", neutral=0)
 
 
-class _TelegraphNoise(Dynamics):
+class _TelegraphNoise(Dynamics, of=[TelegraphNoise]):
     state = ("level",)
 
-    def __init__(self, plant: Plant, amplitude: Array, offset: Array, turn: float) -> None:
-        self.amplitude, self.offset, self.turn = plant.tile(amplitude), plant.tile(offset), turn
+    def __init__(self, model: TelegraphNoise, plant: Plant) -> None:
+        unit = plant.unit(model)
+        self.amplitude = plant.tile(model.amplitude * unit)
+        self.offset = plant.tile(model.offset * unit)
+        self.turn = -math.expm1(-2 * plant.period(model) / model.dwell) / 2
         self.noise = plant.uniform()
         self.level = np.ones((plant.rows, plant.size))
 

@@ -1,23 +1,34 @@
-"""Regression recorded from a robot's model: inverse dynamics, forward and inverse kinematics."""
+"""Regression recorded from a robot's model: inverse dynamics, forward and inverse kinematics.
+
+What was recorded lies on disk, under a hash of everything that it depends on.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
+import os
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DataError
+from ...errors import ConfigError, DataError, DataWarning, UnknownNameError
+from ...options import Count, Options, Positive, Seed, Share
 from ..dynamics import InverseDynamics, check_shift, shift
 from ..trajectories import Trajectory, point_to_point, rhythmic, synergies
-from .cache import cached, settings_hash
-from .data import Dataset, Split
-from .robots import Robot, RobotLike, resolve
+from .dataset import Dataset, Split
+from .robot_models import RobotLike, RobotModel, find_robot
 
 Array = NDArray[np.float64]
 Columns = list[tuple[str, str]]
@@ -32,7 +43,7 @@ _POSE: Columns = [
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(Options):
     """What is recorded: how many trajectories of what kind, and of which joints.
 
     The shifted split repeats the test trajectories on the changed robot, so the two differ in the
@@ -50,43 +61,30 @@ class Recording:
         speed: pace, as a share of the robot's speed limits.
         seed: of all trajectories. More training trajectories leave the others as they are.
         joints: names of the joints that move; None: those that actuators drive.
-        end_effector: a site or body; None: see `nprobot.envs.datasets.robots.resolve`.
+        end_effector: a site or body; None: a site "end_effector", else the last moving body.
+
+    Raises:
+        ConfigError: (when made) a value is not allowed.
     """
 
-    train: int = 66
-    validation: int = 12
-    test: int = 12
-    duration: float = 5.0
-    rate: float = 100.0
-    rhythmic: float = 0.5
-    synergy: float = 0.8
-    speed: float = 1.0
-    seed: int = 0
+    train: Count = 66
+    validation: Count = 12
+    test: Count = 12
+    duration: Positive = 5.0
+    rate: Positive = 100.0
+    rhythmic: Share = 0.5
+    synergy: Share = 0.8
+    speed: Positive = 1.0
+    seed: Seed = 0
     joints: tuple[str, ...] | None = None
     end_effector: str | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("train", "validation", "test"):
-            if getattr(self, name) < 1:
-                raise DataError(
-                    f"{name} is a number of trajectories, at least 1; got {getattr(self, name)}."
-                )
-        if not (0 < self.duration < np.inf and 0 < self.rate < np.inf and self.seed >= 0):
-            raise DataError(
-                f"A recording needs duration > 0 s, rate > 0 Hz and seed ≥ 0; got {self.duration}, "
-                f"{self.rate} and {self.seed}."
-            )
+    def check(self) -> None:
+        """Refuse recordings without two rows."""
         if self.duration * self.rate < 2:
-            raise DataError(
+            raise ConfigError(
                 f"{self.duration} s at {self.rate} Hz is less than two rows; record for longer."
             )
-        if not (0 <= self.rhythmic <= 1 and 0 <= self.synergy <= 1 and 0 < self.speed < np.inf):
-            raise DataError(
-                "rhythmic and synergy are shares from 0 to 1, and speed > 0; got "
-                f"{self.rhythmic}, {self.synergy} and {self.speed}."
-            )
-        if self.joints is not None:
-            object.__setattr__(self, "joints", tuple(self.joints))
 
 
 def inverse_dynamics(
@@ -210,7 +208,7 @@ def inverse_kinematics(
     ahead = round(_finite("lookahead", lookahead) * recording.rate)
     steps = round(recording.duration * recording.rate)
     if not 1 <= ahead < steps:
-        raise DataError(
+        raise ConfigError(
             f"lookahead must be at least one step and shorter than a recording: between "
             f"{1 / recording.rate} and {(steps - 1) / recording.rate} s; got {lookahead}."
         )
@@ -232,7 +230,7 @@ def inverse_kinematics(
 class _Tip:
     """Poses (rows, 9) of a robot's end effector at joint positions (rows, joints)."""
 
-    def __init__(self, robot: Robot, tool_shift: float) -> None:
+    def __init__(self, robot: RobotModel, tool_shift: float) -> None:
         self.robot, self.data = robot, mujoco.MjData(robot.model)
         self.offset = robot.offset + tool_shift * robot.rotation[:, 2]
 
@@ -252,17 +250,17 @@ class _Tip:
 
 def _finite(name: str, value: float) -> float:
     if not np.isfinite(value):
-        raise DataError(f"{name} must be a finite number; got {value}.")
+        raise ConfigError(f"{name} must be a finite number; got {value}.")
     return float(value)
 
 
-def _start(robot: RobotLike, recording: Recording | None) -> tuple[Robot, Recording]:
+def _start(robot: RobotLike, recording: Recording | None) -> tuple[RobotModel, Recording]:
     recording = recording or Recording()
-    found = resolve(robot, joints=recording.joints, end_effector=recording.end_effector)
+    found = find_robot(robot, joints=recording.joints, end_effector=recording.end_effector)
     return found, recording
 
 
-def _trajectories(robot: Robot, recording: Recording) -> dict[str, list[Trajectory]]:
+def _trajectories(robot: RobotModel, recording: Recording) -> dict[str, list[Trajectory]]:
     limits = robot.limits.scaled(recording.speed)
     mixing = synergies(len(limits), recording.synergy)
     counts = {name: getattr(recording, name) for name in ("train", "validation", "test")}
@@ -286,7 +284,7 @@ def _trajectories(robot: Robot, recording: Recording) -> dict[str, list[Trajecto
 
 def _record(
     task: str,
-    robot: Robot,
+    robot: RobotModel,
     recording: Recording,
     extra: dict[str, Any],
     inputs: Columns,
@@ -322,7 +320,7 @@ def _record(
             "rate": recording.rate,
             "split": "by trajectory; the shifted split repeats the test trajectories",
             "settings": settings,
-            "settings_hash": settings_hash(settings),
+            "settings_hash": _settings_hash(settings),
             "versions": {
                 **versions,
                 "nprobot": metadata.version("nprobot"),
@@ -340,7 +338,7 @@ def _record(
             meta=meta,
         )
 
-    return cached(task, settings, build) if cache else build()
+    return _cached(task, settings, build) if cache else build()
 
 
 def _split(parts: list[tuple[Array, Array]], first: int) -> Split:
@@ -349,3 +347,150 @@ def _split(parts: list[tuple[Array, Array]], first: int) -> Split:
         np.concatenate([y for _, y in parts]),
         np.repeat(np.arange(first, first + len(parts)), [len(x) for x, _ in parts]),
     )
+
+
+_RECORDING = {field.name for field in fields(Recording)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named regression task.
+
+    Attributes:
+        name: as the command line knows it.
+        description: one line.
+        generate: what records it.
+        robot: the robot, or None where the user must name one with `robot=`.
+    """
+
+    name: str
+    description: str
+    generate: Callable[..., Dataset]
+    robot: str | None
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of the settings that `make` takes for this task."""
+        own = set(inspect.signature(self.generate).parameters) - {"recording"}
+        return tuple(sorted((own - ({"robot"} if self.robot else set())) | _RECORDING))
+
+
+_KINDS: dict[str, tuple[Callable[..., Dataset], str]] = {
+    "inverse-dynamics": (
+        inverse_dynamics,
+        "joint positions, velocities and accelerations → torques",
+    ),
+    "forward-kinematics": (forward_kinematics, "joint positions → pose of the end effector"),
+    "inverse-kinematics": (
+        inverse_kinematics,
+        "desired pose and current positions → joint positions",
+    ),
+}
+
+#: Every task: those of our arm (`arm-…`), and the same of any robot, named with `robot=`.
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        name: Task(name, f"{words} ({whose})", generate, robot)
+        for prefix, robot, whose in (
+            ("arm-", "arm7", "seven-joint arm"),
+            ("", None, "robot=: an MJCF file or a MuJoCo environment"),
+        )
+        for name, (generate, words) in (
+            (f"{prefix}{kind}", entry) for kind, entry in _KINDS.items()
+        )
+    }
+)
+
+
+def make(name: str, **settings: Any) -> Dataset:
+    """The data of a named task.
+
+    Args:
+        name: a key of `TASKS`.
+        settings: fields of `Recording` (`train`, `seed`, …) and arguments of the task's function
+            (`payload`, `cache`, …); see `TASKS[name].settings`.
+
+    Raises:
+        UnknownNameError: there is no such task or setting.
+        ConfigError: a value is not allowed, or there is no robot.
+        RobotError: the robot cannot be used.
+    """
+    if name not in TASKS:
+        raise UnknownNameError("task", name, TASKS)
+    task = TASKS[name]
+    for key in settings:
+        if key not in task.settings:
+            raise UnknownNameError(f"setting of task {name}", key, task.settings)
+    robot = settings.pop("robot", task.robot)
+    if robot is None:
+        raise ConfigError(
+            f"Task {name!r} needs robot=: the path of an MJCF file or the id of a gymnasium "
+            "environment that runs MuJoCo."
+        )
+    recording = Recording(**{key: settings.pop(key) for key in [*settings] if key in _RECORDING})
+    try:
+        return task.generate(robot, recording, **settings)
+    except TypeError as error:
+        raise ConfigError(f"A setting of task {name!r} has the wrong type: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Where nprobot keeps what it can make again.
+
+    `NPROBOT_CACHE`, else `nprobot` in `XDG_CACHE_HOME`, else the platform's cache folder.
+    """
+    if chosen := os.environ.get("NPROBOT_CACHE"):
+        return Path(chosen).expanduser()
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base).expanduser() / "nprobot"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "nprobot"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+        return Path(local) / "nprobot" / "Cache"
+    return Path.home() / ".cache" / "nprobot"
+
+
+def _settings_hash(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings that JSON can hold, whatever their order."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cached(name: str, settings: Mapping[str, Any], build: Callable[[], Dataset]) -> Dataset:
+    """The data set of `settings`: from disk where a sound copy lies there, else built and stored.
+
+    Safe with several processes: each writes its own file and renames it into place. A damaged file
+    is reported and replaced; a folder that cannot be written costs a warning and no data.
+
+    Args:
+        name: start of the file name.
+        settings: everything the data depends on; `build` must put their hash in `meta`.
+        build: makes the data set.
+    """
+    key = _settings_hash(settings)
+    path = cache_folder() / "datasets" / f"{name}-{key[:20]}.npz"
+    if path.exists():
+        try:
+            found = Dataset.load(path)
+            if found.meta.get("settings_hash") == key:
+                return found
+            problem = "it holds other settings than its name says"
+        except DataError as error:
+            problem = str(error)
+        warnings.warn(
+            f"The cached data set {path} cannot be used and is made again: {problem}",
+            DataWarning,
+            stacklevel=4,
+        )
+    built = build()
+    try:
+        built.save(path)
+    except OSError as error:
+        warnings.warn(
+            f"The data set could not be stored in {path.parent} ({error}); it will be made again "
+            "next time. Set NPROBOT_CACHE to a folder that can be written.",
+            DataWarning,
+            stacklevel=4,
+        )
+    return built

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import zipfile
 from collections.abc import Sequence
@@ -11,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DataError
-from .data import UNREADABLE, Dataset, Split, as_rows, as_targets
-from .optional import optional
+from ...errors import ConfigError, DataError, MissingPackageError
+from .dataset import UNREADABLE, Dataset, Split, as_rows, as_targets
 from .splitting import Fractions, How, Splits, split_rows, warn_duplicates
 
 PathLike = str | os.PathLike[str]
@@ -21,6 +21,22 @@ Array = NDArray[Any]
 
 _SARCOS_JOINTS = 7
 _THREE = ("train", "validation", "test")
+
+
+def import_optional(module: str, purpose: str) -> Any:  # noqa: ANN401 - a module
+    """A module of the `data` extra, imported when a loader needs it.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingPackageError(
+            f"{purpose} needs {package}, which cannot be imported ({error}); install it with "
+            "`pip install 'nprobot[data]'`."
+        ) from error
 
 
 def load_sarcos(
@@ -35,8 +51,8 @@ def load_sarcos(
 
     21 inputs (7 joint positions, velocities, accelerations) and 7 torques. The official test file
     largely repeats rows of the training file (OpenML data set 44976 notes it too): with both files
-    the overlap is counted and a `DataWarning` given. Without the test file the training
-    file is split in contiguous blocks.
+    the overlap is counted and a `DataWarning` given. Without the test file the training file is
+    split in contiguous blocks.
 
     Args:
         train: the training file, or any `.mat` file with one array of 28 columns.
@@ -46,8 +62,8 @@ def load_sarcos(
         seed: of the draw of blocks.
 
     Raises:
-        DataError: no such file, or none that scipy can read.
-        DataError: no array of 28 columns.
+        DataError: no such file, none that scipy can read, or no array of 28 columns.
+        MissingPackageError: scipy is not installed.
     """
     table = _sarcos_table(train)
     inputs, targets = table[:, : 3 * _SARCOS_JOINTS], table[:, 3 * _SARCOS_JOINTS :]
@@ -58,30 +74,25 @@ def load_sarcos(
         official = _split(other[:, : 3 * _SARCOS_JOINTS], other[:, 3 * _SARCOS_JOINTS :])
         everything = _split(inputs, targets)
         official = warn_duplicates(everything, official, drop=drop_duplicates)
-        learned = Split(
-            *(
-                np.concatenate([getattr(splits.train, part), getattr(splits.test, part)])
-                for part in ("inputs", "targets", "trajectory")
-            )
-        )
+        # The file has its own test rows, so the third share goes back to training.
+        learned = splits.train.joined(splits.test)
         splits = Splits(learned, splits.validation, official, f"{splits.how}; official test file")
         files.append(Path(test).name)
     joints = range(1, _SARCOS_JOINTS + 1)
     names = [f"joint{j}{s}" for s in ("", ".velocity", ".acceleration") for j in joints]
     units = [unit for unit in ("rad", "rad/s", "rad/s²") for _ in joints]
-    return _dataset(
+    return splits.as_dataset(
         "sarcos",
-        splits,
         names,
         [f"joint{j}.torque" for j in joints],
-        files,
         input_units=units,
         target_units=["N·m"] * _SARCOS_JOINTS,
+        files=files,
     )
 
 
 def _sarcos_table(path: PathLike) -> Array:
-    reader = optional("scipy.io", "Reading MATLAB files")
+    reader = import_optional("scipy.io", "Reading MATLAB files")
     _must_exist(path)
     try:
         content = reader.loadmat(path)
@@ -132,8 +143,7 @@ def load_npz(
         drop_duplicates: with ready splits, drop test rows that are also training rows.
 
     Raises:
-        DataError: no such file, or a damaged one.
-        DataError: arrays are missing.
+        DataError: no such file, a damaged one, or one without the arrays.
     """
     _must_exist(path)
     try:
@@ -142,9 +152,9 @@ def load_npz(
             raise DataError(f"{path} holds one bare array; save an .npz with named arrays.")
         with loaded as file:
             arrays = {name: file[name] for name in file.files}
-    except DataError:
-        raise
     except (*UNREADABLE, OSError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error
     if "format" in arrays and "header" in arrays:
         return Dataset.load(path)
@@ -167,7 +177,7 @@ def load_npz(
     width = splits.train.inputs.shape[1]
     labelled = splits.train.targets.ndim == 1
     out = ["label"] if labelled else _numbered(y, splits.train.targets.shape[1])
-    return _dataset(Path(path).stem, splits, _numbered(x, width), out, [Path(path).name])
+    return splits.as_dataset(Path(path).stem, _numbered(x, width), out, files=[Path(path).name])
 
 
 def _pair(
@@ -213,13 +223,7 @@ def _ready(
         how="rows" if given.targets.ndim == 1 else "blocks",
         seed=seed,
     )
-    # The file has its own test rows, so the third share goes back to training.
-    train = Split(
-        *(
-            np.concatenate([getattr(drawn.train, part), getattr(drawn.test, part)])
-            for part in ("inputs", "targets", "trajectory")
-        )
-    )
+    train = drawn.train.joined(drawn.test)
     words = f"test as the file has it; validation from the training rows, {drawn.how}"
     return Splits(train, drawn.validation, test, words)
 
@@ -248,17 +252,18 @@ def load_table(
         seed: of the draw.
 
     Raises:
-        DataError: no such file, or one that pandas cannot read.
-        DataError: columns that the file does not have.
-        DataError: a column does not hold numbers.
+        DataError: no such file, one that pandas cannot read, or one without the columns; a column
+            does not hold numbers.
+        ConfigError: no columns are named, or one twice.
+        MissingPackageError: pandas is not installed.
     """
-    pandas = optional("pandas", "Reading tables")
+    pandas = import_optional("pandas", "Reading tables")
     _must_exist(path)
     if not inputs or not targets:
-        raise DataError("Name at least one input column and one target column.")
+        raise ConfigError("Name at least one input column and one target column.")
     both = sorted(set(inputs) & set(targets))
     if both or len(set(inputs)) < len(inputs) or len(set(targets)) < len(targets):
-        raise DataError(
+        raise ConfigError(
             f"Each column can be named once, as input or target; inputs {list(inputs)}, targets "
             f"{list(targets)}."
         )
@@ -297,37 +302,13 @@ def load_table(
         seed=seed,
     )
     units = units or {}
-    return _dataset(
+    return splits.as_dataset(
         Path(path).stem,
-        splits,
         inputs,
         targets,
-        [Path(path).name],
         input_units=[units.get(column, "") for column in inputs],
         target_units=[units.get(column, "") for column in targets],
-    )
-
-
-def _dataset(
-    task: str,
-    splits: Splits,
-    inputs: Sequence[str],
-    targets: Sequence[str],
-    files: list[str],
-    *,
-    input_units: Sequence[str] | None = None,
-    target_units: Sequence[str] | None = None,
-) -> Dataset:
-    return Dataset(
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
-        shifted=None,
-        input_names=tuple(inputs),
-        input_units=tuple(input_units or [""] * len(inputs)),
-        target_names=tuple(targets),
-        target_units=tuple(target_units or [""] * len(targets)),
-        meta={"task": task, "files": files, "split": splits.how},
+        files=[Path(path).name],
     )
 
 

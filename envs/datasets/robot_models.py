@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +15,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import RobotError
+from ...errors import RobotError, did_you_mean
 from .. import arm
 from ..trajectories import JointLimits
 
@@ -36,7 +35,7 @@ _ACCELERATION = {_HINGE: 10.0, _SLIDE: 2.5}
 
 
 @dataclass(frozen=True, eq=False)
-class Robot:
+class RobotModel:
     """A model and the joints of it that move.
 
     Attributes:
@@ -73,12 +72,12 @@ class Robot:
         return hashlib.sha256(buffer.tobytes()).hexdigest()
 
 
-def resolve(
+def find_robot(
     robot: RobotLike,
     *,
     joints: Sequence[str] | None = None,
     end_effector: str | None = None,
-) -> Robot:
+) -> RobotModel:
     """Find a robot, the joints that move, and its end effector.
 
     Joints: those named; else the hinge and slide joints that actuators drive; in a model without
@@ -95,9 +94,8 @@ def resolve(
         end_effector: name of a site or body that those joints move.
 
     Raises:
-        RobotError: no such file, environment or robot.
-        RobotError: MuJoCo refuses the file.
-        RobotError: no joint to move, an unknown joint, an end effector that cannot move.
+        RobotError: there is no such file, environment or robot; MuJoCo refuses the file; there is
+            no joint to move, or none of that name; the end effector cannot move.
     """
     name, model = _model_of(robot)
     if end_effector is None and _id(model, "site", arm.END_EFFECTOR) >= 0:
@@ -117,7 +115,7 @@ def resolve(
         for b in range(model.nbody)
         if _chain(model, b, {int(j) for j in chosen})
     )
-    return Robot(
+    return RobotModel(
         name=name,
         model=model,
         joints=tuple(model.joint(int(j)).name or f"joint{j}" for j in chosen),
@@ -145,11 +143,9 @@ def _model_of(robot: RobotLike) -> tuple[str, mujoco.MjModel]:
             raise RobotError(f"There is no model file {name}.")
         return path.stem, _compile(path)
     if name not in gymnasium.registry and ":" not in name:
-        near = get_close_matches(name, [ARM, *gymnasium.registry], n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise RobotError(
             f"{name!r} is neither {ARM!r}, nor the path of an .xml, .mjcf or .urdf file, nor a "
-            f"registered gymnasium environment.{hint}"
+            f"registered gymnasium environment{did_you_mean(name, [ARM, *gymnasium.registry])}."
         )
     return _model_of_environment(name)
 
@@ -193,21 +189,21 @@ def _named_joints(name: str, model: mujoco.MjModel, joints: Sequence[str]) -> ND
     found = []
     for joint in joints:
         index = _id(model, "joint", joint)
-        if index < 0 or int(model.jnt_type[index]) not in (_HINGE, _SLIDE):
-            usable = [
-                model.joint(j).name
-                for j in range(model.njnt)
-                if int(model.jnt_type[j]) in (_HINGE, _SLIDE)
-            ]
+        if index not in _movable(model):
+            usable = [model.joint(j).name for j in _movable(model)]
             raise RobotError(f"{joint!r} is no hinge or slide joint of {name}; it has {usable}.")
         found.append(index)
     return np.array(sorted(set(found)), dtype=np.intp)
 
 
+def _movable(model: mujoco.MjModel) -> list[int]:
+    return [j for j in range(model.njnt) if int(model.jnt_type[j]) in (_HINGE, _SLIDE)]
+
+
 def _driven_joints(model: mujoco.MjModel) -> NDArray[np.intp]:
-    usable = {j for j in range(model.njnt) if int(model.jnt_type[j]) in (_HINGE, _SLIDE)}
+    movable = _movable(model)
     if model.nu == 0:
-        return np.array(sorted(usable), dtype=np.intp)
+        return np.array(movable, dtype=np.intp)
     direct = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
     driven: set[int] = set()
     for actuator in range(model.nu):
@@ -221,7 +217,7 @@ def _driven_joints(model: mujoco.MjModel) -> NDArray[np.intp]:
                 for w in range(first, first + count)
                 if int(model.wrap_type[w]) == int(mujoco.mjtWrap.mjWRAP_JOINT)
             )
-    return np.array(sorted(driven & usable), dtype=np.intp)
+    return np.array(sorted(driven.intersection(movable)), dtype=np.intp)
 
 
 def _chain(model: mujoco.MjModel, body: int, joints: set[int]) -> int:
