@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ArchitectureError
 from .actor_critic import Observation
+from .gsde import StateDependentStd
 from .layers import DecorrelatedConv2d, DecorrelatedLinear
 
 Layer = Callable[[Tensor], Tensor]
@@ -27,22 +28,19 @@ class GaussianActor(nn.Module):
 
     Args:
         actor: of an SB3 `SACPolicy`.
-
-    Raises:
-        ArchitectureError: it explores by gSDE.
     """
+
+    log_std: nn.Module
 
     def __init__(self, actor: StochasticActor) -> None:
         super().__init__()
-        if actor.use_sde:
-            raise ArchitectureError(
-                "use_sde=True makes the exploration noise depend on the features through a matrix "
-                "that node perturbation cannot reach; use the default use_sde=False, or rule='bp'"
-            )
         self.features = actor.features_extractor
         self.body = actor.latent_pi
         self.mean = actor.mu
-        self.log_std = actor.get_submodule("log_std")  # a layer, as there is no gSDE
+        log_std: nn.Module | nn.Parameter = actor.log_std  # type: ignore[assignment]
+        if isinstance(log_std, nn.Parameter):  # of gSDE
+            log_std = StateDependentStd(log_std, actor.action_dist)  # type: ignore[arg-type]
+        self.log_std = log_std
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation, each (B, n); neither squashed nor clamped."""
@@ -80,7 +78,8 @@ class DeterministicActor(nn.Module):
 class QNetwork(nn.Module):
     """From preprocessed observations and actions to the value that one of the critics gives them.
 
-    Shares its modules with the critic; see `GaussianActor`.
+    Shares its modules with the critic; see `GaussianActor`. A features extractor that the critic
+    shares with the actor learns from the actor's loss alone, as in SB3, so it is no part of this.
 
     Args:
         critic: of an SB3 `SACPolicy` or `TD3Policy`.
@@ -89,13 +88,19 @@ class QNetwork(nn.Module):
 
     def __init__(self, critic: ContinuousCritic, index: int) -> None:
         super().__init__()
-        self.features = critic.features_extractor
+        self.shared = critic.share_features_extractor
+        self._extractor = (critic.features_extractor,)  # in a tuple it is no submodule
+        if not self.shared:
+            self.features = critic.features_extractor
         self.body = critic.q_networks[index]
 
     def forward(self, inputs: tuple[Observation, Tensor]) -> Tensor:
         """Values, shape (B, 1), of (observation, actions (B, n))."""
         observation, actions = inputs
-        values: Tensor = self.body(torch.cat([self.features(observation), actions], dim=1))
+        features: Tensor = self._extractor[0](observation)
+        if self.shared:
+            features = features.detach()
+        values: Tensor = self.body(torch.cat([features, actions], dim=1))
         return values
 
 
@@ -185,18 +190,3 @@ def effective_parameters(network: nn.Module) -> list[Tensor]:
             else:
                 effective.append(parameter)
     return effective
-
-
-def check_separate(actor: nn.Module, critic: nn.Module) -> None:
-    """Refuse an actor and a critic that share parameters.
-
-    Raises:
-        ArchitectureError: they do.
-    """
-    shared = {id(p) for p in actor.parameters()}
-    if any(id(p) in shared for p in critic.parameters()):
-        raise ArchitectureError(
-            "actor and critic share a features extractor with parameters, so the noise of one "
-            "would blur the credit of the other; pass "
-            "policy_kwargs=dict(share_features_extractor=False)"
-        )
