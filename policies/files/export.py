@@ -95,9 +95,10 @@ def _layers(policy: BasePolicy) -> list[nn.Module]:
         return [stochastic.features_extractor, *stochastic.latent_pi, stochastic.mu, nn.Tanh()]
     if isinstance(policy, TD3Policy):
         return [policy.actor.features_extractor, *policy.actor.mu]
-    if isinstance(policy, ActorCriticPolicy) and not policy.squash_output:
+    if isinstance(policy, ActorCriticPolicy):
         extractor = policy.pi_features_extractor
-        return [extractor, *policy.mlp_extractor.policy_net, policy.action_net]
+        squashing = [nn.Tanh()] if policy.squash_output else []  # of gSDE
+        return [extractor, *policy.mlp_extractor.policy_net, policy.action_net, *squashing]
     raise ArchitectureError(f"policies of class {type(policy).__name__} cannot be exported")
 
 

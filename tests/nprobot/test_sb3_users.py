@@ -628,7 +628,7 @@ def test_the_gradient_of_a_state_dependent_spread(full, expln):
 @pytest.mark.parametrize("squashed", [False, True])
 def test_gsde_estimates_point_along_the_gradient(squashed):
     kwargs = {"squash_output": squashed, "net_arch": [16], "ortho_init": False}
-    some = model(use_sde=True, policy_kwargs=kwargs, rule="np", rule_kwargs={"samples": 4000})
+    some = model(use_sde=True, policy_kwargs=kwargs, rule="inp", rule_kwargs={"samples": 2000})
     observations = torch.randn(8, 3)
     actions = torch.rand(8, 1) - 0.5
     outputs = some.actor(observations)
