@@ -25,7 +25,6 @@ from nprobot import catalogue
 from nprobot.errors import ArchitectureError, RuleError
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import learning_rule
-from nprobot.policies.actor_critic import Actor, Critic
 from nprobot.policies.gsde import StateDependentStd
 from nprobot.policies.layers import (
     BiasHead,
@@ -34,6 +33,7 @@ from nprobot.policies.layers import (
     is_decorrelated,
     is_decorrelated_layer,
 )
+from nprobot.policies.sb3_networks import Actor, Critic
 from nprobot.runs.state import restore_optimizer
 
 from .checks import check_device, check_spaces

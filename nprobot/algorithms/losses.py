@@ -10,7 +10,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 
 from nprobot.policies.distributions import ActionDistribution
-from nprobot.policies.off_policy_networks import FrozenCritic
+from nprobot.policies.sb3_networks import FrozenCritic
 
 
 class ClippedSurrogate:

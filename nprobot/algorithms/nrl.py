@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot import catalogue
-from nprobot.envs.actuators.wrapper import READING
+from nprobot.envs.actuators import READING
 from nprobot.errors import RuleError, did_you_mean
 from nprobot.learning.activity import Call, Tree
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.chip.crossbar import on_chip
-from nprobot.policies.chip.models import HardwareSpec
-from nprobot.policies.chip.state import restore_chip, save_chip
+from nprobot.policies.chip.crossbar import on_chip, restore_chip, save_chip
+from nprobot.policies.chip.nonidealities import ChipSpec
 from nprobot.policies.direct_policy import DirectPolicy
 
 from .base import Resumable, make_rule
@@ -107,7 +106,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         learning_rate: float | Schedule = 3e-3,
         *,
         noise_source: str = "network",
-        node_noise: HardwareSpec | None = 0.1,
+        node_noise: ChipSpec | None = 0.1,
         references: int = 1,
         device_seed: int | None = 0,
         baseline: str = "critic",

@@ -21,15 +21,15 @@ from typing_extensions import override
 
 from nprobot.learning.alignment import alignment
 from nprobot.learning.rule import Loss
-from nprobot.policies.actor_critic import (
+from nprobot.policies.distributions import action_distribution
+from nprobot.policies.layers import decorrelate
+from nprobot.policies.sb3_networks import (
     Actor,
     Critic,
     Observation,
     SharedActorCritic,
     shares_parameters,
 )
-from nprobot.policies.distributions import action_distribution
-from nprobot.policies.layers import decorrelate
 
 from .base import RuleAlgorithm, accepts, same_modules
 from .checks import ViewChecks, check_optimizer, sample

@@ -12,8 +12,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 from torch import Tensor
 from typing_extensions import override
 
-from nprobot.policies.actor_critic import Observation
-from nprobot.policies.off_policy_networks import FrozenCritic, GaussianActor
+from nprobot.policies.sb3_networks import FrozenCritic, GaussianActor, Observation
 
 from .losses import SoftActionValue, SquaredTemporalDifference, squashed_gaussian
 from .off_policy import (

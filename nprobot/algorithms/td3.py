@@ -12,8 +12,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 from typing_extensions import override
 
-from nprobot.policies.actor_critic import Observation
-from nprobot.policies.off_policy_networks import DeterministicActor, FrozenCritic
+from nprobot.policies.sb3_networks import DeterministicActor, FrozenCritic, Observation
 
 from .losses import ActionValue, SquaredTemporalDifference
 from .off_policy import (

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from nprobot.policies.files.card import learner_name
+from nprobot.catalogue import rule_named
 from nprobot.training.environments import check_spaces, find_spec, make
 from nprobot.training.mujoco_messages import tame_mujoco
 from nprobot.tuning.config import TuneConfig
@@ -101,7 +101,7 @@ def budget(config: TuneConfig) -> str:
 
 def learner(config: TuneConfig, rule: str) -> str:
     """A rule as people read it, such as ``NP + feedback``."""
-    return learner_name(rule, feedback=config.with_feedback(rule))
+    return rule_named(rule, feedback=config.with_feedback(rule)).title
 
 
 def show(

@@ -103,7 +103,7 @@ class Activity:
         """
         if len(noise) != len(self.calls):
             raise RuleError(
-                f"noise must hold one tensor for each of the {len(self.calls)} perturbed layers, "
+                f"perturbations must hold one tensor for each of the {len(self.calls)} perturbed layers, "
                 f"in forward order; got {len(noise)}"
             )
         flat = []
@@ -112,7 +112,7 @@ class Activity:
             wanted = (noise[0].shape[0], self.batch, *units)
             if tuple(given.shape) != wanted:
                 raise RuleError(
-                    f"noise of layer {call.layer.name!r} must have the shape (K, B, units) = "
+                    f"the perturbation of layer {call.layer.name!r} must have the shape (K, B, units) = "
                     f"{wanted}, got {tuple(given.shape)}"
                 )
             flat.append(given.reshape(*wanted[:2], -1).to(self.like))

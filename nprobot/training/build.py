@@ -61,6 +61,7 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         rule_kwargs={
             "seed": seeds.rule,
             **{name: options[name] for name in ("samples", "sigma", "noise", "decorrelation_lr")},
+            **{n: options[n] for n in ("whitening", "keep_function", "decorrelation_interval")},
         },
         policy_kwargs=policy,
         seed=seeds.torch,

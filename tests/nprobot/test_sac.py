@@ -19,7 +19,7 @@ import nprobot
 from nprobot.algorithms.losses import SoftActionValue, squashed_gaussian
 from nprobot.errors import RuleError
 from nprobot.policies import is_decorrelated, load_trusted_sb3_zip
-from nprobot.policies.off_policy_networks import FrozenCritic
+from nprobot.policies.sb3_networks import FrozenCritic
 
 from .off_policy_helpers import ALL_RULES, Toy, no_backward, ours_by_bp, passes_of, small, weights
 

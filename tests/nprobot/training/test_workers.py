@@ -237,6 +237,7 @@ def test_a_killed_run_leaves_no_worker(launcher, tmp_path):
     process = launcher.start("train", *arguments, before=script)
     while not (path / "config.json").exists():
         process.join(0.05)
+        assert process.is_alive(), launcher.said()
     process.kill()
     process.join()
     (pid,) = map(int, (tmp_path / "pids").read_text().split())
