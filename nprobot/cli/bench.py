@@ -60,7 +60,7 @@ class Bench:
     """Only learners with these rules."""
     learner: tuple[str, ...] = ()
     """Only these learners, by the names that --dry-run shows."""
-    hardware: tuple[str, ...] = ()
+    actuators: tuple[str, ...] = ()
     """Only these presets of the actuators."""
     seeds: tuple[int, ...] = ()
     """These seeds instead of the suite's."""
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         env=options.env,
         learner=options.learner,
         rule=options.rule,
-        hardware=options.hardware,
+        hardware=options.actuators,
         seeds=options.seeds,
         steps=options.steps,
     )

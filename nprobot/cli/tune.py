@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from nprobot.catalogue import rule_named
-from nprobot.training.environments import check_spaces, find_spec, make
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.environments import check_spaces, find_spec, make, silence_mujoco
 from nprobot.tuning.config import TuneConfig
 from nprobot.tuning.study import Outcome, refuse_unwritable, require_optuna, search
 
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = options.out or Path("runs") / f"tune-{spec.id.replace('/', '_')}-{config.algo}"
     refuse_unwritable(folder)
     require_optuna()
-    tame_mujoco()
+    silence_mujoco()
     env = make(config.env)
     try:
         check_spaces(env, continuous=config.algo != "ppo")
