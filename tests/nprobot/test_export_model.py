@@ -35,7 +35,7 @@ def test_a_model_becomes_a_folder_that_acts_alike(algorithm, tmp_path):
     actions, _ = model.predict(env.normalize_obs(observations), deterministic=True)
     np.testing.assert_allclose(policy.predict(observations), actions, atol=1e-5)
     assert (policy.task.id, dict(policy.task.kwargs)) == ("InvertedPendulum-v5", {"frame_skip": 2})
-    assert policy.task.control_rate == 50
+    assert policy.task.control_rate == 25
     assert policy.provenance["rule"] == "danp"
     assert policy.provenance["evaluation"]["returns"] == list(made.evaluation.returns)
     assert evaluate(policy, episodes=3).returns == made.evaluation.returns
