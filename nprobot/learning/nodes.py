@@ -5,6 +5,7 @@ A new kind of layer is one class with `@layer_kind` before it, here or in a modu
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import ClassVar, TypeVar, cast
 
 import torch
@@ -21,6 +22,7 @@ from nprobot.policies.chip.crossbar import (
     ChipLayer,
     ChipLinear,
 )
+from nprobot.policies.gsde import StateDependentStd
 from nprobot.policies.layers import (
     BiasHead,
     DecorrelatedConv2d,
@@ -80,6 +82,7 @@ class LinearNodes(NodeLayer):
 
     def __init__(self, name: str, module: nn.Linear) -> None:
         super().__init__(name, module)
+        _check_weight(name, module)
         # Folded once a step, so that clean and noisy passes cost what a plain layer does, and so
         # that both round alike: their difference is what the rules measure.
         self.weight = (
@@ -118,6 +121,7 @@ class ConvolutionNodes(NodeLayer):
 
     def __init__(self, name: str, module: nn.Conv2d) -> None:
         super().__init__(name, module)
+        _check_weight(name, module)
         if module.groups != 1:
             raise UnsupportedLayerError(
                 f"convolution {name!r} has groups={module.groups}; only groups=1 can be perturbed"
@@ -175,6 +179,39 @@ class BiasNodes(NodeLayer):
         return [(self.module.bias, error)] if self.module.bias.requires_grad else []
 
 
+@layer_kind
+class StateDependentStdNodes(NodeLayer):
+    """Nodes of a `StateDependentStd`: the log standard deviation of every action."""
+
+    supports = (StateDependentStd,)
+    module: StateDependentStd
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        super().__init__(name, module)
+        self.clean: Tensor | None = None
+
+    @override
+    def pre_activation(self, x: Tensor) -> Tensor:
+        forward = partial(StateDependentStd.forward, self.module)  # the instance's is stood in for
+        if self.module.learn_features:
+            return forward(x)
+        # What noise does to the features must not be judged by the spread: that is held.
+        if self.clean is None:
+            self.clean = forward(x)
+            return self.clean
+        return self.clean.repeat(x.shape[0] // self.clean.shape[0], 1)
+
+    @override
+    def decorrelated_input(self, x: Tensor) -> Tensor:
+        return x
+
+    @override
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        if (parameter := self.module.log_std).requires_grad:
+            gradient = self.module.gradient(error, x)
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
 class ChipNodes(NodeLayer):
     """Nodes of a layer on a noisy chip: the chip computes them, and they come out noisy."""
 
@@ -223,18 +260,25 @@ def node_layers(network: nn.Module) -> tuple[list[NodeLayer], list[nn.Module]]:
     takes as long as a layer's matrix product.
 
     Raises:
-        UnsupportedLayerError: a trainable parameter lives in another kind of module.
+        UnsupportedLayerError: a trainable parameter lives in another kind of module, or a module
+            makes the samples of a batch, or two passes over it, differ from what one pass tells.
     """
     layers: list[NodeLayer] = []
     others: list[nn.Module] = []
     for name, module in network.named_modules():
         own = cast("dict[str, Tensor | None]", module._parameters)
+        if module.training and (reason := _unfit(type(module))) and getattr(module, "p", 1.0):
+            raise UnsupportedLayerError(
+                f"module {name or 'network'!r} ({type(module).__name__}) {reason}"
+            )
         if not own or not _trainable(own):
             others.append(module)
             continue
         # By exact type: a subclass may compute something else.
         kind = KINDS.get(type(module))
         if kind is None:
+            if hasattr(module, "parametrizations"):
+                _check_weight(name, module)
             known = ", ".join(module.__name__ for module in KINDS)
             raise UnsupportedLayerError(
                 f"module {name or 'network'!r} ({type(module).__name__}) has parameters "
@@ -243,6 +287,34 @@ def node_layers(network: nn.Module) -> tuple[list[NodeLayer], list[nn.Module]]:
             )
         layers.append(kind(name, module))
     return layers, others
+
+
+@cache
+def _unfit(kind: type[nn.Module]) -> str | None:
+    """Why a weightless module cannot work in training mode; None if it can."""
+    if issubclass(kind, nn.modules.dropout._DropoutNd | nn.RReLU):
+        return (
+            "draws at random in each pass, so a noisy pass differs from the clean one by more than "
+            "its noise, which tells the nodes nothing; take it out"
+        )
+    if issubclass(kind, nn.modules.batchnorm._BatchNorm):
+        return (
+            "mixes the samples of a batch, so the noise of one reaches the losses of all; use "
+            "LayerNorm(elementwise_affine=False) instead, or eval() where its statistics are fixed"
+        )
+    return None
+
+
+def _check_weight(name: str, module: nn.Module) -> None:
+    """Refuse a layer whose weight is computed from other parameters, which would not learn."""
+    own = module._parameters
+    if "weight" not in own:
+        raise UnsupportedLayerError(
+            f"layer {name or 'network'!r} computes its weight from {', '.join(own)}, as "
+            "spectral_norm, weight_norm and pruning do, and node perturbation moves the weight "
+            "itself; remove that (torch.nn.utils.remove_spectral_norm, remove_weight_norm, "
+            "parametrize.remove_parametrizations, prune.remove)"
+        )
 
 
 def _trainable(parameters: dict[str, Tensor | None]) -> bool:

@@ -227,6 +227,11 @@ class LearningRule(ABC):
                 settings += f", {name}=True" if getattr(self, name) else ""
         return f"{type(self).__name__}({self.name!r}, {settings})"
 
+    def forget(self) -> None:
+        """Forget all that is kept of networks, as where others take their places."""
+        self._forget_networks()
+        self._decorrelate_calls = {}
+
     def _forget_networks(self) -> None:
         self._network_index: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         self._layer_inputs: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()

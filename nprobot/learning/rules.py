@@ -147,6 +147,12 @@ class ActivityNodePerturbation(PerturbationRule):
         return losses[0]
 
     @override
+    def forget(self) -> None:
+        super().forget()
+        self.reference.load_state_dict({})
+        self._chip_sigma = {}
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         own = {"reference": self.reference.state_dict(), "chip_sigma": dict(self._chip_sigma)}
         return super().state_dict() | own
@@ -173,6 +179,11 @@ class FeedbackRule(PerturbationRule):
     ) -> None:
         super().__init__(**settings)
         self.feedback = Feedback(feedback, feedback_lr)
+
+    @override
+    def forget(self) -> None:
+        super().forget()
+        self.feedback.matrices = {}
 
     @override
     def state_dict(self) -> dict[str, Any]:
