@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
 import tyro
 
 Arguments = TypeVar("Arguments")
+
+OLD_FLAGS = {"--hardware": "--actuators"}
+"""Flags of earlier versions, and what they are called now."""
 
 
 def parse(
@@ -34,7 +38,21 @@ def parse(
         options,
         prog=f"nprobot {command}",
         description=description,
-        args=arguments,
+        args=understand_old_flags(arguments),
         default=tyro.MISSING_NONPROP if default is None else default,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
     )
+
+
+def understand_old_flags(arguments: Sequence[str]) -> list[str]:
+    """The command line as this version writes it; says on stderr what has another name now."""
+    understood, notes = [], {}
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if (new := OLD_FLAGS.get(flag)) is not None:
+            notes[flag] = f"{flag} is called {new} now"
+            argument = f"{new}{equals}{value}"
+        understood.append(argument)
+    if notes:
+        print(f"Note: {'; '.join(notes.values())}.", file=sys.stderr)
+    return understood
