@@ -6,7 +6,7 @@ A table is a TOML file of one environment:
 |---|---|
 | | `format`, `version`, `env` |
 | `[ALGO.RULE.settings]` | options of `nprobot train` and their values |
-| `[ALGO.RULE.score]` | returns on seeds that the search has not seen, with these settings and without |
+| `[ALGO.RULE.score]` | returns on seeds that no search has seen, with these settings and without |
 | `[ALGO.RULE.search]` | what found them: the command, trials, environment steps, versions |
 """
 
@@ -34,10 +34,10 @@ ROOT = Path(__file__).parent / "tuned"
 
 TUNED = "tuned"
 GENERAL = "general"
-TUNABLE = ("samples", "envs", "normalise") + tuple(
-    name
-    for name, group in OPTIONS.items()
-    if group and name != "alignment_every"  # it looks at learning and changes nothing
+_LOOKS_ON = "alignment_every"  # at learning, and changes nothing
+TUNABLE = (
+    *("samples", "envs", "normalise"),
+    *(name for name, group in OPTIONS.items() if group and name != _LOOKS_ON),
 )
 """Options that a table may set."""
 INSTEAD = {"ent_coef_start": "ent_coef", "ent_coef": "ent_coef_start"}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from nprobot import catalogue
 from nprobot.errors import ConfigError, UnknownNameError
 
 Value = float | int | str
@@ -112,8 +113,9 @@ def parameters(algo: str, rule: str) -> tuple[Parameter, ...]:
     """
     if algo not in SPACES:
         raise UnknownNameError("algorithm to tune", algo, SPACES)
-    noise = () if rule in ("bp", "dbp") or algo == "nrl" else (_NOISE,)
-    decorrelation = (_DECORRELATION,) if rule in ("dnp", "dinp", "danp", "dbp") else ()
+    known = catalogue.rule_named(rule)
+    noise = (_NOISE,) if known.perturbs and algo != "nrl" else ()
+    decorrelation = (_DECORRELATION,) if known.decorrelated else ()
     return (*SPACES[algo], *noise, *decorrelation)
 
 
