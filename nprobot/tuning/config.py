@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -61,14 +60,6 @@ class TuneConfig(Options):
         for rule in self.rule:
             self.run(rule)  # checks the names
             parameters(self.algo, rule)
-
-    @classmethod
-    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The JSON object as this version would have written it."""
-        upgraded = super().upgraded(values)
-        if upgraded.pop("feedback", False):
-            upgraded["rule"] = with_feedback(upgraded["rule"])
-        return upgraded
 
     def run(self, rule: str, seed: int = 0) -> RunConfig:
         """The run of a trial, before its settings: with the general defaults."""
