@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter
 
 from nprobot import catalogue
 
-from .aggregates import Interval, improvement_interval, iqm_interval, profile, profile_interval
+from .aggregates import Interval, improvement, iqm, profile, profile_interval
 from .peers import METHODS
 from .results import AXES, BenchmarkTask, Results, mean_curve
 
@@ -65,7 +65,7 @@ def _look(algo: str, rule: str | None) -> tuple[str, str, bool]:
 def score_figure(results: Results, group: str) -> bytes:
     """Interquartile mean of every complete learner, with intervals."""
     tasks, names = results.comparable(group), results.complete(group)
-    intervals = {name: iqm_interval([results.scores(t, name) for t in tasks]) for name in names}
+    intervals = {name: iqm([results.scores(t, name) for t in tasks]) for name in names}
     figure, axes = _interval_figure(results, intervals)
     for anchor, label in ((0.0, "random"), (1.0, results.baseline or "")):
         axes.axvline(anchor, color="0.35", linewidth=1, linestyle=":")
@@ -107,8 +107,7 @@ def improvement_figure(results: Results, group: str, over: str) -> bytes:
     names = [n for n in results.complete(group) if n not in (over, results.random)]
     theirs = [results.scores(task, over) for task in tasks]
     intervals = {
-        name: improvement_interval([results.scores(task, name) for task in tasks], theirs)
-        for name in names
+        name: improvement([results.scores(task, name) for task in tasks], theirs) for name in names
     }
     figure, axes = _interval_figure(results, intervals)
     axes.axvline(0.5, color="0.35", linewidth=1, linestyle=":")

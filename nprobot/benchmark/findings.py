@@ -13,7 +13,7 @@ import numpy as np
 
 from nprobot import catalogue
 
-from .aggregates import improvement_interval, iqm_interval, mean_interval, median_interval
+from . import aggregates
 from .peers import METHODS
 from .results import AXES, BenchmarkTask, Results
 from .rows import DIVERGED, DONE, FORMAT, Row
@@ -52,7 +52,7 @@ def headline(results: Results, group: str) -> list[str]:
     said = []
     ranked = [name for name in complete if name not in (base, results.random)]
     for name in ranked:
-        interval = iqm_interval([results.scores(task, name) for task in tasks])
+        interval = aggregates.iqm([results.scores(task, name) for task in tasks])
         said.append((interval.value, f"{name}: {percent(interval.value)}"))
     if said:
         listed = "; ".join(text for _, text in sorted(said, reverse=True))
@@ -112,16 +112,12 @@ def verdict(ours: str, base: str, score: float, value: float, reference: float) 
 def caveats(results: Results) -> list[str]:
     """What a reader has to know before believing the figures."""
     said = []
-    counts = [
-        len(results.cells[task, name]) for task, name in results.cells if name != results.random
-    ]
+    counts = [len(rows) for (_, name), rows in results.cells.items() if name != results.random]
     if counts and min(counts) < FEW_SEEDS:
-        low, high = min(counts), max(counts)
-        span = f"{low}" if low == high else f"{low} to {high}"
-        plural = "seed" if span == "1" else "seeds"
         said.append(
-            f"{span} {plural} a learner and task: the interval of a single task says little, and "
-            "one run can turn a comparison. A single seed has no interval at all."
+            f"{span(counts)} seed{'s' * (max(counts) > 1)} a learner and task: the interval of a "
+            "single task says little, and one run can turn a comparison. A single seed has no "
+            "interval at all."
         )
     for group in results.groups:
         missing = results.incomplete(group)
@@ -193,13 +189,13 @@ def aggregate_table(results: Results, group: str) -> Table:
     rows = []
     for name in results.complete(group):
         scores = [results.scores(task, name) for task in tasks]
-        cells = [name, *map(str, (iqm_interval(scores), median_interval(scores)))]
-        cells.append(str(mean_interval(scores)))
+        averages = (aggregates.iqm, aggregates.median, aggregates.mean)
+        cells = [name, *(str(average(scores)) for average in averages)]
         for other in (base, other_peer):
             if other is None:
                 continue
             theirs = [results.scores(task, other) for task in tasks]
-            cells.append("–" if other == name else str(improvement_interval(scores, theirs)))
+            cells.append("–" if other == name else str(aggregates.improvement(scores, theirs)))
         rows.append(tuple(cells))
     note = (
         "Normalised scores: 0 is the random policy, 1 the mean of backprop on the same task. IQM: "
@@ -224,17 +220,14 @@ def return_table(results: Results, tasks: Sequence[BenchmarkTask]) -> Table:
             for n in learners
         ]
         mark.add((int(np.argmax(means)), column))
-    seeds = {
-        len(results.seeds(task, name))
-        for task in tasks
-        for name in learners
-        if name != results.random
-    }
-    seeds -= {0}
-    span = " to ".join(map(str, sorted({min(seeds), max(seeds)}))) if seeds else "0"
+    seeds = [
+        len(rows)
+        for (task, name), rows in results.cells.items()
+        if task in tasks and name != results.random
+    ]
     note = (
         "Return of the finished policy without exploration: mean over seeds ± standard deviation "
-        f"between them ({span} seeds). Bold: the best mean."
+        f"between them ({span(seeds or [0])} seeds). Bold: the best mean."
     )
     return Table(("learner", *map(str, tasks)), rows, note, frozenset(mark))
 
@@ -250,7 +243,7 @@ def equal_table(results: Results, group: str) -> Table:
         cells = [name]
         for axis in axes:
             scores = [results.at_equal(task, name, axis) for task in tasks]
-            cells.append(str(iqm_interval(scores)) if all(len(s) for s in scores) else "–")
+            cells.append(str(aggregates.iqm(scores)) if all(len(s) for s in scores) else "–")
         rows.append(tuple(cells))
     note = (
         f"IQM of the score when a run has spent as much as {results.baseline} spends in all, read "
@@ -345,7 +338,7 @@ def command_table(results: Results) -> Table:
     rows = tuple(
         (
             row.get("command", ""),
-            number(row["return_mean"]) if row["status"] == "done" else row["status"],
+            number(row["return_mean"]) if row["status"] == DONE else row["status"],
         )
         for row in results.rows
     )
@@ -363,20 +356,6 @@ def reference_peer(results: Results, group: str) -> str | None:
     complete = results.complete(group)
     found = {results.row(n)["algo"]: n for n in gradient_free(results) if n in complete}
     return found.get("ars", found.get("cma-es"))
-
-
-def markdown(table: Table) -> str:
-    """A table as Markdown."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    body = [
-        line([f"**{c}**" if (i, j) in table.mark else c for j, c in enumerate(row)])
-        for i, row in enumerate(table.rows)
-    ]
-    rule = "|" + "---|" * len(table.header)
-    return "\n".join([line(table.header), rule, *body, "", table.note]).rstrip() + "\n"
 
 
 def measured(results: Results) -> str:
@@ -401,6 +380,11 @@ def number(value: float) -> str:
         return "–"
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
     return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def span(counts: Sequence[int]) -> str:
+    """The least and the most, such as ``3 to 5``."""
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
 
 
 def spread(values: Sequence[float]) -> str:

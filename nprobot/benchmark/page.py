@@ -14,10 +14,10 @@ from . import figures
 from . import findings as found
 from .findings import Table
 from .methods import IDEAL
-from .results import AXES, BenchmarkTask, Results
+from .results import AXES, Results
 from .rows import Row, read
 
-TEMPLATE = "page.html.jinja"
+PAGE, MARKDOWN = "page.html.jinja", "page.md.jinja"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ def report(
     out: Path | None = None,
     *,
     markdown: Path | None = None,
-    prefix: str = "",
 ) -> WrittenReport:
     """Make the report of a benchmark; it may still be running.
 
@@ -48,28 +47,27 @@ def report(
         folder: of the benchmark, or a file of rows.
         out: where to put page, figures and tables; by default the folder ``report`` in it.
         markdown: also write the findings and tables as a Markdown file.
-        prefix: of the names of the figures.
 
     Raises:
         DamagedFileError: there are no results, or they cannot be read.
     """
-    rows = read(folder)
-    results = Results.of(rows)
+    results = Results.of(read(folder))
     beside = folder / "report" if folder.is_dir() else folder.with_name(f"{folder.stem}-report")
     out = out or beside
     out.mkdir(parents=True, exist_ok=True)
     pictures = draw(results)
     paths = []
     for name, picture in pictures.items():
-        path = out / f"{prefix}{name}.png"
+        path = out / f"{name}.png"
         path.write_bytes(picture)
         paths.append(path)
     page = out / "index.html"
-    page.write_text(html(rows, sections(results, pictures)), encoding="utf-8")
+    said = sections(results, pictures)
+    page.write_text(render(PAGE, results, said), encoding="utf-8")
     write_csv(results, out)
     if markdown is not None:
         markdown.parent.mkdir(parents=True, exist_ok=True)
-        markdown.write_text(markdown_page(results), encoding="utf-8")
+        markdown.write_text(render(MARKDOWN, results, said), encoding="utf-8")
     return WrittenReport(page, tuple(paths), results)
 
 
@@ -87,17 +85,26 @@ def subtitle_of(rows: Sequence[Row]) -> str:
     return f"{len(rows)} runs, {span}, nprobot {', '.join(versions)}"
 
 
-def html(rows: Sequence[Row], sections: Sequence[Section]) -> str:
-    """The page as text: styles and pictures are in it, nothing is fetched from anywhere."""
+def render(template: str, results: Results, sections: Sequence[Section]) -> str:
+    """The report as text; in HTML styles and pictures are in it, and nothing is fetched.
+
+    Args:
+        template: a file beside this one.
+        results: what the report is about.
+        sections: what it says.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=".html" in template,
         trim_blocks=True,
+        lstrip_blocks=True,
         undefined=StrictUndefined,
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    template = environment.get_template(TEMPLATE)
-    return template.render(title=title_of(rows), subtitle=subtitle_of(rows), sections=sections)
+    rows = results.rows
+    return environment.get_template(template).render(
+        title=title_of(rows), subtitle=subtitle_of(rows), sections=sections
+    )
 
 
 def draw(results: Results) -> dict[str, bytes]:
@@ -142,23 +149,28 @@ class Section:
     tables: Sequence[Table] = ()
     folded: Mapping[str, Sequence[Table]] = field(default_factory=dict)
 
+    @property
+    def in_markdown(self) -> bool:
+        """Whether it says anything without its pictures."""
+        return bool(self.tables or self.bullets or (self.text and not self.pictures))
 
-def sections(results: Results, pictures: dict[str, bytes]) -> list[Section]:
-    """What the page says, in order."""
+
+def sections(results: Results, pictures: Mapping[str, bytes]) -> list[Section]:
+    """What a report says, in order."""
     made: list[Section] = []
     for group in results.groups:
         tail = "" if group == IDEAL else f"_{group}"
         name = "" if len(results.groups) == 1 else f" ({group})"
         tasks = [task for task in results.tasks if task.group == group]
-        made.append(Section(f"In short{name}", text=found.headline(results, group)))
-        if len(results.complete(group)) > 1:
-            made.append(
-                Section(
-                    f"Over all tasks{name}",
-                    tables=[found.aggregate_table(results, group)],
-                    pictures={"": pictures[f"scores{tail}"]},
-                )
+        compared = len(results.complete(group)) > 1
+        made.append(
+            Section(
+                f"Over all tasks{name}",
+                text=found.headline(results, group),
+                tables=[found.aggregate_table(results, group)] if compared else [],
+                pictures={"": pictures[f"scores{tail}"]} if compared else {},
             )
+        )
         made.append(
             Section(
                 f"Task by task{name}",
@@ -178,10 +190,10 @@ def sections(results: Results, pictures: dict[str, bytes]) -> list[Section]:
                 tabs=True,
             )
         )
-        if len(results.complete(group)) > 1:
+        if compared:
             more = {
-                key.partition(tail)[0].replace("_", " ") if tail else key.replace("_", " "): value
-                for key, value in pictures.items()
+                key.removesuffix(tail).replace("_", " "): picture
+                for key, picture in pictures.items()
                 if key.startswith(("profiles", "improvement")) and key.endswith(tail)
             }
             made.append(
@@ -192,33 +204,30 @@ def sections(results: Results, pictures: dict[str, bytes]) -> list[Section]:
                 )
             )
             made.append(Section(f"Distributions{name}", pictures=more))
+        last = tasks[-1]
+        made.append(
+            Section(f"What a run spends: {last}", tables=[found.ledger_table(results, last)])
+        )
+        detailed = (found.task_table, found.ledger_table)
         made.append(
             Section(
                 f"Every task in detail{name}",
-                folded={
-                    str(task): [
-                        found.task_table(results, task),
-                        found.ledger_table(results, task),
-                    ]
-                    for task in tasks
-                },
+                folded={str(task): [table(results, task) for table in detailed] for task in tasks},
             )
         )
     made.append(Section("Before you believe it", bullets=found.caveats(results)))
+    folded = {
+        "Versions and machine": [found.surroundings_table(results)],
+        f"Commands of all {len(results.rows)} runs": [found.command_table(results)],
+    }
+    if results.failed:
+        folded[f"{len(results.failed)} failed runs"] = [found.failure_table(results)]
     made.append(
         Section(
             "How it was done",
             text=[found.measured(results)],
             tables=[found.settings_table(results)],
-            folded={
-                "Versions and machine": [found.surroundings_table(results)],
-                f"Commands of all {len(results.rows)} runs": [found.command_table(results)],
-                **(
-                    {f"{len(results.failed)} failed runs": [found.failure_table(results)]}
-                    if results.failed
-                    else {}
-                ),
-            },
+            folded=folded,
         )
     )
     return made
@@ -249,32 +258,3 @@ def _write(path: Path, rows: list[dict[str, object]]) -> None:
         writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def markdown_page(results: Results) -> str:
-    """Findings and tables as Markdown, to be put into a page by hand."""
-    parts: list[str] = []
-    for group in results.groups:
-        name = "" if len(results.groups) == 1 else f" ({group})"
-        tasks: list[BenchmarkTask] = [task for task in results.tasks if task.group == group]
-        parts += [f"## Over all tasks{name}", *found.headline(results, group)]
-        if len(results.complete(group)) > 1:
-            parts.append(found.markdown(found.aggregate_table(results, group)))
-        parts += [f"## Task by task{name}", found.markdown(found.return_table(results, tasks))]
-        parts += [f"- **{task}.** {' '.join(found.by_task(results, task))}" for task in tasks]
-        if len(results.complete(group)) > 1:
-            parts += [
-                f"## At equal cost{name}",
-                found.markdown(found.equal_table(results, group)),
-            ]
-        for task in tasks[-1:]:
-            ledger = found.markdown(found.ledger_table(results, task))
-            parts += [f"## What a run spends: {task}", ledger]
-    parts += ["## Before you believe it", *(f"- {text}" for text in found.caveats(results))]
-    parts += ["## Settings", found.markdown(found.settings_table(results))]
-    lists = "\n".join(parts).split("\n")
-    text = ""
-    for before, line in zip(["", *lists], lists, strict=False):
-        tight = before.startswith(("- ", "|")) and line.startswith(("- ", "|"))
-        text += ("" if tight or not line or not before else "\n") + line + "\n"
-    return text.lstrip("\n")

@@ -12,26 +12,21 @@ import json
 import os
 import platform
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from nprobot.errors import BusyError, ConfigError, DamagedFileError
+from nprobot.errors import ConfigError, DamagedFileError
+from nprobot.runs.files import lock_run, reporting_storage
 from nprobot.runs.versions import git_commit, versions
 
 from .methods import RunSpec
 
-try:
-    import fcntl
-except ImportError:  # not on Windows; there a second writer is not refused
-    fcntl = None  # type: ignore[assignment]
-
 Row = dict[str, Any]
 
 ROWS = "rows.jsonl"
-LOCK = ".lock"
 FORMAT = 2
 """Of a row. In the first one seeds were spread over the parts of a run in another way, rules with
 feedback were a setting, and actuators were called hardware."""
@@ -89,32 +84,13 @@ def now() -> str:
 
 
 class RowStore:
-    """A folder of results, open for writing; use it in a ``with`` statement.
-
-    Args:
-        folder: made if it is not there.
+    """A folder of results that is open for writing; made by `open_rows`.
 
     Attributes:
         rows: all rows, the newest of each run, in the order of their first line.
-
-    Raises:
-        BusyError: another process has it open.
-        DamagedFileError: a line in the middle cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / LOCK).open("a")
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._lock.close()
-                raise BusyError(
-                    f"another `nprobot bench` is writing into {folder}; wait for it, or choose "
-                    "another --out"
-                ) from None
         path = folder / ROWS
         rows, whole = parse_rows(path) if path.exists() else ([], 0)
         self.rows = latest(rows)
@@ -131,20 +107,26 @@ class RowStore:
         self.rows[row["key"]] = row
 
     def close(self) -> None:
-        """Let others write."""
+        """No more rows."""
         os.close(self._file)
-        self._lock.close()
 
-    def __enter__(self) -> RowStore:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+@contextmanager
+def open_rows(folder: Path) -> Iterator[RowStore]:
+    """Open a folder of results for writing, by one process at a time.
+
+    Args:
+        folder: made if it is not there.
+
+    Raises:
+        BusyError: another process has it open.
+        DamagedFileError: a line in the middle cannot be read.
+        StorageError: the disk is full, the folder read-only, ….
+    """
+    with reporting_storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with lock_run(folder), reporting_storage(folder / ROWS), closing(RowStore(folder)) as store:
+        yield store
 
 
 def read(path: Path) -> list[Row]:

@@ -24,7 +24,7 @@ from nprobot.training.environments import find_spec
 
 from .methods import FIT, RunSpec
 from .peers import METHODS, check_installed
-from .rows import DONE, FAILED, Row, RowStore, blank, failure
+from .rows import DONE, FAILED, Row, blank, failure, open_rows
 from .suite import Suite
 
 SECONDS_BETWEEN_NEWS = 0.5
@@ -118,7 +118,7 @@ def bench(
     check(suite)
     reporter = reporter or Silent()
     ends: dict[str, int] = {}
-    with RowStore(out) as store:
+    with open_rows(out) as store:
         planned = plan(suite, store.rows, retry_failed)
         ended, total = planned.there, len(suite.runs)
         for event in engine.run(planned.todo):
