@@ -1,5 +1,7 @@
 """Public names of the package; `__init__.py` imports each on first use."""
 
+from . import adaptation as adaptation
+from . import algorithms as algorithms
 from . import benchmark as benchmark
 from . import catalogue as catalogue
 from . import defaults as defaults

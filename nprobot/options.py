@@ -31,7 +31,13 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
-_KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+}
 _BOUNDS = {">": "above {}", ">=": "{} or more", "<": "below {}", "<=": "{} or less"}
 
 

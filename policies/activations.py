@@ -1,4 +1,4 @@
-"""Activations that hardware has and backpropagation cannot use: jumps, steps and saturation.
+"""Activations that chips have and backpropagation cannot use: jumps, steps and saturation.
 
 Their derivative is zero wherever it exists, so a gradient never gets past them. Rules that only
 look at what a perturbation does need no derivative. For backpropagation, `StraightThrough` puts a
@@ -23,7 +23,7 @@ class Sign(nn.Module):
         return torch.sign(torch.sign(x) + 0.5)
 
 
-class Step(nn.Module):
+class Heaviside(nn.Module):
     """Two-valued units: 0 below 0, 1 from 0 on."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from ..errors import ArchitectureError
 from .chip.crossbar import put_on_chip
-from .chip.models import HardwareSpec
+from .chip.nonidealities import ChipSpec
 from .layers import DecorrelatedLinear, decorrelate
 from .networks import mlp
 
@@ -67,7 +67,7 @@ class DirectPolicy(BasePolicy):
         activation_fn: str | Callable[[], nn.Module] = nn.Tanh,
         *,
         decorrelated: bool = True,
-        node_noise: HardwareSpec | None = None,
+        node_noise: ChipSpec | None = None,
         noise_seed: int | None = None,
         device_seed: int | None = 0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
@@ -156,7 +156,7 @@ class DirectPolicy(BasePolicy):
 
     @override
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        # There is no other randomness than the hardware's, and that cannot be switched off.
+        # There is no other randomness than the chip's, and that cannot be switched off.
         return self._commands(self.actor(self.preprocess(observation)))
 
     def _commands(self, outputs: Tensor) -> Tensor:

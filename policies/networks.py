@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from ..errors import ArchitectureError
-from .activations import Quantised, Sign, Step
+from ..errors import ArchitectureError, UnknownNameError
+from .activations import Heaviside, Quantised, Sign
 from .layers import DecorrelatedLinear
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -22,15 +21,15 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,
 }
-"""Activations by name; the leaky ReLU has the slope 0.2 of the authors' code."""
+"""Modules of `nprobot.catalogue.Activation`; the leaky ReLU has the slope of the authors' code."""
 
-HARDWARE_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+CHIP_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "saturating": nn.Hardtanh,
     "sign": Sign,
-    "step": Step,
+    "step": Heaviside,
     "quantised": Quantised,
 }
-"""Activations of hardware, which `mlp` knows by name too; policy files do not hold them."""
+"""Activations of chips, which `mlp` knows by name too; policy files do not hold them."""
 
 
 def mlp(
@@ -43,7 +42,7 @@ def mlp(
 
     Args:
         sizes: units of every layer, input and output included: ``[21, 64, 64, 7]``.
-        activation: a name from `ACTIVATIONS` or `HARDWARE_ACTIVATIONS`, or a module class, between
+        activation: a name from `ACTIVATIONS` or `CHIP_ACTIVATIONS`, or a module class, between
             the layers.
         decorrelated: make every layer a `DecorrelatedLinear`; pass ``rule.decorrelated``.
         output_activation: the same after the last layer; none by default.
@@ -52,7 +51,8 @@ def mlp(
         The network, inputs (B, sizes[0]) to outputs (B, sizes[-1]), initialised as PyTorch does.
 
     Raises:
-        ArchitectureError: fewer than two sizes, a size below 1, or an unknown activation.
+        ArchitectureError: fewer than two sizes, or a size below 1.
+        UnknownNameError: there is no such activation.
     """
     if len(sizes) < 2 or any(int(size) != size or size < 1 for size in sizes):
         raise ArchitectureError(
@@ -73,11 +73,7 @@ def mlp(
 def _activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
     if callable(activation):
         return activation()
-    known = ACTIVATIONS | HARDWARE_ACTIVATIONS
+    known = ACTIVATIONS | CHIP_ACTIVATIONS
     if activation not in known:
-        near = difflib.get_close_matches(activation, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ArchitectureError(
-            f"unknown activation {activation!r}{hint} Known: {', '.join(known)}"
-        )
+        raise UnknownNameError("activation", activation, known, f"Known: {', '.join(known)}.")
     return known[activation]()

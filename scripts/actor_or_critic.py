@@ -28,7 +28,7 @@ from typing_extensions import override
 
 import nprobot
 from nprobot.learning.rule import LearningRule, Loss
-from nprobot.policies.actor_critic import Actor
+from nprobot.policies.sb3_networks import Actor
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "results" / "actor_or_critic" / "rows.csv"

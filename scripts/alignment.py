@@ -35,7 +35,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import nprobot
-from nprobot.algorithms.objectives import ClippedSurrogate, SquaredValueError
+from nprobot.algorithms.losses import ClippedSurrogate, SquaredValueError
 from nprobot.envs import datasets
 from nprobot.learning.activity import Activity
 from nprobot.learning.rules import NodePerturbation

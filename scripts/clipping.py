@@ -29,8 +29,8 @@ from nprobot.algorithms.ppo import _fuse
 from nprobot.benchmark.execution import execute
 from nprobot.benchmark.sb3 import CLASSES
 from nprobot.benchmark.spec import RunSpec
-from nprobot.policies.actor_critic import Actor, Critic
 from nprobot.policies.distributions import action_distribution
+from nprobot.policies.sb3_networks import Actor, Critic
 
 ROWS = ROOT / "results" / "clipping" / "rows.csv"
 BENCHMARK = ROOT / "results" / "benchmark"

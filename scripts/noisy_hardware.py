@@ -31,7 +31,7 @@ import nprobot
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import scale_noise
 from nprobot.policies.chip.crossbar import put_on_chip
-from nprobot.policies.chip.models import GaussianNoise, HardwareModel, WeightMismatch
+from nprobot.policies.chip.nonidealities import ChipModel, GaussianNoise, WeightMismatch
 
 TABLE = rows.ROOT / "results" / "noisy_hardware" / "rows.csv"
 FIGURE = rows.FIGURES / "noisy_hardware.png"
@@ -76,7 +76,7 @@ WITHOUT_NOISE = {
 """What need not be run on silent hardware, and why."""
 
 
-def chip(level: float) -> list[HardwareModel]:
+def chip(level: float) -> list[ChipModel]:
     """What is wrong with the chip."""
     return [WeightMismatch(0.3 * level), GaussianNoise(0.06 * level)]
 

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from rows import FIGURES, ROOT
 
+from nprobot.catalogue import learner_title
 from nprobot.deploy.rendering import choose_backend
 from nprobot.policies import zoo
-from nprobot.policies.files.card import rule_name
+from nprobot.policies.files.policy import recorded_rule
 from nprobot.training import environments
 
 FILM = FIGURES / "zoo.gif"
@@ -42,7 +43,7 @@ def pictures(name: str) -> Iterator[Image.Image]:
     assert task is not None and task.control_rate is not None, "the zoo's policies have both"
     options: dict[str, Any] = {"render_mode": "rgb_array", "width": 480, "height": 480}
     env = environments.make(task.id, task.kwargs, **options)
-    label = f"{name}: {rule_name(policy.provenance)}"
+    label = f"{name}: {learner_title(recorded_rule(policy.provenance))}"
     time, shown, seed = 0.0, 0, 0
     while True:
         observation, _ = env.reset(seed=seed)

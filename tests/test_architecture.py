@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FOUNDATION = {f"nprobot.{name}" for name in ("catalogue", "errors", "hidden", "options")}
+"""What everything may import, and what imports nothing of ours."""
 PACKAGES = {"nprobot": ROOT / "nprobot", "envs": ROOT / "envs", "policies": ROOT / "policies"}
 
 
@@ -45,7 +47,24 @@ def test_imports_point_one_way(package, forbidden):
         for name in absolute_imports(path, package):
             assert not any(name == f or name.startswith(f + ".") for f in forbidden), (path, name)
             if name.startswith("nprobot"):
-                assert name == "nprobot" or name.startswith(own), (path, name)
+                founded = name in FOUNDATION or name.rpartition(".")[0] in FOUNDATION
+                assert founded or name == "nprobot" or name.startswith(own), (path, name)
+
+
+def test_the_foundation_imports_nothing_of_ours_at_once():
+    for module in FOUNDATION:
+        tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert f"nprobot.{node.module}" in FOUNDATION, module
+
+
+def test_no_room_is_crowded():
+    """A folder is a room: at most a dozen modules or so, each with its own job."""
+    for package, folder in PACKAGES.items():
+        rooms = {path.parent for path in modules(package)}
+        for room in rooms:
+            assert len(list(room.glob("*.py"))) <= 14, room.relative_to(folder)
 
 
 def test_importing_is_light():
@@ -60,12 +79,25 @@ def test_importing_is_light():
 def test_public_names_can_be_imported():
     import nprobot
 
-    for package in (nprobot, nprobot.policies, nprobot.envs):
+    for package in (
+        *(nprobot, nprobot.policies, nprobot.envs, nprobot.learning, nprobot.training),
+        *(nprobot.regression, nprobot.benchmark, nprobot.deploy, nprobot.algorithms),
+    ):
+        assert package.__all__
         for name in package.__all__:
             assert getattr(package, name) is not None
             assert name in dir(package)
-        with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        with pytest.raises(AttributeError, match="nonsense"):
             package.nonsense  # noqa: B018
+
+
+def test_everything_public_is_reached_after_one_import():
+    code = (
+        "import nprobot; nprobot.deploy.load_policy; nprobot.defaults.find; nprobot.envs.datasets;"
+        "nprobot.policies.zoo.names(); nprobot.training.train; nprobot.regression.load;"
+        "nprobot.catalogue.rules(); nprobot.errors.ConfigError; nprobot.algorithms.REINFORCE"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_package_is_listed_for_the_wheel():
@@ -78,9 +110,3 @@ def test_every_package_is_listed_for_the_wheel():
         for path in modules(package):
             found.add(".".join([*prefix, *path.relative_to(PACKAGES[package]).parts[:-1]]))
     assert listed == found
-
-
-def test_modules_hold_one_idea():
-    for package in PACKAGES:
-        for path in modules(package):
-            assert path.read_text().count("\n") <= 400, path

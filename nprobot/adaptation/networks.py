@@ -12,11 +12,10 @@ from torch import nn
 from typing_extensions import override
 
 from nprobot.errors import RuleError
-from nprobot.policies.chip.crossbar import digital
+from nprobot.policies.chip.crossbar import off_chip_copy
 from nprobot.policies.direct_policy import DirectPolicy
-from nprobot.policies.files.export import ACTIVATION_NAMES
-from nprobot.policies.files.operations import Operation
-from nprobot.policies.files.policy import BoxAction, Policy
+from nprobot.policies.files.policy import BoxAction, Operation, Policy
+from nprobot.policies.files.torch_policy import MODULES
 from nprobot.policies.layers import fold
 
 
@@ -60,9 +59,7 @@ def architecture(policy: Policy) -> dict[str, Any]:
     others = [o for o in policy.operations if o.name not in ("linear", "flatten")]
     activation: Callable[[], nn.Module] = nn.Tanh
     if others:
-        kind = next(kind for kind, name in ACTIVATION_NAMES.items() if name == others[0].name)
-        settings = dict(others[0].settings)
-        activation = _Activation(kind, settings)
+        activation = _Activation(MODULES[others[0].name], dict(others[0].settings))
     return {
         "net_arch": [len(operation.arrays["bias"]) for operation in linear[:-1]],
         "activation_fn": activation,
@@ -102,7 +99,7 @@ def read_network(source: DirectPolicy, policy: Policy) -> Policy:
     """A policy like the one given, with what NRL has learned; noise and chip left behind."""
     assert isinstance(policy.action, BoxAction)
     with torch.random.fork_rng(devices=[]):
-        plain = fold(digital(source.actor))
+        plain = fold(off_chip_copy(source.actor))
     layers = iter([module for module in plain if isinstance(module, nn.Linear)])
     operations = []
     for operation in policy.operations:

@@ -1,5 +1,5 @@
-"""stable-baselines3 algorithms that learn by node perturbation."""
+"""stable-baselines3 algorithms that learn by node perturbation, and NRL."""
 
-from .ppo import PPO
+import lazy_loader as lazy
 
-__all__ = ["PPO"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
@@ -21,20 +21,17 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot import catalogue
-from nprobot.envs.actuators.wrapper import READING
+from nprobot.envs.actuators import READING
 from nprobot.errors import RuleError, did_you_mean
-from nprobot.learning.activity import Tree
+from nprobot.learning.activity import Call, Tree
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.chip.crossbar import on_chip
-from nprobot.policies.chip.models import HardwareSpec
-from nprobot.policies.chip.state import restore_chip, save_chip
+from nprobot.policies.chip.crossbar import on_chip, restore_chip, save_chip
+from nprobot.policies.chip.nonidealities import ChipSpec
 from nprobot.policies.direct_policy import DirectPolicy
 
+from .base import Resumable, make_rule
 from .nrl_exploration import ActuatorNoise, Exploration, HiddenNoise, InjectedNoise
 from .nrl_prediction import Prediction, RunningMeanPrediction, Transition, ValuePrediction
-from .nrl_trace import EligibilityTraces
-from .resumable import Resumable
-from .rule_defaults import make_rule
 
 NOISE_SOURCES: tuple[str, ...] = get_args(catalogue.NoiseSource)
 """Where the perturbation may come from."""
@@ -108,7 +105,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         learning_rate: float | Schedule = 3e-3,
         *,
         noise_source: str = "network",
-        node_noise: HardwareSpec | None = 0.1,
+        node_noise: ChipSpec | None = 0.1,
         references: int = 1,
         device_seed: int | None = 0,
         baseline: str = "critic",
@@ -369,3 +366,64 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         hint = did_you_mean(value, known)
         raise RuleError(f"unknown {name} {value!r}{hint}. Known: {', '.join(known)}")
+
+
+class EligibilityTraces:
+    """One trace a parameter and robot: ``e ← γλ e + eligibility ⊗ x*``.
+
+    With the reward prediction error δ, ``Σ_t δ_t e_t`` is the policy gradient with generalised
+    advantage estimates (Schulman et al. 2016, arXiv 1506.02438), summed in the order of time: no
+    observation, action or activity has to be remembered.
+
+    Args:
+        decay: γλ, from one control step to the next.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.traces: dict[Tensor, Tensor] = {}
+
+    def mark(self, calls: Sequence[Call], eligibility: Tensor, inputs: Sequence[Tensor]) -> None:
+        """Let the traces decay and add a step.
+
+        Args:
+            calls: the layers.
+            eligibility: of every node, shape (B, N).
+            inputs: what each layer was fed, shape (B, ...).
+        """
+        marks: dict[Tensor, Tensor] = {}
+        for call, x in zip(calls, inputs, strict=True):
+            units = call.pre_activation.shape[1:]
+            own = eligibility[:, call.nodes].reshape(-1, *units)
+            for parameter, mark in call.layer.outer(own, x):
+                before = marks.get(parameter)
+                marks[parameter] = mark if before is None else before + mark
+        for parameter, mark in marks.items():
+            trace = self.traces.get(parameter)
+            if trace is not None:
+                mark = mark + self.decay * trace
+            self.traces[parameter] = mark
+
+    def reinforce(self, prediction_error: Tensor, share: float) -> None:
+        """Add ``−share · Σ_robots δ e`` to the parameters' `.grad`: its descent makes δ larger.
+
+        Args:
+            prediction_error: δ of every robot, shape (B,).
+            share: weight of the step.
+        """
+        for parameter, trace in self.traces.items():
+            gradient = torch.tensordot(prediction_error, trace, dims=1).mul_(-share)
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad += gradient
+
+    def cut(self, ended: Tensor) -> None:
+        """Forget what robots did whose episode has ended, shape (B,), booleans."""
+        if ended.any():
+            for trace in self.traces.values():
+                trace[ended] = 0.0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.traces.clear()

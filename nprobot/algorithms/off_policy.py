@@ -18,16 +18,16 @@ from typing_extensions import override
 from nprobot.learning.activity import Tree
 from nprobot.learning.alignment import alignment
 from nprobot.learning.rule import LearningRule, Loss
-from nprobot.policies.actor_critic import Observation
 from nprobot.policies.layers import decorrelate
-from nprobot.policies.off_policy_networks import (
+from nprobot.policies.sb3_networks import (
     FrozenCritic,
+    Observation,
     QNetwork,
     check_separate,
     effective_parameters,
 )
 
-from .resumable import Resumable
+from .base import Resumable
 
 
 class NetworkLearner:
@@ -39,7 +39,7 @@ class NetworkLearner:
 
     Args:
         rule: any rule.
-        actor: view of the actor, see `nprobot.policies.off_policy_networks`.
+        actor: view of the actor, see `nprobot.policies.sb3_networks`.
         actor_optimizer: SB3's.
         critic: SB3's, with its optimiser.
 

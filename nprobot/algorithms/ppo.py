@@ -20,13 +20,12 @@ from typing_extensions import override
 
 from nprobot.learning.alignment import alignment
 from nprobot.learning.rule import LearningRule, Loss
-from nprobot.policies.actor_critic import Actor, Critic, Observation
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
+from nprobot.policies.sb3_networks import Actor, Critic, Observation
 
-from .objectives import ClippedSurrogate, SquaredValueError
-from .resumable import Resumable
-from .rule_defaults import make_rule, sb3_arguments
+from .base import Resumable, make_rule, sb3_arguments
+from .losses import ClippedSurrogate, SquaredValueError
 
 
 class PPO(Resumable, stable_baselines3.PPO):

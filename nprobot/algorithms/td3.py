@@ -13,8 +13,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.off_policy_networks import DeterministicActor, FrozenCritic
+from nprobot.policies.sb3_networks import DeterministicActor, FrozenCritic
 
+from .base import make_rule, sb3_arguments
+from .losses import ActionValue, SquaredTemporalDifference
 from .off_policy import (
     NetworkLearner,
     OffPolicyMemory,
@@ -25,8 +27,6 @@ from .off_policy import (
     prepare,
     record,
 )
-from .off_policy_losses import ActionValue, SquaredTemporalDifference
-from .rule_defaults import make_rule, sb3_arguments
 
 
 class TD3(OffPolicyMemory, stable_baselines3.TD3):
@@ -50,7 +50,7 @@ class TD3(OffPolicyMemory, stable_baselines3.TD3):
             factor on η_R, to the decorrelation.
         rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
         rule_kwargs: settings for a rule given by name, such as ``{"samples": 1}``
-            (`nprobot.algorithms.rule_defaults` where silent). Its seed comes from
+            (`nprobot.algorithms.base` where silent). Its seed comes from
             `seed`.
         alignment_interval: compare the estimates with backpropagation's gradient in every
             so-manieth call of `train` and log the cosines; 0 for never.

@@ -35,7 +35,7 @@ from .options import parse
 FAMILIES = ("nprobot.", "gymnasium.envs.mujoco.", "gymnasium.envs.classic_control.")
 """Modules whose environments are control problems."""
 OPTIONAL_FAMILIES = {
-    "nprobot.envs.robotics": "nprobot[robots]",
+    "nprobot.envs.gymnasium_robotics": "nprobot[robots]",
     "gymnasium.envs.box2d.bipedal_walker": "gymnasium[box2d]",
     "gymnasium.envs.box2d.lunar_lander": "gymnasium[box2d]",
 }

@@ -14,8 +14,9 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from nprobot.catalogue import learner_title
 from nprobot.policies.files import policy_file
-from nprobot.policies.files.card import rule_name
+from nprobot.policies.files.policy import recorded_rule
 from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.evaluation import Evaluation, evaluate, record
 from nprobot.training.folder import find_policy
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     console = Console()
     provenance = policy.provenance
+    learner = learner_title(recorded_rule(provenance))
     robot = f" on {result.hardware} actuators" if result.hardware else ""
     console.print(
         facts(
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
                 "lowest, highest": f"{min(result.returns):.1f}, {max(result.returns):.1f}",
                 "episode length": f"{statistics.fmean(result.lengths):.1f} steps",
                 "trained with": f"{str(provenance.get('algorithm', '?')).upper()} with "
-                f"{rule_name(provenance)}, {provenance.get('steps', '?')} steps, "
+                f"{learner}, {provenance.get('steps', '?')} steps, "
                 f"seed {provenance.get('seed', '?')}",
             },
         ),

@@ -13,8 +13,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nprobot.catalogue import learner_title
 from nprobot.policies import zoo
-from nprobot.policies.files.card import network_name, rule_name
+from nprobot.policies.files.card import network_name
+from nprobot.policies.files.policy import recorded_rule
 
 from .console import say
 from .exit_codes import DONE
@@ -62,8 +64,9 @@ def main(arguments: Sequence[str]) -> int:
     for column in table.columns[4:]:
         column.justify = "right"
     for row in listed:
+        learner = learner_title(recorded_rule(row))
         table.add_row(
-            *(f"zoo:{row['name']}", row["environment"], row["network"], rule_name(row)),
+            *(f"zoo:{row['name']}", row["environment"], row["network"], learner),
             *(_effort(row), f"{row['control_rate'] or 0:g}", _score(row)),
         )
     console.print(table, highlight=False, markup=False)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nprobot.errors import ConfigError, DeployError
-from nprobot.policies.files.policy import Array, BoxAction, DiscreteAction, Task
+from nprobot.policies.files.policy import Array, BoxAction, ControlTask, DiscreteAction
 
 from .faults import Fault, FaultKind
 from .flight_recorder import FlightRecorder, Step
@@ -34,7 +34,7 @@ class DeployablePolicy(Protocol):
         """Bounds of the actions, or how many there are."""
 
     @property
-    def task(self) -> Task | None:
+    def task(self) -> ControlTask | None:
         """What it was trained on."""
 
     @property

@@ -181,17 +181,9 @@ def without_paths(command: str) -> str:
 def _check_onnx(policy: Policy, folder: Path) -> tuple[float, float]:
     """Write `policy.onnx`; its difference and that of torch to numpy."""
     difference = save_onnx(policy, folder)
-    import torch
-
     from nprobot.policies.files.torch_policy import TorchPolicy
 
-    network = TorchPolicy(policy)
-
-    def predict(x: Any) -> Any:  # noqa: ANN401 - arrays
-        with torch.no_grad():
-            return network(torch.as_tensor(x)).numpy()
-
-    return difference, check_agreement(policy, predict, what="torch")
+    return difference, check_agreement(policy, TorchPolicy(policy).predict, what="torch")
 
 
 def _curve(home: Home | None, folder: Path) -> bool:

@@ -1,11 +1,11 @@
 """What node perturbation needs of each kind of layer: pre-activation, input, weight gradient.
 
-A new kind of layer costs one class here and a line in `KINDS`.
+A new kind of layer is one class with `@layer_kind` before it, here or in a module of its own.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,17 @@ from nprobot.policies.layers import (
     DecorrelatedLinear,
     patches,
 )
+
+KINDS: dict[type[nn.Module], type[NodeLayer]] = {}
+"""Which class knows the nodes of which module; `layer_kind` fills it."""
+
+Kind = TypeVar("Kind", bound="type[NodeLayer]")
+
+
+def layer_kind(kind: Kind) -> Kind:
+    """Register a class as the one that knows the nodes of the modules that it `supports`."""
+    KINDS.update(dict.fromkeys(kind.supports, kind))
+    return kind
 
 
 class NodeLayer:
@@ -60,6 +71,7 @@ class NodeLayer:
         raise NotImplementedError
 
 
+@layer_kind
 class LinearNodes(NodeLayer):
     """Nodes of a `Linear` or `DecorrelatedLinear` layer."""
 
@@ -97,6 +109,7 @@ class LinearNodes(NodeLayer):
         return _outer(self.module, error.reshape(rows, -1, n), x.reshape(rows, -1, d))
 
 
+@layer_kind
 class ConvolutionNodes(NodeLayer):
     """Nodes of a `Conv2d` or `DecorrelatedConv2d` layer: one for each channel and position."""
 
@@ -137,6 +150,7 @@ class ConvolutionNodes(NodeLayer):
         return _outer(self.module, error.flatten(2).mT, x)
 
 
+@layer_kind
 class BiasNodes(NodeLayer):
     """Nodes of a `BiasHead`."""
 
@@ -178,6 +192,7 @@ class ChipNodes(NodeLayer):
         return cast("ChipLayer", self.module).crossbar_input(x)
 
 
+@layer_kind
 class ChipLinearNodes(ChipNodes, LinearNodes):
     """Nodes of a linear layer on a noisy chip."""
 
@@ -185,6 +200,7 @@ class ChipLinearNodes(ChipNodes, LinearNodes):
     module: ChipLinear
 
 
+@layer_kind
 class ChipConvolutionNodes(ChipNodes, ConvolutionNodes):
     """Nodes of a convolution on a noisy chip."""
 
@@ -192,25 +208,12 @@ class ChipConvolutionNodes(ChipNodes, ConvolutionNodes):
     module: ChipConv2d
 
 
+@layer_kind
 class ChipBiasNodes(ChipNodes, BiasNodes):
     """Nodes of a bias head on a noisy chip."""
 
     supports = (ChipBiasHead,)
     module: ChipBiasHead
-
-
-KINDS: dict[type[nn.Module], type[NodeLayer]] = {
-    module: kind
-    for kind in (
-        LinearNodes,
-        ConvolutionNodes,
-        BiasNodes,
-        ChipLinearNodes,
-        ChipConvolutionNodes,
-        ChipBiasNodes,
-    )
-    for module in kind.supports
-}
 
 
 def node_layers(network: nn.Module) -> tuple[list[NodeLayer], list[nn.Module]]:

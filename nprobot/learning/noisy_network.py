@@ -9,8 +9,8 @@ from torch import nn
 from typing_extensions import override
 
 from nprobot.errors import NoiseInaccessibleError
-from nprobot.policies.chip.crossbar import digital, put_on_chip
-from nprobot.policies.chip.models import HardwareSpec
+from nprobot.policies.chip.crossbar import off_chip_copy, put_on_chip
+from nprobot.policies.chip.nonidealities import ChipSpec
 
 from .activity import Tree
 
@@ -32,7 +32,7 @@ class NoisyNetwork(nn.Module):
         node_noise: what is wrong with the chip: a standard deviation, a model such as
             `GaussianNoise(0.06)` or `WeightMismatch(0.3)`, a preset (``"analog"``,
             ``"spintronic"``, ``"ideal"``), or a sequence of these, which apply in order; see
-            `nprobot.policies.chip.models`.
+            `nprobot.policies.chip`.
         seed: of everything random on the chip; None draws one, which nobody learns.
         device_seed: which device it is: decides what is fixed for life, such as mismatch. From
             `seed` if None.
@@ -48,7 +48,7 @@ class NoisyNetwork(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        node_noise: HardwareSpec,
+        node_noise: ChipSpec,
         *,
         seed: int | SeedSequence | None = None,
         device_seed: int | None = None,
@@ -62,9 +62,9 @@ class NoisyNetwork(nn.Module):
         """Noisy outputs for a batch."""
         return self.network(inputs)
 
-    def digital(self) -> nn.Module:
+    def off_chip_copy(self) -> nn.Module:
         """A copy of the network off the chip, ideal, with the weights as written."""
-        return digital(self.network)
+        return off_chip_copy(self.network)
 
     @override
     def extra_repr(self) -> str:

@@ -37,6 +37,8 @@ class LearningRule(ABC):
         decorrelation_lr: step size η_R of R.
         whitening: share κ of the update of R that also drives the variances to 1.
         decorrelation_interval: update R in every n-th call of `decorrelate`.
+        keep_function: whether the weights follow R, so that outputs stay what they are.
+        keep_scale: whether R keeps its norm.
 
     Attributes:
         forward_passes: network passes of one sample spent so far.
@@ -61,6 +63,8 @@ class LearningRule(ABC):
         decorrelation_lr: float = 1e-3,
         whitening: float = 0.0,
         decorrelation_interval: int = 1,
+        keep_function: bool = False,
+        keep_scale: bool = False,
     ) -> None:
         _require(0.0 < sigma < float("inf"), "sigma", sigma, "a finite number above 0")
         _require(samples >= 1 and int(samples) == samples, "samples", samples, "an integer from 1")
@@ -85,6 +89,8 @@ class LearningRule(ABC):
         self.decorrelation_lr = float(decorrelation_lr)
         self.whitening = float(whitening)
         self.decorrelation_interval = int(decorrelation_interval)
+        self.keep_function = bool(keep_function)
+        self.keep_scale = bool(keep_scale)
         self.forward_passes = 0
         self.backward_passes = 0
         self._decorrelate_calls: dict[int, int] = {}
@@ -141,12 +147,13 @@ class LearningRule(ABC):
         """Update R of every decorrelated layer from the inputs of the last `backward` call.
 
         ``R ← R − η_R [(1 − κ) C R + κ diag(v) R]`` with C the mean of ``x* x*ᵀ`` over the batch,
-        its diagonal set to zero, and v the mean of ``x*² − 1``. Does nothing for a plain rule.
+        its diagonal set to zero, and v the mean of ``x*² − 1``. With `keep_function` the weights
+        follow, so that the outputs stay the same to rounding. Does nothing for a plain rule.
 
         Args:
             network: as given to `backward`.
-            scale: factor on η_R. Let it fall with the learning rate: an R that goes on moving while
-                the weights no longer follow undoes what they have learned.
+            scale: factor on η_R. Let it fall with the learning rate: without `keep_function`, an R
+                that moves on under weights at rest undoes what they have learned.
 
         Raises:
             RuleError: the network has no decorrelated layer, or `backward` has not seen it yet.
@@ -162,7 +169,14 @@ class LearningRule(ABC):
                     f"decorrelate() needs the inputs of layer {name!r}: call backward() on this "
                     "network first"
                 )
-            update(layer.R, x, scale * self.decorrelation_lr, self.whitening)
+            update(
+                layer.R,
+                x,
+                scale * self.decorrelation_lr,
+                self.whitening,
+                weight=layer.weight if self.keep_function else None,
+                keep_scale=self.keep_scale,
+            )
 
     def decorrelation_loss(self, network: nn.Module) -> float:
         """Mean squared correlation between a layer's decorrelated inputs, averaged over layers.
@@ -197,7 +211,8 @@ class LearningRule(ABC):
         return {name: value for name, value in vars(self).items() if name not in weak}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        earlier = {"keep_function": False, "keep_scale": False}  # versions that had neither
+        vars(self).update(earlier | state)
         self._forget_networks()
 
     def __repr__(self) -> str:
@@ -208,6 +223,8 @@ class LearningRule(ABC):
             settings += ", antithetic=True"
         if self.decorrelated:
             settings += f", decorrelation_lr={self.decorrelation_lr:g}"
+            for name in ("keep_function", "keep_scale"):
+                settings += f", {name}=True" if getattr(self, name) else ""
         return f"{type(self).__name__}({self.name!r}, {settings})"
 
     def _forget_networks(self) -> None:

@@ -336,6 +336,8 @@ def learning_rule(
     decorrelation_lr: float | None = None,
     whitening: float = 0.0,
     decorrelation_interval: int = 1,
+    keep_function: bool = False,
+    keep_scale: bool = False,
     feedback: bool | str = False,
     feedback_lr: float | None = None,
     reference: str = "second-pass",
@@ -363,6 +365,11 @@ def learning_rule(
             Left out: 1e-4.
         whitening: share κ of R's update that drives the variances to 1; 0 in the paper.
         decorrelation_interval: update R in every n-th step, to save time.
+        keep_function: let the weights follow every step of R, W ← W M⁻¹ where R ← M R, so that the
+            outputs stay what they are, to rounding, and R only preconditions the gradient. Off in
+            the paper, where a step of R changes the function (docs/decorrelation.md).
+        keep_scale: multiply R by a number after every step, so that its norm stays what it is;
+            otherwise R shrinks, and weights that follow it grow.
         feedback: for a rule with feedback ``"layerwise"``, which passes the guess from layer to
             layer, or ``"direct"``, from the outputs to every layer. True for a rule without is the
             name of the rule with feedback, said in another way.
@@ -393,6 +400,8 @@ def learning_rule(
         "antithetic": antithetic,
         "whitening": whitening,
         "decorrelation_interval": decorrelation_interval,
+        "keep_function": keep_function,
+        "keep_scale": keep_scale,
     }
     if entry.feedback:
         kind = feedback if isinstance(feedback, str) else "layerwise"

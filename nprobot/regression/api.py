@@ -206,7 +206,10 @@ def _configure(
     if isinstance(rule, str):
         config = FitConfig.from_dict({"rule": rule, **settings}).complete()
         return config, _rule(config)
-    own = ("sigma", "samples", "noise", "decorrelation_lr", "whitening")
+    own = (
+        *("sigma", "samples", "noise", "decorrelation_lr", "whitening"),
+        *("keep_function", "decorrelation_interval"),
+    )
     if twice := [name for name in (*own, "feedback") if name in settings]:
         raise ConfigError(
             f"{', '.join(twice)}: settings of the rule, which was given as an object that has them"
@@ -225,6 +228,8 @@ def _rule(config: FitConfig) -> LearningRule:
         seed=_Seeds.spawn(config.seed).rule,
         decorrelation_lr=config.decorrelation_lr,
         whitening=config.whitening,
+        keep_function=config.keep_function,
+        decorrelation_interval=config.decorrelation_interval,
         feedback=config.feedback,
     )
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, Self
 
+from nprobot.catalogue import learner_title, rule_named
 from nprobot.errors import ConfigError, UnknownNameError
-from nprobot.policies.files.card import learner_name
 from nprobot.training.config import RULES
 
 WITH_FEEDBACK = ("np", "inp", "dnp", "dinp")
@@ -60,6 +60,10 @@ class FitConfig:
     np, inp, dnp and dinp. Little variance is left; --samples 1 will do."""
     whitening: float = 0.0
     """Share of R's step that drives variances to 1; 0 in the paper."""
+    keep_function: bool = False
+    """Let the weights follow R, so that its steps leave the outputs alone; not so in the paper."""
+    decorrelation_interval: int = 1
+    """Update R in every n-th step."""
     weight_decay: float = 0.0
     """Share of the weights, times the step size, that each step takes away."""
     max_row_norm: float | None = None
@@ -74,18 +78,18 @@ class FitConfig:
     @property
     def learner(self) -> str:
         """What learns, in a few words, such as ``DNP + feedback, K = 1``."""
-        return learner_name(self.rule, feedback=self.feedback, samples=self.samples)
+        return learner_title(rule_named(self.rule, feedback=self.feedback).name, self.samples)
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise UnknownNameError("learning rule", self.rule, RULES, f"Known: {', '.join(RULES)}.")
         for name in (field.name for field in dataclasses.fields(self)):
             value = getattr(self, name)
-            if name not in ("rule", "feedback", *_CHOICES) and not (
+            if name not in ("rule", "feedback", "keep_function", *_CHOICES) and not (
                 value is None and name in _OPTIONAL
             ):
                 self._require(name, isinstance(value, Real), "a number")
-        for name in ("samples", "epochs", "batch_size"):
+        for name in ("samples", "epochs", "batch_size", "decorrelation_interval"):
             self._require(name, _whole(getattr(self, name)), "a whole number from 1")
         for name in ("patience", "checkpoint_every"):
             value = getattr(self, name)
@@ -98,7 +102,8 @@ class FitConfig:
         self._require("whitening", 0 <= self.whitening <= 1, "from 0 to 1")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._require("seed", _whole(self.seed + 1), "a whole number from 0")
-        self._require("feedback", isinstance(self.feedback, bool), "True or False")
+        for name in ("feedback", "keep_function"):
+            self._require(name, isinstance(getattr(self, name), bool), "True or False")
         if self.feedback and self.rule not in WITH_FEEDBACK:
             raise ConfigError(
                 f"feedback is for {', '.join(WITH_FEEDBACK)}, not for {self.rule!r}: it is a guess "

@@ -19,9 +19,15 @@ from torch import nn
 from nprobot.envs.arm import JOINT_NAMES, JOINTS, TORQUE_LIMITS
 from nprobot.envs.arm_track import ArmTrackEnv
 from nprobot.errors import ArchitectureError
-from nprobot.policies.files.export import ACTIVATION_NAMES
-from nprobot.policies.files.operations import SETTINGS, Operation
-from nprobot.policies.files.policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
+from nprobot.policies.files.policy import (
+    BoxAction,
+    ControlTask,
+    DiscreteAction,
+    Normaliser,
+    Operation,
+    Policy,
+)
+from nprobot.policies.files.torch_policy import operations
 from nprobot.policies.layers import fold
 
 from .model import Model, describe_network
@@ -113,7 +119,7 @@ def feedforward_policy(model: Model, provenance: Mapping[str, Any] | None = None
         operations=operations,
         action=BoxAction(-bound, bound),
         normaliser=_normaliser(mean, scale),
-        task=Task(ARM_TRACK, {}, float(ArmTrackEnv.metadata["render_fps"])),
+        task=ControlTask(ARM_TRACK, {}, float(ArmTrackEnv.metadata["render_fps"])),
         provenance={"description": _DESCRIPTION, **(provenance or {})},
     )
 
@@ -128,14 +134,8 @@ def _operations(model: Model, unit: Array) -> tuple[Operation, ...]:
     assert isinstance(last, nn.Linear)
     scale, mean = _numpy(model.target_scale) / unit, _numpy(model.target_mean) / unit
     weight, bias = _numpy(last.weight), _numpy(last.bias)
-    return (*map(_operation, hidden), _linear(weight * scale[:, None], bias * scale + mean))
-
-
-def _operation(module: nn.Module) -> Operation:
-    if isinstance(module, nn.Linear):
-        return _linear(_numpy(module.weight), _numpy(module.bias))
-    name = ACTIVATION_NAMES[type(module)]
-    return Operation(name, settings={k: float(getattr(module, k)) for k in SETTINGS.get(name, ())})
+    first = operations(nn.Sequential(*hidden))
+    return (*first, _linear(weight * scale[:, None], bias * scale + mean))
 
 
 def _linear(weight: Array, bias: Array) -> Operation:

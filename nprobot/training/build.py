@@ -53,6 +53,7 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         rule_kwargs={
             "seed": seeds.rule,
             **{name: options[name] for name in ("samples", "sigma", "noise", "decorrelation_lr")},
+            **{n: options[n] for n in ("whitening", "keep_function", "decorrelation_interval")},
         },
         device=device,
         **arguments,

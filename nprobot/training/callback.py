@@ -13,8 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from typing_extensions import override
 
 from nprobot.errors import NonFiniteError
-from nprobot.policies.files.export import export_policy
-from nprobot.policies.files.policy import Policy, Task
+from nprobot.policies.files.from_sb3 import export_policy
+from nprobot.policies.files.policy import ControlTask, Policy
 from nprobot.runs.log import RunLog
 from nprobot.runs.reporting import Progress, Reporter
 from nprobot.runs.seeds import Seeds
@@ -204,7 +204,7 @@ class RunCallback(BaseCallback):
 def policy_of(model: Model, config: RunConfig) -> Policy:
     """The policy of a model, with the task and where it comes from."""
     rate = side_by_side(vector_of(model)).description.control_rate
-    task = Task(config.env, config.env_kwargs, rate)
+    task = ControlTask(config.env, config.env_kwargs, rate)
     provenance = {
         "algorithm": config.algo,
         "rule": config.rule,

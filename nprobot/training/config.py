@@ -42,6 +42,13 @@ class LearningOptions(Options):
     """Distribution of the node noise."""
     decorrelation_lr: Annotated[float, Meta(ge=0, lt=1)] | None = None
     """Step size of the decorrelation matrices R."""
+    whitening: Share | None = None
+    """Share of R's step that drives variances to 1. Left out: 0, as in the paper."""
+    keep_function: bool | None = None
+    """Let the weights follow R, so that its steps leave the outputs alone. Left out: off, as in the
+    paper."""
+    decorrelation_interval: Count | None = None
+    """Update R in every n-th step. Left out: in every one."""
     alignment_every: Count | None = None
     """Log the cosine to the backprop gradient in every n-th update; learning does not see it."""
 
@@ -280,7 +287,8 @@ class RunConfig(Options):
         rule = catalogue.rule_named(self.rule)
         defaults: dict[str, Any] = {**rule.settings, **self.about.settings(rule)}
         defaults |= {
-            "weight_decay": 0.0,
+            **{"weight_decay": 0.0, "whitening": 0.0},
+            **{"keep_function": False, "decorrelation_interval": 1},
             "envs": self.about.envs,
             "normalise": self.about.normalise,
         }

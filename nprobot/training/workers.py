@@ -13,7 +13,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,8 +24,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from nprobot.envs.actuators.wrapper import READING
-from nprobot.errors import EnvironmentFailedError, EnvironmentUnavailableError, NprobotError
+from nprobot.envs.actuators import READING
+from nprobot.errors import (
+    ActuatorError,
+    DamagedFileError,
+    EnvironmentFailedError,
+    EnvironmentUnavailableError,
+    NprobotError,
+)
 
 from . import environments
 from .mujoco_messages import tame_mujoco
@@ -43,7 +49,8 @@ _PASSED_ON = ("is_success", READING)
 """What algorithms want to know of an environment's information."""
 
 _RAISED_THERE: dict[str, type[NprobotError]] = {
-    cls.__name__: cls for cls in (EnvironmentFailedError, EnvironmentUnavailableError)
+    cls.__name__: cls
+    for cls in (DamagedFileError, EnvironmentFailedError, EnvironmentUnavailableError)
 }
 
 
@@ -177,6 +184,20 @@ class EnvironmentGroup:
         self._busy.value = -1
         return observations, rewards, dones, infos
 
+    def save_actuators(self) -> list[bytes | None]:
+        """The sealed state of each environment's noisy actuators; None where there are none."""
+        return [_sealed(env) for env in self._envs]
+
+    def restore_actuators(self, capsules: Sequence[bytes | None]) -> None:
+        """Put states from `save_actuators` into environments that have just been reset.
+
+        Raises:
+            DamagedFileError: they were altered, or are of other actuators.
+        """
+        for env, capsule in zip(self._envs, capsules, strict=True):
+            if capsule is not None:
+                env.get_wrapper_attr("restore_actuators")(capsule)
+
     def attribute(self, name: str) -> list[Any]:
         """An attribute of each environment or of what it wraps."""
         return [env.get_wrapper_attr(name) for env in self._envs]
@@ -204,6 +225,15 @@ class EnvironmentGroup:
 
     def _empty(self) -> Array:
         return np.empty((len(self._envs), *self._shape), self._dtype)
+
+
+def _sealed(env: environments.Env) -> bytes | None:
+    if not env.has_wrapper_attr("save_actuators"):
+        return None
+    with suppress(ActuatorError):  # a user's own, without a seed: nobody can save it
+        capsule: bytes = env.get_wrapper_attr("save_actuators")()
+        return capsule
+    return None
 
 
 def failure(who: str, error: Exception) -> EnvironmentFailedError:

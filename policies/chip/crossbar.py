@@ -2,15 +2,15 @@
 
 `put_on_chip` turns the layers of a network, in place, into layers of a chip. They keep their
 parameters: these are what is *written* to the chip. What the chip makes of them, and the noise that
-it adds to every pre-activation, lies hidden. Whoever runs the network gets noisy outputs, during
-learning and after it.
+it adds to every pre-activation, lies hidden. The outputs of the network are noisy, during learning
+and after it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Never, TypeVar
+from typing import Any, ClassVar, Never
 
 import torch
 import torch.nn.functional as F
@@ -19,23 +19,20 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ...errors import ConfigError, NoiseInaccessibleError
-from ..hidden import Vault
-from ..layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear, patches
-from .effects import Effect, Multiply, Site
-from .models import HardwareModel, HardwareSpec, resolve
-
-Module = TypeVar("Module", bound=nn.Module)
+from ...hidden import Vault, seal, unseal
+from ..layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear, Module, patches
+from .nonidealities import ChipModel, ChipSpec, Multiply, Site, resolve
 
 
 class Crossbar:
     """The hidden part of a layer on a chip: what its models do, and how often it ran.
 
     Args:
-        effects: of the models, in order.
+        models: in order, each with its randomness and memory in this layer.
     """
 
-    def __init__(self, effects: Sequence[Effect]) -> None:
-        self._effects = effects
+    def __init__(self, models: Sequence[tuple[ChipModel, Site]]) -> None:
+        self._models = models
         self._evaluations = 0
 
     def compute(
@@ -50,32 +47,32 @@ class Crossbar:
             multiply: from inputs and weights to pre-activations.
             rows: samples in the batch.
         """
-        for effect in self._effects:
-            weight = effect.weight(weight, self._evaluations)
+        for model, site in self._models:
+            weight = model.weight(site, weight, self._evaluations)
         a = multiply(x, weight)
         if bias is not None:
             a = a + bias
-        for effect in self._effects:
-            a = effect.nodes(a, x, weight, multiply)
+        for model, site in self._models:
+            a = model.nodes(site, a, x, weight, multiply)
         self._evaluations += rows
         return a
 
     def secret(self) -> list[int]:
         """Numbers that only this layer of this chip knows."""
-        return [seed for effect in self._effects for seed in effect.seeds()]
+        return [seed for _, site in self._models for seed in site.seeds]
 
     def save(self) -> dict[str, Any]:
         """Everything that changes as the layer runs."""
         return {
             "evaluations": self._evaluations,
-            "effects": [effect.save() for effect in self._effects],
+            "sites": [site.save() for _, site in self._models],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
         self._evaluations = int(state["evaluations"])
-        for effect, saved in zip(self._effects, state["effects"], strict=True):
-            effect.restore(saved)
+        for (_, site), saved in zip(self._models, state["sites"], strict=True):
+            site.restore(saved)
 
 
 class ChipLayer(nn.Module):
@@ -117,7 +114,7 @@ class ChipLayer(nn.Module):
         raise NoiseInaccessibleError(
             f"{type(self).__name__} cannot be copied or pickled: the copy would let the chip's "
             "noise be tried out in advance. Save its state_dict(), or make a copy off the chip "
-            "with nprobot.policies.chip.crossbar.digital(network)"
+            "with nprobot.policies.chip.off_chip_copy(network)"
         )
 
 
@@ -255,19 +252,19 @@ _CROSSBARS: Vault[Crossbar] = Vault()
 
 def put_on_chip(
     network: nn.Module,
-    models: HardwareSpec,
+    chip: ChipSpec,
     *,
     seed: int | SeedSequence | None = None,
     device_seed: int | None = None,
-) -> tuple[HardwareModel, ...]:
+) -> tuple[ChipModel, ...]:
     """Put every layer of a network on an emulated chip, in place.
 
-    The layers stay the same objects with the same parameters, so whoever else holds them (an
-    optimiser, an SB3 policy) goes on working, and works with the chip from now on.
+    The layers stay the same objects with the same parameters, so an optimiser or SB3 policy that
+    holds them keeps working, and works with the chip from now on.
 
     Args:
         network: any module; its `Linear`, `Conv2d`, decorrelated and `BiasHead` layers move.
-        models: what is wrong with the chip; see `nprobot.policies.chip.models.resolve`.
+        chip: what is wrong with it; see `nprobot.policies.chip.resolve`.
         seed: of everything random; None draws one.
         device_seed: which device it is, decides what is fixed for life; from `seed` if None.
 
@@ -277,7 +274,7 @@ def put_on_chip(
     Raises:
         ConfigError: no layer can be put on a chip, or one is on a chip already.
     """
-    resolved = resolve(models)
+    models = resolve(chip)
     layers = [module for module in network.modules() if type(module) in ON_CHIP]
     if on_chip(network):
         raise ConfigError(
@@ -296,11 +293,11 @@ def put_on_chip(
     sequences = (device.spawn(len(layers)), noise.spawn(len(layers)))
     for layer, of_device, of_noise in zip(layers, *sequences, strict=True):
         # A seed for each model, so that one more model changes nothing about the others.
-        seeds = zip(_seeds(of_device, len(resolved)), _seeds(of_noise, len(resolved)), strict=True)
-        effects = [model.effect(Site(*own)) for model, own in zip(resolved, seeds, strict=True)]
+        seeds = zip(_seeds(of_device, len(models)), _seeds(of_noise, len(models)), strict=True)
+        sites = [Site(*own) for own in seeds]
         layer.__class__ = ON_CHIP[type(layer)]
-        _CROSSBARS.hide(layer, Crossbar(effects))
-    return resolved
+        _CROSSBARS.hide(layer, Crossbar(list(zip(models, sites, strict=True))))
+    return models
 
 
 def on_chip(network: nn.Module) -> bool:
@@ -319,13 +316,7 @@ def on_chip(network: nn.Module) -> bool:
     return False
 
 
-def crossbars(network: nn.Module) -> list[Crossbar]:
-    """What is hidden in the layers, in order; not for learners (see `Vault`)."""
-    layers = [module for module in network.modules() if isinstance(module, ChipLayer)]
-    return [_CROSSBARS.of(layer) for layer in layers]
-
-
-def digital(network: Module) -> Module:
+def off_chip_copy(network: Module) -> Module:
     """A copy of a network off its chip: the ideal network with the weights as written."""
     memo: dict[int, nn.Module] = {}
     for module in network.modules():
@@ -334,6 +325,43 @@ def digital(network: Module) -> Module:
             vars(twin).update(copy.deepcopy(vars(module), memo))
             memo[id(module)] = twin
     return copy.deepcopy(network, memo)
+
+
+def save_chip(network: nn.Module) -> bytes:
+    """How often the layers of a chip ran, and where their noise is; sealed.
+
+    Noise that could be read from a file would be noise that is known.
+
+    Args:
+        network: on a chip.
+    """
+    crossbars = _crossbars(network)
+    return seal([crossbar.save() for crossbar in crossbars], _secret(crossbars), "chip")
+
+
+def restore_chip(network: nn.Module, capsule: bytes) -> None:
+    """Go back to a state from `save_chip`.
+
+    Args:
+        network: on the same chip: the same architecture, models and seeds.
+        capsule: the state.
+
+    Raises:
+        DamagedFileError: it was damaged, or is that of another chip.
+    """
+    crossbars = _crossbars(network)
+    states = unseal(capsule, _secret(crossbars), "chip")
+    for crossbar, state in zip(crossbars, states, strict=True):
+        crossbar.restore(state)
+
+
+def _crossbars(network: nn.Module) -> list[Crossbar]:
+    layers = [module for module in network.modules() if isinstance(module, ChipLayer)]
+    return [_CROSSBARS.of(layer) for layer in layers]
+
+
+def _secret(crossbars: Sequence[Crossbar]) -> list[int]:
+    return [word for crossbar in crossbars for word in crossbar.secret()]
 
 
 def _seeds(sequence: SeedSequence, count: int) -> list[int]:

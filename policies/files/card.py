@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from .policy import BoxAction, Policy
+from ...catalogue import learner_title, rules
+from .policy import BoxAction, Policy, recorded_rule
 
 CARD_FILE = "README.md"
 CURVE_FILE = "curve.png"
@@ -30,7 +31,7 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
     task = policy.task
     env = task.id if task else "an unnamed task"
     lines = [
-        f"# {env} by {rule_name(made)}",
+        f"# {env} by {learner_title(recorded_rule(made) or UNKNOWN)}",
         "",
         f"A controller for `{env}`, {_how(made)}.",
         *_description(made.get("description")),
@@ -80,33 +81,16 @@ def network_name(policy: Policy) -> str:
     return "-".join(map(str, widths)) + "".join(f", {name}" for name in names)
 
 
-def rule_name(made: Mapping[str, Any]) -> str:
-    """What a policy learned by, from its provenance, such as ``NP + feedback``."""
-    return learner_name(made.get("rule", UNKNOWN), feedback=bool(made.get("feedback")))
-
-
-def learner_name(rule: str, *, feedback: bool = False, samples: int | None = None) -> str:
-    """A rule with what matters most about it, such as ``NP + feedback, K = 1``.
-
-    Args:
-        rule: its name.
-        feedback: whether it learns with learned feedback.
-        samples: K; None to leave it out.
-    """
-    passes = f", K = {samples}" if samples and rule not in ("bp", "dbp") else ""
-    return f"{rule.upper()}{' + feedback' * feedback}{passes}"
-
-
 def _how(made: Mapping[str, Any]) -> str:
     """With what, and for how long, a policy was trained."""
     algorithm = str(made.get("algorithm", "an algorithm that is not recorded")).upper()
-    rule, steps, epochs = made.get("rule"), made.get("steps"), made.get("epochs")
+    rule, steps, epochs = recorded_rule(made), made.get("steps"), made.get("epochs")
     fitted = _fitted(made)
     parts = [f"fitted to `{made.get('task')}`" if fitted else f"trained with {algorithm}"]
     if rule:
-        samples = made.get("samples")
-        passes = f" (K = {samples} noisy passes)" if samples and rule not in ("bp", "dbp") else ""
-        parts.append(f"by {rule_name(made)}{passes}")
+        samples, known = made.get("samples"), rules().get(rule)
+        passes = f" (K = {samples} noisy passes)" if samples and known and known.perturbs else ""
+        parts.append(f"by {learner_title(rule)}{passes}")
     if fitted and isinstance(epochs, int):
         parts.append(f"in {epochs:,} epochs")
     elif not fitted and isinstance(steps, int):

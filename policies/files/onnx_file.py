@@ -1,19 +1,22 @@
 """`policy.onnx`: a policy as one ONNX graph, with normaliser and action scaling inside it.
 
-The graph is built from the policy's own list of operations, so no tracer stands between policy and
-file. It takes raw observations as float64, ``(batch, *observation)``, because that is what
+The graph takes raw observations as float64, ``(batch, *observation)``, because that is what
 simulators give and `Policy.predict` normalises, and gives actions inside their bounds. What a robot
 has to know beside the graph (control rate, bounds, provenance) is in the file's metadata as JSON.
 
-Writing needs the package `onnx`, reading `onnxruntime` alone.
+Writing needs torch and the packages of the extra ``onnx``, reading `onnxruntime` alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import logging
 import math
-from collections.abc import Callable, Mapping
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +29,18 @@ from ...errors import (
     FileError,
     ForeignFileError,
     MissingPackageError,
-    NewerFileError,
     NotFoundError,
-    ObservationError,
 )
-from .onnx_contents import check_contents
-from .policy import Array, BoxAction, DiscreteAction, Policy, Task
+from .policy import Array, BoxAction, ControlTask, DiscreteAction, Policy, as_batch
+from .policy_file import as_damaged, check_format, read_control_rate
 
 FORMAT = "nprobot-policy-onnx"
 VERSION = 1
 ONNX_FILE = "policy.onnx"
+OPSET = 18
+"""Of the operators in the graph; the oldest that torch writes."""
+LARGEST = 256 * 2**20
+"""Bytes of a file that is read at all."""
 TOLERANCE = 1e-5
 """Largest difference between the actions of two forms of a policy."""
 
@@ -51,16 +56,10 @@ def save_onnx(policy: Policy, path: str | Path) -> float:
         Largest difference of an action of the file to `policy.predict` on random observations.
 
     Raises:
-        MissingPackageError: `onnx` or `onnxruntime` is not installed.
+        MissingPackageError: a package of the extra ``onnx`` is not installed.
         FileError: the difference is above 1e-5; nothing is written.
     """
-    _package("onnx")
-    from .onnx_graph import build_graph
-
-    model = build_graph(policy)
-    for key, value in _describe(policy).items():
-        model.metadata_props.add(key=key, value=json.dumps(value, allow_nan=False))
-    data: bytes = model.SerializeToString(deterministic=True)
+    data = _exported(policy)
     difference = check_agreement(policy, _read(data, "the new file").predict)
     file = _file(path)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,8 +70,8 @@ def save_onnx(policy: Policy, path: str | Path) -> float:
 def load_onnx(path: str | Path) -> OnnxPolicy:
     """Read an ONNX file that `save_onnx` wrote.
 
-    Nothing in the file is executed except the arithmetic of a network: loops, branches, functions,
-    references to other files and operators of plug-ins are refused before the runtime sees them.
+    What the runtime evaluates is the file's own graph: it loads no plug-ins and no other files. A
+    graph by somebody else may still never end; for policies of strangers there are policy files.
 
     Args:
         path: the file, or the folder with its `policy.onnx`.
@@ -86,6 +85,8 @@ def load_onnx(path: str | Path) -> OnnxPolicy:
     """
     file = _file(path)
     try:
+        if file.stat().st_size > LARGEST:
+            raise ForeignFileError(f"{file} is larger than any policy, {LARGEST:,} bytes")
         data = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(
@@ -108,7 +109,7 @@ class OnnxPolicy:
 
     observation_shape: tuple[int, ...]
     action: BoxAction | DiscreteAction
-    task: Task | None
+    task: ControlTask | None
     provenance: Mapping[str, Any]
     session: Any = field(repr=False, compare=False)
 
@@ -124,15 +125,9 @@ class OnnxPolicy:
         Raises:
             ObservationError: the trailing dimensions are not `observation_shape`.
         """
-        given = np.asarray(observation, np.float64)
-        lead = given.shape[: max(given.ndim - len(self.observation_shape), 0)]
-        if given.shape != lead + self.observation_shape:
-            raise ObservationError(
-                f"observation has shape {given.shape}; this policy takes "
-                f"(…, {', '.join(map(str, self.observation_shape))})"
-            )
-        batch = given.reshape(-1, *self.observation_shape)
-        actions: Array = self.session.run(None, {"observation": batch})[0]
+        lead, batch = as_batch(observation, self.observation_shape)
+        inputs = {"observation": batch.astype(np.float64, copy=False)}
+        actions: Array = self.session.run(None, inputs)[0]
         return actions.reshape(lead + actions.shape[1:])
 
 
@@ -219,33 +214,62 @@ def _describe(policy: Policy) -> dict[str, Any]:
     return description
 
 
+def _exported(policy: Policy) -> bytes:
+    """The content of the file."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _package(name)
+    import torch
+
+    from .torch_policy import TorchPolicy
+
+    network = TorchPolicy(policy).eval()
+    observations = torch.zeros(2, *policy.observation_shape, dtype=torch.float64)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (observations,),
+            input_names=["observation"],
+            output_names=["action"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None, "what the dynamo exporter returns"
+    model = program.model_proto
+    # Torch notes where in the source code each operator comes from, with paths of this machine.
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for noted in (model, graph, *graph.node, *values):
+        noted.ClearField("metadata_props")
+    for key, value in _describe(policy).items():
+        model.metadata_props.add(key=key, value=json.dumps(value, allow_nan=False))
+    model.producer_name, model.producer_version = "nprobot", ""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remarks of torch's exporter on itself and on packages that nobody needs."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _read(data: bytes, name: str) -> OnnxPolicy:
-    try:
-        check_contents(data)
-    except FileError as error:
-        raise ForeignFileError(
-            f"{name} is not an ONNX policy of nprobot: it holds {error}"
-        ) from None
     session = _session(data, name)
-    try:
+    with as_damaged(f"the metadata of {name}"):
         metadata = session.get_modelmeta().custom_metadata_map
         description = {key: json.loads(value) for key, value in metadata.items()}
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"the metadata of {name} is not JSON: {error}") from None
-    if description.get("format") != FORMAT:
-        raise ForeignFileError(f"{name} is not an ONNX policy of nprobot (no format {FORMAT!r})")
-    version = description.get("version")
-    if not isinstance(version, int) or version < 1:
-        raise DamagedFileError(f"{name} has the version {version!r}")
-    if version > VERSION:
-        raise NewerFileError(
-            f"{name} has version {version}; this nprobot reads up to {VERSION}. Upgrade nprobot."
-        )
-    try:
+        check_format(description, FORMAT, VERSION, name)
         policy = _policy(description, session)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise DamagedFileError(f"the metadata of {name} makes no sense: {what}") from error
     _try(policy, name)
     return policy
 
@@ -255,23 +279,26 @@ def _session(data: bytes, name: str) -> Any:  # noqa: ANN401 - onnxruntime has n
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised
+    # Where a graph may point at other files: in no folder.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
     try:
         return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class
-        raise DamagedFileError(f"{name} cannot be loaded: {error}") from None
+        kind = DamagedFileError if FORMAT.encode() in data else ForeignFileError
+        raise kind(f"{name} cannot be used as an ONNX model: {error}") from None
 
 
 def _policy(description: Mapping[str, Any], session: Any) -> OnnxPolicy:  # noqa: ANN401
     shape = tuple(description["observation_shape"])
     if not all(isinstance(size, int) and size >= 1 for size in shape):
         raise ValueError(f"observation shape {shape}")
-    environment, rate = description["environment"], description["control_rate"]
-    if rate is not None and not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"a control rate of {rate!r} Hz")
+    environment, rate = description["environment"], read_control_rate(description["control_rate"])
     return OnnxPolicy(
         observation_shape=shape,
         action=_action(description["action"]),
-        task=environment and Task(str(environment["id"]), dict(environment["kwargs"]), rate),
+        task=environment and ControlTask(str(environment["id"]), dict(environment["kwargs"]), rate),
         provenance=dict(description["provenance"]),
         session=session,
     )

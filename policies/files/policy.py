@@ -5,17 +5,149 @@ Neither torch nor stable-baselines3 is imported here, so that a robot needs neit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ...catalogue import FEEDBACK
 from ...errors import ArchitectureError, ObservationError
-from .operations import Operation
 
 Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OperationKind:
+    """A kind of layer that a policy file knows; a new one costs an entry in `KINDS`.
+
+    Attributes:
+        compute: from a batch (B, *shape), with arrays and settings, to (B, *output shape).
+        module: the class of `torch.nn` that computes the same; its settings have the same names.
+        arrays: names of its arrays.
+        settings: names of its numbers.
+        output_shape: from the shape of one input, with the arrays, to that of one output.
+    """
+
+    compute: Callable[..., Array]
+    module: str
+    arrays: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    output_shape: Callable[..., Shape] = lambda shape: shape
+
+
+def _linear_shape(shape: Shape, weight: Array, bias: Array) -> Shape:
+    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise ArchitectureError(f"weight {weight.shape} and bias {bias.shape} do not fit")
+    if shape != weight.shape[1:]:
+        raise ArchitectureError(f"linear takes {weight.shape[1]} inputs and gets {shape}")
+    return bias.shape
+
+
+def _elu(x: Array, alpha: float) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _sigmoid(x: Array) -> Array:
+    # With tanh, so that no exponential overflows.
+    return 0.5 * (np.tanh(0.5 * x) + 1)
+
+
+def _gelu(x: Array) -> Array:
+    # numpy has no error function; one call for each number is slow but exact.
+    return x * (0.5 + 0.5 * np.asarray(_erf(x / math.sqrt(2)), dtype=x.dtype))
+
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+KINDS: Mapping[str, OperationKind] = {
+    "linear": OperationKind(
+        lambda x, weight, bias: x @ weight.T + bias,
+        "Linear",
+        arrays=("weight", "bias"),
+        output_shape=_linear_shape,
+    ),
+    "flatten": OperationKind(
+        lambda x: x.reshape(len(x), -1), "Flatten", output_shape=lambda shape: (math.prod(shape),)
+    ),
+    "identity": OperationKind(lambda x: x, "Identity"),
+    "tanh": OperationKind(np.tanh, "Tanh"),
+    "relu": OperationKind(lambda x: np.maximum(x, 0), "ReLU"),
+    "leaky_relu": OperationKind(
+        lambda x, negative_slope: np.where(x > 0, x, x * negative_slope),
+        "LeakyReLU",
+        settings=("negative_slope",),
+    ),
+    "elu": OperationKind(_elu, "ELU", settings=("alpha",)),
+    "gelu": OperationKind(_gelu, "GELU"),
+    "silu": OperationKind(lambda x: x * _sigmoid(x), "SiLU"),
+    "sigmoid": OperationKind(_sigmoid, "Sigmoid"),
+}
+"""What the network of a policy file is made of, by name."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step of a network.
+
+    Attributes:
+        name: a key of `KINDS`.
+        arrays: weight (n, d) and bias (n,) of "linear"; nothing for the others.
+        settings: numbers such as the slope of "leaky_relu".
+
+    Raises:
+        ArchitectureError: the name is unknown, or something it needs is missing or not finite.
+    """
+
+    name: str
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in KINDS:
+            raise ArchitectureError(f"unknown operation {self.name!r}; known: {', '.join(KINDS)}")
+        kind = KINDS[self.name]
+        for what, given, needed in (
+            ("arrays", self.arrays, kind.arrays),
+            ("settings", self.settings, kind.settings),
+        ):
+            if set(given) != set(needed):
+                raise ArchitectureError(f"{self.name} takes the {what} {needed}, got {(*given,)}")
+        for name, value in (*self.arrays.items(), *self.settings.items()):
+            if not np.isfinite(np.asarray(value)).all():
+                raise ArchitectureError(f"the {name} of {self.name} is not finite")
+
+    def __call__(self, x: Array) -> Array:
+        """The operation on a batch of rows, (B, *shape) to (B, *output shape)."""
+        return KINDS[self.name].compute(x, **self.arrays, **self.settings)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of one output for the shape of one input.
+
+        Raises:
+            ArchitectureError: the operation does not take such an input.
+        """
+        return KINDS[self.name].output_shape(shape, **self.arrays)
+
+    def describe(self, prefix: str, store: Callable[[str, Array], str]) -> dict[str, Any]:
+        """The operation as a JSON object; `store` keeps an array and returns its name."""
+        arrays = {name: store(f"{prefix}.{name}", array) for name, array in self.arrays.items()}
+        return {"op": self.name, **arrays, **self.settings}
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any], tensors: Mapping[str, Array]) -> Operation:
+        """The operation that `describe` described.
+
+        Raises:
+            ArchitectureError: there is no such operation.
+            KeyError: it names a tensor that is not there.
+        """
+        arrays = {k: tensors[v] for k, v in entry.items() if k != "op" and isinstance(v, str)}
+        settings = {k: float(v) for k, v in entry.items() if k != "op" and not isinstance(v, str)}
+        return cls(entry["op"], arrays, settings)
 
 
 @dataclass(frozen=True)
@@ -77,7 +209,7 @@ class DiscreteAction:
         several: whether an action is a vector with one number for each switch.
     """
 
-    choices: tuple[int, ...]
+    choices: Shape
     several: bool = False
 
     @property
@@ -93,7 +225,7 @@ class DiscreteAction:
 
 
 @dataclass(frozen=True)
-class Task:
+class ControlTask:
     """What the policy was trained to control.
 
     Attributes:
@@ -123,11 +255,11 @@ class Policy:
         ArchitectureError: the parts do not fit each other, or hold NaN or infinity.
     """
 
-    observation_shape: tuple[int, ...]
+    observation_shape: Shape
     operations: tuple[Operation, ...]
     action: BoxAction | DiscreteAction
     normaliser: Normaliser | None = None
-    task: Task | None = None
+    task: ControlTask | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,14 +278,7 @@ class Policy:
         Raises:
             ObservationError: the trailing dimensions are not `observation_shape`.
         """
-        given = np.asarray(observation)
-        lead = given.shape[: max(given.ndim - len(self.observation_shape), 0)]
-        if given.shape != lead + self.observation_shape:
-            raise ObservationError(
-                f"observation has shape {given.shape}; this policy takes "
-                f"(…, {', '.join(map(str, self.observation_shape))})"
-            )
-        x = given.reshape(-1, *self.observation_shape)
+        lead, x = as_batch(observation, self.observation_shape)
         if self.normaliser is not None:
             x = self.normaliser(x)
         x = x.astype(np.float32)
@@ -166,7 +291,7 @@ class Policy:
         """What makes the policy unusable, in words."""
         if not all(isinstance(size, int) and size >= 1 for size in self.observation_shape):
             yield f"observation shape {self.observation_shape}"
-        shape: tuple[int, ...] = self.observation_shape
+        shape = self.observation_shape
         for number, operation in enumerate(self.operations):
             try:
                 shape = operation.output_shape(shape)
@@ -198,3 +323,34 @@ class Policy:
             yield "the bounds of the actions do not fit each other"
         if action.mapping == "rescale" and not np.isfinite([action.low, action.high]).all():
             yield "actions without bounds cannot be rescaled"
+
+
+def as_batch(observation: npt.ArrayLike, shape: Shape) -> tuple[Shape, Array]:
+    """Observations with any leading axes as one batch.
+
+    Args:
+        observation: shape (…, *shape).
+        shape: of one observation.
+
+    Returns:
+        The leading axes, and the batch (B, *shape).
+
+    Raises:
+        ObservationError: the trailing dimensions are others.
+    """
+    given = np.asarray(observation)
+    lead = given.shape[: max(given.ndim - len(shape), 0)]
+    if given.shape != lead + shape:
+        raise ObservationError(
+            f"observation has shape {given.shape}; this policy takes "
+            f"(…, {', '.join(map(str, shape))})"
+        )
+    return lead, given.reshape(-1, *shape)
+
+
+def recorded_rule(provenance: Mapping[str, Any]) -> str:
+    """The rule that a policy was learned by, such as ``"np+feedback"``; empty if not recorded."""
+    rule = str(provenance.get("rule") or "")
+    # Earlier versions said it in two words.
+    feedback = provenance.get("feedback") and not rule.endswith(FEEDBACK)
+    return f"{rule}{FEEDBACK}" if rule and feedback else rule

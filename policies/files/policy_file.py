@@ -3,7 +3,7 @@
 ``policy.json`` describes the policy (the network as a list of operations, the observation
 normaliser, the bounds of the action space, the environment, where it comes from);
 ``policy.safetensors`` holds the numbers. R of decorrelated layers is already multiplied into the
-weights. `nprobot.policies.files.export` makes a `Policy` from a trained model.
+weights. `nprobot.policies.files.from_sb3` makes a `Policy` from a trained model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,15 @@ import safetensors
 import safetensors.numpy
 
 from ...errors import DamagedFileError, FileError, ForeignFileError, NewerFileError, NotFoundError
-from .operations import Operation
-from .policy import Array, BoxAction, DiscreteAction, Normaliser, Policy, Task
-
-__all__ = [  # noqa: RUF022 - what is used first stands first
-    "load",
-    "save",
-    "Policy",
-    "Task",
-    "Normaliser",
-    "BoxAction",
-    "DiscreteAction",
-]
+from .policy import (
+    Array,
+    BoxAction,
+    ControlTask,
+    DiscreteAction,
+    Normaliser,
+    Operation,
+    Policy,
+)
 
 FORMAT = "nprobot-policy"
 VERSION = 1
@@ -79,15 +77,60 @@ def load(path: str | Path) -> Policy:
     if folder.name in (DESCRIPTION_FILE, TENSORS_FILE):
         folder = folder.parent
     file = folder / DESCRIPTION_FILE
-    description = _read_description(file)
-    try:
+    with as_damaged(file):
+        description = _read_description(file)
         tensors = _read_tensors(folder / TENSORS_FILE, description["tensors"]["sha256"])
         return _policy(description, tensors)
+
+
+@contextmanager
+def as_damaged(file: str | Path) -> Iterator[None]:
+    """Turn what goes wrong with the content of a file into a `DamagedFileError`."""
+    try:
+        yield
     except FileError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise DamagedFileError(f"{file} does not make sense: {what}") from error
+        raise DamagedFileError(f"{file} cannot be understood: {what}") from error
+    except RecursionError:
+        raise DamagedFileError(f"{file} is nested too deeply") from None
+
+
+def check_format(description: object, written: str, newest: int, file: str | Path) -> None:
+    """Refuse a description that is not ours, or newer than this software.
+
+    Args:
+        description: a JSON object with "format" and "version".
+        written: the format that we write.
+        newest: the newest version of it that can be read.
+        file: for the messages.
+
+    Raises:
+        ForeignFileError: another format.
+        NewerFileError: a newer version.
+        DamagedFileError: the version is no number.
+    """
+    if not isinstance(description, dict) or description.get("format") != written:
+        raise ForeignFileError(f"{file} is not a policy of nprobot (no format {written!r})")
+    version = description.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise DamagedFileError(f"{file} has the version {version!r}")
+    if version > newest:
+        raise NewerFileError(
+            f"{file} has version {version}; this nprobot reads up to {newest}. Upgrade nprobot."
+        )
+
+
+def read_control_rate(rate: Any) -> float | None:  # noqa: ANN401 - JSON
+    """A control rate, Hz, or None where none was known.
+
+    Raises:
+        ValueError: it is not a finite number above 0.
+    """
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"a control rate of {rate!r} Hz")
+    return rate and float(rate)
 
 
 def _describe(policy: Policy) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -136,24 +179,13 @@ def _describe(policy: Policy) -> tuple[dict[str, Any], dict[str, Array]]:
 
 def _read_description(file: Path) -> dict[str, Any]:
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
+        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(
             f"no policy at {file.parent}: it has no {file.name}. A policy is a folder with "
             f"{DESCRIPTION_FILE} and {TENSORS_FILE}, such as RUN/checkpoints/last."
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{file} is not readable JSON: {error}") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise ForeignFileError(f"{file} is not a policy of nprobot (no format {FORMAT!r})")
-    version = description.get("version")
-    if not isinstance(version, int) or version < 1:
-        raise DamagedFileError(f"{file} has the version {version!r}")
-    if version > VERSION:
-        raise NewerFileError(
-            f"{file} has format version {version}; this nprobot reads up to {VERSION}. "
-            "Upgrade nprobot."
-        )
+    check_format(description, FORMAT, VERSION, file)
     return description
 
 
@@ -185,7 +217,12 @@ def _policy(description: Mapping[str, Any], tensors: Mapping[str, Array]) -> Pol
             epsilon=float(normaliser["epsilon"]),
             clip=float(normaliser["clip"]),
         ),
-        task=task and Task(str(task["id"]), dict(task["kwargs"]), _control_rate(task)),
+        task=task
+        and ControlTask(
+            id=str(task["id"]),
+            kwargs=dict(task["kwargs"]),
+            control_rate=read_control_rate(task["control_rate"]),
+        ),
         provenance=dict(description["provenance"]),
     )
 
@@ -197,15 +234,6 @@ def _action(action: Mapping[str, Any], tensors: Mapping[str, Array]) -> BoxActio
         choices = tuple(int(n) for n in action["choices"])
         return DiscreteAction(choices, action["kind"] == "multi_discrete")
     raise ValueError(f"unknown kind of action {action['kind']!r}")
-
-
-def _control_rate(task: Mapping[str, Any]) -> float | None:
-    rate = task["control_rate"]
-    if rate is None:
-        return None
-    if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"a control rate of {rate!r} Hz")
-    return float(rate)
 
 
 def _sha256(data: bytes) -> str:

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from ...errors import NotFoundError
+from ...errors import NotFoundError, near_matches
 from ..files.policy import Policy
 from ..files.policy_file import DESCRIPTION_FILE, load
 
-__all__ = ["NotFoundError", "folder", "load_policy", "names"]
+__all__ = ["folder", "load_policy", "names"]
 
 ROOT = Path(__file__).parent
 
@@ -31,8 +30,7 @@ def folder(name: str) -> Path:
     """
     known = names()
     if name not in known:
-        lower = {other.lower(): other for other in known}
-        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
+        near = near_matches(name, known)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}."
         raise NotFoundError(f"the zoo has no policy {name!r}; {hint} `nprobot policies` lists all.")
     return ROOT / name

@@ -3,8 +3,7 @@
 import numpy as np
 
 from nprobot.deploy import Controller
-from nprobot.policies.files.operations import Operation
-from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
+from nprobot.policies.files.policy import BoxAction, ControlTask, Normaliser, Operation, Policy
 
 
 def gain_policy(gain=1.0, bound=2.0, rate=100.0, action=None):
@@ -15,7 +14,7 @@ def gain_policy(gain=1.0, bound=2.0, rate=100.0, action=None):
     layer = Operation("linear", {"weight": weight, "bias": np.zeros(outputs, np.float32)})
     box = BoxAction(np.full(1, -bound, np.float32), np.full(1, bound, np.float32))
     normaliser = Normaliser(np.zeros(2), np.ones(2), 1e-8, 100.0)
-    return Policy((2,), (layer,), action or box, normaliser, Task("Some-v0", {}, rate))
+    return Policy((2,), (layer,), action or box, normaliser, ControlTask("Some-v0", {}, rate))
 
 
 def controller(safety=None, policy=None, **options):

@@ -21,8 +21,14 @@ from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import ActuatorOracle
 from nprobot.errors import ConfigError, RuleError
 from nprobot.policies import zoo
-from nprobot.policies.files.operations import Operation
-from nprobot.policies.files.policy import BoxAction, DiscreteAction, Normaliser, Policy, Task
+from nprobot.policies.files.policy import (
+    BoxAction,
+    ControlTask,
+    DiscreteAction,
+    Normaliser,
+    Operation,
+    Policy,
+)
 from nprobot.training import environments
 
 
@@ -347,7 +353,7 @@ def test_deploy_adapts_on_its_robot_and_says_what_changed(tmp_path, monkeypatch,
     assert facts["env"] == "Reacher-v5"
     assert facts["steps"] == 600
     assert len(facts["returns_before"]) == len(facts["returns_after"]) > 0
-    assert nprobot.policies.load(tmp_path / "adapted").task == Task("Reacher-v5", {}, 50.0)
+    assert nprobot.policies.load(tmp_path / "adapted").task == ControlTask("Reacher-v5", {}, 50.0)
 
 
 @pytest.mark.parametrize(

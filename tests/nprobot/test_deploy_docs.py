@@ -14,8 +14,7 @@ from nprobot.cli.deploy import HELP, Deploy
 from nprobot.cli.options import parse
 from nprobot.deploy import Controller, messages
 from nprobot.policies.files import policy_file
-from nprobot.policies.files.operations import Operation
-from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
+from nprobot.policies.files.policy import BoxAction, ControlTask, Normaliser, Operation, Policy
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHORT = [
@@ -92,7 +91,7 @@ class TestDeploy:
             (Operation("linear", {"weight": weight, "bias": np.zeros(2, np.float32)}),),
             BoxAction(np.full(2, -1, np.float32), np.full(2, 1, np.float32)),
             Normaliser(np.zeros(10), np.ones(10), 1e-8, 10.0),
-            Task("Reacher-v5", {}, 50.0),
+            ControlTask("Reacher-v5", {}, 50.0),
         )
 
         def load(reference, **options):

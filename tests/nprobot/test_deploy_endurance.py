@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from nprobot.deploy import Controller, Safety, fly, make_robot
-from nprobot.policies.files.operations import Operation
-from nprobot.policies.files.policy import BoxAction, Normaliser, Policy, Task
+from nprobot.policies.files.policy import BoxAction, ControlTask, Normaliser, Operation, Policy
 
 RATE = 100
 HOUR = 3600 * RATE
@@ -40,7 +39,7 @@ def arm_policy():
         (linear(35, 64, 1.0), tanh, linear(64, 64, 1.0), tanh, linear(64, 7, 0.02)),
         BoxAction(-one, one),
         Normaliser(np.zeros(35), np.ones(35), 1e-8, 10.0),
-        Task("nprobot/ArmTrack-v0", {"duration": 60.0}, float(RATE)),
+        ControlTask("nprobot/ArmTrack-v0", {"duration": 60.0}, float(RATE)),
     )
 
 

@@ -21,8 +21,7 @@ from nprobot.deploy import (
 )
 from nprobot.errors import DeployError, DeployWarning, EnvironmentUnavailableError, UnknownNameError
 from nprobot.policies import zoo
-from nprobot.policies.files.operations import Operation
-from nprobot.policies.files.policy import BoxAction, DiscreteAction, Policy, Task
+from nprobot.policies.files.policy import BoxAction, ControlTask, DiscreteAction, Operation, Policy
 from nprobot.training.evaluation import evaluate
 
 POLICY = zoo.load_policy("InvertedPendulum")
@@ -37,7 +36,7 @@ def constant_policy(env_id, observation, action, rate=None):
             "bias": np.zeros(action.outputs, np.float32),
         },
     )
-    return Policy((observation,), (layer,), action, task=Task(env_id, {}, rate))
+    return Policy((observation,), (layer,), action, task=ControlTask(env_id, {}, rate))
 
 
 BOX = BoxAction(np.full(1, -3, np.float32), np.full(1, 3, np.float32))

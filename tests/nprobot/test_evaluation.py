@@ -8,8 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from nprobot.errors import ConfigError, EnvironmentUnavailableError, NonFiniteError
-from nprobot.policies.files.operations import Operation
-from nprobot.policies.files.policy import BoxAction, DiscreteAction, Policy, Task
+from nprobot.policies.files.policy import BoxAction, ControlTask, DiscreteAction, Operation, Policy
 from nprobot.training import evaluation
 from nprobot.training.evaluation import Evaluation, evaluate, record
 
@@ -51,7 +50,7 @@ def linear(weight):
 
 BOUNDS = BoxAction(np.array([-10], np.float32), np.array([10], np.float32))
 # The action is the number that is left, so an episode of n steps returns n + (n - 1) + … + 1.
-POLICY = Policy((2,), (linear([1.0, 0.0]),), BOUNDS, task=Task("Tests/Countdown-v0"))
+POLICY = Policy((2,), (linear([1.0, 0.0]),), BOUNDS, task=ControlTask("Tests/Countdown-v0"))
 
 
 def test_returns_are_the_sums_of_the_rewards():
@@ -73,7 +72,9 @@ def test_episodes_do_not_depend_on_how_many_there_are():
 
 
 def test_arguments_of_the_environment():
-    twice = Policy((2,), POLICY.operations, BOUNDS, task=Task("Tests/Countdown-v0", {"scale": 2.0}))
+    twice = Policy(
+        (2,), POLICY.operations, BOUNDS, task=ControlTask("Tests/Countdown-v0", {"scale": 2.0})
+    )
     plain = evaluate(POLICY, episodes=4)
     assert evaluate(twice, episodes=4).mean == 2 * plain.mean
     assert evaluate(twice, env_kwargs={"scale": 3.0}, episodes=4).mean == 3 * plain.mean

@@ -130,7 +130,7 @@ def test_warnings_of_the_data_are_lines(tmp_path, capsys):
 
 
 def test_what_cannot_be_fitted(table, tmp_path):
-    with pytest.raises(DataError, match="did you mean 'arm-inverse-dynamics'"):
+    with pytest.raises(UnknownNameError, match="did you mean arm-inverse-dynamics"):
         run("--task", "arm-inverse-dynamic")
     with pytest.raises(UnknownNameError, match="danp"):
         run("--rule", "dann")

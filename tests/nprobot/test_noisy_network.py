@@ -16,8 +16,7 @@ from nprobot import NoisyNetwork, learning_rule
 from nprobot.errors import ConfigError, NoiseInaccessibleError, RuleError
 from nprobot.policies import DecorrelatedLinear, decorrelate, mlp
 from nprobot.policies.chip.crossbar import on_chip, put_on_chip
-from nprobot.policies.chip.effects import White
-from nprobot.policies.chip.models import GaussianNoise, Offset, WeightMismatch
+from nprobot.policies.chip.nonidealities import GaussianNoise, Offset, Site, WeightMismatch
 
 from .conftest import Branches, gradients, squared_error
 from .rule_networks import NETWORKS
@@ -48,7 +47,7 @@ def test_two_passes_are_the_published_equations(name):
     net = network(rule)
     noise = {6: torch.randn(32, 6).double(), 2: torch.randn(32, 2).double()}
     noisy = NoisyNetwork(copy.deepcopy(net), 0.1, seed=0)
-    with mock.patch.object(White, "fresh", lambda self, like: noise[like.shape[1]]):
+    with mock.patch.object(Site, "fresh", lambda self, like: noise[like.shape[1]]):
         losses = rule.backward(noisy, X, squared_error(Y))
 
     R = [
@@ -341,7 +340,7 @@ def test_the_network_is_the_users_own_and_can_be_taken_off_the_chip():
     net = decorrelate(mlp([3, 4, 2]))
     noisy = NoisyNetwork(net, "spintronic", seed=0)
     assert noisy.network is net
-    assert noisy.models == nprobot.policies.chip.models.PRESETS["spintronic"]
+    assert noisy.models == nprobot.policies.chip.PRESETS["spintronic"]
     assert "Offset(value=0.042092" in repr(noisy)
     twin = noisy.digital()
     with torch.no_grad():

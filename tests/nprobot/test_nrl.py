@@ -101,7 +101,7 @@ def test_save_load_predict_and_go_on(noise, tmp_path):
 
 
 def test_the_chip_is_the_same_device_after_loading(tmp_path):
-    model = made(node_noise=[nprobot.policies.chip.models.WeightMismatch(0.5)], device_seed=3)
+    model = made(node_noise=[nprobot.policies.chip.WeightMismatch(0.5)], device_seed=3)
     model.save(tmp_path / "model")
     twin = nprobot.NRL.load(tmp_path / "model", device="cpu")
     x = torch.randn(5, 3)

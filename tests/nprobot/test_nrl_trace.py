@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nprobot.algorithms.nrl import EligibilityTraces
 from nprobot.algorithms.nrl_prediction import generalised_advantages
-from nprobot.algorithms.nrl_trace import EligibilityTraces
 from nprobot.learning.activity import Activity
 from nprobot.policies import mlp
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 import nprobot
-from nprobot.algorithms.objectives import ClippedSurrogate
+from nprobot.algorithms.losses import ClippedSurrogate
 from nprobot.algorithms.ppo import minibatches
 from nprobot.errors import ArchitectureError, RuleError
 from nprobot.policies import is_decorrelated

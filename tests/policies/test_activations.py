@@ -1,4 +1,4 @@
-"""Activations of hardware: exact values, no derivative, and the surrogate that gives them one."""
+"""Activations of chips: exact values, no derivative, and the surrogate that gives them one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import torch
 
 from nprobot.errors import ArchitectureError
 from nprobot.policies import mlp
-from nprobot.policies.activations import Quantised, Sign, Step, StraightThrough
-from nprobot.policies.networks import HARDWARE_ACTIVATIONS
+from nprobot.policies.activations import Heaviside, Quantised, Sign, StraightThrough
+from nprobot.policies.networks import CHIP_ACTIVATIONS
 
 X = torch.tensor([-3.0, -1.0, -0.3, -1e-30, 0.0, 1e-30, 0.3, 1.0, 3.0])
 
 
 def test_two_valued_units_have_no_third_value():
     assert Sign()(X).tolist() == [-1, -1, -1, -1, 1, 1, 1, 1, 1]
-    assert Step()(X).tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert Heaviside()(X).tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
@@ -50,9 +50,9 @@ def test_backpropagation_gets_nothing_through_them(name):
     assert net[2].weight.grad.any()
 
 
-@pytest.mark.parametrize("name", HARDWARE_ACTIVATIONS)
+@pytest.mark.parametrize("name", CHIP_ACTIVATIONS)
 def test_straight_through_has_the_same_values_and_the_derivative_of_a_cut_off_line(name):
-    unit = HARDWARE_ACTIVATIONS[name]()
+    unit = CHIP_ACTIVATIONS[name]()
     surrogate = StraightThrough(unit)
     x = torch.linspace(-2, 2, 81).requires_grad_()
     torch.testing.assert_close(surrogate(x), unit(x))

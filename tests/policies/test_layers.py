@@ -81,7 +81,7 @@ def test_fold_gives_the_plain_network_with_the_same_outputs(dtype):
     plain = fold(net)
     assert not is_decorrelated(plain)
     assert is_decorrelated(net)
-    torch.testing.assert_close(plain(x), net(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(plain(x), net(x))
     with torch.no_grad():
         plain[0].bias += 1
     assert not torch.equal(plain[0].bias, net[0].bias)
@@ -93,15 +93,15 @@ def test_convolutions_decorrelate_and_fold():
     net(x)
     reference = copy.deepcopy(net)(x)
     decorrelate(net)
-    torch.testing.assert_close(net(x), reference, rtol=0, atol=1e-5)
+    torch.testing.assert_close(net(x), reference, rtol=1e-4, atol=1e-5)
     disturb(net)
     assert not torch.allclose(net(x), reference, atol=1e-2)
-    torch.testing.assert_close(fold(net)(x), net(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(fold(net)(x), net(x), rtol=1e-4, atol=1e-5)
     # A convolution is its weight times the decorrelated patches.
     first = net[0]
     patches = first.decorrelated_input(x)
     expected = patches @ first.weight.flatten(1).mT + first.bias
-    torch.testing.assert_close(first(x).flatten(2).mT, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(first(x).flatten(2).mT, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_conversions_draw_no_random_numbers():

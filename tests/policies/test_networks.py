@@ -1,4 +1,4 @@
-"""`mlp` builds what it says and refuses what makes no sense."""
+"""`mlp` builds what it says and refuses what cannot be built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from nprobot.errors import ArchitectureError
+from nprobot.catalogue import Activation
+from nprobot.errors import ArchitectureError, UnknownNameError
+from nprobot.options import choices
 from nprobot.policies import ACTIVATIONS, DecorrelatedLinear, mlp
 
 
@@ -23,6 +25,8 @@ def test_decorrelated_and_output_activation():
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_by_name(name):
+    assert name in choices(Activation)
+    assert len(ACTIVATIONS) == len(choices(Activation))
     assert mlp([3, 4, 2], name)(torch.randn(2, 3)).shape == (2, 2)
 
 
@@ -33,5 +37,5 @@ def test_bad_sizes_are_refused(sizes):
 
 
 def test_unknown_activation_is_refused_with_the_nearest():
-    with pytest.raises(ArchitectureError, match=r"did you mean 'tanh'\?.*Known: tanh"):
+    with pytest.raises(UnknownNameError, match=r"'tahn'; did you mean tanh\? Known: tanh"):
         mlp([3, 4, 2], "tahn")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nprobot.errors import NotFoundError
 from nprobot.policies import zoo
 from nprobot.policies.files.card import CARD_FILE, card, network_name
 from nprobot.regression import track
@@ -116,11 +117,11 @@ def test_pendulum_balances():
 
 @pytest.mark.parametrize("name", ["InvertedPendulm", "invertedpendulum"])
 def test_near_names_are_suggested(name):
-    with pytest.raises(zoo.NotFoundError, match="did you mean InvertedPendulum"):
+    with pytest.raises(NotFoundError, match="did you mean InvertedPendulum"):
         zoo.folder(name)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../zoo/InvertedPendulum", "/tmp"])
 def test_names_are_names_and_not_paths(name):
-    with pytest.raises(zoo.NotFoundError, match="the zoo has no policy"):
+    with pytest.raises(NotFoundError, match="the zoo has no policy"):
         zoo.folder(name)

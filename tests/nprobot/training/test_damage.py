@@ -21,6 +21,7 @@ from nprobot.runs import checkpoints as checkpoint_folder
 from nprobot.runs.checkpoints import MANIFEST, check, newest_whole
 from nprobot.runs.folder import find_policy
 from nprobot.runs.log import read_table
+from nprobot.runs.reporting import Silent
 from nprobot.training.build import build_model
 from nprobot.training.config import NetworkOptions
 from nprobot.training.folder import RunFolder
@@ -258,7 +259,7 @@ def forge(run, tmp_path, choose, value):
     config = RunFolder.open(run).config
     vector = make_vector(config)
     try:
-        _load(path, build_model(config, vector), config, lambda text: None)
+        _load(path, build_model(config, vector), config, Silent())
     except NprobotError as error:
         assert str(error)
     finally:

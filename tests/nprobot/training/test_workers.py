@@ -30,12 +30,12 @@ class Troubled(gymnasium.Env):
     made = 0
 
     def __init__(self, file):
-        self.file, self.steps, self.number = file, 0, 0
+        self.file, self.steps, self.number = file, 0, None
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        if seed is not None:
-            self.number = seed
+        if self.number is None:  # a checkpoint gives other seeds
+            self.number = seed or 0
         self.steps = 0
         return self.np_random.normal(size=1).astype(np.float32), {}
 
@@ -95,14 +95,11 @@ def troubled(path, how):
     """Let trouble begin after the first checkpoint."""
 
     class Listener:
-        def begin(self, folder):
-            pass
-
         def message(self, text):
             pass
 
         def progress(self, progress):
-            if progress.steps == 256:
+            if progress.done == 256:
                 path.write_text(how)
 
     return Listener()
@@ -133,7 +130,7 @@ def test_is_named_and_the_run_goes_on(
     assert f"The last good checkpoint is {path / 'checkpoints' / 'step_000000256'}" in str(
         caught.value
     )
-    assert f"go on: nprobot train --resume {path}" in str(caught.value)
+    assert f"continue: nprobot train --resume {path}" in str(caught.value)
     trouble.unlink()
     resume(path, dataclasses.replace(RunFolder.open(path).config, workers=0))
     here, there = tools.contents(path), tools.contents(untroubled)
@@ -240,6 +237,7 @@ def test_a_killed_run_leaves_no_worker(launcher, tmp_path):
     process = launcher.start("train", *arguments, before=script)
     while not (path / "config.json").exists():
         process.join(0.05)
+        assert process.is_alive(), launcher.said()
     process.kill()
     process.join()
     (pid,) = map(int, (tmp_path / "pids").read_text().split())

@@ -1,0 +1,263 @@
+"""The networks inside SB3's policies, each by itself, and critics that are run forward only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeGuard
+
+import torch
+import torch.nn.functional as F
+from stable_baselines3.common.policies import ActorCriticPolicy, ContinuousCritic
+from stable_baselines3.sac.policies import Actor as StochasticActor
+from stable_baselines3.td3.policies import Actor as SB3DeterministicActor
+from torch import Tensor, nn
+
+from ..errors import ArchitectureError
+from .layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear
+
+Observation = Tensor | dict[str, Tensor]
+Layer = Callable[[Tensor], Tensor]
+
+
+class Actor(nn.Module):
+    """From preprocessed observations to the raw outputs of the action distribution.
+
+    Shares its modules with the policy: training one trains the other.
+
+    Args:
+        policy: an SB3 actor-critic policy.
+
+    Raises:
+        ArchitectureError: actor and critic share parameters, or the policy is of another make.
+    """
+
+    log_std: BiasHead | None
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        _check(policy)
+        self.features = policy.pi_features_extractor
+        self.body = policy.mlp_extractor.policy_net
+        self.head = policy.action_net
+        log_std = getattr(policy, "log_std", None)
+        self.log_std = BiasHead(log_std) if log_std is not None else None
+
+    def forward(self, observation: Observation) -> tuple[Tensor, ...]:
+        """Mean and log std of a Gaussian, (B, n) each; or the logits, (B, n), alone."""
+        latent = self.body(self.features(observation))
+        outputs = self.head(latent)
+        return (outputs,) if self.log_std is None else (outputs, self.log_std(latent))
+
+
+class Critic(nn.Module):
+    """From preprocessed observations to the value of the state; see `Actor`."""
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        _check(policy)
+        self.features = policy.vf_features_extractor
+        self.body = policy.mlp_extractor.value_net
+        self.head = policy.value_net
+
+    def forward(self, observation: Observation) -> Tensor:
+        """State values, shape (B, 1)."""
+        values: Tensor = self.head(self.body(self.features(observation)))
+        return values
+
+
+class GaussianActor(nn.Module):
+    """From preprocessed observations to mean and log standard deviation before the squashing.
+
+    Shares its modules with SAC's actor: training one trains the other. The log standard deviation
+    depends on the state, so it is a layer of output nodes like the mean.
+
+    Args:
+        actor: of an SB3 `SACPolicy`.
+
+    Raises:
+        ArchitectureError: it explores by gSDE.
+    """
+
+    def __init__(self, actor: StochasticActor) -> None:
+        super().__init__()
+        _refuse_sde(actor.use_sde)
+        self.features = actor.features_extractor
+        self.body = actor.latent_pi
+        self.mean = actor.mu
+        self.log_std = actor.get_submodule("log_std")  # a layer, as there is no gSDE
+
+    def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation, each (B, n); neither squashed nor clamped."""
+        latent = self.body(self.features(observation))
+        return self.mean(latent), self.log_std(latent)
+
+
+class DeterministicActor(nn.Module):
+    """From preprocessed observations to the action of TD3's actor before its last tanh.
+
+    Shares its modules with the actor; see `GaussianActor`.
+
+    Args:
+        actor: of an SB3 `TD3Policy`.
+
+    Raises:
+        ArchitectureError: its last layer is no tanh.
+    """
+
+    def __init__(self, actor: SB3DeterministicActor) -> None:
+        super().__init__()
+        if not isinstance(actor.mu[-1], nn.Tanh):
+            raise ArchitectureError(
+                f"the actor ends in {type(actor.mu[-1]).__name__}; SB3's TD3 squashes by Tanh"
+            )
+        self.features = actor.features_extractor
+        self.body = actor.mu[:-1]
+
+    def forward(self, observation: Observation) -> Tensor:
+        """Actions before the tanh, shape (B, n)."""
+        outputs: Tensor = self.body(self.features(observation))
+        return outputs
+
+
+class QNetwork(nn.Module):
+    """From preprocessed observations and actions to the value that one of the critics gives them.
+
+    Shares its modules with the critic; see `GaussianActor`.
+
+    Args:
+        critic: of an SB3 `SACPolicy` or `TD3Policy`.
+        index: which of its networks.
+    """
+
+    def __init__(self, critic: ContinuousCritic, index: int) -> None:
+        super().__init__()
+        self.features = critic.features_extractor
+        self.body = critic.q_networks[index]
+
+    def forward(self, inputs: tuple[Observation, Tensor]) -> Tensor:
+        """Values, shape (B, 1), of (observation, actions (B, n))."""
+        observation, actions = inputs
+        values: Tensor = self.body(torch.cat([self.features(observation), actions], dim=1))
+        return values
+
+
+class FrozenCritic:
+    """Critics as they are now, to be run forward on many actions for the same observations.
+
+    What depends on the observations alone is computed once, and R is multiplied into the weights.
+    Their parameters get no gradient from here.
+
+    Args:
+        critic: SB3's critics, plain or decorrelated.
+        observation: preprocessed, B samples.
+        networks: how many of the critics, from the first; None for all.
+
+    Attributes:
+        passes: network passes of one sample so far, over all critics.
+    """
+
+    def __init__(
+        self, critic: ContinuousCritic, observation: Observation, networks: int | None = None
+    ) -> None:
+        self._layers = [_layers(network) for network in critic.q_networks[:networks]]
+        self.features: Tensor = critic.features_extractor(observation).detach()
+        self._fed = [self._feed(layers) for layers in self._layers]
+        self.passes = 0
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        """Values, shape (networks, ..., B), of actions (..., B, n)."""
+        self.passes += len(self._layers) * actions.shape[:-1].numel()
+        values = []
+        for layers, fed in zip(self._layers, self._fed, strict=True):
+            if fed is None:
+                features = self.features.expand(*actions.shape[:-1], -1)
+                x = torch.cat([features, actions], dim=-1)
+            else:
+                from_features, weight = fed
+                x = F.linear(actions, weight).add_(from_features)
+                layers = layers[1:]
+            for layer in layers:
+                x = layer(x)
+            values.append(x.squeeze(-1))
+        return torch.stack(values)
+
+    def _feed(self, layers: Sequence[Layer]) -> tuple[Tensor, Tensor] | None:
+        """What the first layer makes of the features, and its weights for the actions."""
+        first = layers[0]
+        if not isinstance(first, _Folded):
+            return None
+        size = self.features.shape[-1]
+        from_features = F.linear(self.features, first.weight[:, :size], first.bias)
+        return from_features, first.weight[:, size:]
+
+
+class _Folded:
+    """A linear layer as it is now, without gradients for its parameters."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        weight = layer.folded_weight() if isinstance(layer, DecorrelatedLinear) else layer.weight
+        self.weight = weight.detach()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def _layers(network: nn.Module) -> list[Layer]:
+    modules = list(network) if isinstance(network, nn.Sequential) else [network]
+    return [_Folded(m) if _foldable(m) else m for m in modules]
+
+
+def _foldable(module: nn.Module) -> TypeGuard[nn.Linear]:
+    # By exact type: a subclass may compute something else.
+    return type(module) in (nn.Linear, DecorrelatedLinear)
+
+
+def effective_parameters(network: nn.Module) -> list[Tensor]:
+    """The parameters of the plain network that computes the same, in their usual order.
+
+    What a target network follows: an average of ``W R`` is an average of what the layers do, one of
+    W and one of R by themselves is not.
+    """
+    effective: list[Tensor] = []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "weight" and isinstance(module, DecorrelatedLinear | DecorrelatedConv2d):
+                effective.append(module.folded_weight())
+            else:
+                effective.append(parameter)
+    return effective
+
+
+def check_separate(actor: nn.Module, critic: nn.Module) -> None:
+    """Refuse an actor and a critic that share parameters.
+
+    Raises:
+        ArchitectureError: they do.
+    """
+    shared = {id(p) for p in actor.parameters()}
+    if any(id(p) in shared for p in critic.parameters()):
+        raise ArchitectureError(
+            "actor and critic share a features extractor with parameters, so the noise of one "
+            "would blur the credit of the other; pass "
+            "policy_kwargs=dict(share_features_extractor=False)"
+        )
+
+
+def _check(policy: ActorCriticPolicy) -> None:
+    _refuse_sde(policy.use_sde)
+    extractor = policy.mlp_extractor
+    if not hasattr(extractor, "policy_net") or not hasattr(extractor, "value_net"):
+        raise ArchitectureError(
+            f"{type(extractor).__name__} has no policy_net and value_net; node perturbation needs "
+            "actor and critic as two networks, as SB3's MlpExtractor has them"
+        )
+    check_separate(policy.pi_features_extractor, policy.vf_features_extractor)
+
+
+def _refuse_sde(use_sde: bool) -> None:
+    if use_sde:
+        raise ArchitectureError(
+            "use_sde=True makes the exploration noise depend on the features through a matrix that "
+            "node perturbation cannot reach; use the default use_sde=False, or rule='bp'"
+        )
