@@ -1,9 +1,9 @@
-"""A motor fails while the robot works: NRL goes on learning, and the frozen policy does not.
+"""A motor fails while the robot works: NRL continues to learn, the frozen policy does not.
 
 A policy of the zoo, trained on ideal hardware, drives a robot, its network on a chip with node
 noise that nobody reads. After the calibration one motor loses 60 % of its gain and another begins
 to drift (a robot with one motor gets both). Everything is a call of
-`nprobot.adaptation.learning.adapt`, as in `nprobot adapt`. A run that has its row is not repeated.
+`nprobot.adaptation.adapt`, as in `nprobot adapt`. A run that has its row is not repeated.
 
     python scripts/adaptation.py run       # rows, curves and policies in results/adaptation/
     python scripts/adaptation.py film      # before and after, docs/figures/adaptation.gif
@@ -22,12 +22,8 @@ from typing import Any
 import rows
 import torch
 
-from nprobot.adaptation.faults import Fault
-from nprobot.adaptation.folder import save_adapted
-from nprobot.adaptation.learning import AdaptationConfig, adapt
-from nprobot.adaptation.result import Adapted
-from nprobot.deploy.policies import load_policy
-from nprobot.deploy.rendering import choose_backend
+from nprobot.adaptation import ActuatorFault, AdaptationConfig, Adapted, adapt, save_adapted
+from nprobot.deploy import choose_backend, load_policy
 from nprobot.envs import NoisyActuators
 from nprobot.training import environments
 from nprobot.training.evaluation import episode_seeds
@@ -36,7 +32,8 @@ RESULTS = rows.ROOT / "results" / "adaptation"
 FIGURE = rows.FIGURES / "adaptation.png"
 FILM = rows.FIGURES / "adaptation.gif"
 SEEDS = (0, 1, 2)
-WAYS = {"NRL": True, "frozen": False}
+WAYS = {"NRL": False, "frozen": True}
+"""How a policy meets the faults, and whether it is frozen."""
 BIN = 2_000
 """Steps whose episodes make one point of a curve."""
 
@@ -68,8 +65,8 @@ def robot(task: str) -> Callable[[], environments.Env]:
 def run(task: str, way: str, seed: int) -> tuple[dict[str, object], list[dict[str, object]], Any]:
     """The row of a run, those of its curve, and what came out of it."""
     case = CASES[task]
-    config = AdaptationConfig(steps=case.steps, seed=seed, learn=WAYS[way])
-    faults = [Fault.parse(text) for text in case.faults]
+    config = AdaptationConfig(steps=case.steps, seed=seed, frozen=WAYS[way])
+    faults = [ActuatorFault.parse(text) for text in case.faults]
     start = time.process_time()
     result = adapt(load_policy(case.policy), robot(task), faults, config)  # type: ignore[arg-type]
     row: dict[str, object] = {
@@ -110,7 +107,7 @@ def run_all(tasks: list[str], seeds: list[int]) -> None:
             continue
         row, points, (result, faults, config) = run(task, way, seed)
         folder = RESULTS / f"{task.rpartition('/')[2]}-adapted"
-        if WAYS[way] and seed == SEEDS[0] and not folder.exists():
+        if not WAYS[way] and seed == SEEDS[0] and not folder.exists():
             save_adapted(result, folder, faults, config)
         rows.append(RESULTS / "curves.csv", points)
         rows.append(table, [row])
@@ -124,7 +121,7 @@ def film(task: str = "Reacher-v5", episodes: int = 4) -> None:
 
     choose_backend()
     case = CASES[task]
-    models = [Fault.parse(text).model(0.0, settled=True) for text in case.faults]
+    models = [ActuatorFault.parse(text).model(0.0, settled=True) for text in case.faults]
     policies = {
         "as it was": load_policy(case.policy),
         "adapted by NRL": load_policy(RESULTS / f"{task.rpartition('/')[2]}-adapted"),
@@ -179,7 +176,7 @@ def report() -> None:
                 for p in curves
                 if (p["task"], p["way"], int(p["seed"])) == (task, way, seed)
             ]
-            label = {"NRL": "NRL goes on learning", "frozen": "frozen policy"}[way]
+            label = {"NRL": "NRL continues to learn", "frozen": "frozen policy"}[way]
             if points:
                 xs, ys = zip(*points, strict=True)
                 axis.plot(xs, ys, lw=1.2, color=colours[way], label=label if seed == 0 else None)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rows import FIGURES, ROOT, append, command_line, put_section, read
 
 from nprobot.envs import datasets
-from nprobot.regression import Model, feedforward_policy, fit, load, track
+from nprobot.regression import FittedModel, feedforward_policy, fit, load, track
 from nprobot.regression.tracking import NOMINAL, SHIFTED
 
 MODELS = ROOT / "runs" / "arm_feedforward"
@@ -91,7 +91,7 @@ def controllers() -> Iterator[tuple[str, int]]:
             yield controller, seed
 
 
-def learned(rule: str, seed: int) -> tuple[Model, float]:
+def learned(rule: str, seed: int) -> tuple[FittedModel, float]:
     """The model that a rule learns, and its test nMSE; from disk if it is there."""
     folder = MODELS / f"{rule}-{seed}"
     data = datasets.inverse_dynamics()
@@ -109,6 +109,7 @@ def learned(rule: str, seed: int) -> tuple[Model, float]:
             [128, 128],
             data,
             rule,
+            sigma=1e-3,
             samples=samples,
             epochs=found[0].epochs,
             learning_rate=found[0].learning_rate,

@@ -36,6 +36,7 @@ from nprobot.regression import FitResult, RegressionScore, fit
 RESULTS = ROOT / "results" / "inverse_dynamics"
 HIDDEN = (128, 128)
 BATCH_SIZE = 256
+SIGMA = 1e-3
 EPOCHS = 12
 PASSES = EPOCHS * 17
 """For each training row: what NP, ANP, DNP and DANP spend in 12 epochs at K = 16."""
@@ -180,8 +181,8 @@ def run(learner: Learner, data: Dataset, settings: dict[str, float], seed: int, 
         result: FitResult | None = fit(
             list(HIDDEN),
             data,
-            learner.rule.removesuffix("+feedback"),
-            feedback=learner.rule == FEEDBACK,
+            learner.rule,
+            sigma=SIGMA,
             samples=learner.samples,
             epochs=learner.epochs,
             batch_size=BATCH_SIZE,

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from inverse_dynamics import BATCH_SIZE, EPOCHS, HIDDEN, RESULTS, SEEDS, read_rows
+from inverse_dynamics import BATCH_SIZE, EPOCHS, HIDDEN, RESULTS, SEEDS, SIGMA, read_rows
 from inverse_dynamics_report import PAGE
 from rows import append, command_line, put_section, read
 
 from nprobot import alignment, learning_rule
 from nprobot.envs import datasets
 from nprobot.envs.datasets import Dataset, Recording
-from nprobot.regression import FitConfig, Model, fit, network_for
-from nprobot.regression.objectives import Regression
+from nprobot.regression import FitConfig, FittedModel, fit, network_for
+from nprobot.regression.learner import Regression
 
 FILE = RESULTS / "ablation.csv"
 RULES = ("np", "anp", "dnp", "danp")
@@ -87,6 +87,7 @@ def run(variant: Variant, rule: str, seed: int, data: Dataset) -> None:
     )
     settings: dict[str, Any] = {
         "epochs": EPOCHS,
+        "sigma": SIGMA,
         "learning_rate": chosen.learning_rate,
         "weight_decay": chosen.weight_decay,
         "decorrelation_lr": chosen.decorrelation_lr,
@@ -145,16 +146,15 @@ def cosines(batch: int = BATCH_SIZE, repeats: int = 20) -> str:
     for name, epochs in (("before learning", 0), ("after one epoch of BP", 1)):
         config = FitConfig("bp", seed=SEEDS[0])
         network = network_for(data, config, HIDDEN)
-        model = Model.for_data(network, data)
-        objective = Regression(model.target_mean.numpy(), model.target_scale.numpy())
+        model, objective = FittedModel.for_data(network, data), Regression()
         if epochs:
             fit(network, data, "bp", epochs=epochs, batch_size=BATCH_SIZE, seed=SEEDS[0])
         inputs = model.standardise(torch.tensor(data.train.inputs))
-        targets = objective.targets(data.train)
+        targets = objective.targets(model, data.train)
         cells = []
         for rule_name in rules:
             for k in draws:
-                rule = learning_rule(rule_name, samples=k, noise="rademacher", seed=0)
+                rule = learning_rule(rule_name, samples=k, sigma=SIGMA, seed=0)
                 found = []
                 for i in range(repeats):
                     rows = torch.arange(i * 37, i * 37 + batch * 101, 101) % len(inputs)

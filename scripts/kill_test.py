@@ -111,7 +111,7 @@ class Runs:
         self.folder, self.luck, self._number = folder, luck, first
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
-            ["nprobot.cli.train", "nprobot.training.run", "nprobot.regression.api"]
+            ["nprobot.cli.train", "nprobot.training.run", "nprobot.regression.run"]
         )
         # Loads the libraries, so that no run is timed while that goes on.
         process = self._context.Process(target=int)

@@ -83,6 +83,7 @@ def run(learner: Learner, seed: int, data: Dataset) -> None:
             optimizer="sgd",
             learning_rate=LEARNING_RATE,
             lr_schedule="constant",
+            sigma=1e-3,
             reporter=watch,
             **({"samples": 1} | learner.settings),
         )
@@ -104,8 +105,6 @@ def run(learner: Learner, seed: int, data: Dataset) -> None:
 
 class Watch:
     """Keeps what the fit says."""
-
-    stop_requested = False
 
     def __init__(self) -> None:
         self.messages: list[str] = []

@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nprobot.deploy.export import export_run
+from nprobot.deploy import export_run
 from nprobot.policies import zoo
 from nprobot.regression import FitFolder
 from nprobot.runs.description import CONFIG_FILE

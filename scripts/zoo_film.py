@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from rows import FIGURES, ROOT
 
 from nprobot.catalogue import learner_title
-from nprobot.deploy.rendering import choose_backend
+from nprobot.deploy import choose_backend
 from nprobot.policies import zoo
 from nprobot.policies.files.policy import recorded_rule
 from nprobot.training import environments

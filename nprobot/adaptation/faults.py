@@ -30,9 +30,7 @@ def _fade(size: float, at: float, actuators: tuple[int, ...], seconds: float) ->
     return GainDrift(lost / seconds, diffusion=0.0, limit=abs(lost), start=at, actuators=actuators)
 
 
-Maker = Callable[[float, float, tuple[int, ...], float], ActuatorModel]
-
-KINDS: dict[str, tuple[Maker, str]] = {
+KINDS: dict[str, tuple[Callable[[float, float, tuple[int, ...], float], ActuatorModel], str]] = {
     "gain": (_gain, "what is left of the gain, at once"),
     "offset": (_offset, "an error of every command, in half ranges, at once"),
     "drift": (_offset, f"an error of every command that grows for {SECONDS:g} s, in half ranges"),
@@ -43,7 +41,7 @@ SUDDEN = ("gain", "offset")
 
 
 @dataclass(frozen=True)
-class Fault:
+class ActuatorFault:
     """Something that happens to one actuator.
 
     Attributes:
@@ -53,7 +51,7 @@ class Fault:
 
     Raises:
         UnknownNameError: there is no such kind.
-        ConfigError: the numbers make no sense.
+        ConfigError: a number is not allowed.
     """
 
     kind: str
@@ -65,8 +63,10 @@ class Fault:
             raise UnknownNameError("fault", self.kind, KINDS, f"Known: {', '.join(KINDS)}.")
         if self.actuator < 0:
             raise ConfigError(f"actuators are numbered from 0 on, got {self.actuator}")
-        if not math.isfinite(self.size) or (self.kind in ("gain", "fade") and self.size < 0):
-            raise ConfigError(f"a {self.kind} of {self.size:g} makes no sense: {self}")
+        if not math.isfinite(self.size):
+            raise ConfigError(f"the size of a fault must be finite, got {self}")
+        if self.kind in ("gain", "fade") and self.size < 0:
+            raise ConfigError(f"what is left of a gain must be 0 or more, got {self}")
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.actuator}={self.size:g}"
@@ -83,7 +83,7 @@ class Fault:
         return make(self.size, at, (self.actuator,), seconds)
 
     @classmethod
-    def parse(cls, text: str) -> Fault:
+    def parse(cls, text: str) -> ActuatorFault:
         """The fault that a text such as ``gain:0=0.4`` means.
 
         Raises:
@@ -93,8 +93,6 @@ class Fault:
         kind, _, actuator = name.partition(":")
         try:
             return cls(kind.strip(), int(actuator), float(size))
-        except ConfigError:
-            raise
         except ValueError:
             raise ConfigError(
                 f"cannot read the fault {text!r}; write KIND:ACTUATOR=SIZE, such as gain:0=0.4. "
@@ -102,12 +100,12 @@ class Fault:
             ) from None
 
 
-def usual_faults(actuators: int) -> tuple[Fault, ...]:
+def usual_faults(actuators: int) -> tuple[ActuatorFault, ...]:
     """One actuator loses 60 % of its gain, another (the same, if there is one) starts to drift."""
-    return Fault("gain", 0, 0.4), Fault("drift", min(1, actuators - 1), 0.2)
+    return ActuatorFault("gain", 0, 0.4), ActuatorFault("drift", min(1, actuators - 1), 0.2)
 
 
-def check_actuators(faults: Sequence[Fault], actuators: int) -> None:
+def check_actuators(faults: Sequence[ActuatorFault], actuators: int) -> None:
     """Refuse faults of actuators that a robot does not have.
 
     Raises:

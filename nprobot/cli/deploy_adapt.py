@@ -1,4 +1,4 @@
-"""`nprobot deploy --adapt`: the policy goes on learning on the robot that it runs on."""
+"""`nprobot deploy --adapt`: the policy continues to learn on the robot that it runs on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nprobot.deploy.controller import DeployablePolicy
+from nprobot.adaptation.config import AdaptationConfig
 from nprobot.errors import ConfigError
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.evaluation import DeployablePolicy
 
-from .adapt import ProgressDisplay, default_folder, show
+from .adapt import default_folder, learn, show
 from .console import say
 from .exit_codes import DONE, INTERRUPTED
 
@@ -27,7 +27,8 @@ class AdaptOptions:
     """Learning on the robot."""
 
     adapt: bool = False
-    """Go on learning on this robot with NRL, by forward passes only, and say what that changed."""
+    """Continue to learn on this robot with NRL, by forward passes only, and say what that
+    changed."""
     adapt_steps: int = 50_000
     """Control steps that it learns for; in the first fifth it only finds out what to expect."""
     adapt_out: Path | None = None
@@ -38,7 +39,7 @@ def adapt_on_robot(
     policy: DeployablePolicy,
     reference: str,
     make_robot: Callable[[], Env],
-    hardware: str | None,
+    actuators: str | None,
     options: AdaptOptions,
     *,
     seed: int,
@@ -50,40 +51,27 @@ def adapt_on_robot(
         policy: what it starts from.
         reference: how the user named it.
         make_robot: makes the robot with ideal actuators.
-        hardware: preset of its actuators; None for ideal ones.
+        actuators: preset of its actuators; None for ideal ones.
         options: of the command.
         seed: of everything random.
         as_json: print one JSON object instead of a table.
 
     Raises:
-        RuleError: NRL cannot go on training the policy.
+        RuleError: NRL cannot train the policy.
         ExistsError: the folder is there already.
     """
-    out = options.adapt_out or default_folder(reference)
     if options.adapt_steps < 5:
         raise ConfigError(f"--adapt-steps must be 5 or more, got {options.adapt_steps}")
-
-    import torch
-
-    from nprobot.adaptation.folder import refuse_folder, save_adapted
-    from nprobot.adaptation.learning import AdaptationConfig, adapt
-    from nprobot.adaptation.networks import check_trainable
-
-    trainable = check_trainable(policy)
-    refuse_folder(out)
     config = AdaptationConfig(
         steps=options.adapt_steps,
         calibration=options.adapt_steps // 5,
         robots=1,
-        hardware=hardware,
+        actuators=actuators,
         seed=seed,
     )
-    torch.set_num_threads(1)
-    tame_mujoco()
+    out = options.adapt_out or default_folder(reference)
     console = Console(stderr=as_json)
-    with ProgressDisplay(console, config.steps) as shown:
-        result = adapt(trainable, make_robot, (), config, observer=shown)
-    save_adapted(result, out, (), config)
+    result = learn(policy, make_robot, (), config, out, console)
     if as_json:
         before, after = result.before, result.after
         facts = {

@@ -1,10 +1,12 @@
-"""A flight as a person sees it: a live table on a terminal, a line an episode anywhere else."""
+"""Deployed episodes on the screen: a live table on a terminal, a line an episode anywhere else."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -13,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nprobot.deploy.controller import Controller
-from nprobot.deploy.flight import Episode
-from nprobot.deploy.latency import duration
-from nprobot.deploy.robot import Robot
+from nprobot.deploy.simulation import Episode, SimulatedRobot
+from nprobot.deploy.timing import short_duration
 
 from .console import facts, say
 
@@ -24,18 +25,18 @@ ROWS = 10
 """Episodes that the live table shows; the last ones."""
 
 
-class FlightDisplay:
-    """Shows return, latency and faults while a robot flies; an `Observer` of the flight.
+class EpisodeDisplay:
+    """Shows return, latency and faults of the running episode; a `StepObserver`.
 
     Args:
         console: where to.
-        robot: that flies.
-        controller: that flies it.
+        robot: the robot.
+        controller: what controls it.
         episodes: how many there will be.
     """
 
     def __init__(
-        self, console: Console, robot: Robot, controller: Controller, episodes: int
+        self, console: Console, robot: SimulatedRobot, controller: Controller, episodes: int
     ) -> None:
         self.console = console
         self._robot = robot
@@ -50,7 +51,7 @@ class FlightDisplay:
             else None
         )
 
-    def __enter__(self) -> FlightDisplay:
+    def __enter__(self) -> EpisodeDisplay:
         if self._live is not None:
             self._live.start()
         return self
@@ -64,7 +65,7 @@ class FlightDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def moved(self, episode: int, length: int, total: float) -> None:
+    def __call__(self, episode: int, length: int, total: float, info: Mapping[str, Any]) -> None:
         """A step: look again if it is time."""
         self._running = (episode, length, total)
         if self._live is not None and (now := time.monotonic()) >= self._next_look:
@@ -104,9 +105,9 @@ class FlightDisplay:
 
 
 def summary(
-    console: Console, robot: Robot, controller: Controller, episodes: list[Episode]
+    console: Console, robot: SimulatedRobot, controller: Controller, episodes: list[Episode]
 ) -> None:
-    """Print what came out of a flight."""
+    """Print what came out of the episodes."""
     totals = [episode.total for episode in episodes]
     rows = {"episodes": str(len(episodes))}
     if totals:
@@ -117,8 +118,8 @@ def summary(
     latency = controller.latency.summary()
     if latency.steps:
         rows["latency"] = (
-            f"p50 {duration(latency.p50)}, p99 {duration(latency.p99)}, "
-            f"max {duration(latency.longest)}"
+            f"p50 {short_duration(latency.p50)}, p99 {short_duration(latency.p99)}, "
+            f"max {short_duration(latency.longest)}"
         )
         rows["missed deadlines"] = f"{latency.missed} of {latency.steps:,} steps"
     late = sum(episode.late for episode in episodes)
@@ -129,7 +130,7 @@ def summary(
     console.print(facts(_title(robot), rows), highlight=False, markup=False)
 
 
-def _title(robot: Robot) -> str:
+def _title(robot: SimulatedRobot) -> str:
     rate = f" at {robot.rate:g} Hz" if robot.rate else ""
-    hardware = f", {robot.hardware} actuators" if robot.hardware else ""
-    return f"{robot.id}{rate}{hardware}"
+    actuators = f", {robot.actuators} actuators" if robot.actuators else ""
+    return f"{robot.id}{rate}{actuators}"

@@ -25,8 +25,8 @@ from nprobot.training.environments import (
     find_spec,
     make,
     newest_versions,
+    silence_mujoco,
 )
-from nprobot.training.mujoco_messages import tame_mujoco
 
 from .console import say
 from .exit_codes import DONE
@@ -105,7 +105,7 @@ class Description:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Envs, arguments, "envs", HELP)
-    tame_mujoco()
+    silence_mujoco()
     chosen = [spec for spec in control_environments() if options.pattern.lower() in spec.id.lower()]
     if not chosen:
         find_spec(options.pattern)  # says what it could have been

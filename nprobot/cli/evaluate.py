@@ -15,12 +15,13 @@ import tyro
 from rich.console import Console
 
 from nprobot.catalogue import learner_title
+from nprobot.deploy.rendering import check_film, choose_backend, film_episode
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import recorded_rule
+from nprobot.runs.folder import find_policy
 from nprobot.training.config import EVALUATION_EPISODES
-from nprobot.training.evaluation import Evaluation, evaluate, record
-from nprobot.training.folder import find_policy
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.environments import silence_mujoco
+from nprobot.training.evaluation import Evaluation, evaluate
 
 from .console import facts, say
 from .exit_codes import DONE
@@ -35,7 +36,7 @@ examples:
   nprobot evaluate runs/reacher
   nprobot evaluate runs/reacher/checkpoints/step_000100000 --episodes 100 --json
   nprobot evaluate runs/reacher --record reacher.mp4
-  nprobot evaluate runs/reacher --hardware servo
+  nprobot evaluate runs/reacher --actuators servo
       on noisy actuators; "ideal" for none
   nprobot evaluate runs/fit --env nprobot/ArmTrack-v0
       what a fit of arm-inverse-dynamics is worth as feed-forward of the arm
@@ -52,7 +53,7 @@ class Evaluate:
     """How many episodes."""
     env: str | None = None
     """Environment id. Left out: the one it was trained on."""
-    hardware: str | None = None
+    actuators: str | None = None
     """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard, or
     ideal for none. Left out: those it was trained with."""
     seed: int = 0
@@ -66,18 +67,16 @@ class Evaluate:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Evaluate, arguments, "evaluate", HELP)
-    tame_mujoco()
     folder = find_policy(options.policy)
     policy = policy_file.load(folder)
+    env, actuators, seed = options.env, options.actuators, options.seed
     if options.record is not None:
-        record(policy, options.record, options.env, hardware=options.hardware, seed=options.seed)
-    result = evaluate(
-        policy,
-        options.env,
-        hardware=options.hardware,
-        episodes=options.episodes,
-        seed=options.seed,
-    )
+        check_film(options.record)
+        choose_backend()  # before mujoco is imported
+    silence_mujoco()
+    if options.record is not None:
+        film_episode(policy, options.record, env, actuators=actuators, seed=seed)
+    result = evaluate(policy, env, actuators=actuators, episodes=options.episodes, seed=seed)
     tracking = []
     if result.env == ARM_TRACK:
         from .arm_tracking import measure, tracking_table
@@ -90,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     provenance = policy.provenance
     learner = learner_title(recorded_rule(provenance))
-    robot = f" on {result.hardware} actuators" if result.hardware else ""
+    robot = f" on {result.actuators} actuators" if result.actuators else ""
     console.print(
         facts(
             f"{result.env}{robot}: deterministic episodes, seed {result.seed}",

@@ -10,8 +10,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from nprobot.deploy.export import EPISODES, export_run
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.deploy.policy_folder import EPISODES, export_run
+from nprobot.training.environments import silence_mujoco
 
 from .console import facts, say
 from .exit_codes import DONE
@@ -29,7 +29,7 @@ examples:
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportOptions:
     """Options of the command."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -48,8 +48,8 @@ class Export:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    options = parse(Export, arguments, "export", HELP)
-    tame_mujoco()
+    options = parse(ExportOptions, arguments, "export", HELP)
+    silence_mujoco()
     result = export_run(
         options.run,
         options.out,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,9 @@ from rich.console import Console
 
 from nprobot import catalogue
 from nprobot.training.config import EVALUATION_EPISODES
-from nprobot.training.environments import check_spaces, find_spec, make
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.environments import check_spaces, find_spec, make, silence_mujoco
 from nprobot.tuning import study
-from nprobot.tuning.config import FRESH, TuneConfig, with_feedback
+from nprobot.tuning.config import FRESH, TuneConfig
 
 from .console import facts, say
 from .display import Display
@@ -54,18 +52,13 @@ class Tune:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    given = [word for word in arguments if word != "--feedback"]
-    options = parse(Tune, given, "tune", HELP)
+    options = parse(Tune, arguments, "tune", HELP)
     config = options.tune
-    if len(given) < len(arguments):
-        config = config.replace(rule=with_feedback(config.rule))
-        rules = " ".join(config.rule)
-        print(f"Note: feedback is part of the rule's name now: --rule {rules}.", file=sys.stderr)
     spec = find_spec(config.env)
     folder = options.out or Path("runs") / f"tune-{spec.id.replace('/', '_')}-{config.algo}"
     study.refuse_unwritable(folder)
     study.require_optuna()
-    tame_mujoco()
+    silence_mujoco()
     env = make(config.env)
     try:
         check_spaces(env, continuous=catalogue.ALGORITHMS[config.algo].continuous)

@@ -224,7 +224,10 @@ class ProgressTable(KVWriter):
         row = {name: str(value) for name, value in values.items()}
         self.rows.append(row)
         if row.keys() <= set(self.columns):
-            with reporting_storage(self.file), self.file.open("a", newline="", encoding="utf-8") as stream:
+            with (
+                reporting_storage(self.file),
+                self.file.open("a", newline="", encoding="utf-8") as stream,
+            ):
                 csv.DictWriter(stream, self.columns).writerow(row)
         else:
             self._rewrite()

@@ -11,12 +11,10 @@ import copy
 import multiprocessing
 import signal
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -34,7 +32,7 @@ from nprobot.errors import (
 )
 
 from . import environments
-from .mujoco_messages import tame_mujoco
+from .environments import failure, silence_mujoco
 
 Array = NDArray[Any]
 Results = tuple[Array, Array, Array, list[dict[str, Any]]]
@@ -75,9 +73,7 @@ class EnvRecipe:
     def make(self, index: int = 0) -> environments.Env:
         """Make environment number `index`; those with other numbers have other noise."""
         seed = (self.seed, index)
-        return environments.make_robot(
-            self.env, self.kwargs, self.actuators, seed, sensor=self.sensor
-        )
+        return environments.make(self.env, self.kwargs, self.actuators, seed, sensor=self.sensor)
 
 
 class Watched(Protocol):
@@ -234,13 +230,6 @@ def _sealed(env: environments.Env) -> bytes | None:
         capsule: bytes = env.get_wrapper_attr("save_actuators")()
         return capsule
     return None
-
-
-def failure(who: str, error: Exception) -> EnvironmentFailedError:
-    """What an environment raised, in one line."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}, line {place.lineno}"
-    return EnvironmentFailedError(f"{who} raised {type(error).__name__} ({where}): {error}")
 
 
 class GroupRunner(Protocol):
@@ -432,7 +421,7 @@ class _Patience:
 def _serve(connection: Connection, recipe: EnvRecipe, indices: list[int], busy: Watched) -> None:
     """The life of a worker: it ends when the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    tame_mujoco()
+    silence_mujoco()
     group: EnvironmentGroup | None = None
     while True:
         try:

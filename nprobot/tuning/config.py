@@ -83,17 +83,3 @@ class TuneConfig(Options):
     def identity(self) -> TuneConfig:
         """What a search has to keep when it is continued: all but the number of trials."""
         return self.replace(trials=1)
-
-
-def with_feedback(rules: tuple[str, ...]) -> tuple[str, ...]:
-    """The rules, those that can learn with feedback with it (how earlier versions said it).
-
-    Raises:
-        ConfigError: none of them can.
-    """
-    known = catalogue.rules()
-    named = tuple(r + catalogue.FEEDBACK * (r + catalogue.FEEDBACK in known) for r in rules)
-    if named == tuple(rules):
-        able = [name.removesuffix(catalogue.FEEDBACK) for name, r in known.items() if r.feedback]
-        raise ConfigError(f"feedback is for {', '.join(able)}, got {', '.join(rules)}")
-    return named

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import warnings
 
@@ -12,18 +11,18 @@ import pytest
 
 from nprobot.cli import evaluate
 from nprobot.cli import fit as command
-from nprobot.cli.fit_display import FitLines
+from nprobot.cli.display import Display
 from nprobot.errors import (
     ConfigError,
     DataError,
     ExistsError,
     NotFoundError,
     RobotError,
+    RuleError,
     UnknownNameError,
 )
 from nprobot.regression import load
-from nprobot.regression.sources import Source
-from nprobot.runs.interruption import interruptible
+from nprobot.regression.data import Source
 
 TASK = ["--task-kwargs", "train", "6", "validation", "2", "test", "2", "duration", "1.0"]
 QUICK = ["--samples", "2", "--hidden", "16", "--batch-size", "128"]
@@ -160,27 +159,34 @@ def test_a_source_survives_json(table):
     assert Source(data=table).name == "arm"
 
 
-def test_the_first_interrupt_waits_for_the_epoch_the_second_does_not():
-    from rich.console import Console
+def test_ctrl_c_ends_a_fit_after_its_epoch_and_says_how_to_continue(tmp_path, capsys, monkeypatch):
+    def press(self, progress):
+        if progress.done == 1:
+            signal.raise_signal(signal.SIGINT)
 
-    display = FitLines(Console(quiet=True))
     before = signal.getsignal(signal.SIGINT)
-    with interruptible(display, display.message, "epoch"):
-        os.kill(os.getpid(), signal.SIGINT)
-        assert display.stop_requested
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_an_interrupted_fit_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    def stop(self, progress):
-        self.stop_requested = progress.epoch >= 1
-
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(FitLines, "progress", stop)
+        patch.setattr(Display, "progress", press)
         assert run(*QUICK, *TASK, "--epochs", 9, "--out", out) == 130
-    assert f"Go on: nprobot fit --resume {out}" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is before
+    printed = capsys.readouterr().out
+    assert "Stopping after this epoch" in printed
+    assert f"continue: nprobot fit --resume {out}" in printed
+    assert len((out / "progress.csv").read_text().splitlines()) == 1 + 1 + 1
     assert run("--resume", out) == 0
     assert len((out / "progress.csv").read_text().splitlines()) == 1 + 1 + 9
+
+
+def test_flags_of_earlier_versions_are_understood(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["--rule", "dnp", "--feedback", *QUICK, *TASK, "--epochs", 1, "--out", out]
+    assert run(*arguments) == 0
+    assert "DNP + feedback" in (captured := capsys.readouterr()).out
+    assert (
+        captured.err
+        == "Note: --feedback is part of the rule's name now, as in --rule np+feedback.\n"
+    )
+    assert json.loads((out / "config.json").read_text())["config"]["rule"] == "dnp+feedback"
+    with pytest.raises(RuleError, match="not for 'danp'"):
+        run("--rule=danp", "--feedback")

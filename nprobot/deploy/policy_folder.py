@@ -16,12 +16,12 @@ from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.onnx_file import check_agreement, save_onnx
 from nprobot.policies.files.policy import Policy
-from nprobot.regression.folder import FORMAT as FIT
-from nprobot.regression.folder import FitFolder
-from nprobot.runs.description import CONFIG_FILE
+from nprobot.regression.folder import FitFolder, draw_errors
+from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
+from nprobot.training.environments import find_spec
 from nprobot.training.evaluation import Evaluation, evaluate
-from nprobot.training.folder import RunFolder, find_policy
+from nprobot.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from nprobot.regression.tracking import Tracking
@@ -38,7 +38,7 @@ Home = RunFolder | FitFolder
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportedPolicy:
     """An exported policy.
 
     Attributes:
@@ -65,7 +65,7 @@ def export_run(
     seed: int = 0,
     licence: str | None = None,
     reference: str = "FOLDER",
-) -> Export:
+) -> ExportedPolicy:
     """Make a policy folder from a run or a fit: policy file, card with curve and scores.
 
     The folder appears whole or not at all.
@@ -106,7 +106,7 @@ def export_run(
     curve = _curve(home, writing)
     (writing / CARD_FILE).write_text(card(policy, reference=reference, curve=curve), "utf-8")
     os.rename(writing, target)
-    return Export(target, policy, evaluation, *differences)
+    return ExportedPolicy(target, policy, evaluation, *differences)
 
 
 def _run_of(given: Path, source: Path) -> Home | None:
@@ -116,7 +116,7 @@ def _run_of(given: Path, source: Path) -> Home | None:
     if not file.exists():
         return None
     try:
-        is_fit = json.loads(file.read_text(encoding="utf-8"))["format"] == FIT
+        is_fit = json.loads(file.read_text(encoding="utf-8"))["format"] == FitFolder.form
     except (ValueError, KeyError, TypeError):
         is_fit = False  # `RunFolder.open` says what is wrong with it
     return FitFolder.open(path) if is_fit else RunFolder.open(path)
@@ -168,7 +168,7 @@ def _tracking(policy: Policy, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def without_paths(command: str) -> str:
-    """A training command without the folder it wrote to, which is nobody else's business."""
+    """A training command without the folder it wrote to, which tells of the author's disk."""
     words, kept = iter(shlex.split(command)), []
     for word in words:
         if word == "--out":
@@ -190,14 +190,14 @@ def _curve(home: Home | None, folder: Path) -> bool:
     """Copy the run's learning curve, drawing it if the run was cut off before it did."""
     if home is None:
         return False
-    if isinstance(home, FitFolder) and not home.curve.exists():
-        from nprobot.regression.curve import draw_curve as draw_errors
+    if not home.curve.exists():
+        title = f"{home.config.learner}, seed {home.config.seed}"
+        if isinstance(home, FitFolder):
+            draw_errors(home.curve, home.read_progress(), title)
+        else:
+            from nprobot.runs.curve import draw_curve
 
-        rows, config = home.read_progress(home.config.epochs), home.config
-        draw_errors(home.curve, rows, f"{config.rule.upper()}, seed {config.seed}")
-    elif isinstance(home, RunFolder) and not home.curve.exists():
-        from nprobot.training.curve import draw_curve
-
-        draw_curve(home)
+            solved_at = find_spec(home.config.env).reward_threshold
+            draw_curve(home.progress, home.curve, f"{home.config.env}: {title}", solved_at)
     shutil.copyfile(home.curve, folder / CURVE_FILE)
     return True
