@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import mujoco
@@ -13,10 +12,10 @@ import torch
 
 from nprobot.runs.seeds import Seeds
 from nprobot.training.environments import Env
-from nprobot.training.evaluation import episode_seeds, run_episodes
+from nprobot.training.evaluation import Predict, episode_seeds, run_episodes
 from nprobot.training.workers import EnvRecipe
 
-from .ledger import Clock, Ledger, Predict, peak_memory
+from .ledger import Clock, Ledger, peak_memory
 from .methods import RunSpec
 from .peers import METHODS
 from .rows import DONE, blank, failure, now
@@ -155,6 +154,5 @@ class Recorder:
         )
         while len(self._envs) < episodes:
             self._envs.append(recipe.make(len(self._envs)))
-        policy: Any = SimpleNamespace(predict=predict)
-        results = run_episodes(policy, self._envs[:episodes], episode_seeds(starts, episodes))
-        return [total for total, _ in results]
+        seeds = episode_seeds(starts, episodes)
+        return [total for total, _ in run_episodes(predict, self._envs[:episodes], seeds)]

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -30,13 +29,10 @@ from typing_extensions import override
 
 from nprobot.algorithms.nrl import NRL
 from nprobot.errors import NonFiniteError
+from nprobot.training.evaluation import Array, Predict
 
 if TYPE_CHECKING:
     from .execution import Recorder
-
-Array = npt.NDArray[Any]
-Predict = Callable[[Array], Array]
-"""From raw observations (B, d) to actions (B, n), without exploration."""
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
 
     from nprobot.training.environments import Env
+    from nprobot.training.evaluation import Array
 
     from .execution import Recorder
-    from .ledger import Array, Ledger
+    from .ledger import Ledger
 
 SB3 = "sb3-"
 """Before the name of an algorithm of ours, for stable-baselines3's own."""

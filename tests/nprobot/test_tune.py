@@ -333,7 +333,7 @@ class TestCommandLine:
         rest = ["--feedback", "--trials", "2", "--steps", "30", "--fresh-seeds", "1"]
         assert main([*arguments, *rest, "--out", str(out)]) == 0
         said = capsys.readouterr()
-        assert "--rule np+feedback bp" in said.err
+        assert "--rule np+feedback" in said.err
         assert "NP + feedback, BP; for each" in said.out
         bp, tuned = defaults.load(out / "Reacher-v5.toml")
         assert (bp.rule, tuned.rule) == ("bp", "np+feedback")
@@ -361,7 +361,7 @@ class TestCommandLine:
             (["--rule", "dnap"], "or danp?"),
             (["--algo", "pp"], "did you mean ppo"),
             (["--trials", "0"], "trials must be 1 or more"),
-            (["--feedback", "--rule", "danp"], "feedback is for np, inp, dnp, dinp, got danp"),
+            (["--feedback", "--rule", "danp"], "feedback is for np, inp, dnp, dinp, not"),
             (["--env", "CartPole-v1", "--algo", "sac"], "takes continuous actions"),
         ],
     )
