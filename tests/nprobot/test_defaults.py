@@ -181,7 +181,7 @@ class TestFiles:
             (("tuned = [-5.0, -6.0]", "tuned = [-5.0, nan]"), "not finite"),
             ((".score]", ".scores]"), "did you mean score"),
             (('env = "', 'environment = "'), "it lacks 'env'"),
-            (("steps = 256", "stops = 256"), "did you mean steps"),
+            (("steps = 256", "stops = 256"), "did you mean score.steps"),
             (("[ppo.danp.settings]", "[ppo.danp.settings"), "not a readable file"),
         ],
     )
