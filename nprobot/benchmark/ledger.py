@@ -192,7 +192,6 @@ class LedgerCallback(BaseCallback):
         super().__init__()
         self.recorder, self.predict, self.passes = recorder, predict, passes
 
-    @property
     def ledger(self) -> Ledger:
         """What has been spent, without the time."""
         forward, backward = self.passes()
@@ -201,8 +200,8 @@ class LedgerCallback(BaseCallback):
 
     def abandon(self) -> None:
         """Count no further; for a run that has failed."""
-        for phase in (self._acting, self._learning):
-            phase.abandon()
+        self._acting.abandon()
+        self._learning.abandon()
 
     @override
     def _init_callback(self) -> None:
@@ -215,7 +214,7 @@ class LedgerCallback(BaseCallback):
 
     @override
     def _on_training_start(self) -> None:
-        self.recorder.start(self.ledger, self.predict)
+        self.recorder.start(self.ledger(), self.predict)
 
     @override
     def _on_rollout_start(self) -> None:
@@ -223,7 +222,7 @@ class LedgerCallback(BaseCallback):
             self._end_learning()
             if not self._off_policy:  # there it would be looked at after every step
                 check_finite(self.model)
-            self.recorder.pass_by(lambda: self.ledger, self.model.num_timesteps, self.predict)
+            self.recorder.pass_by(self.ledger, self.model.num_timesteps, self.predict)
         if isinstance(self.model, OffPolicyAlgorithm):
             self._warming_up = self.model.num_timesteps <= self.model.learning_starts
         self._acting.begin()
@@ -276,7 +275,7 @@ def learn(
         callback.abandon()
         raise
     check_finite(model)
-    return recorder.finish(callback.ledger, predict)
+    return recorder.finish(callback.ledger(), predict)
 
 
 def predictor(model: BaseAlgorithm, env: VecNormalize) -> Predict:

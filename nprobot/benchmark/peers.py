@@ -28,8 +28,6 @@ from nprobot.training.config import RunConfig
 from .methods import FIT, OURS, Method, RunSpec, training_config
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.vec_env import VecNormalize
-
     from nprobot.training.environments import Env
     from nprobot.training.evaluation import Array
 
@@ -105,6 +103,8 @@ def run_ars(spec: RunSpec, recorder: Recorder) -> Ledger:
     from sb3_contrib import ARS
     from stable_baselines3.common.callbacks import BaseCallback
 
+    from nprobot.training.vector import make_vector
+
     from .ledger import Ledger, predictor
 
     class BudgetSpent(Exception):
@@ -121,7 +121,7 @@ def run_ars(spec: RunSpec, recorder: Recorder) -> Ledger:
             return True
 
     settings = ARSOptions.from_dict(spec.settings).to_dict()
-    with closing(environments(spec, settings.pop("normalise"))) as env:
+    with closing(make_vector(environment_config(spec, settings.pop("normalise")))) as env:
         seeds = Seeds.spawn(spec.seed)
         given = {name: value for name, value in settings.items() if value is not None}
         model: Any = ARS("LinearPolicy", env, seed=seeds.torch, device="cpu", **given)
@@ -142,13 +142,10 @@ def run_ars(spec: RunSpec, recorder: Recorder) -> Ledger:
         return recorder.finish(ledger(), predict)
 
 
-def environments(spec: RunSpec, normalise: Normalise) -> VecNormalize:
-    """Training environments whose observations are scaled if asked for; rewards are as they are."""
-    from nprobot.training.vector import make_vector
-
-    scaled: Normalise = "observations" if normalise in ("on", "observations") else "off"
-    plain = spec.replace(algo="ppo", rule="bp", settings={"normalise": scaled})
-    return make_vector(training_config(plain))
+def environment_config(spec: RunSpec, normalise: Normalise = "off") -> RunConfig:
+    """The run, as far as its environments go: rewards as they are, observations scaled if asked."""
+    scaled = "observations" if normalise in ("on", "observations") else "off"
+    return training_config(spec.replace(algo="ppo", rule="bp", settings={"normalise": scaled}))
 
 
 class LinearPolicy:
@@ -203,11 +200,13 @@ def run_cma(spec: RunSpec, recorder: Recorder) -> Ledger:
     """CMA-ES over the weights of a linear policy, an episode a candidate."""
     import cma
 
+    from nprobot.training.vector import recipe
+
     from .ledger import Ledger
 
     settings = CMAOptions.from_dict(spec.settings)
     seeds = Seeds.spawn(spec.seed)
-    with closing(environment(spec)) as env:
+    with closing(recipe(environment_config(spec)).make()) as env:
         assert isinstance(env.observation_space, spaces.Box)
         assert isinstance(env.action_space, spaces.Box)
         normalise = settings.normalise in ("on", "observations")
@@ -249,13 +248,6 @@ def run_cma(spec: RunSpec, recorder: Recorder) -> Ledger:
         return recorder.finish(ledger(), policy)
 
 
-def environment(spec: RunSpec) -> Env:
-    """One training environment."""
-    from nprobot.training.vector import recipe
-
-    return recipe(training_config(spec.replace(algo="ppo", rule="bp", settings={}))).make()
-
-
 def _episode(env: Env, policy: LinearPolicy, budget: int) -> tuple[float, list[Array]]:
     """Return of an episode, at most as long as the budget, and the observations in it."""
     observation, _ = env.reset()
@@ -279,6 +271,8 @@ def run_random(spec: RunSpec, recorder: Recorder) -> Ledger:
 
     On a regression task: the mean of the targets, whose normalised error is 1 by definition.
     """
+    from nprobot.training.vector import recipe
+
     from .ledger import Ledger
 
     nothing = Ledger(0, 0, 0, 0)
@@ -286,7 +280,7 @@ def run_random(spec: RunSpec, recorder: Recorder) -> Ledger:
         recorder.returns = [-1.0]
         recorder.add(nothing, recorder.returns)
         return nothing
-    with closing(environment(spec)) as env:
+    with closing(recipe(environment_config(spec)).make()) as env:
         space = env.action_space
         space.seed(Seeds.spawn(spec.seed).torch)
         return recorder.finish(nothing, lambda seen: np.stack([space.sample() for _ in seen]))

@@ -12,10 +12,9 @@ import tyro
 from rich.console import Console
 
 from nprobot import catalogue
-from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.environments import check_spaces, find_spec, make, silence_mujoco
 from nprobot.tuning import study
-from nprobot.tuning.config import FRESH, TuneConfig
+from nprobot.tuning.config import TuneConfig
 
 from .console import facts, say
 from .display import Display
@@ -78,11 +77,11 @@ def main(arguments: Sequence[str]) -> int:
             own = config.of(rule)
             runs = study.TrainingRuns(own, folder / rule)
             try:
-                outcome = study.search(own, folder / rule, runs, display)
+                tuned = study.search(own, folder / rule, runs, display, command)
             except KeyboardInterrupt:
                 say(console, f"Interrupted; continue: {command} --out {folder}")
                 return INTERRUPTED
-            show(console, config, outcome, folder, command)
+            show(console, tuned, folder)
     return DONE
 
 
@@ -96,72 +95,32 @@ def budget(config: TuneConfig) -> str:
     )
 
 
-def show(
-    console: Console, config: TuneConfig, outcome: study.Outcome, folder: Path, command: str
-) -> None:
+def show(console: Console, tuned: TunedDefaults, folder: Path) -> None:
     """Print what a search has found, and write it down."""
     from nprobot.defaults import file_name, save
 
-    tuned = as_defaults(config, outcome, command)
     file = save(tuned, folder / file_name(tuned.env))
+    found = tuned.search
     console.print(
         facts(
-            f"{config.env}: {config.algo.upper()} with {catalogue.learner_title(outcome.rule)}",
+            f"{tuned.env}: {tuned.algo.upper()} with {catalogue.learner_title(tuned.rule)}",
             {
-                "trials": f"{outcome.trials}, {outcome.pruned} of them given up early",
-                "environment steps": f"{outcome.environment_steps:,}",
+                "trials": f"{found['trials']}, {found['pruned']} of them given up early",
+                "environment steps": f"{found['environment_steps']:,}",
                 **{
                     name: f"{value:g}" if isinstance(value, float) else str(value)
-                    for name, value in outcome.settings.items()
+                    for name, value in tuned.settings.items()
                 },
                 "return, fresh seeds": str(tuned.score),
             },
         ),
         highlight=False,
     )
-    if not outcome.better:
+    if not tuned.score.better:
         say(console, "No better than the general defaults on fresh seeds: keep those.")
     say(console, f"Settings: {file}")
-    say(
-        console,
-        f"Next: nprobot train --env {config.env} --algo {config.algo} --rule "
-        f"{outcome.rule} --defaults {file}",
-    )
-
-
-def as_defaults(config: TuneConfig, outcome: study.Outcome, command: str) -> TunedDefaults:
-    """What a search has found, as a table of the package holds it."""
-    from nprobot.defaults import TunedDefaults, TunedScore
-    from nprobot.runs.versions import versions
-
-    samples = config.run(outcome.rule).samples
-    again = ["nprobot", "train", "--env", config.env, "--algo", config.algo]
-    again += ["--rule", outcome.rule, "--steps", str(config.steps), "--seed", str(FRESH)]
-    return TunedDefaults(
-        env=config.env,
-        algo=config.algo,
-        rule=outcome.rule,
-        settings={**({} if samples is None else {"samples": samples}), **outcome.settings},
-        score=TunedScore(
-            steps=config.steps,
-            episodes=EVALUATION_EPISODES,
-            seeds=tuple(FRESH + i for i in range(config.fresh_seeds)),
-            tuned=outcome.tuned,
-            general=outcome.general,
-            command=shlex.join(again),
-        ),
-        search={
-            "command": command,
-            "seeds": list(range(config.seeds)),
-            "best_trial": outcome.best_trial,
-            "trials": outcome.trials,
-            "pruned": outcome.pruned,
-            "steps": config.steps,
-            "environment_steps": outcome.environment_steps,
-            "return_in_search": outcome.value,
-            "versions": {name: version for name, version in versions().items() if version},
-        },
-    )
+    again = f"--env {tuned.env} --algo {tuned.algo} --rule {tuned.rule} --defaults {file}"
+    say(console, f"Next: nprobot train {again}")
 
 
 def _without_out(arguments: Sequence[str]) -> list[str]:

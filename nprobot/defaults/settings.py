@@ -75,6 +75,11 @@ class TunedScore(Options):
         if not all(map(math.isfinite, (*self.tuned, *self.general))):
             raise ConfigError("a return of the score is not finite")
 
+    @property
+    def better(self) -> bool:
+        """Whether the settings are better than the general defaults."""
+        return statistics.fmean(self.tuned) > statistics.fmean(self.general)
+
     def __str__(self) -> str:
         return (
             f"{statistics.fmean(self.tuned):.1f} (general defaults "

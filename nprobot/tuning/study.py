@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nprobot.defaults import TunedDefaults, TunedScore
 from nprobot.errors import (
     ConfigError,
     FileError,
@@ -26,6 +27,8 @@ from nprobot.errors import (
     StorageError,
 )
 from nprobot.runs.reporting import Progress, Reporter
+from nprobot.runs.versions import versions
+from nprobot.training.config import EVALUATION_EPISODES
 
 from .config import FRESH, TuneConfig
 from .space import Value, parameters, point
@@ -86,39 +89,9 @@ class TrainingRuns:
         return result.evaluation.mean
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a search has found.
-
-    Attributes:
-        rule: learning rule.
-        settings: the best, by name.
-        value: their return in the search: mean over the seeds of a trial.
-        best_trial: number of that trial; 0 for the general defaults.
-        trials: how many there were.
-        pruned: how many of them were given up early.
-        environment_steps: that the search took, the final comparison included.
-        tuned: returns of the final runs with the best settings, one a seed.
-        general: the same with the general defaults.
-    """
-
-    rule: str
-    settings: Mapping[str, Value]
-    value: float
-    best_trial: int
-    trials: int
-    pruned: int
-    environment_steps: int
-    tuned: tuple[float, ...]
-    general: tuple[float, ...]
-
-    @property
-    def better(self) -> bool:
-        """Whether the settings are better than the general defaults on seeds of no trial."""
-        return statistics.fmean(self.tuned) > statistics.fmean(self.general)
-
-
-def search(config: TuneConfig, folder: Path, runs: TrainingRuns, reporter: Reporter) -> Outcome:
+def search(
+    config: TuneConfig, folder: Path, runs: TrainingRuns, reporter: Reporter, command: str = ""
+) -> TunedDefaults:
     """Search for the best settings of one rule, or continue a search.
 
     Args:
@@ -126,6 +99,11 @@ def search(config: TuneConfig, folder: Path, runs: TrainingRuns, reporter: Repor
         folder: of the search; made if it is not there.
         runs: trains and measures.
         reporter: receives the news.
+        command: the command line that asked for it, to be kept with what is found.
+
+    Returns:
+        The best settings, their score on seeds that no trial had, beside that of the general
+        defaults, and what the search took.
 
     Raises:
         MissingPackageError: Optuna is not installed.
@@ -134,7 +112,7 @@ def search(config: TuneConfig, folder: Path, runs: TrainingRuns, reporter: Repor
             its settings; the search can be continued.
     """
     try:
-        return _Search(config, open_study(config, folder), runs, reporter).run()
+        return _Search(config, open_study(config, folder), runs, reporter).run(command)
     except StorageError:
         raise
     except OSError as error:
@@ -211,7 +189,7 @@ class _Search:
         self.space = parameters(config.algo, self.rule)
         self.total = config.trials * config.seeds + 2 * config.fresh_seeds
 
-    def run(self) -> Outcome:
+    def run(self, command: str) -> TunedDefaults:
         self._take_up()
         if done := self._done():
             self.reporter.message(f"{self.rule}: continuing after {done} of {self.total} runs")
@@ -226,21 +204,38 @@ class _Search:
             f"{best.value:.4g}; on fresh seeds:"
         )
         settings: dict[str, Value] = best.user_attrs["settings"]
-        tuned = [self._fresh("tuned", settings, i) for i in range(self.config.fresh_seeds)]
-        general = [self._fresh("general", {}, i) for i in range(self.config.fresh_seeds)]
+        config, seeds = self.config, range(FRESH, FRESH + self.config.fresh_seeds)
+        tuned = tuple(self._fresh("tuned", settings, seed) for seed in seeds)
+        general = tuple(self._fresh("general", {}, seed) for seed in seeds)
         trials = self._finished()
         taken = sum(trial.user_attrs.get("steps", 0) for trial in self.study.trials)
-        assert best.value is not None, "a trial that is complete has a value"
-        return Outcome(
+        samples = config.run(self.rule).samples
+        again = ["nprobot", "train", "--env", config.env, "--algo", config.algo]
+        again += ["--rule", self.rule, "--steps", str(config.steps), "--seed", str(FRESH)]
+        return TunedDefaults(
+            env=config.env,
+            algo=config.algo,
             rule=self.rule,
-            settings=settings,
-            value=best.value,
-            best_trial=best.number,
-            trials=len(trials),
-            pruned=sum(trial.state.name == "PRUNED" for trial in trials),
-            environment_steps=taken + 2 * self.config.fresh_seeds * self.config.steps,
-            tuned=tuple(tuned),
-            general=tuple(general),
+            settings={**({} if samples is None else {"samples": samples}), **settings},
+            score=TunedScore(
+                steps=config.steps,
+                episodes=EVALUATION_EPISODES,
+                seeds=tuple(seeds),
+                tuned=tuned,
+                general=general,
+                command=shlex.join(again),
+            ),
+            search={
+                "command": command,
+                "seeds": list(range(config.seeds)),
+                "best_trial": best.number,
+                "trials": len(trials),
+                "pruned": sum(trial.state.name == "PRUNED" for trial in trials),
+                "steps": config.steps,
+                "environment_steps": taken + 2 * len(seeds) * config.steps,
+                "return_in_search": best.value,
+                "versions": {name: version for name, version in versions().items() if version},
+            },
         )
 
     def _take_up(self) -> None:
@@ -313,16 +308,16 @@ class _Search:
                 raise TrialPruned(f"given up at {final:.4g} after seed {seed}")
         return statistics.fmean(returns)
 
-    def _fresh(self, what: str, settings: Mapping[str, Value], index: int) -> float:
+    def _fresh(self, what: str, settings: Mapping[str, Value], seed: int) -> float:
         """The return of a run on a seed that no trial had; from the journal if it is there."""
-        name = f"{what} {index}"
+        name = f"{what} {seed - FRESH}"
         kept = self.study.user_attrs.get(name)
         key = json.dumps(dict(settings), sort_keys=True)
         if kept is not None and kept["settings"] == key:
             return float(kept["return"])
-        value = self.runs(settings, FRESH + index, lambda steps, value: None)
+        value = self.runs(settings, seed, lambda steps, value: None)
         self.study.set_user_attr(name, {"settings": key, "return": value})
-        self.reporter.message(f"  {what}, seed {FRESH + index}: return {value:.4g}")
+        self.reporter.message(f"  {what}, seed {seed}: return {value:.4g}")
         self._news()
         return value
 

@@ -91,9 +91,9 @@ class TestSearch:
         asked = config()
         fake, news = Fake(asked), Quiet()
         outcome = search(asked, tmp_path, fake, news)
-        assert outcome.trials == 7
-        assert outcome.better
-        assert outcome.value > -abs(math.log10(0.1))
+        assert outcome.search["trials"] == 7
+        assert outcome.score.better
+        assert outcome.search["return_in_search"] > -abs(math.log10(0.1))
         assert set(outcome.settings) == {p.name for p in parameters("ppo", "danp")}
         assert news.done[-1] == (18, 18)
 
@@ -114,9 +114,9 @@ class TestSearch:
     def test_gives_up_what_falls_behind(self, tmp_path):
         fake = Fake(config())
         outcome = search(config(), tmp_path, fake, Quiet())
-        assert outcome.pruned > 0
+        assert outcome.search["pruned"] > 0
         assert len(fake.calls) < 18
-        assert outcome.environment_steps < 18 * 300
+        assert outcome.search["environment_steps"] < 18 * 300
 
     def test_every_rule_has_the_same_budget(self, tmp_path):
         """Without giving up, backprop and perturbation train exactly as often."""
@@ -125,7 +125,7 @@ class TestSearch:
             asked = config(rule=(rule,), evaluations=0, trials=4)
             fake = Fake(asked)
             outcome = search(asked, tmp_path / rule, fake, Quiet())
-            steps[rule] = outcome.environment_steps, len(fake.calls)
+            steps[rule] = outcome.search["environment_steps"], len(fake.calls)
         assert len(set(steps.values())) == 1
 
     def test_same_seed_same_search(self, tmp_path):
@@ -147,15 +147,15 @@ class TestSearch:
             search(asked, tmp_path / "cut", cut, Quiet())
         outcome = search(asked, tmp_path / "cut", rest, news)
         assert outcome.settings == expected.settings
-        assert (outcome.tuned, outcome.general) == (expected.tuned, expected.general)
-        assert outcome.trials == expected.trials
+        assert outcome.score == expected.score
+        assert outcome.search["trials"] == expected.search["trials"]
         again = len(cut.calls) + len(rest.calls) - len(whole.calls)
         assert 1 <= again <= asked.seeds  # the trial at hand, from its beginning
 
     def test_goes_on_with_more_trials(self, tmp_path):
         search(config(trials=2), tmp_path, Fake(config()), Quiet())
         fake = Fake(config())
-        assert search(config(trials=3), tmp_path, fake, Quiet()).trials == 3
+        assert search(config(trials=3), tmp_path, fake, Quiet()).search["trials"] == 3
         assert len(fake.calls) <= 2 + 4
 
     def test_a_finished_search_only_tells_again(self, tmp_path):
