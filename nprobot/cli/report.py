@@ -22,6 +22,7 @@ examples:
   nprobot report runs/smoke
   nprobot report runs/core --out core-report
   nprobot report runs/core --markdown tables.md
+  nprobot report results/benchmark/core.jsonl --out core-report
 """
 
 
@@ -30,9 +31,10 @@ class MakeReport:
     """Options of the command."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """Folder that `nprobot bench SUITE --out` filled."""
+    """Folder that `nprobot bench SUITE --out` filled, or a file of rows."""
     out: Path | None = None
-    """Where to put page and figures. Left out: the folder report in it."""
+    """Where to put page and figures. Left out: the folder report in it, or
+    beside the file."""
     markdown: Path | None = None
     """Also write findings and tables as Markdown, for a page of your own."""
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(MakeReport, arguments, "report", HELP)
     # Draws with matplotlib, which --help need not wait for.
     from nprobot.benchmark.findings import headline
-    from nprobot.benchmark.reporting import report
+    from nprobot.benchmark.page import report
 
     made = report(options.folder, options.out, markdown=options.markdown)
     console = Console()
