@@ -53,16 +53,12 @@ BLUR = (0.005, 0.02)
 old: above the second, a fit answers twice as often; below the first, half as often."""
 WIDE = 1024
 """Inputs from which a fit solves for the samples of a step instead of for all that it has seen."""
-HIDDEN_EVERY = 5
-"""Steps between two answers of a fit where the noise is hidden; every step is observed."""
-HIDDEN_WARM_UP = 10
-"""Steps before that, each with an answer."""
-HIDDEN_MEMORY = 0.99
-"""ρ there: own noise blurs every row, so a fit needs many."""
+HIDDEN_LR = 0.3
+"""Share of the way to a step's answer that B goes where own noise blurs the rows it is from."""
+HIDDEN_RIDGE = 1e-2
+"""Regularisation of that answer; what it holds back comes with the next steps."""
 HIDDEN_ROWS = 4096
 """Rows of a step that are enough there."""
-HIDDEN_WIDE_LR = 0.1
-"""Share of the way to one step's answer that a wide layer goes there."""
 TRUST_MEMORY = 0.9
 """Weight of the past in the measure of how much of a layer's response its fit explains."""
 
@@ -121,7 +117,7 @@ class Fit:
             self.square.addmm_(x.mT, x, beta=memory)
             self.product.addmm_(x.mT, a, beta=memory)
 
-    def solve(self, x: Tensor, a: Tensor, lr: float) -> Tensor:
+    def solve(self, x: Tensor, a: Tensor, lr: float, ridge: float = RIDGE) -> Tensor:
         """Move B to the answer, and judge the old one by the newest rows.
 
         Everything stays where it is, as a captured step starts from there the next time.
@@ -130,6 +126,7 @@ class Fit:
             x: the rows of the last `observe`.
             a: what they made.
             lr: share of the way to the answer.
+            ridge: λ, in units of the mean square of an input.
 
         Returns:
             The share of the newest rows' response that the old B did not explain.
@@ -144,13 +141,13 @@ class Fit:
         trust = (self.explained[0] / self.explained[1]).clamp_(0.0, 1.0)
         square = x @ x.mT if self.wide else self.square.clone()
         diagonal = square.diagonal()
-        ridge = RIDGE * diagonal.mean() + 1e-24
-        diagonal.add_(ridge)
+        strength = ridge * diagonal.mean() + 1e-24
+        diagonal.add_(strength)
         factor, _ = torch.linalg.cholesky_ex(square)
         if self.wide:
             self.matrix.addmm_(x.mT, torch.cholesky_solve(left, factor), alpha=lr)
         else:
-            right = torch.addcmul(self.product, self.matrix, ridge)
+            right = torch.addcmul(self.product, self.matrix, strength)
             self.matrix.lerp_(torch.cholesky_solve(right, factor), lr)
         torch.mul(self.matrix, trust, out=self.guide)
         return (rest / whole.clamp_min_(1e-24)).square_()
@@ -397,10 +394,8 @@ class LayerwiseFeedback(Feedback):
             x = call.layer.input_rows(call.raw_inputs[::step])
             a = call.layer.node_rows(call.pre_activation[::step])
             x, a = x - x.mean(0), a - a.mean(0)
-            fit.observe(x, a, HIDDEN_MEMORY)
-            fit.steps += 1
-            if fit.steps <= HIDDEN_WARM_UP or x.is_cuda or fit.steps % HIDDEN_EVERY == 0:
-                fit.solve(x, a, (HIDDEN_WIDE_LR if fit.wide else 1.0) * (self.lr or 1.0))
+            fit.observe(x, a, max(1 - len(x) / inputs, 0.0))
+            fit.solve(x, a, HIDDEN_LR if self.lr is None else self.lr, HIDDEN_RIDGE)
 
     @override
     def state_dict(self) -> dict[int, dict[str, Any]]:
@@ -550,7 +545,8 @@ def error_and_change(
     parts = iter(moved)
     change = delta_loss(tree_map(lambda _: next(parts), activity.outputs))
     up, down = change[:count], change[count : 2 * count]
-    return ((up - down) / (2 * step)).mT, change[2 * count :]
+    error = ((up - down) / (2 * step)).mT.to(clean[0].dtype)
+    return error, change[2 * count :]
 
 
 @cache

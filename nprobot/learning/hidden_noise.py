@@ -186,7 +186,6 @@ class GuidedPasses(NoisyPasses):
             step: how far an output is moved.
         """
         passes, batch = self.passes, self.batch
-        like = first_tensor(self.activity.outputs)
 
         def of_rows(outputs: Tree) -> Tensor:
             """Losses (draws, M · B) of outputs (draws, M · B, ...)."""
@@ -194,9 +193,13 @@ class GuidedPasses(NoisyPasses):
             rows = tree_map(lambda y: y.reshape(draws * passes, batch, *y.shape[2:]), outputs)
             return per_sample(loss, rows, (draws * passes, batch)).view(draws, -1)
 
+        # Alone at first: some losses note how things stand from what they are first asked for.
+        first = per_sample(loss, tree_map(lambda y: y[0], self.outputs), (batch,))
         as_read = tree_map(lambda y: y.unsqueeze(0), self.activity.outputs)
         error, losses = error_and_change(self.activity, as_read, of_rows, step)
-        return losses.view(passes, batch), error.to(like)
+        losses = losses.view(passes, batch)
+        losses[0] = first
+        return losses, error
 
     def slopes(self, wiring: Wiring) -> dict[Edge, Tensor]:
         """Slopes of all units, between each pass and the next, in [0, 1].

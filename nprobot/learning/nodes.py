@@ -179,7 +179,7 @@ class ConvolutionNodes(NodeLayer):
     @override
     def pull_back(self, error: Tensor, matrix: Tensor, shape: torch.Size) -> Tensor:
         module = self.module
-        kernel = matrix.mT.reshape(module.weight.shape)
+        kernel = matrix.mT.reshape(-1, module.in_channels, *module.kernel_size)
         padded = F.conv_transpose2d(error, kernel, stride=module.stride, dilation=module.dilation)
         # Without the padding, and with rows and columns at the end that no patch has reached. What
         # other than zeros was padded with gets no error: a guess that is a little off at the edge.
