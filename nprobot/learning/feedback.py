@@ -55,7 +55,7 @@ WIDE = 1024
 """Inputs from which a fit solves for the samples of a step instead of for all that it has seen."""
 HIDDEN_LR = 0.3
 """Share of the way to a step's answer that B goes where own noise blurs the rows it is from."""
-HIDDEN_RIDGE = 1e-2
+HIDDEN_RIDGE = 3e-2
 """Regularisation of that answer; what it holds back comes with the next steps."""
 HIDDEN_ROWS = 4096
 """Rows of a step that are enough there."""
@@ -103,6 +103,7 @@ class Fit:
         if self.matrix.device != like.device or self.matrix.dtype != like.dtype:
             for name in self._STATE:
                 setattr(self, name, getattr(self, name).to(like))
+            self.interval = 1
         return True
 
     def observe(self, x: Tensor, a: Tensor, memory: float) -> None:

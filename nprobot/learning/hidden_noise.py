@@ -202,10 +202,10 @@ class GuidedPasses(NoisyPasses):
         return losses, error
 
     def slopes(self, wiring: Wiring) -> dict[Edge, Tensor]:
-        """Slopes of all units, between each pass and the next, in [0, 1].
+        """Slopes of all units, between each pass and the next.
 
-        Activation functions rise, and by no more than their inputs; a slope outside is one of a
-        jump, or of rounding.
+        Within what large moves have shown: 0 to 1 for the usual activation functions. A slope
+        outside is one of a jump, or of rounding.
         """
         calls = self.activity.calls
         moved = [self._less_next(call.pre_activation).flatten(1) for call in calls]
@@ -215,7 +215,7 @@ class GuidedPasses(NoisyPasses):
             if fed
         }
         slopes = wiring.slopes(self.activity, moved, inputs, range(len(calls)))
-        return {edge: slope.clamp_(0.0, 1.0) for edge, slope in slopes.items()}
+        return {edge: slope.clamp_(*edge.bounds) for edge, slope in slopes.items()}
 
     def own_noise(self, maps: Mapping[int, Tensor]) -> Tensor:
         """What layers' inputs do not explain of δa: their own noise, (M − 1, B, N), as inferred.

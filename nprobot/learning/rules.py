@@ -269,12 +269,12 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         activity = passes.activity
         wiring = self.feedback.wiring(index, activity)
         losses, error = passes.losses_and_error(loss, self.sigma)
-        slopes = passes.slopes(wiring)
-        self.feedback.learn_activity(index, activity)
-        guess = self.feedback.pull(index, activity, error, slopes).unflatten(0, losses.shape)
+        guess = self.feedback.pull(index, activity, error, passes.slopes(wiring))
+        guess = guess.unflatten(0, losses.shape)
         if self.correction:
             own = passes.own_noise(self.feedback.maps(index))
             guess[:-1] += self.correction * residual_error(guess, own, losses)
+        self.feedback.learn_activity(index, activity)
         passes.accumulate(guess / losses.numel())
         if index not in self._chip_sigma and (seen := passes.least_noise()):
             # Once: what the learner adds comes to the chip's nodes, too, and would add up.

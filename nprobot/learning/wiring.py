@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -53,8 +54,10 @@ class Edge:
     start: int
     """Place of the first unit in the flattened target."""
     size: int
-    identity: bool
+    identity: bool = False
     """Whether the target holds the pre-activations themselves."""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """Least and greatest slope to expect: of moves as large as the pre-activations, and 0 and 1."""
     shared: bool = False
     """Whether units of another call move the same places."""
 
@@ -285,13 +288,15 @@ def _edges(activity: Activity) -> tuple[list[Edge], list[bool], str]:
                     f"units of layer {call.layer.name!r} mix on their way to {where} (as by "
                     "pooling, normalisation or attention)"
                 )
-                edges.append(Edge(source, target, 0, width, identity=False))
+                edges.append(Edge(source, target, 0, width))
                 continue
-            identity = all(
-                torch.equal(other[target].narrow(1, start, size), a + far * mask * sign)
-                for other, (mask, sign) in zip(seen, probes, strict=True)
-            )
-            edges.append(Edge(source, target, start, size, identity=identity))
+            after = torch.stack([other[target].narrow(1, start, size) for other in seen])
+            moves = torch.stack([far * mask * sign for mask, sign in probes])
+            secants = ((after - base[target].narrow(1, start, size)) / moves)[masks]
+            steepest = max(1.0, float(secants.abs().max()))
+            bounds = (-steepest if (secants < 0).any() else 0.0, steepest)
+            identity = torch.equal(after, a + moves)
+            edges.append(Edge(source, target, start, size, identity, bounds))
     return [_with_company(edge, edges) for edge in edges], fed, reason
 
 
@@ -304,12 +309,10 @@ def _with_company(edge: Edge, edges: list[Edge]) -> Edge:
         and edge.start < other.start + other.size
         for other in edges
     )
-    return Edge(edge.source, edge.target, edge.start, edge.size, edge.identity, shared)
+    return replace(edge, shared=shared)
 
 
-def _pull_by_autograd(
-    activity: Activity, error: Tensor, matrices: Mapping[int, Tensor]
-) -> Tensor:
+def _pull_by_autograd(activity: Activity, error: Tensor, matrices: Mapping[int, Tensor]) -> Tensor:
     """`Wiring.pull`, with what lies between the layers differentiated by autograd."""
     total = error.new_zeros(len(error), activity.size)
     with torch.enable_grad():
@@ -348,7 +351,7 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     @override
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         x: Tensor,
         token: Tensor,
         call: Call,
@@ -361,7 +364,7 @@ class _Replayed(torch.autograd.Function):
 
     @staticmethod
     @override
-    def backward(ctx: Any, *errors: Any) -> Any:  # noqa: ANN401
+    def backward(ctx: Any, *errors: Any) -> Any:
         """Errors of the inputs, by the matrix."""
         (own,) = errors
         ctx.error.copy_(own.flatten(1))

@@ -18,15 +18,12 @@ import argparse
 import importlib.metadata
 import json
 import math
-import re
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import gymnasium
 import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -43,16 +40,21 @@ PAGE = ROOT / "docs" / "hidden_noise.md"
 SIZES = (21, 64, 64, 7)
 STEPS = 3000
 BATCH = 64
-SEEDS = range(5)
 
+ORACLE = "BP through the chip (oracle)"
+FEEDBACK = "NP + feedback"
 LEARNERS: dict[str, dict[str, Any]] = {
-    "BP through the chip (oracle)": {"name": "bp"},
+    ORACLE: {"name": "bp"},
     "ANP": {"name": "anp", "samples": 1},
-    "DANP": {"name": "danp", "samples": 1},
-    "NP + feedback": {"name": "np+feedback"},
+    FEEDBACK: {"name": "np+feedback"},
     "DNP + feedback": {"name": "dnp+feedback"},
 }
-RATES = {"anp": (1e-3, 3e-3), "danp": (1e-3, 3e-3)}
+RATES = {
+    "bp": (3e-3, 1e-2),
+    "anp": (1e-3, 3e-3),
+    "np+feedback": (3e-3, 1e-2),
+    "dnp+feedback": (3e-3, 1e-2),
+}
 """Two learning rates for each, falling to 0 by a cosine; the better is shown."""
 
 CHIPS: dict[str, list[dict[str, Any] | float | str]] = {
@@ -82,10 +84,12 @@ class Teacher:
         self.mean, self.std = y.mean(0), y.std(0)
 
     def inputs(self, rows: int) -> Tensor:
+        """Normal inputs."""
         return torch.randn(rows, SIZES[0], generator=self.generator)
 
     @torch.no_grad()
     def batch(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Inputs and what the teacher makes of them."""
         x = self.inputs(rows)
         return x, (self.network(x) - self.mean) / self.std
 
@@ -119,49 +123,56 @@ def fit(
     for name, one in fits.items():
         layer = network.get_submodule(name.removeprefix("network."))
         weight = layer.folded_weight() if rule.decorrelated else layer.weight
-        cosine = torch.cosine_similarity(one.matrix.mT.flatten(), weight.flatten(), 0)
+        cosine = torch.cosine_similarity(one.matrix.mT.flatten(), weight.detach().flatten(), 0)
         row[f"cosine_{layers.index(layer)}"] = float(cosine)
     return row
 
 
-def regression_runs(noises: Sequence[float]) -> Iterator[dict[str, Any]]:
-    for seed in SEEDS:
-        for noise in noises:
-            for name, learner in LEARNERS.items():
-                for rate in RATES.get(learner["name"], (3e-3, 1e-2)):
-                    yield {"learner": name, "noise": noise, "rate": rate, "seed": seed}
+def learners(names: Sequence[str], **given: Any) -> Iterator[dict[str, Any]]:
+    """Runs of some learners at both of their rates."""
+    for name in names:
+        for rate in RATES[LEARNERS[name]["name"]]:
+            yield {"learner": name, **given, "rate": rate}
+
+
+def regression_runs() -> Iterator[dict[str, Any]]:
+    """The teacher, by size of the noise."""
+    for seed in range(5):
+        for noise in (0.06, 0.03, 0.2):
+            yield from learners((ORACLE, FEEDBACK, "ANP", "DNP + feedback"), noise=noise, seed=seed)
+
+
+def size_runs() -> Iterator[dict[str, Any]]:
+    """From no noise at all to more than any chip should have."""
+    for seed in range(2):
+        for noise in (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.4):
+            yield from learners((ORACLE, FEEDBACK), noise=noise, seed=seed)
 
 
 def chip_runs() -> Iterator[dict[str, Any]]:
-    for seed in SEEDS:
+    """Other noise, read-outs and devices."""
+    for seed in range(2):
         for chip in CHIPS:
-            for name in ("BP through the chip (oracle)", "DANP", "NP + feedback"):
-                for rate in RATES.get(LEARNERS[name]["name"], (3e-3, 1e-2)):
-                    yield {"learner": name, "chip": chip, "rate": rate, "seed": seed}
+            yield from learners((ORACLE, FEEDBACK, "ANP"), chip=chip, seed=seed)
 
 
 def correction_runs() -> Iterator[dict[str, Any]]:
-    for seed in range(3):
-        for noise in (0.06, 0.2):
-            for samples in (1, 8):
-                for correction in (0.0, 0.01, 0.1, 1.0):
-                    yield {
-                        "learner": "NP + feedback",
-                        "noise": noise,
-                        "samples": samples,
-                        "correction": correction,
-                        "rate": 1e-2,
-                        "seed": seed,
-                    }
+    """The correction of the guess, by strength and K."""
+    for seed in range(2):
+        for samples in (1, 8):
+            for correction in (0.0, 0.01, 0.1, 1.0):
+                given = {"noise": 0.06, "samples": samples, "correction": correction}
+                yield {"learner": FEEDBACK, **given, "rate": 1e-2, "seed": seed}
 
 
 CONTROL_STEPS = {"HalfCheetah-v5": 200_000, "Reacher-v5": 150_000}
 
 
 def control_runs() -> Iterator[dict[str, Any]]:
+    """PPO, all noise hidden."""
     for seed in range(3):
-        for env in ("Reacher-v5", "HalfCheetah-v5"):
-            for rule in ("np+feedback", "bp", "dnp+feedback", "danp"):
+        for env in ("HalfCheetah-v5", "Reacher-v5"):
+            for rule in ("np+feedback", "bp", "danp", "dnp+feedback"):
                 yield {"env": env, "rule": rule, "noise": 0.06, "seed": seed}
 
 
@@ -214,19 +225,21 @@ def read(stage: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+RUNS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+    "regression": regression_runs,
+    "size": size_runs,
+    "chips": chip_runs,
+    "correction": correction_runs,
+    "control": control_runs,
+}
+
+
 def make(stage: str) -> None:
     """Run what a stage lacks, one run after the other."""
-    runs = {
-        "regression": lambda: regression_runs((0.03, 0.06, 0.2)),
-        "size": lambda: size_runs(),
-        "chips": chip_runs,
-        "correction": correction_runs,
-        "control": control_runs,
-    }[stage]()
-    done = [{k: v for k, v in row.items() if k in KEYS} for row in read(stage)]
+    done = read(stage)
     ROWS.mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        if run in done:
+    for run in RUNS[stage]():
+        if any(run.items() <= row.items() for row in done):
             continue
         if stage == "control":
             result = control(**run)
@@ -241,24 +254,92 @@ def make(stage: str) -> None:
         print(json.dumps(row), flush=True)
 
 
-KEYS = ("learner", "noise", "chip", "rate", "seed", "samples", "correction", "env", "rule")
+def best(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> list[float]:
+    """Errors by seed at the better of a learner's rates; [] if there are no such rows."""
+    by_rate: dict[float, list[float]] = {}
+    for row in rows:
+        if wanted.items() <= row.items():
+            by_rate.setdefault(row["rate"], []).append(row["nmse"])
+    return min(by_rate.values(), key=lambda errors: (-len(errors), mean(errors)), default=[])
 
 
-def size_runs() -> Iterator[dict[str, Any]]:
-    for seed in range(3):
-        for noise in (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.3):
-            for name in ("BP through the chip (oracle)", "NP + feedback"):
-                for rate in (3e-3, 1e-2):
-                    yield {"learner": name, "noise": noise, "rate": rate, "seed": seed}
+def error_table(stage: str, key: str) -> list[str]:
+    """A table of errors: a line for each learner, a column for each noise or chip."""
+    rows = read(stage)
+    columns = list(dict.fromkeys(row[key] for row in rows))
+    columns = sorted(columns) if key == "noise" else columns
+    lines = [f"| | {' | '.join(map(str, columns))} |", "|---|" + "---|" * len(columns)]
+    for learner in LEARNERS:
+        cells = []
+        for column in columns:
+            errors = best(rows, **{"learner": learner, key: column})
+            cells.append(f"{mean(errors):.4f} ({len(errors)})" if errors else "")
+        if any(cells):
+            lines.append(f"| {learner} | {' | '.join(cells)} |")
+    ratios = []
+    for column in columns:
+        pair = [best(rows, **{"learner": one, key: column}) for one in (FEEDBACK, ORACLE)]
+        ratios.append(f"{mean(pair[0]) / mean(pair[1]):.2f}" if all(pair) else "")
+    return [*lines, f"| *{FEEDBACK} over the oracle* | {' | '.join(ratios)} |"]
+
+
+def correction_table() -> list[str]:
+    """A table of errors: a line for each K, a column for each strength."""
+    rows = read("correction")
+    strengths = sorted({row["correction"] for row in rows})
+    lines = [f"| strength | {' | '.join(map(str, strengths))} |", "|---|" + "---|" * len(strengths)]
+    for samples in sorted({row["samples"] for row in rows}):
+        found = [best(rows, samples=samples, correction=c) for c in strengths]
+        cells = [f"{mean(errors):.4f} ({len(errors)})" if errors else "" for errors in found]
+        lines.append(f"| K = {samples} | {' | '.join(cells)} |")
+    return lines
+
+
+def control_table() -> list[str]:
+    """A table of returns: a line for each task and rule, with every seed."""
+    rows = read("control")
+    lines = ["| task | rule | return, deterministic | exploring |", "|---|---|---|---|"]
+    for env in sorted(CONTROL_STEPS):
+        for rule in ("bp", "np+feedback", "dnp+feedback", "danp"):
+            own = [row for row in rows if (row["env"], row["rule"]) == (env, rule)]
+            if own:
+                digits = 1 if env.startswith("Reacher") else 0
+                cells = [
+                    ", ".join(f"{row[key]:.{digits}f}" for row in own)
+                    for key in ("return", "exploring")
+                ]
+                lines.append(f"| {env} | {rule} | {cells[0]} | {cells[1]} |")
+    return lines
+
+
+def tables() -> None:
+    """Put the rows into the page, between the marks of each table."""
+    page = PAGE.read_text(encoding="utf-8")
+    for name, lines in {
+        "regression": error_table("regression", "noise"),
+        "size": error_table("size", "noise"),
+        "chips": error_table("chips", "chip"),
+        "correction": correction_table(),
+        "control": control_table(),
+    }.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
+        before, _, rest = page.partition(begin)
+        page = before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+    PAGE.write_text(page, encoding="utf-8")
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=("regression", "size", "chips", "correction", "control"))
+    parser.add_argument("stage", choices=(*RUNS, "tables"))
     torch.set_num_threads(1)
-    make(parser.parse_args().stage)
+    stage = parser.parse_args().stage
+    if stage == "tables":
+        tables()
+    else:
+        make(stage)
 
 
 if __name__ == "__main__":

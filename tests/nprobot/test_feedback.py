@@ -273,7 +273,9 @@ def test_wide_layers_come_to_the_same(wide, monkeypatch):
     net, x, loss = setting(batch=64, sizes=(6, 32, 32, 3))
     rule = nprobot.learning_rule("np+feedback", sigma=1e-4, seed=0)
     train_feedback(rule, net, x, loss, 150)
-    assert [fit.square.numel() for fit in rule.feedback.fits[0].values()] == 2 * [0 if wide else 1024]
+    assert [fit.square.numel() for fit in rule.feedback.fits[0].values()] == 2 * [
+        0 if wide else 1024
+    ]
     assert guess_cosine(rule, net, x, loss) > 0.99
 
 

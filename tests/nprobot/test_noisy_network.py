@@ -179,7 +179,9 @@ def test_only_part_of_a_network_on_a_chip():
 def test_rules_that_have_to_know_the_noise_refuse(name):
     rule = learning_rule(name, seed=0)
     noisy = chip(rule)
-    with pytest.raises(NoiseInaccessibleError, match=f"'{re.escape(name)}'.*cannot be read.*'danp'"):
+    with pytest.raises(
+        NoiseInaccessibleError, match=f"'{re.escape(name)}'.*cannot be read.*'danp'"
+    ):
         rule.backward(noisy, X, squared_error(Y))
     assert all(p.grad is None for p in noisy.parameters())
 
