@@ -51,6 +51,8 @@ class NodeLayer:
     """
 
     supports: ClassVar[tuple[type[nn.Module], ...]]
+    takes_inputs: ClassVar[bool] = True
+    """Whether the pre-activations depend on the inputs, so that errors pass through the layer."""
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name = name
@@ -70,6 +72,24 @@ class NodeLayer:
 
     def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What `accumulate` adds for each sample by itself: parameters, with parts (B, *shape)."""
+        raise NotImplementedError
+
+    def input_rows(self, x: Tensor) -> Tensor:
+        """Inputs as they come, before R, as the rows that one linear map takes: (rows, d)."""
+        raise NotImplementedError
+
+    def node_rows(self, a: Tensor) -> Tensor:
+        """Pre-activations (B, *units) as the rows that this map makes of them: (rows, n)."""
+        raise NotImplementedError
+
+    def pull_back(self, error: Tensor, matrix: Tensor, shape: torch.Size) -> Tensor:
+        """Errors of the inputs from errors of the nodes, by a matrix in place of the weights.
+
+        Args:
+            error: shape (B, *units).
+            matrix: from rows of inputs to rows of nodes, shape (d, n).
+            shape: of the inputs, (B, ...).
+        """
         raise NotImplementedError
 
 
@@ -110,6 +130,18 @@ class LinearNodes(NodeLayer):
     def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         rows, n, d = error.shape[0], error.shape[-1], x.shape[-1]
         return _outer(self.module, error.reshape(rows, -1, n), x.reshape(rows, -1, d))
+
+    @override
+    def input_rows(self, x: Tensor) -> Tensor:
+        return x if x.dim() == 2 else x.flatten(0, -2)
+
+    @override
+    def node_rows(self, a: Tensor) -> Tensor:
+        return a if a.dim() == 2 else a.flatten(0, -2)
+
+    @override
+    def pull_back(self, error: Tensor, matrix: Tensor, shape: torch.Size) -> Tensor:
+        return error @ matrix.mT
 
 
 @layer_kind
@@ -153,12 +185,33 @@ class ConvolutionNodes(NodeLayer):
     def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         return _outer(self.module, error.flatten(2).mT, x)
 
+    @override
+    def input_rows(self, x: Tensor) -> Tensor:
+        return patches(self.module, x).flatten(0, 1)
+
+    @override
+    def node_rows(self, a: Tensor) -> Tensor:
+        return a.flatten(2).mT.flatten(0, 1)
+
+    @override
+    def pull_back(self, error: Tensor, matrix: Tensor, shape: torch.Size) -> Tensor:
+        module = self.module
+        kernel = matrix.mT.reshape(-1, module.in_channels, *module.kernel_size)
+        padded = F.conv_transpose2d(error, kernel, stride=module.stride, dilation=module.dilation)
+        # Without the padding, and with rows and columns at the end that no patch has reached. What
+        # other than zeros was padded with gets no error: a guess that is a little off at the edge.
+        left, _, top, _ = module._reversed_padding_repeated_twice
+        height, width = shape[2:]
+        right, bottom = left + width - padded.shape[3], top + height - padded.shape[2]
+        return F.pad(padded, (-left, right, -top, bottom))
+
 
 @layer_kind
 class BiasNodes(NodeLayer):
     """Nodes of a `BiasHead`."""
 
     supports = (BiasHead,)
+    takes_inputs = False
     module: BiasHead
 
     @override
@@ -253,11 +306,18 @@ class ChipBiasNodes(ChipNodes, BiasNodes):
     module: ChipBiasHead
 
 
-def node_layers(network: nn.Module) -> tuple[list[NodeLayer], list[nn.Module]]:
+def node_layers(
+    network: nn.Module, *, frozen: bool = False
+) -> tuple[list[NodeLayer], list[nn.Module]]:
     """The layers of a network that have nodes to perturb, and its other modules.
 
     The former are those with a trainable parameter. Both in one go, as walking through a network
     takes as long as a layer's matrix product.
+
+    Args:
+        network: any module.
+        frozen: whether layers of a known kind without a trainable parameter are among the former,
+            too.
 
     Raises:
         UnsupportedLayerError: a trainable parameter lives in another kind of module, or a module
@@ -271,7 +331,7 @@ def node_layers(network: nn.Module) -> tuple[list[NodeLayer], list[nn.Module]]:
             raise UnsupportedLayerError(
                 f"module {name or 'network'!r} ({type(module).__name__}) {reason}"
             )
-        if not own or not _trainable(own):
+        if not own or not (_trainable(own) or (frozen and type(module) in KINDS)):
             others.append(module)
             continue
         # By exact type: a subclass may compute something else.
