@@ -109,7 +109,7 @@ def choices(hint: Any) -> tuple[str, ...]:  # noqa: ANN401 - a type
 
 
 @functools.cache
-def _hints(cls: type[Options]) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
 

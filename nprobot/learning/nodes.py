@@ -6,7 +6,7 @@ A new kind of layer is one class with `@layer_kind` before it, here or in a modu
 from __future__ import annotations
 
 from functools import cache, partial
-from typing import ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -350,7 +350,7 @@ def node_layers(
 
 
 @cache
-def _unfit(kind: type[nn.Module]) -> str | None:
+def _unfit(kind: Any) -> str | None:  # noqa: ANN401 - a class
     """Why a weightless module cannot work in training mode; None if it can."""
     if issubclass(kind, nn.modules.dropout._DropoutNd | nn.RReLU):
         return (
