@@ -173,7 +173,7 @@ class TestActuators:
         assert episode.total == 1000
 
     def test_what_does_not_fit(self):
-        with pytest.raises(EnvironmentUnavailableError, match="did you mean 'servo'"):
+        with pytest.raises(UnknownNameError, match="did you mean servo"):
             make_robot(POLICY, actuators="srevo")
         with pytest.raises(EnvironmentUnavailableError, match="CartPole"):
             make_robot(zero_policy("CartPole-v1", 4, DiscreteAction((2,))), actuators="servo")
