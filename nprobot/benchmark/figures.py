@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,7 @@ def runs_figure(results: Results, tasks: Sequence[BenchmarkTask]) -> bytes:
     columns = min(len(tasks), 3)
     height = 0.7 + 0.23 * len(learners)
     figure, grid = _grid(len(tasks), columns, 3.7 * columns + 0.6, height, extra=0.0)
-    for axes, task in zip(grid, tasks, strict=False):
+    for panel, (axes, task) in enumerate(zip(grid, tasks, strict=True)):
         for place, name in enumerate(reversed(learners)):
             values = results.returns(task, name)
             look = look_of[name] | {"linestyle": "none"}
@@ -130,8 +130,8 @@ def runs_figure(results: Results, tasks: Sequence[BenchmarkTask]) -> bytes:
             if len(values):
                 middle = [values.mean()] * 2
                 axes.plot(middle, [place - 0.3, place + 0.3], color=look["color"], lw=1.8)
-        first = axes.get_subplotspec().is_first_col()
-        axes.set_yticks(range(len(learners)), list(reversed(learners)) if first else [])
+        labelled = panel % columns == 0
+        axes.set_yticks(range(len(learners)), list(reversed(learners)) if labelled else [])
         axes.set_ylim(-0.6, len(learners) - 0.4)
         axes.set_title(f"{task}, {EngFormatter(sep='')(task.steps)} steps", fontsize=9)
         axes.tick_params(labelsize=8)
@@ -147,7 +147,7 @@ def curves_figure(results: Results, tasks: Sequence[BenchmarkTask], axis: str) -
     columns = min(len(tasks), 3)
     figure, grid = _grid(len(tasks), columns, 3.9 * columns, 2.9, extra=0.9)
     handles: dict[str, Line2D] = {}
-    for axes, task in zip(grid, tasks, strict=False):
+    for axes, task in zip(grid, tasks, strict=True):
         for name in learners:
             curves = [c for c in results.curves(task, name, axis) if len(c[0]) > 1]
             if not curves:
@@ -173,7 +173,7 @@ def curves_figure(results: Results, tasks: Sequence[BenchmarkTask], axis: str) -
     return _png(figure)
 
 
-def _interval_figure(results: Results, intervals: Mapping[str, Interval]) -> tuple[Figure, Axes]:
+def _interval_figure(results: Results, intervals: dict[str, Interval]) -> tuple[Figure, Axes]:
     """A bar for the interval of each learner, and a line at its value; the first one on top."""
     figure, axes = _figure(7.2, 0.9 + 0.34 * len(intervals))
     look_of = looks(results)

@@ -29,7 +29,8 @@ from typing_extensions import override
 
 from nprobot.algorithms.nrl import NRL
 from nprobot.errors import NonFiniteError
-from nprobot.training.evaluation import Array, Predict
+from nprobot.policies.files.policy import Array
+from nprobot.training.evaluation import Predict
 
 if TYPE_CHECKING:
     from .execution import Recorder
@@ -149,7 +150,7 @@ class Phase:
         """The work begins."""
         if self._times < self._probes:
             self._products = MatrixProducts()
-            self._products.__enter__()
+            self._products.__enter__()  # type: ignore[no-untyped-call]
 
     def end(self, *, idle: bool = False) -> None:
         """The work is done.
@@ -160,7 +161,7 @@ class Phase:
         products, self._products = self._products, None
         total = 0
         if products is not None:
-            products.__exit__(None, None, None)
+            products.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             total = products.total
         if idle:
             self._idle += total

@@ -28,8 +28,8 @@ from nprobot.training.config import RunConfig
 from .methods import FIT, OURS, Method, RunSpec, training_config
 
 if TYPE_CHECKING:
+    from nprobot.policies.files.policy import Array
     from nprobot.training.environments import Env
-    from nprobot.training.evaluation import Array
 
     from .execution import Recorder
     from .ledger import Ledger

@@ -122,8 +122,8 @@ class SuiteLearner(Options):
         for rule in rules:
             perturbs = rule is not None and catalogue.rule_named(rule).perturbs
             for samples in counts if perturbs else [None]:
-                given = self.name is not None and alone
-                yield self.name if given else self._name(rule, samples), rule, samples
+                own = self.name if self.name and alone else self._name(rule, samples)
+                yield own, rule, samples
 
     def _name(self, rule: str | None, samples: int | None) -> str:
         """From what differs: ``DANP, K = 8``; with the algorithm unless it is PPO."""

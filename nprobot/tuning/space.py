@@ -47,8 +47,8 @@ class Choice:
 
     def suggest(self, trial: Trial) -> Value:
         """The value that a trial chooses."""
-        chosen: Value = trial.suggest_categorical(self.name, self.values)
-        return chosen
+        chosen: Any = trial.suggest_categorical(self.name, self.values)
+        return chosen  # type: ignore[no-any-return]
 
     def nearest(self, value: Any) -> Value:  # noqa: ANN401
         """The value that is a given one, or nearest to it."""
