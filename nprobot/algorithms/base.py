@@ -123,6 +123,8 @@ class Resumable(BaseAlgorithm):
     rule: LearningRule
     continuous: ClassVar[bool] = True
     """Whether it takes bounded continuous actions alone."""
+    schedule_timesteps: int | None = None
+    """Steps of the whole run, for schedules; None for where the present call of `learn` ends."""
 
     @classmethod
     def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:  # type: ignore[override]
@@ -198,6 +200,18 @@ class Resumable(BaseAlgorithm):
         self._last_original_obs = counters["raw_observations"]
         self._last_episode_starts = counters["episode_starts"]
 
+    @override
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # What remained when the data were begun: with what remains after, the last update of each
+        # call of `learn` would have no rate, and a call of one update would learn nothing.
+        total = max(total_timesteps, self.schedule_timesteps or 0)
+        remaining = 1.0 - (num_timesteps - self._steps_of_an_update()) / total
+        self._current_progress_remaining = min(max(remaining, 0.0), 1.0)
+
+    def _steps_of_an_update(self) -> int:
+        """Environment steps since progress was last updated."""
+        raise NotImplementedError
+
     def restart_episodes(self) -> np.ndarray[Any, Any]:
         """End the running episodes as at a time limit, and begin new ones.
 
@@ -271,7 +285,6 @@ class RuleAlgorithm(Resumable):
     _default_rule: LearningRule | None = None
     """What `load` makes a model with, before the file says which rule it learned by."""
     _highest_rate = 0.0
-    schedule_timesteps: int | None = None
 
     def __init__(
         self,
@@ -327,17 +340,9 @@ class RuleAlgorithm(Resumable):
     @override
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         if self.rule.name == "bp":
-            return super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        # What remained when the data were begun: with what remains after, the last update of each
-        # call of `learn` would have no rate, and a call of one update would learn nothing.
-        total = max(total_timesteps, self.schedule_timesteps or 0)
-        remaining = 1.0 - (num_timesteps - self._steps_of_an_update()) / total
-        self._current_progress_remaining = min(max(remaining, 0.0), 1.0)
-        return None
-
-    def _steps_of_an_update(self) -> int:
-        """Environment steps since progress was last updated."""
-        raise NotImplementedError
+            BaseAlgorithm._update_current_progress_remaining(self, num_timesteps, total_timesteps)
+        else:
+            super()._update_current_progress_remaining(num_timesteps, total_timesteps)
 
     def _share_of_rate(self) -> float:
         """The learning rate now, as a share of the schedule's highest; 0 where all are 0.
@@ -363,6 +368,15 @@ class RuleAlgorithm(Resumable):
             for name, value in kwargs.items()
             if value is not None or name not in ("rule", "rule_kwargs")
         }
+        if (
+            "policy_kwargs" in changes
+        ):  # SB3 compares them with the stored ones, of which one is ours
+            data = load_from_zip_file(path, custom_objects=changes.get("custom_objects"))[0] or {}
+            stored, ours = data.get("policy_kwargs", {}), "share_features_extractor"
+            own = {ours: stored[ours]} if ours in stored else {}
+            changes["policy_kwargs"] = own | changes["policy_kwargs"]
+            if not isinstance(path, str | Path):
+                path.seek(0)
         model = super().load(path, *args, **changes)
         if model.rule is model._default_rule:
             warnings.warn(
