@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
@@ -29,6 +29,7 @@ from nprobot.policies.gsde import StateDependentStd
 from nprobot.policies.layers import (
     BiasHead,
     fit_state,
+    fold,
     folded_state,
     is_decorrelated,
     is_decorrelated_layer,
@@ -127,7 +128,7 @@ class Resumable(BaseAlgorithm):
     """Steps of the whole run, for schedules; None for where the present call of `learn` ends."""
 
     @classmethod
-    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:  # type: ignore[override]
+    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         check_spaces(
             venv.observation_space, venv.action_space, cls.__name__, continuous=cls.continuous
@@ -307,7 +308,7 @@ class RuleAlgorithm(Resumable):
         self.alignment_interval = alignment_interval
         self.schedule_timesteps = schedule_timesteps
         arguments = self._adapted(policy, sb3_arguments(self.name, self.rule, given))
-        super().__init__(policy, env, **arguments)  # type: ignore[arg-type]
+        super().__init__(policy, env, **arguments)
 
     def _adapted(self, policy: str | type[BasePolicy], arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of SB3's, with what the rule needs of them."""
@@ -320,8 +321,10 @@ class RuleAlgorithm(Resumable):
             self.rule = make_rule(self.rule, settings, self.seed)
         elif settings:
             self.rule = with_settings(self.rule, {"seed": self.seed, **settings})
-        super()._setup_model()
-        self.policy.save = partial(save_policy, self.policy)  # type: ignore[method-assign]
+        super()._setup_model()  # type: ignore[safe-super]
+        for module in self.policy.modules():  # the policy, and its actor and critics
+            if isinstance(module, BaseModel):
+                module.save = partial(save_policy, module)  # type: ignore[method-assign]
         if self.rule.name != "bp":
             self._look_at_policy()
 
@@ -449,13 +452,16 @@ class RuleAlgorithm(Resumable):
         return [*super()._excluded_save_params(), "_default_rule"]
 
 
-def save_policy(policy: BasePolicy, path: Any) -> None:  # noqa: ANN401 - whatever torch writes to
+def save_policy(policy: BaseModel, path: Any) -> None:  # noqa: ANN401 - whatever torch writes to
     """What SB3's ``policy.save(path)`` does, so that its class's ``load(path)`` gives the same one.
 
     With R multiplied into the weights, as the class makes plain layers; and with the choice of one
     or two features extractors, which SB3 forgets.
     """
-    data = policy._get_constructor_parameters()
+    data = {
+        name: fold(value) if isinstance(value, nn.Module) else value
+        for name, value in policy._get_constructor_parameters().items()
+    }
     shared = getattr(policy, "share_features_extractor", None)
     if shared is not None and accepts(type(policy), "share_features_extractor"):
         data["share_features_extractor"] = shared

@@ -270,7 +270,7 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         self.logger.record("train/explained_variance", variance)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if isinstance(self.action_space, spaces.Box):
-            std = torch.exp(self.policy.log_std.detach()).mean()  # type: ignore[operator]
+            std = torch.exp(self.policy.log_std.detach()).mean()
             self.logger.record("train/std", float(std))
         self.logger.record("train/node_noise", self.rule.sigma)
         if self.rule.decorrelated:

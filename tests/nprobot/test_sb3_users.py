@@ -375,6 +375,13 @@ def test_policies_saved_by_themselves_are_the_same(algorithm, rule, tmp_path):
         some.policy._predict(observations, deterministic=True),
         again._predict(observations, deterministic=True),
     )
+    if algorithm is not nprobot.PPO:
+        actor = some.policy.actor
+        actor.save(tmp_path / "actor")
+        torch.testing.assert_close(
+            actor._predict(observations, deterministic=True),
+            type(actor).load(tmp_path / "actor")._predict(observations, deterministic=True),
+        )
 
 
 def test_a_file_is_loaded_with_the_policy_arguments_that_it_was_made_with(tmp_path):
