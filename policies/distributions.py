@@ -49,7 +49,7 @@ class DiagonalGaussian(ActionDistribution):
         constant = 0.5 * math.log(2 * math.pi) * mean.shape[-1]
         return -0.5 * z.square().sum(-1) - log_std.sum(-1) - constant
 
-    def entropy(self, outputs: tuple[Tensor, ...]) -> Tensor:
+    def entropy(self, outputs: tuple[Tensor, ...]) -> Tensor | None:
         """See the base class."""
         _, log_std = outputs
         return log_std.sum(-1) + 0.5 * (1 + math.log(2 * math.pi)) * log_std.shape[-1]
@@ -65,7 +65,7 @@ class SquashedGaussian(DiagonalGaussian):
         return super().log_prob(outputs, gaussian) - correction
 
     def entropy(self, outputs: tuple[Tensor, ...]) -> None:
-        """It has no closed form."""
+        """None: it has no closed form."""
 
 
 class Categorical(ActionDistribution):

@@ -113,9 +113,9 @@ class GaussianActor(nn.Module):
         self.features = actor.features_extractor
         self.body = actor.latent_pi
         self.mean = actor.mu
-        log_std: nn.Module | nn.Parameter = actor.log_std  # type: ignore[assignment]
+        log_std: nn.Module | nn.Parameter = actor.log_std
         if isinstance(log_std, nn.Parameter):  # of gSDE
-            log_std = StateDependentStd(log_std, actor.action_dist)  # type: ignore[arg-type]
+            log_std = StateDependentStd(log_std, actor.action_dist)
         self.log_std = log_std
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:

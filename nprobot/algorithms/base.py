@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
@@ -29,6 +29,7 @@ from nprobot.policies.gsde import StateDependentStd
 from nprobot.policies.layers import (
     BiasHead,
     fit_state,
+    fold,
     folded_state,
     is_decorrelated,
     is_decorrelated_layer,
@@ -123,9 +124,11 @@ class Resumable(BaseAlgorithm):
     rule: LearningRule
     continuous: ClassVar[bool] = True
     """Whether it takes bounded continuous actions alone."""
+    schedule_timesteps: int | None = None
+    """Steps of the whole run, for schedules; None for where the present call of `learn` ends."""
 
     @classmethod
-    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:  # type: ignore[override]
+    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         check_spaces(
             venv.observation_space, venv.action_space, cls.__name__, continuous=cls.continuous
@@ -197,6 +200,18 @@ class Resumable(BaseAlgorithm):
         self._last_obs = counters["observations"]
         self._last_original_obs = counters["raw_observations"]
         self._last_episode_starts = counters["episode_starts"]
+
+    @override
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # What remained when the data were begun: with what remains after, the last update of each
+        # call of `learn` would have no rate, and a call of one update would learn nothing.
+        total = max(total_timesteps, self.schedule_timesteps or 0)
+        remaining = 1.0 - (num_timesteps - self._steps_of_an_update()) / total
+        self._current_progress_remaining = min(max(remaining, 0.0), 1.0)
+
+    def _steps_of_an_update(self) -> int:
+        """Environment steps since progress was last updated."""
+        raise NotImplementedError
 
     def restart_episodes(self) -> np.ndarray[Any, Any]:
         """End the running episodes as at a time limit, and begin new ones.
@@ -271,7 +286,6 @@ class RuleAlgorithm(Resumable):
     _default_rule: LearningRule | None = None
     """What `load` makes a model with, before the file says which rule it learned by."""
     _highest_rate = 0.0
-    schedule_timesteps: int | None = None
 
     def __init__(
         self,
@@ -294,7 +308,7 @@ class RuleAlgorithm(Resumable):
         self.alignment_interval = alignment_interval
         self.schedule_timesteps = schedule_timesteps
         arguments = self._adapted(policy, sb3_arguments(self.name, self.rule, given))
-        super().__init__(policy, env, **arguments)  # type: ignore[arg-type]
+        super().__init__(policy, env, **arguments)
 
     def _adapted(self, policy: str | type[BasePolicy], arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of SB3's, with what the rule needs of them."""
@@ -307,8 +321,10 @@ class RuleAlgorithm(Resumable):
             self.rule = make_rule(self.rule, settings, self.seed)
         elif settings:
             self.rule = with_settings(self.rule, {"seed": self.seed, **settings})
-        super()._setup_model()
-        self.policy.save = partial(save_policy, self.policy)  # type: ignore[method-assign]
+        super()._setup_model()  # type: ignore[safe-super]
+        for module in self.policy.modules():  # the policy, and its actor and critics
+            if isinstance(module, BaseModel):
+                module.save = partial(save_policy, module)  # type: ignore[method-assign]
         if self.rule.name != "bp":
             self._look_at_policy()
 
@@ -327,17 +343,9 @@ class RuleAlgorithm(Resumable):
     @override
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         if self.rule.name == "bp":
-            return super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        # What remained when the data were begun: with what remains after, the last update of each
-        # call of `learn` would have no rate, and a call of one update would learn nothing.
-        total = max(total_timesteps, self.schedule_timesteps or 0)
-        remaining = 1.0 - (num_timesteps - self._steps_of_an_update()) / total
-        self._current_progress_remaining = min(max(remaining, 0.0), 1.0)
-        return None
-
-    def _steps_of_an_update(self) -> int:
-        """Environment steps since progress was last updated."""
-        raise NotImplementedError
+            BaseAlgorithm._update_current_progress_remaining(self, num_timesteps, total_timesteps)
+        else:
+            super()._update_current_progress_remaining(num_timesteps, total_timesteps)
 
     def _share_of_rate(self) -> float:
         """The learning rate now, as a share of the schedule's highest; 0 where all are 0.
@@ -363,6 +371,15 @@ class RuleAlgorithm(Resumable):
             for name, value in kwargs.items()
             if value is not None or name not in ("rule", "rule_kwargs")
         }
+        if (
+            "policy_kwargs" in changes
+        ):  # SB3 compares them with the stored ones, of which one is ours
+            data = load_from_zip_file(path, custom_objects=changes.get("custom_objects"))[0] or {}
+            stored, ours = data.get("policy_kwargs", {}), "share_features_extractor"
+            own = {ours: stored[ours]} if ours in stored else {}
+            changes["policy_kwargs"] = own | changes["policy_kwargs"]
+            if not isinstance(path, str | Path):
+                path.seek(0)
         model = super().load(path, *args, **changes)
         if model.rule is model._default_rule:
             warnings.warn(
@@ -435,13 +452,16 @@ class RuleAlgorithm(Resumable):
         return [*super()._excluded_save_params(), "_default_rule"]
 
 
-def save_policy(policy: BasePolicy, path: Any) -> None:  # noqa: ANN401 - whatever torch writes to
+def save_policy(policy: BaseModel, path: Any) -> None:  # noqa: ANN401 - whatever torch writes to
     """What SB3's ``policy.save(path)`` does, so that its class's ``load(path)`` gives the same one.
 
     With R multiplied into the weights, as the class makes plain layers; and with the choice of one
     or two features extractors, which SB3 forgets.
     """
-    data = policy._get_constructor_parameters()
+    data = {
+        name: fold(value) if isinstance(value, nn.Module) else value
+        for name, value in policy._get_constructor_parameters().items()
+    }
     shared = getattr(policy, "share_features_extractor", None)
     if shared is not None and accepts(type(policy), "share_features_extractor"):
         data["share_features_extractor"] = shared

@@ -277,6 +277,10 @@ class NRL(Resumable, OnPolicyAlgorithm):
         )
 
     @override
+    def _steps_of_an_update(self) -> int:
+        return self.n_steps * self.n_envs
+
+    @override
     def _memory(self) -> dict[str, Any]:
         traces = self.traces.traces
         named = self.policy.actor.named_parameters()

@@ -154,7 +154,7 @@ class OffPolicyRule(RuleAlgorithm, OffPolicyAlgorithm):
     A checkpoint holds, too, the replay buffer and the last gradients.
     """
 
-    policy: SACPolicy | TD3Policy  # type: ignore[assignment]
+    policy: SACPolicy | TD3Policy
     learner: NetworkLearner
     _unseen: ViewChecks | None = None
     """What the next update compares on its first batch."""

@@ -19,6 +19,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nprobot.learning.activity import tensors
 from nprobot.learning.alignment import alignment
 from nprobot.learning.rule import Loss
 from nprobot.policies.distributions import action_distribution
@@ -118,12 +119,12 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         inputs = self._preprocess(observations)
 
         def ours() -> dict[str, Tensor]:
-            outputs = self.actor(inputs)
+            *outputs, value = tensors(tuple(view(inputs) for view in self.networks.values()))
             said = {
-                "log-probability": self.distribution.log_prob(outputs, actions),
-                "value": self.critic(inputs),
+                "log-probability": self.distribution.log_prob(tuple(outputs), actions),
+                "value": value,
             }
-            entropy = self.distribution.entropy(outputs)
+            entropy = self.distribution.entropy(tuple(outputs))
             return said if entropy is None else said | {"entropy": entropy}
 
         def theirs() -> dict[str, Tensor]:
@@ -269,7 +270,7 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         self.logger.record("train/explained_variance", variance)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if isinstance(self.action_space, spaces.Box):
-            std = torch.exp(self.policy.log_std.detach()).mean()  # type: ignore[operator]
+            std = torch.exp(self.policy.log_std.detach()).mean()
             self.logger.record("train/std", float(std))
         self.logger.record("train/node_noise", self.rule.sigma)
         if self.rule.decorrelated:

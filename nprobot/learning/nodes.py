@@ -327,7 +327,7 @@ def node_layers(
     others: list[nn.Module] = []
     for name, module in network.named_modules():
         own = cast("dict[str, Tensor | None]", module._parameters)
-        if module.training and (reason := _unfit(type(module))) and getattr(module, "p", 1.0):
+        if module.training and (reason := _unfit(module.__class__)) and getattr(module, "p", 1.0):
             raise UnsupportedLayerError(
                 f"module {name or 'network'!r} ({type(module).__name__}) {reason}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 
 import gymnasium
@@ -232,9 +233,13 @@ def test_networks_that_stay_keep_their_feedback():
 # --- schedules
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, nprobot.NRL])
 def test_learning_in_pieces_moves_the_weights_in_each(algorithm):
-    some = model(algorithm, rule="np", learning_rate=lambda remaining: 1e-3 * remaining)
+    given = {"rule": "np", "learning_rate": lambda remaining: 1e-3 * remaining}
+    if algorithm is nprobot.NRL:
+        some = algorithm("MlpPolicy", "Pendulum-v1", device="cpu", **given)
+    else:
+        some = model(algorithm, **given)
     for _ in range(5):
         before = weights(some)
         some.learn(32, reset_num_timesteps=False)
@@ -370,6 +375,36 @@ def test_policies_saved_by_themselves_are_the_same(algorithm, rule, tmp_path):
         some.policy._predict(observations, deterministic=True),
         again._predict(observations, deterministic=True),
     )
+    if algorithm is not nprobot.PPO:
+        actor = some.policy.actor
+        actor.save(tmp_path / "actor")
+        torch.testing.assert_close(
+            actor._predict(observations, deterministic=True),
+            type(actor).load(tmp_path / "actor")._predict(observations, deterministic=True),
+        )
+
+
+def test_a_file_is_loaded_with_the_policy_arguments_that_it_was_made_with(tmp_path):
+    kwargs = {"net_arch": [16, 16]}
+    model(policy_kwargs=kwargs).save(tmp_path / "model")
+    assert nprobot.PPO.load(tmp_path / "model", policy_kwargs=kwargs)
+    buffer = io.BytesIO()
+    model(rule="bp", policy_kwargs=kwargs).save(buffer)
+    buffer.seek(0)
+    assert nprobot.PPO.load(buffer, policy_kwargs=kwargs)
+
+
+class Recurrent(ActorCriticPolicy):
+    """As sb3_contrib's has one."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.lstm_actor = nn.LSTM(3, 4)
+
+
+def test_a_recurrent_policy_is_refused_by_its_name():
+    with pytest.raises(ArchitectureError, match="Recurrent is recurrent.*RecurrentPPO"):
+        model(policy=Recurrent)
 
 
 class Narrow(ActorCriticPolicy):
