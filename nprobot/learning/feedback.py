@@ -51,8 +51,8 @@ LONGEST = 8
 BLUR = (0.005, 0.02)
 """What the correction may add to the variance of an estimate, relative to its square, as a guess is
 old: above the second, a fit answers twice as often; below the first, half as often."""
-WIDE = 1024
-"""Inputs from which a fit solves for the samples of a step instead of for all that it has seen."""
+WIDE = 256
+"""More inputs than that, and a fit solves for as many rows of a step instead of for its inputs."""
 HIDDEN_LR = 0.3
 """Share of the way to a step's answer that B goes where own noise blurs the rows it is from."""
 HIDDEN_RIDGE = 3e-2
@@ -365,8 +365,7 @@ class LayerwiseFeedback(Feedback):
             inputs, nodes = fit.matrix.shape
             a = passed.moved[index]
             places = a.shape[1] // nodes
-            wanted = WIDE // 4 if fit.wide else inputs
-            samples = min(activity.batch, -(-wanted // places))
+            samples = min(activity.batch, -(-min(inputs, WIDE) // places))
             a = (a - share(passed.noise[0], call)).narrow(0, 0, samples)
             a = call.layer.node_rows(a.view(samples, *call.pre_activation.shape[1:]))
             x = call.layer.input_rows(passed.inputs[index].narrow(0, 0, samples))
@@ -391,7 +390,8 @@ class LayerwiseFeedback(Feedback):
             call = activity.calls[index]
             inputs, nodes = fit.matrix.shape
             places = call.pre_activation[0].numel() // nodes
-            step = max(1, activity.batch * places // HIDDEN_ROWS)
+            most = WIDE if fit.wide else HIDDEN_ROWS
+            step = max(1, activity.batch * places // most)
             x = call.layer.input_rows(call.raw_inputs[::step])
             a = call.layer.node_rows(call.pre_activation[::step])
             x, a = x - x.mean(0), a - a.mean(0)

@@ -214,9 +214,9 @@ def test_the_correction_lessens_the_bias_of_a_wrong_guess():
             rule.backward(chip, x, loss)
 
         with mock.patch.object(rule.feedback, "learn_activity"):
-            found = mean_gradient(chip, 3000, wrong)
+            found = mean_gradient(chip, 1200, wrong)
         cosines.append(float(cosine_similarity(found, truth, dim=0)))
-    assert cosines[1] > max(cosines[0] + 0.02, 0.97), cosines
+    assert cosines[1] > max(cosines[0] + 0.02, 0.95), cosines
 
 
 def test_direct_feedback_has_to_know_the_noise():
@@ -243,7 +243,7 @@ def test_saved_state_continues_exactly():
     torch.testing.assert_close(gradients(chip), gradients(other))
 
 
-def regression(name, noise=0.06, steps=400):
+def regression(name, noise=0.06, steps=300):
     torch.manual_seed(0)
     rule = learning_rule(name, seed=0, **({"samples": 1} if name != "bp" else {}))
     net = mlp([8, 32, 32, 4], "tanh", decorrelated=rule.decorrelated)
