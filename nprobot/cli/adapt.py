@@ -20,10 +20,8 @@ from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy
 
-from .console import facts, say
-from .display import Display
-from .exit_codes import DONE, INTERRUPTED
 from .options import OLD_FLAGS, parse
+from .terminal import DONE, INTERRUPTED, Display, facts, say
 
 if TYPE_CHECKING:
     from nprobot.adaptation import Adapted

@@ -23,10 +23,8 @@ from nprobot.regression.folder import FitFolder
 from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 
-from .console import duration, facts, say
-from .display import Display
-from .exit_codes import DONE, INTERRUPTED
 from .options import parse
+from .terminal import DONE, INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nprobot.envs import ARM_TRACK
 from nprobot.errors import DeployError, ExistsError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 EPISODES = 100
 DEFAULT_FOLDER = "policy"
 """Where in a run its export goes."""
-ARM_TRACK = "nprobot/ArmTrack-v0"
 TRACKING_EPISODES = 20
 """Episodes, at most, on which a controller of the arm is compared with PD control alone."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from nprobot.cli import evaluate
 from nprobot.cli import fit as command
-from nprobot.cli.display import Display
+from nprobot.cli.terminal import Display
 from nprobot.errors import (
     ConfigError,
     DataError,
