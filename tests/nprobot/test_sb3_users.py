@@ -403,7 +403,7 @@ class Recurrent(ActorCriticPolicy):
 
 
 def test_a_recurrent_policy_is_refused_by_its_name():
-    with pytest.raises(ArchitectureError, match="Recurrent is recurrent.*RecurrentPPO"):
+    with pytest.raises(ArchitectureError, match=r"Recurrent is recurrent.*RecurrentPPO"):
         model(policy=Recurrent)
 
 
