@@ -660,6 +660,11 @@ def test_the_gradient_of_a_state_dependent_spread(full, expln):
     torch.testing.assert_close(head.gradient(error, latent), log_std.grad)
 
 
+def test_the_spread_of_gsde_has_no_limit_but_its_own():
+    kwargs = {"log_std_init": 5.0, "net_arch": [16]}
+    assert model(nprobot.SAC, use_sde=True, policy_kwargs=kwargs).learn(30)
+
+
 @pytest.mark.parametrize("squashed", [False, True])
 def test_gsde_estimates_point_along_the_gradient(squashed):
     kwargs = {"squash_output": squashed, "net_arch": [16], "ortho_init": False}
