@@ -394,6 +394,17 @@ def test_a_file_is_loaded_with_the_policy_arguments_that_it_was_made_with(tmp_pa
     assert nprobot.PPO.load(buffer, policy_kwargs=kwargs)
 
 
+def test_a_plain_file_whose_networks_share_their_features_learns_on(tmp_path):
+    kwargs = {"features_extractor_kwargs": {"features_dim": 8}}
+    given = settings(nprobot.PPO, policy_kwargs=kwargs)
+    stable_baselines3.PPO("CnnPolicy", Toy(IMAGE, TWO), **given).save(tmp_path / "theirs")
+    ours = nprobot.PPO.load(tmp_path / "theirs", env=Toy(IMAGE, TWO), rule="np+feedback")
+    assert list(ours.networks) == ["actor_critic"]
+    before = weights(ours)
+    ours.learn(32)
+    assert not torch.equal(before, weights(ours))
+
+
 class Recurrent(ActorCriticPolicy):
     """As sb3_contrib's has one."""
 
