@@ -255,7 +255,7 @@ def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:
         own: noise ε, as inferred, (M − 1, B, N).
         losses: of all passes, (M, B).
     """
-    left = _less_others(losses) - torch.linalg.vecdot(own, guess[:-1])
+    left: Tensor = _less_others(losses) - torch.linalg.vecdot(own, guess[:-1])
     return left.unsqueeze(-1) * own / own.square().mean((0, 1)).clamp_min_(1e-24)
 
 

@@ -270,7 +270,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         wiring = self.feedback.wiring(index, activity)
         losses, error = passes.losses_and_error(loss, self.sigma)
         guess = self.feedback.pull(index, activity, error, passes.slopes(wiring))
-        guess = guess.unflatten(0, losses.shape)
+        guess = guess.view(*losses.shape, -1)
         if self.correction:
             own = passes.own_noise(self.feedback.maps(index))
             guess[:-1] += self.correction * residual_error(guess, own, losses)
