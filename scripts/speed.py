@@ -88,7 +88,8 @@ def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
 
     NP and ANP: K noisy passes, a clean one, an outer product. INP: one pass a layer, begun there.
     With decorrelation: x* = R x, the product W R, C = mean x* x*ᵀ and C R for every layer. With
-    feedback: for every hidden layer the guess and, at best every eighth step, a least-squares problem.
+    feedback: for every hidden layer the guess and, every eighth step at best, a least-squares
+    problem.
     """
     layers = [batch * d * h for d, h in pairwise(sizes)]
     forward = sum(layers)
