@@ -178,12 +178,16 @@ class GuidedPasses(NoisyPasses):
         assert draw is not None
         return PartlyNoisy(network, inputs, draw, self._quiet, frozen=True)
 
-    def losses_and_error(self, loss: Loss, step: float) -> tuple[Tensor, Tensor]:
-        """Losses, shape (M, B), and e = dL/dy of the outputs of all passes, (M · B, outputs).
+    def losses_and_error(self, loss: Loss, step: float) -> tuple[Tensor, Tensor, bool]:
+        """What the loss says of the outputs of all passes.
 
         Args:
             loss: of outputs.
             step: how far an output is moved.
+
+        Returns:
+            Losses, shape (M, B); e = dL/dy, (M · B, outputs); and whether the loss itself is noisy:
+            says something else when asked again, as a critic on a chip does.
         """
         passes, batch = self.passes, self.batch
 
@@ -198,8 +202,9 @@ class GuidedPasses(NoisyPasses):
         as_read = tree_map(lambda y: y.unsqueeze(0), self.activity.outputs)
         error, losses = error_and_change(self.activity, as_read, of_rows, step)
         losses = losses.view(passes, batch)
+        apart = (losses[0] - first).square().mean() > 1e-8 * first.square().mean()
         losses[0] = first
-        return losses, error
+        return losses, error, bool(apart)
 
     def slopes(self, wiring: Wiring) -> dict[Edge, Tensor]:
         """Slopes of all units, between each pass and the next.
