@@ -137,10 +137,10 @@ def learners(names: Sequence[str], *, both: bool = False, **given: Any) -> Itera
 
 def regression_runs() -> Iterator[dict[str, Any]]:
     """The teacher, by size of the noise."""
-    for seed in range(5):
-        for noise in (0.06, 0.03, 0.2):
-            names = (ORACLE, FEEDBACK, "ANP", "DNP + feedback")
-            yield from learners(names, both=True, noise=noise, seed=seed)
+    for names in ((ORACLE, FEEDBACK), ("ANP", "DNP + feedback")):
+        for seed in range(5):
+            for noise in (0.06, 0.03, 0.2):
+                yield from learners(names, both=True, noise=noise, seed=seed)
 
 
 def size_runs() -> Iterator[dict[str, Any]]:
