@@ -213,9 +213,9 @@ class GuidedPasses(NoisyPasses):
         outside is one of a jump, or of rounding.
         """
         calls = self.activity.calls
-        moved = [self._less_next(call.pre_activation).flatten(1) for call in calls]
+        moved = [self._to_next(call.pre_activation).flatten(1) for call in calls]
         inputs = {
-            index: self._less_next(call.raw_inputs)
+            index: self._to_next(call.raw_inputs)
             for index, (call, fed) in enumerate(zip(calls, wiring.fed, strict=True))
             if fed
         }
@@ -245,11 +245,11 @@ class GuidedPasses(NoisyPasses):
     def least_noise(self) -> float:
         """Root mean square of the noise of the chip's quietest layer, as one pass has it."""
         calls = [c for c in self.activity.calls if isinstance(c.layer.module, ChipLayer)]
-        moved = [self._less_next(call.pre_activation).square().mean() for call in calls]
+        moved = [self._to_next(call.pre_activation).square().mean() for call in calls]
         return float(torch.stack(moved).min().div_(2).sqrt())
 
-    def _less_next(self, x: Tensor) -> Tensor:
-        return x - x.roll(-self.batch, 0)
+    def _to_next(self, x: Tensor) -> Tensor:
+        return x.roll(-self.batch, 0) - x
 
 
 def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:
