@@ -194,7 +194,7 @@ class FeedbackRule(PerturbationRule):
     @override
     def forget(self) -> None:
         super().forget()
-        self.feedback.matrices = {}
+        self.feedback.load_state_dict({})
 
     @override
     def state_dict(self) -> dict[str, Any]:
