@@ -42,7 +42,7 @@ class NoisyNetwork(nn.Module):
         models: what is wrong with the chip.
 
     Raises:
-        ConfigError: a model makes no sense, or the network cannot be put on a chip.
+        ConfigError: a model has an impossible value, or the network cannot be put on a chip.
     """
 
     def __init__(
