@@ -2,37 +2,35 @@
 
 One network learns by DANP with K = 8, the other by backpropagation on the same decorrelated layers
 (DBP); both learn at DANP's rate and batch size. Both by DANP, and both by DBP, are the ends of the
-scale. Three seeds, 100k steps each; a finished row is not repeated, so a cut-off costs one run.
+scale. Three seeds, 100k steps each.
 
-    python scripts/actor_or_critic.py run      # results/actor_or_critic/rows.csv
-    python scripts/actor_or_critic.py report   # table in docs/variance.md
+    python scripts/experiments/actor_or_critic.py run      # results/actor_or_critic/rows.csv
+    python scripts/experiments/actor_or_critic.py report   # table in docs/variance.md
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append, put_section, read, versions
+from pages import DOCS, markdown, put_section, spread
+from rows import Only, RESULTS, column, command, keep, read, select
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 from typing_extensions import override
 
 import nprobot
-from nprobot.learning.rule import LearningRule, Loss
+from nprobot.catalogue import RuleTraits
+from nprobot.learning import LearningRule, Loss
 from nprobot.policies.sb3_networks import Actor
 
-ROOT = Path(__file__).parents[1]
-ROWS = ROOT / "results" / "actor_or_critic" / "rows.csv"
-PAGE = ROOT / "docs" / "variance.md"
+ROWS = RESULTS / "actor_or_critic" / "rows.csv"
 TASKS = ("Reacher-v5", "HalfCheetah-v5")
 RULES = ("danp", "dbp")
 SEEDS = (0, 1, 2)
@@ -42,7 +40,7 @@ STEPS, ENVS, EPISODES = 100_000, 8, 50
 class TwoRules(LearningRule):
     """One rule for the actor, one for the critic."""
 
-    plain_name = "two"
+    traits = RuleTraits("two", "Two rules", "one rule for the actor, one for the critic", "")
 
     def __init__(self, actor: LearningRule, critic: LearningRule) -> None:
         super().__init__(decorrelated=True, seed=0)
@@ -58,9 +56,9 @@ class TwoRules(LearningRule):
         inputs: Any,
         loss: Loss,
         *,
-        noise: Sequence[Tensor] | None = None,
+        perturbations: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        return self._of(network).backward(network, inputs, loss, perturbations=noise)
+        return self._of(network).backward(network, inputs, loss, perturbations=perturbations)
 
     @override
     def decorrelate(self, network: nn.Module, *, scale: float = 1.0) -> None:
@@ -71,69 +69,52 @@ class TwoRules(LearningRule):
         return self._of(network).decorrelation_loss(network)
 
 
-def run(task: str, actor: str, critic: str, seed: int) -> dict[str, Any]:
+def run(only: Only = ()) -> None:
+    """Train and measure what has no row."""
+    jobs = itertools.product(TASKS, RULES, RULES, SEEDS)
+    names = ("env", "actor", "critic", "seed")
+    keep(ROWS, [dict(zip(names, job, strict=True)) for job in jobs], train, only=only)
+
+
+def train(env: str, actor: str, critic: str, seed: int) -> dict[str, Any]:
     """Train once and measure the finished policy."""
 
     def rule(name: str, place: int) -> LearningRule:
-        return nprobot.learning_rule(
-            name, sigma=1e-2, samples=8, noise="rademacher", seed=2 * seed + place
-        )
+        settings: dict[str, Any] = {"sigma": 1e-2, "samples": 8, "noise": "rademacher"}
+        return nprobot.learning_rule(name, decorrelation_lr=1e-3, seed=2 * seed + place, **settings)
 
     started = time.process_time()
-    env = VecNormalize(make_vec_env(task, ENVS, seed=seed))
-    both = TwoRules(rule(actor, 0), rule(critic, 1))
-    model = nprobot.PPO("MlpPolicy", env, rule=both, n_steps=256, seed=seed, device="cpu")
+    envs = VecNormalize(make_vec_env(env, ENVS, seed=seed))
+    model = nprobot.PPO(
+        *("MlpPolicy", envs, LinearSchedule(3e-3, 0.0, 1.0)),
+        rule=TwoRules(rule(actor, 0), rule(critic, 1)),
+        **{"n_steps": 256, "batch_size": 256, "max_grad_norm": float("inf")},
+        seed=seed,
+        device="cpu",
+    )
     with torch.enable_grad():  # DBP differentiates
         model.learn(STEPS)
-    env.training, env.norm_reward = False, False
-    mean, _ = evaluate_policy(model, env, EPISODES)
-    return {
-        "env": task, "actor": actor, "critic": critic, "seed": seed, "steps": STEPS,
-        "return": round(float(mean), 3), "episodes": EPISODES,
-        "cpu_seconds": round(time.process_time() - started, 1), **versions(),
-    }  # fmt: skip
+    envs.training, envs.norm_reward = False, False
+    mean, _ = evaluate_policy(model, envs, EPISODES)
+    spent = round(time.process_time() - started, 1)
+    found = {"return": round(float(mean), 3), "episodes": EPISODES, "cpu_seconds": spent}
+    return {"steps": STEPS, **found}
 
 
-def main() -> None:
-    """Run or report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("run", "report"))
-    if parser.parse_args().what == "report":
-        put_section("actor or critic", table(read(ROWS)), PAGE)
-        return
-    torch.set_num_threads(1)
-    done = {(r["env"], r["actor"], r["critic"], int(r["seed"])) for r in read(ROWS)}
-    for job in itertools.product(TASKS, RULES, RULES, SEEDS):
-        if job not in done:
-            row = run(*job)
-            append(ROWS, [row])
-            print(row, flush=True)
-
-
-def table(rows: list[dict[str, str]]) -> list[str]:
+def report() -> None:
     """Return by who learned how, mean ± standard deviation over seeds."""
-    lines = [
-        f"| after {STEPS // 1000}k steps | both DANP | actor DANP, critic BP "
-        "| actor BP, critic DANP | both BP |",
-        "|---|---|---|---|---|",
-    ]
+    who = ("both DANP", "actor DANP, critic BP", "actor BP, critic DANP", "both BP")
+    rows, lines = read(ROWS), []
     for task in TASKS:
-        cells = []
-        for pair in (("danp", "danp"), ("danp", "dbp"), ("dbp", "danp"), ("dbp", "dbp")):
-            own = [
-                float(r["return"])
-                for r in rows
-                if (r["env"], r["actor"], r["critic"]) == (task, *pair)
-            ]
-            digits = 2 if task.startswith("Reacher") else 0
-            cells.append(
-                f"{statistics.fmean(own):.{digits}f} ± {statistics.stdev(own):.{digits}f}"
-                if len(own) > 1
-                else ""
-            )
-        lines.append(f"| {task} | {' | '.join(cells)} |")
-    return lines
+        digits = 2 if task.startswith("Reacher") else 0
+        cells = (
+            spread(column(select(rows, env=task, actor=actor, critic=critic), "return"), digits)
+            for actor, critic in itertools.product(RULES, RULES)
+        )
+        lines.append((task, *cells))
+    lines = markdown((f"after {STEPS // 1000}k steps", *who), lines)
+    put_section("actor or critic", lines, DOCS / "variance.md")
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, report)

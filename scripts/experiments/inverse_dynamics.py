@@ -2,14 +2,17 @@
 
 The eight of the paper and DNP with learned feedback. Every rule gets the same search, on one seed
 that is not reported, for each budget: learning rate, weight decay and, for decorrelated rules, the
-step size of R; the lowest validation nMSE decides.
-The first budget, K = 1 and equal epochs, searches widely; what was best for no rule there is left
-out of the search of the others. Then three seeds with what was found. A row is written as soon as
-its fit is finished and a finished fit is not repeated, so a cut-off costs one fit.
+step size of R; the lowest validation nMSE decides. The first budget, K = 1 and equal epochs,
+searches widely; what was best for no rule there is left out of the search of the others. Then three
+seeds with what was found.
 
-    python scripts/inverse_dynamics.py run              # search.csv, rows.csv, curves.csv
-    python scripts/inverse_dynamics.py run --rule danp  # one rule only
-    python scripts/inverse_dynamics.py report           # table and figure in docs/
+`why` asks why decorrelation gains what it gains, one change of data or settings at a time, for NP,
+ANP, DNP and DANP at K = 1 and 12 epochs with the settings that the search chose.
+
+    python scripts/experiments/inverse_dynamics.py run              # search, rows, curves (.csv)
+    python scripts/experiments/inverse_dynamics.py run --rule danp  # one rule only
+    python scripts/experiments/inverse_dynamics.py why              # ablation.csv
+    python scripts/experiments/inverse_dynamics.py report           # tables and figure in docs/
 
 Passes: a row that goes forward through the network once is one pass. Backpropagation's way back
 counts as two more, which is what it costs in multiply-adds.
@@ -17,28 +20,37 @@ counts as two more, which is what it costs in multiply-adds.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import mujoco
 import numpy as np
 import torch
-from rows import ROOT, append, command_line, read
+from matplotlib.axes import Axes
+from pages import DOCS, markdown, panels, plot_mean, put_section, save_figure, seeds_of, spread
+from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 
+from nprobot import alignment, learning_rule
+from nprobot.catalogue import learner_title
 from nprobot.envs import datasets
-from nprobot.envs.datasets import Dataset
+from nprobot.envs.datasets import Dataset, Recording
 from nprobot.errors import NonFiniteError
-from nprobot.regression import FitResult, RegressionScore, fit
+from nprobot.regression import FitConfig, FittedModel, RegressionScore, fit, network_for
+from nprobot.regression.learner import Regression
 
-RESULTS = ROOT / "results" / "inverse_dynamics"
+FOLDER = RESULTS / "inverse_dynamics"
+PAGE = DOCS / "regression.md"
 HIDDEN = (128, 128)
 BATCH_SIZE = 256
+NOISE: dict[str, Any] = {"sigma": 1e-3, "noise": "rademacher"}
 EPOCHS = 12
 PASSES = EPOCHS * 17
 """For each training row: what NP, ANP, DNP and DANP spend in 12 epochs at K = 16."""
+BUDGETS = {"epochs": f"{EPOCHS} epochs", "passes": f"{PASSES} passes of each row"}
+DRAWS = (1, 16)
 SEARCH_SEED, SEEDS = 100, (0, 1, 2)
 WIDE = {
     "learning_rate": (1e-3, 3e-3, 1e-2),
@@ -50,8 +62,15 @@ NARROW = {
     "weight_decay": (0.01, 0.1),
     "decorrelation_lr": (1e-4, 1e-3),
 }
-FEEDBACK = "dnp+feedback"
-ORDER = ("bp", "dbp", "np", "anp", "dnp", "danp", "inp", "dinp", FEEDBACK)
+BACKPROP = ("bp", "dbp")
+ORDER = (*BACKPROP, "np", "anp", "dnp", "danp", "inp", "dinp", "dnp+feedback")
+"""In which rules run: the quick ones first."""
+COLOURS = {
+    "np": "#a6bddb", "inp": "#a1d99b", "anp": "#fdae6b", "dnp": "#08519c", "dinp": "#238b45",
+    "danp": "#d94801", "dnp+feedback": "#6a51a3", "bp": "#252525", "dbp": "#969696",
+}  # fmt: skip
+"""In the order of the tables."""
+SPLITS = ("train", "validation", "test", "shifted")
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ class Learner:
     @property
     def passes_per_epoch(self) -> int:
         """Of one row; a backward pass counts as two."""
-        if self.rule in ("bp", "dbp"):
+        if self.rule in BACKPROP:
             return 3
         layers = len(HIDDEN) + 1 if self.rule.endswith("inp") else 1
         return 1 + self.samples * layers
@@ -75,184 +94,341 @@ class Learner:
         """Within the budget; never more passes than it allows."""
         return EPOCHS if self.budget == "epochs" else PASSES // self.passes_per_epoch
 
-    def settings(self) -> Iterator[dict[str, float]]:
+    def jobs(self) -> list[Row]:
         """What the search tries."""
         grid = dict(WIDE if (self.budget, self.samples) == ("epochs", 1) else NARROW)
         if not self.rule.startswith("d"):
             grid["decorrelation_lr"] = (0.0,)
-        for values in itertools.product(*grid.values()):
-            yield dict(zip(grid, values, strict=True))
+        return [
+            {**vars(self), **dict(zip(grid, values, strict=True)), "seed": SEARCH_SEED}
+            for values in itertools.product(*grid.values())
+        ]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One finished fit; errors are nMSE, averaged over the joints."""
-
-    budget: str
-    rule: str
-    samples: int
-    learning_rate: float
-    weight_decay: float
-    decorrelation_lr: float
-    seed: int
-    epochs: int
-    passes: int
-    best_epoch: int
-    train: float
-    validation: float
-    test: float
-    shifted: float
-    test_joints: str
-    weight_norm: float
-    decorrelation_loss: float
-    seconds: float
-    data: str
-    torch: str
-    mujoco: str
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells it from others."""
-        settings = (self.learning_rate, self.weight_decay, self.decorrelation_lr, self.seed)
-        return (self.budget, self.rule, self.samples, *settings)
-
-
-def read_rows(file: Path) -> list[Row]:
-    """The rows of a table; none if there is no file."""
-    kinds = {"int": int, "float": float, "str": str}
-    return [
-        Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)})
-        for line in read(file)
-    ]
-
-
-def learners(rules: list[str]) -> list[Learner]:
-    """The rules and budgets in the order in which they run: the quick ones first."""
-    found = []
-    for budget, samples in itertools.product(("epochs", "passes"), (1, 16)):
+def learners(rules: tuple[str, ...]) -> Iterator[Learner]:
+    """The rules and budgets in the order in which they run."""
+    for budget, samples in itertools.product(BUDGETS, DRAWS):
         for rule in ORDER:
             learner = Learner(budget, rule, samples)
             # Backpropagation has no K, and what spends 17 passes an epoch has equal budgets.
-            same = rule in ("bp", "dbp") and samples > 1
+            same = rule in BACKPROP and samples > 1
             same |= budget == "passes" and learner.epochs == EPOCHS
             if rule in rules and not same:
-                found.append(learner)
-    return found
+                yield learner
 
 
-def main() -> None:
-    """Run or report."""
-    parser = command_line(__doc__, "run", "report")
-    parser.add_argument("--rule", action="append", choices=ORDER, help="only this one; repeatable")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the rows")
-    arguments = parser.parse_args()
-    if arguments.stage == "report":
-        import inverse_dynamics_report
-
-        inverse_dynamics_report.write(arguments.out)
-        return
-    torch.set_num_threads(1)
-    data = datasets.inverse_dynamics()
-    for learner in learners(arguments.rule or list(ORDER)):
-        settings = search(learner, data, arguments.out)
-        for seed in SEEDS:
-            run(learner, data, settings, seed, arguments.out / "rows.csv")
+@functools.lru_cache(maxsize=1)
+def arm(recording: Recording | None = None) -> Dataset:
+    """The arm's data, or a variant of them."""
+    return datasets.inverse_dynamics(recording=recording or Recording())
 
 
-def search(learner: Learner, data: Dataset, out: Path) -> dict[str, float]:
-    """The settings with the lowest validation error; ties go to the first."""
-    tried = [
-        (run(learner, data, settings, SEARCH_SEED, out / "search.csv").validation, settings)
-        for settings in learner.settings()
-    ]
-    error, best = min(tried, key=lambda item: item[0])
-    print(f"{learner.budget} {learner.rule} K={learner.samples}: {best} validation {error:.4f}")
-    return best
+def run(rule: tuple[str, ...] = ORDER) -> None:
+    """Search and fit.
+
+    Args:
+        rule: only these.
+    """
+    for learner in learners(rule):
+        jobs = learner.jobs()
+        keep(FOLDER / "search.csv", jobs, fit_once)
+        tried = read(FOLDER / "search.csv")
+        # Ties go to the first.
+        best = min(jobs, key=lambda job: float(select(tried, **job)[0]["validation"]))
+        print(f"chosen: {best}", flush=True)
+        chosen = [{**best, "seed": seed} for seed in SEEDS]
+        keep(FOLDER / "rows.csv", chosen, fit_once, curves=FOLDER / "curves.csv")
 
 
-def run(learner: Learner, data: Dataset, settings: dict[str, float], seed: int, file: Path) -> Row:
-    """Fit once and write the row, unless it is there; a fit that diverges has infinite errors."""
-    wanted = (learner.budget, learner.rule, learner.samples, *settings.values(), seed)
-    for row in read_rows(file):
-        if row.key == wanted:
-            return row
+def fit_once(budget: str, rule: str, samples: int, seed: int, **settings: float) -> Row:
+    """A fit as a row; one that diverges has infinite errors, which are nMSE."""
+    learner = Learner(budget, rule, samples)
+    row: Row = {
+        "epochs": learner.epochs,
+        "passes": learner.epochs * learner.passes_per_epoch,
+        "data": str(arm().meta["settings_hash"])[:12],
+    }
     try:
-        result: FitResult | None = fit(
+        result = fit(
             list(HIDDEN),
-            data,
-            learner.rule.removesuffix("+feedback"),
-            feedback=learner.rule == FEEDBACK,
-            samples=learner.samples,
+            arm(),
+            rule,
+            samples=samples,
             epochs=learner.epochs,
             batch_size=BATCH_SIZE,
             seed=seed,
+            **NOISE,
             **settings,
         )
     except NonFiniteError:
-        result = None
-    row = summarise(learner, data, settings, seed, result)
-    append(file, [asdict(row)])
-    if result is not None and file.name == "rows.csv":
-        append(file.with_name("curves.csv"), curve(row, result))
-    print(row.key, f"test {row.test:.4f} ({row.seconds:.0f} s)", flush=True)
-    return row
+        return row | {"best_epoch": 0, "seconds": 0.0} | dict.fromkeys(SPLITS, np.inf)
+    test, last = result.scores["test"], result.history[-1]
+    assert isinstance(test, RegressionScore)
+    every = max(1, result.epochs // 50)  # about fifty points
+    return row | {
+        **{name: round(score.error, 6) for name, score in result.scores.items()},
+        "best_epoch": result.best_epoch,
+        "test_joints": " ".join(f"{value:.6f}" for value in test.nmse),
+        "weight_norm": round(last["weights/norm"], 4),
+        "decorrelation_loss": round(last.get("decorrelation/loss", np.nan), 6),
+        "seconds": round(result.seconds, 2),
+        "curve": [
+            {
+                "epoch": int(entry["epoch"]),
+                "passes": entry["epoch"] * float(learner.passes_per_epoch),
+                "validation": round(entry["validation/nmse"], 6),
+            }
+            for entry in result.history
+            if entry["epoch"] % every == 0 or entry["epoch"] == result.epochs
+        ],
+    }
 
 
-def summarise(
-    learner: Learner,
-    data: Dataset,
-    settings: dict[str, float],
-    seed: int,
-    result: FitResult | None,
-) -> Row:
-    """A fit as a row."""
-    errors = dict.fromkeys(("train", "validation", "test", "shifted"), np.inf)
-    last: dict[str, Any] = {}
-    joints = ""
-    if result is not None:
-        errors = {name: score.error for name, score in result.scores.items()}
-        last = dict(result.history[-1])
-        test = result.scores["test"]
-        assert isinstance(test, RegressionScore)
-        joints = " ".join(f"{value:.6f}" for value in test.nmse)
-    return Row(
-        budget=learner.budget,
-        rule=learner.rule,
-        samples=learner.samples,
-        seed=seed,
-        epochs=learner.epochs,
-        passes=learner.epochs * learner.passes_per_epoch,
-        best_epoch=0 if result is None else result.best_epoch,
-        test_joints=joints,
-        weight_norm=round(last.get("weights/norm", np.inf), 4),
-        decorrelation_loss=round(last.get("decorrelation/loss", np.nan), 6),
-        seconds=0.0 if result is None else round(result.seconds, 2),
-        data=str(data.meta["settings_hash"])[:12],
-        torch=torch.__version__,
-        mujoco=mujoco.__version__,
-        **settings,
-        **{name: round(error, 6) for name, error in errors.items()},
-    )
+@dataclass(frozen=True)
+class Variant:
+    """One change of data or settings."""
+
+    name: str
+    recording: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def curve(row: Row, result: FitResult) -> list[dict[str, Any]]:
-    """Validation error over passes, at most about fifty points."""
-    every = max(1, result.epochs // 50)
-    per_epoch = row.passes / row.epochs
-    return [
-        {
-            "budget": row.budget,
-            "rule": row.rule,
-            "samples": row.samples,
-            "seed": row.seed,
-            "epoch": int(entry["epoch"]),
-            "passes": entry["epoch"] * per_epoch,
-            "validation": round(entry["validation/nmse"], 6),
+RULES = ("np", "anp", "dnp", "danp")
+VARIANTS = (
+    Variant("as in the table"),
+    Variant("independent joints (synergy 0)", {"synergy": 0.0}),
+    Variant("stronger synergy (0.95)", {"synergy": 0.95}),
+    Variant(
+        "six times the trajectories, 2 epochs",
+        {"train": 6 * 66, "validation": 48, "test": 48},
+        {"epochs": 2},
+    ),
+    Variant("no weight decay", {}, {"weight_decay": 0.0}),
+    Variant("constant learning rate", {}, {"lr_schedule": "constant"}),
+    Variant("σ = 0.01", {}, {"sigma": 1e-2}),
+    Variant("σ = 0.0001", {}, {"sigma": 1e-4}),
+    Variant("Gaussian noise", {}, {"noise": "gaussian"}),
+    Variant("η_R × 10", {}, {"decorrelation_lr": 10.0}),
+    Variant("η_R / 10", {}, {"decorrelation_lr": 0.1}),
+    Variant("κ = 0.5: whitening too", {}, {"whitening": 0.5}),
+    Variant("ReLU", {}, {"activation": "relu"}),
+)
+
+
+def why(only: Only = ()) -> None:
+    """Fit with one change; settings are not searched again."""
+    jobs = itertools.product(VARIANTS, RULES, SEEDS)
+    named = [{"variant": variant.name, "rule": rule, "seed": seed} for variant, rule, seed in jobs]
+    keep(FOLDER / "ablation.csv", named, fit_variant, only=only)
+
+
+def fit_variant(variant: str, rule: str, seed: int) -> Row:
+    """One fit; settings of R mean nothing to a rule without R."""
+    change = next(own for own in VARIANTS if own.name == variant)
+    chosen = select(read(FOLDER / "rows.csv"), budget="epochs", rule=rule, samples=1)[0]
+    names = ("learning_rate", "weight_decay", "decorrelation_lr")
+    settings: dict[str, Any] = {
+        **NOISE,
+        "epochs": EPOCHS,
+        **{name: float(chosen[name]) for name in names},
+        **change.settings,
+    }
+    if "decorrelation_lr" in change.settings:
+        settings["decorrelation_lr"] *= float(chosen["decorrelation_lr"])
+    data = arm(Recording(**change.recording))
+    activation = settings.pop("activation", "tanh")
+    network = network_for(data, FitConfig(rule, seed=seed), HIDDEN, activation)
+    result = fit(network, data, rule, samples=1, batch_size=BATCH_SIZE, seed=seed, **settings)
+    errors = {name: round(score.error, 6) for name, score in result.scores.items()}
+    correlation = round(result.history[-1]["decorrelation/loss"], 6)
+    return errors | {"decorrelation_loss": correlation}
+
+
+def report() -> None:
+    """Write the tables and draw the figure."""
+    rows, ablation = read(FOLDER / "rows.csv"), read(FOLDER / "ablation.csv")
+    baselines = {
+        "linear regression": datasets.linear_regression(arm()),
+        "mean predictor": datasets.mean_predictor(arm()),
+    }
+    errors = {
+        name: {split: float(nmse.mean()) for split, nmse in found.items()}
+        for name, found in baselines.items()
+    }
+    tables = [part for budget in BUDGETS for part in (*table(rows, budget, errors), "")]
+    put_section("inverse_dynamics", [*tables, *ratios(rows)], PAGE)
+    put_section("inverse_dynamics settings", chosen_settings(rows), PAGE)
+    put_section("inverse_dynamics why", [*variants_table(ablation), "", *cosines()], PAGE)
+    figure, (left, right) = panels(2, (10.0, 4.2))
+    dots(left, rows, errors["linear regression"]["test"])
+    curves(right)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, fontsize=9, ncols=len(COLOURS), loc="outside lower center")
+    save_figure(figure, "inverse_dynamics")
+
+
+def found(rows: Rows, budget: str, rule: str, samples: int) -> Rows:
+    """The rows of a learner; where both budgets are the same, those of the other."""
+    if rule in BACKPROP:
+        samples = 1
+    if Learner("passes", rule, samples).epochs == EPOCHS:
+        budget = "epochs"
+    return select(rows, budget=budget, rule=rule, samples=samples)
+
+
+def table(rows: Rows, budget: str, errors: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """NMSE of every rule within a budget, mean ± standard deviation over seeds."""
+    names = ("train", "test", "shifted")
+    lines = []
+    for rule in COLOURS:
+        if any(found(rows, budget, rule, samples) for samples in DRAWS):
+            cells = [learner_title(rule)]
+            for samples in DRAWS:
+                own = found(rows, budget, rule, samples)
+                if rule in BACKPROP and samples > 1:
+                    own = []
+                cells += [spread(column(own, name), 4) for name in names]
+            lines.append(cells)
+    for name, error in errors.items():
+        lines.append([name, *(f"{error[split]:.3f}" for split in names), "", "", ""])
+    heading = ("rule", "K = 1: train", "test", "shifted", "K = 16: train", "test", "shifted")
+    return [f"**After {BUDGETS[budget]}**", "", *markdown(heading, lines)]
+
+
+def ratios(rows: Rows) -> list[str]:
+    """How many times smaller decorrelation makes the error."""
+    pairs = (("np", "dnp"), ("inp", "dinp"), ("anp", "danp"), ("np", "danp"))
+    lines = []
+    for (budget, name), samples in itertools.product(BUDGETS.items(), DRAWS):
+        cells = [f"{name}, K = {samples}"]
+        for pair in pairs:
+            plain, decorrelated = (found(rows, budget, rule, samples) for rule in pair)
+            both = [
+                statistics.fmean(column(plain, split))
+                / statistics.fmean(column(decorrelated, split))
+                for split in ("train", "test")
+                if plain and decorrelated
+            ]
+            cells.append("; ".join(f"{value:.2f}" for value in both))
+        lines.append(cells)
+    title = "**Error without decorrelation over error with it** (training rows; test rows)"
+    heading = ("", *(" → ".join(map(learner_title, pair)) for pair in pairs))
+    return [title, "", *markdown(heading, lines)]
+
+
+def chosen_settings(rows: Rows) -> list[str]:
+    """What the search found."""
+    lines = []
+    for budget, samples, rule in itertools.product(BUDGETS, DRAWS, ORDER):
+        if own := select(rows, budget=budget, rule=rule, samples=samples):
+            rate, decay, eta = (
+                f"{float(own[0][name]):g}"
+                for name in ("learning_rate", "weight_decay", "decorrelation_lr")
+            )
+            cells = [budget, learner_title(rule), "" if rule in BACKPROP else str(samples)]
+            cells += [rate, decay, eta if eta != "0" else "", own[0]["epochs"], own[0]["passes"]]
+            lines.append(cells)
+    settings = ("learning rate", "weight decay", "η_R", "epochs", "passes of a row")
+    return markdown(("budget", "rule", "K", *settings), lines)
+
+
+def variants_table(rows: Rows) -> list[str]:
+    """Errors by variant, and how much decorrelation gains."""
+    pairs = (("np", "dnp"), ("anp", "danp"), ("np", "danp"))
+    lines = []
+    for variant in VARIANTS:
+        mean = {
+            (rule, split): statistics.fmean(column(own, split))
+            for rule in RULES
+            for split in ("train", "test")
+            if (own := select(rows, variant=variant.name, rule=rule))
         }
-        for entry in result.history
-        if entry["epoch"] % every == 0 or entry["epoch"] == result.epochs
+        if len(mean) < 2 * len(RULES):
+            continue
+        cells = [f"{mean[rule, 'train']:.3f}, {mean[rule, 'test']:.3f}" for rule in RULES]
+        for a, b in pairs:
+            gains = (mean[a, split] / mean[b, split] for split in ("train", "test"))
+            cells.append(", ".join(f"{gain:.2f}" for gain in gains))
+        lines.append([variant.name, *cells])
+    gains = (" / ".join(map(learner_title, pair)) for pair in pairs)
+    return markdown(("", "NP: train, test", *map(learner_title, RULES[1:]), *gains), lines)
+
+
+def cosines(batch: int = BATCH_SIZE, repeats: int = 20) -> list[str]:
+    """Cosine of the estimate with backprop's gradient, before learning and after an epoch of BP."""
+    data = arm()
+    rules = ("np", "inp", "anp")
+    draws = (1, 16, 256)
+    names = [learner_title(rule, k) for rule in rules for k in draws]
+    lines = []
+    for name, epochs in (("before learning", 0), ("after one epoch of BP", 1)):
+        config = FitConfig("bp", seed=SEEDS[0])
+        network = network_for(data, config, HIDDEN)
+        model, objective = FittedModel.for_data(network, data), Regression()
+        if epochs:
+            fit(network, data, "bp", epochs=epochs, batch_size=BATCH_SIZE, seed=SEEDS[0])
+        inputs = model.standardise(torch.tensor(data.train.inputs))
+        targets = objective.targets(model, data.train)
+        cells = [name]
+        for rule_name in rules:
+            for k in draws:
+                rule = learning_rule(rule_name, samples=k, seed=0, **NOISE)
+                found = []
+                for i in range(repeats):
+                    some = torch.arange(i * 37, i * 37 + batch * 101, 101) % len(inputs)
+                    loss = objective.loss(targets[some])
+                    found.append(alignment(rule, network, inputs[some], loss).cosine)
+                cells.append(f"{statistics.fmean(found):.2f}")
+        lines.append(cells)
+    return markdown(("cosine with the gradient", *names), lines)
+
+
+def dots(axes: Axes, rows: Rows, linear: float) -> None:
+    """Test error of every rule after equal epochs and after equal passes."""
+    columns = [
+        (f"{EPOCHS} epochs\nK = 1", "epochs", 1),
+        (f"{EPOCHS} epochs\nK = 16", "epochs", 16),
+        (f"{PASSES} passes\nK = 1", "passes", 1),
+        (f"{PASSES} passes\nK = 16", "passes", 16),
     ]
+    for place, (_, budget, samples) in enumerate(columns):
+        for i, rule in enumerate(COLOURS):
+            own = column(found(rows, budget, rule, samples), "test")
+            x = place + (i - 4) * 0.085
+            marker = "D" if rule in BACKPROP else "o"
+            axes.plot([x] * len(own), own, marker, color=COLOURS[rule], markersize=4, alpha=0.7)
+            if own:
+                axes.hlines(statistics.fmean(own), x - 0.04, x + 0.04, color=COLOURS[rule])
+    axes.axhline(linear, color="0.5", linestyle="--", linewidth=1)
+    axes.text(
+        3.5, linear * 0.97, "linear regression", ha="right", va="top", color="0.4", fontsize=8
+    )
+    for rule in COLOURS:
+        axes.plot(
+            [],
+            [],
+            "D" if rule in BACKPROP else "o",
+            color=COLOURS[rule],
+            label=learner_title(rule),
+        )
+    axes.set_xticks(range(len(columns)))
+    axes.set_xticklabels([name for name, *_ in columns])
+    axes.set_yscale("log")
+    axes.set_ylabel("test nMSE")
+
+
+def curves(axes: Axes) -> None:
+    """Validation error over passes, K = 1 within the budget of passes; mean over seeds."""
+    points = read(FOLDER / "curves.csv")
+    for rule, colour in COLOURS.items():
+        own = select(points, budget="passes", rule=rule, samples=1)
+        plot_mean(axes, seeds_of(own, "passes", "validation"), color=colour, lw=1.6)
+    axes.set_yscale("log")
+    axes.set_xlim(0, PASSES)
+    axes.set_xlabel("passes of each training row (a backward pass counts as two)")
+    axes.set_ylabel("validation nMSE, K = 1")
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, why, report)
