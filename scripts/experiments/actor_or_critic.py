@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from pages import DOCS, markdown, put_section, spread
-from rows import Only, RESULTS, column, command, keep, read, select
+from rows import RESULTS, Only, column, command, keep, read, select
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule

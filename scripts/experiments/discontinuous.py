@@ -4,44 +4,38 @@ InvertedPendulum-v5 is controlled by a network whose hidden units are signs, or 
 which the outputs have 3 bits, too. Their derivative is zero wherever it exists; so plain
 backpropagation trains the last layer alone, on whatever the others happen to compute, and where the
 outputs jump it trains nothing. The critic, which no robot carries, has tanh units for all.
-A run that has its row is not repeated.
 
-    python scripts/discontinuous.py run       # rows.csv and curves.csv in results/discontinuous/
-    python scripts/discontinuous.py report    # figure and section in docs/
+    python scripts/experiments/discontinuous.py run       # results/discontinuous/*.csv
+    python scripts/experiments/discontinuous.py report    # figure and section in docs/
 """
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 import gymnasium
-import rows
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
+from pages import DOCS, each, markdown, panels, plot_each, put_section, save_figure, seeds_of
+from robots import ROBOTS, learn, measure
+from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 import nprobot
 from nprobot.policies.activations import Quantised, Sign, StraightThrough
-from nprobot.policies.chip.crossbar import put_on_chip
+from nprobot.policies.chip import put_on_chip
 
-TABLE = rows.ROOT / "results" / "discontinuous" / "rows.csv"
+TABLE = RESULTS / "discontinuous" / "rows.csv"
 CURVES = TABLE.with_name("curves.csv")
-FIGURE = rows.FIGURES / "discontinuous.png"
-TASK, STEPS, ROBOTS, SEEDS, EPISODES = "InvertedPendulum-v5", 80_000, 8, (0, 1, 2), 20
+TASK, STEPS, SEEDS = "InvertedPendulum-v5", 80_000, (0, 1, 2)
 HIDDEN = [16, 16]
 NODE_NOISE = 0.1
 """Of the chip that DANP and NRL learn and run on; BP has a silent digital network."""
-EVERY = 2_000
-"""Steps between two points of a curve."""
 UNITS: dict[str, Callable[[], nn.Module]] = {
     "sign": Sign,
     "3 bits": Quantised,
@@ -78,7 +72,7 @@ WAYS = {
     "NRL": Way(
         "from hidden node noise of 0.1, on-line, two noisy passes",
         nprobot.NRL,
-        {"node_noise": NODE_NOISE},
+        {"node_noise": NODE_NOISE, "rule": "danp", "rule_kwargs": {"decorrelation_lr": 1e-3}},
         steps=150_000,
     ),
     "BP-PPO": Way("plain backpropagation: the hidden layers' gradients are 0", nprobot.PPO, BP),
@@ -91,62 +85,32 @@ WAYS = {
 }
 
 
-class Curve(BaseCallback):
-    """Notes the mean return of the last 20 episodes now and then."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.points: list[tuple[int, float]] = []
-
-    def _on_step(self) -> bool:
-        episodes = list(self.model.ep_info_buffer or ())[-20:]
-        if episodes and self.num_timesteps % EVERY < ROBOTS:
-            self.points.append((self.num_timesteps, fmean(e["r"] for e in episodes)))
-        return True
+def run(only: Only = ()) -> None:
+    """Learn and measure what has no row."""
+    jobs = itertools.product(SEEDS, UNITS, WAYS)
+    named = [{"units": units, "way": way, "seed": seed} for seed, units, way in jobs]
+    keep(TABLE, named, train, only=only, curves=CURVES)
 
 
-def run(units: str, name: str, seed: int) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """Learn and evaluate; the row of the result, and those of the curve."""
-    way, unit = WAYS[name], UNITS[units]
-    policy = {
-        "net_arch": HIDDEN,
-        "activation_fn": (lambda: StraightThrough(unit())) if way.surrogate else unit,
-    }
+def train(units: str, way: str, seed: int) -> Row:
+    """Learn and evaluate."""
+    own, unit = WAYS[way], UNITS[units]
+    activation = (lambda: StraightThrough(unit())) if own.surrogate else unit
+    policy = {"net_arch": HIDDEN, "activation_fn": activation}
     env = VecNormalize(make_vec_env(TASK, ROBOTS, seed=seed))
-    model = way.learner(
-        "MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **way.settings
+    model = own.learner(
+        "MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **own.settings
     )
     smooth_critic(model.policy)
     if units == OUTPUTS_TOO:
-        make_outputs_jump(model, policy["activation_fn"])
-    if way.chip:
+        make_outputs_jump(model, activation)
+    if own.chip:
         policy_net = [model.policy.mlp_extractor.policy_net, model.policy.action_net]
         put_on_chip(nn.ModuleList(policy_net), NODE_NOISE, seed=1_000 + seed)
     before = hidden_weights(model.policy)
-    curve = Curve()
-    start = time.process_time()
-    model.learn(way.steps, callback=curve)
-    seconds = time.process_time() - start
+    row = learn(model, own.steps)
     moved = float((hidden_weights(model.policy) - before).norm())
-    env.training = env.norm_reward = False
-    env.seed(10_000 + seed)
-    returns, _ = evaluate_policy(model, env, EPISODES, return_episode_rewards=True)
-    row: dict[str, object] = {
-        "units": units,
-        "way": name,
-        "seed": seed,
-        "steps": way.steps,
-        "return_mean": round(fmean(returns), 2),  # type: ignore[arg-type]
-        "return_min": min(returns),  # type: ignore[type-var]
-        "episodes": EPISODES,
-        "hidden_weights_moved": round(moved, 4),
-        "forward_passes": model.rule.forward_passes,
-        "backward_passes": model.rule.backward_passes,
-        "cpu_seconds": round(seconds, 1),
-        **rows.versions(),
-    }
-    own = {"units": units, "way": name, "seed": seed}
-    return row, [{**own, "step": step, "return": round(value, 2)} for step, value in curve.points]
+    return {**row, "hidden_weights_moved": round(moved, 4), **measure(model, env, seed)}
 
 
 def smooth_critic(policy: Any) -> None:  # noqa: ANN401 - of PPO or NRL
@@ -174,86 +138,37 @@ def hidden_weights(policy: Any) -> torch.Tensor:  # noqa: ANN401
     return torch.cat([layer.weight.detach().flatten() for layer in layers])
 
 
-def run_all(units: list[str], names: list[str], seeds: list[int]) -> None:
-    """Every kind of unit, way and seed that has no row yet."""
-    done = {(row["units"], row["way"], int(row["seed"])) for row in rows.read(TABLE)}
-    for seed, kind, name in itertools.product(seeds, units, names):
-        if (kind, name, seed) not in done:
-            row, points = run(kind, name, seed)
-            rows.append(CURVES, points)
-            rows.append(TABLE, [row])
-            print(*list(row.values())[:8], row["cpu_seconds"], flush=True)
-
-
 def report() -> None:
     """Draw the figure and write the section."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    found, curves = rows.read(TABLE), rows.read(CURVES)
-    figure, axes = plt.subplots(1, len(UNITS), figsize=(12.5, 3.8), sharey=True)
+    curves = read(CURVES)
+    figure, axes = panels(len(UNITS), (12.5, 3.8), sharey=True)
     for axis, units in zip(axes, UNITS, strict=True):
         for number, name in enumerate(WAYS):
-            for seed in SEEDS:
-                points = [
-                    (float(p["step"]) / 1e3, float(p["return"]))
-                    for p in curves
-                    if (p["units"], p["way"], int(p["seed"])) == (units, name, seed)
-                ]
-                if points:
-                    label = name if seed == SEEDS[0] else None
-                    axis.plot(*zip(*points, strict=True), lw=1.3, color=f"C{number}", label=label)
-        threshold = gymnasium.spec(TASK).reward_threshold
-        axis.axhline(threshold, color="grey", ls=":", lw=1)
+            own = seeds_of(select(curves, units=units, way=name), "step", "return", 1e3)
+            plot_each(axis, own, lw=1.3, color=f"C{number}", label=name)
+        axis.axhline(gymnasium.spec(TASK).reward_threshold, color="grey", ls=":", lw=1)
         axis.set_title(f"units: {units}", size=11)
         axis.set_xlabel("environment steps (thousands)")
-        axis.grid(alpha=0.25)
     axes[0].set_ylabel(f"return of training episodes, {TASK}")
     axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(FIGURE, dpi=120)
-    rows.put_section("discontinuous", table(found))
+    save_figure(figure, "discontinuous")
+    picture = "![Return over steps with units that jump](figures/discontinuous.png)"
+    put_section("discontinuous", [picture, "", *table(read(TABLE))], DOCS / "hardware.md")
 
 
-def table(found: list[dict[str, str]]) -> list[str]:
-    """The section as Markdown."""
-    lines = [
-        "![Return over steps with units that jump](figures/discontinuous.png)",
-        "",
-        "| learner | what it is | steps | "
-        + " | ".join(f"{u}: return, each seed" for u in UNITS)
-        + " |",
-        "|---|---|---|" + "---|" * len(UNITS),
-    ]
+def table(rows: Rows) -> list[str]:
+    """What every way gets out of every kind of unit."""
+    lines = []
     for name, way in WAYS.items():
-        cells = []
-        for units in UNITS:
-            own = sorted(
-                (row for row in found if (row["units"], row["way"]) == (units, name)),
-                key=lambda row: int(row["seed"]),
-            )
-            values = [float(row["return_mean"]) for row in own]
-            each = ", ".join(f"{value:.0f}" for value in values)
-            cells.append(f"**{fmean(values):.0f}** ({each})" if values else "–")
-        lines.append(f"| {name} | {way.about} | {way.steps // 1000}k | " + " | ".join(cells) + " |")
-    return lines
-
-
-def main() -> None:
-    """Run or report."""
-    parser = rows.command_line(__doc__, "run", "report")
-    parser.add_argument("--units", nargs="+", choices=UNITS, default=list(UNITS))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.stage == "run":
-        run_all(options.units, options.ways, options.seeds)
-    else:
-        report()
+        found = [
+            [row for seed in SEEDS for row in select(rows, units=units, way=name, seed=seed)]
+            for units in UNITS
+        ]
+        cells = (each(column(own, "return_mean"), 0) for own in found)
+        lines.append((name, way.about, f"{way.steps // 1000}k", *cells))
+    units = (f"{kind}: return, each seed" for kind in UNITS)
+    return markdown(("learner", "what it is", "steps", *units), lines)
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, report)

@@ -11,7 +11,7 @@ ANP, DNP and DANP at K = 1 and 12 epochs with the settings that the search chose
 
     python scripts/experiments/inverse_dynamics.py run              # search, rows, curves (.csv)
     python scripts/experiments/inverse_dynamics.py run --rule danp  # one rule only
-    python scripts/experiments/inverse_dynamics.py why              # ablation.csv
+    python scripts/experiments/inverse_dynamics.py why              # ablation.csv, cosines.csv
     python scripts/experiments/inverse_dynamics.py report           # tables and figure in docs/
 
 Passes: a row that goes forward through the network once is one pass. Backpropagation's way back
@@ -32,6 +32,7 @@ import torch
 from matplotlib.axes import Axes
 from pages import DOCS, markdown, panels, plot_mean, put_section, save_figure, seeds_of, spread
 from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
+from torch import Tensor
 
 from nprobot import alignment, learning_rule
 from nprobot.catalogue import learner_title
@@ -70,6 +71,9 @@ COLOURS = {
     "danp": "#d94801", "dnp+feedback": "#6a51a3", "bp": "#252525", "dbp": "#969696",
 }  # fmt: skip
 """In the order of the tables."""
+STATES = {"before learning": 0, "after one epoch of BP": 1}
+"""Networks whose gradient estimates are compared with, and their epochs."""
+COMPARED, COSINE_DRAWS = ("np", "inp", "anp"), (1, 16, 256)
 SPLITS = ("train", "validation", "test", "shifted")
 
 
@@ -216,10 +220,13 @@ VARIANTS = (
 
 
 def why(only: Only = ()) -> None:
-    """Fit with one change; settings are not searched again."""
+    """Fit with one change; compare estimates with the gradient."""
     jobs = itertools.product(VARIANTS, RULES, SEEDS)
     named = [{"variant": variant.name, "rule": rule, "seed": seed} for variant, rule, seed in jobs]
     keep(FOLDER / "ablation.csv", named, fit_variant, only=only)
+    compared = itertools.product(STATES, COMPARED, COSINE_DRAWS)
+    named = [{"network": name, "rule": rule, "samples": k} for name, rule, k in compared]
+    keep(FOLDER / "cosines.csv", named, cosine, only=only)
 
 
 def fit_variant(variant: str, rule: str, seed: int) -> Row:
@@ -244,9 +251,36 @@ def fit_variant(variant: str, rule: str, seed: int) -> Row:
     return errors | {"decorrelation_loss": correlation}
 
 
+@functools.lru_cache(maxsize=1)
+def state(name: str) -> tuple[torch.nn.Module, Tensor, Tensor]:
+    """A network after so many epochs of BP, and the arm's standardised rows."""
+    network = network_for(arm(), FitConfig("bp", seed=SEEDS[0]), HIDDEN)
+    model = FittedModel.for_data(network, arm())
+    if epochs := STATES[name]:
+        fit(network, arm(), "bp", epochs=epochs, batch_size=BATCH_SIZE, seed=SEEDS[0])
+    train = arm().train
+    return (
+        network,
+        model.standardise(torch.tensor(train.inputs)),
+        Regression().targets(model, train),
+    )
+
+
+def cosine(network: str, rule: str, samples: int) -> Row:
+    """Mean cosine of the estimate with backprop's gradient over twenty batches."""
+    learned, inputs, targets = state(network)
+    learner = learning_rule(rule, samples=samples, seed=0, **NOISE)
+    found = []
+    for i in range(20):
+        rows = torch.arange(i * 37, i * 37 + BATCH_SIZE * 101, 101) % len(inputs)
+        loss = Regression().loss(targets[rows])
+        found.append(alignment(learner, learned, inputs[rows], loss).cosine)
+    return {"cosine": round(statistics.fmean(found), 6)}
+
+
 def report() -> None:
     """Write the tables and draw the figure."""
-    rows, ablation = read(FOLDER / "rows.csv"), read(FOLDER / "ablation.csv")
+    rows = read(FOLDER / "rows.csv")
     baselines = {
         "linear regression": datasets.linear_regression(arm()),
         "mean predictor": datasets.mean_predictor(arm()),
@@ -258,7 +292,7 @@ def report() -> None:
     tables = [part for budget in BUDGETS for part in (*table(rows, budget, errors), "")]
     put_section("inverse_dynamics", [*tables, *ratios(rows)], PAGE)
     put_section("inverse_dynamics settings", chosen_settings(rows), PAGE)
-    put_section("inverse_dynamics why", [*variants_table(ablation), "", *cosines()], PAGE)
+    put_section("inverse_dynamics why", [*variants_table(), "", *cosines_table()], PAGE)
     figure, (left, right) = panels(2, (10.0, 4.2))
     dots(left, rows, errors["linear regression"]["test"])
     curves(right)
@@ -333,8 +367,9 @@ def chosen_settings(rows: Rows) -> list[str]:
     return markdown(("budget", "rule", "K", *settings), lines)
 
 
-def variants_table(rows: Rows) -> list[str]:
+def variants_table() -> list[str]:
     """Errors by variant, and how much decorrelation gains."""
+    rows = read(FOLDER / "ablation.csv")
     pairs = (("np", "dnp"), ("anp", "danp"), ("np", "danp"))
     lines = []
     for variant in VARIANTS:
@@ -355,33 +390,14 @@ def variants_table(rows: Rows) -> list[str]:
     return markdown(("", "NP: train, test", *map(learner_title, RULES[1:]), *gains), lines)
 
 
-def cosines(batch: int = BATCH_SIZE, repeats: int = 20) -> list[str]:
-    """Cosine of the estimate with backprop's gradient, before learning and after an epoch of BP."""
-    data = arm()
-    rules = ("np", "inp", "anp")
-    draws = (1, 16, 256)
-    names = [learner_title(rule, k) for rule in rules for k in draws]
-    lines = []
-    for name, epochs in (("before learning", 0), ("after one epoch of BP", 1)):
-        config = FitConfig("bp", seed=SEEDS[0])
-        network = network_for(data, config, HIDDEN)
-        model, objective = FittedModel.for_data(network, data), Regression()
-        if epochs:
-            fit(network, data, "bp", epochs=epochs, batch_size=BATCH_SIZE, seed=SEEDS[0])
-        inputs = model.standardise(torch.tensor(data.train.inputs))
-        targets = objective.targets(model, data.train)
-        cells = [name]
-        for rule_name in rules:
-            for k in draws:
-                rule = learning_rule(rule_name, samples=k, seed=0, **NOISE)
-                found = []
-                for i in range(repeats):
-                    some = torch.arange(i * 37, i * 37 + batch * 101, 101) % len(inputs)
-                    loss = objective.loss(targets[some])
-                    found.append(alignment(rule, network, inputs[some], loss).cosine)
-                cells.append(f"{statistics.fmean(found):.2f}")
-        lines.append(cells)
-    return markdown(("cosine with the gradient", *names), lines)
+def cosines_table() -> list[str]:
+    """Of every rule and K, before learning and after."""
+    rows, names = read(FOLDER / "cosines.csv"), list(itertools.product(COMPARED, COSINE_DRAWS))
+    lines = [
+        [name, *(f"{float(row['cosine']):.2f}" for row in select(rows, network=name))]
+        for name in STATES
+    ]
+    return markdown(("cosine with the gradient", *(learner_title(*own) for own in names)), lines)
 
 
 def dots(axes: Axes, rows: Rows, linear: float) -> None:

@@ -5,35 +5,29 @@ more noise, until the weights run away (Hiratani et al., "On the stability and s
 perturbation learning", NeurIPS 2022, who cure it by weight normalisation). Inverse dynamics of the
 arm, 21-128-128-7 tanh, plain SGD at a constant learning rate, three seeds.
 
-    python scripts/np_divergence.py           # rows, then the figure
-    python scripts/np_divergence.py --report  # the figure from the rows that are there
+    python scripts/experiments/np_divergence.py run      # results/np_divergence/rows.csv
+    python scripts/experiments/np_divergence.py report   # docs/figures/np_divergence.png
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import math
 import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from inverse_dynamics import HIDDEN, NOISE, SEEDS, arm
 from matplotlib.ticker import MaxNLocator
-from rows import FIGURES, ROOT, append, read
+from pages import panels, plot_each, save_figure, seeds_of
+from rows import RESULTS, append, column, command, read, select
 
-from nprobot.envs import datasets
-from nprobot.envs.datasets import Dataset
 from nprobot.errors import NonFiniteError
 from nprobot.regression import fit
 
-ROWS = ROOT / "results" / "np_divergence" / "rows.csv"
-FIGURE = FIGURES / "np_divergence.png"
-
+ROWS = RESULTS / "np_divergence" / "rows.csv"
 LEARNING_RATE = 0.3
 EPOCHS = 20
-SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -55,111 +49,68 @@ LEARNERS = (
 )
 
 
-def main() -> None:
-    """Run what is missing, then draw."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--report", action="store_true", help="only draw")
-    if not parser.parse_args().report:
-        torch.set_num_threads(1)
-        data = datasets.inverse_dynamics()
-        done = {(row["learner"], int(row["seed"])) for row in read(ROWS)}
-        for learner in LEARNERS:
-            for seed in SEEDS:
-                if (learner.name, seed) not in done:
-                    run(learner, seed, data)
-    draw()
+def run() -> None:
+    """Fit what has no rows, which are a curve's points."""
+    there = read(ROWS)
+    for learner, seed in itertools.product(LEARNERS, SEEDS):
+        job = {"learner": learner.name, "seed": seed}
+        if not select(there, **job):
+            curve = points(learner, seed)
+            append(ROWS, [{**job, **point} for point in curve])
+            print(job, curve[-1], flush=True)
 
 
-def run(learner: Learner, seed: int, data: Dataset) -> None:
-    """One fit; its rows are written when it ends."""
-    watch = Watch()
+def points(learner: Learner, seed: int) -> list[dict[str, Any]]:
+    """Validation error and weight norm, an epoch a point; infinite ones if it diverges."""
     try:
         result = fit(
-            [128, 128],
-            data,
+            list(HIDDEN),
+            arm(),
             learner.rule,
             epochs=EPOCHS,
             seed=seed,
             optimizer="sgd",
             learning_rate=LEARNING_RATE,
             lr_schedule="constant",
-            reporter=watch,
-            **({"samples": 1} | learner.settings),
+            **NOISE | {"samples": 1} | learner.settings,
         )
-        history = list(result.history)
-        end = f"nMSE {history[-1]['validation/nmse']:.3g}"
     except NonFiniteError as error:
-        history, end = [], str(error)
-    print(f"{learner.name}, seed {seed}: {end}; {' '.join(watch.messages)}", flush=True)
-    curve = [
+        print(f"{learner.name}, seed {seed}: {error}")
+        return [{"epoch": EPOCHS, "validation": math.inf, "weight_norm": math.inf}]
+    return [
         {
             "epoch": row["epoch"],
             "validation": f"{row['validation/nmse']:.6g}",
             "weight_norm": f"{row['weights/norm']:.6g}",
         }
-        for row in history
-    ] or [{"epoch": EPOCHS, "validation": math.inf, "weight_norm": math.inf}]
-    append(ROWS, [{"learner": learner.name, "seed": seed, **point} for point in curve])
+        for row in result.history
+    ]
 
 
-class Watch:
-    """Keeps what the fit says."""
-
-    stop_requested = False
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def progress(self, progress: object) -> None:
-        """Nothing."""
-
-    def message(self, text: str) -> None:
-        """Keep it."""
-        self.messages.append(text)
-
-
-def draw() -> None:
-    """Validation error and weight norm over the epochs; every seed a line."""
+def report() -> None:
+    """Draw validation error and weight norm over the epochs; every seed a line."""
     rows = read(ROWS)
-    figure = Figure(figsize=(9.0, 3.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2)
+    figure, axes = panels(2, (9.0, 3.8))
     for learner in LEARNERS:
-        for seed in SEEDS:
-            own = [r for r in rows if r["learner"] == learner.name and int(r["seed"]) == seed]
-            epochs = [int(r["epoch"]) for r in own]
-            for axes, name in zip(panels, ("validation", "weight_norm"), strict=True):
-                values = [float(r[name]) for r in own]
-                label = learner.name if seed == SEEDS[0] else None
-                axes.plot(epochs, values, color=learner.colour, linewidth=1.4, label=label)
-        last = [
-            float(r["validation"])
-            for r in rows
-            if r["learner"] == learner.name and int(r["epoch"]) == EPOCHS
-        ]
-        if last:
+        own = select(rows, learner=learner.name)
+        for axis, name in zip(axes, ("validation", "weight_norm"), strict=True):
+            style = {"color": learner.colour, "lw": 1.4, "label": learner.name}
+            plot_each(axis, seeds_of(own, "epoch", name), **style)
+        if last := column(select(own, epoch=EPOCHS), "validation"):
             print(f"{learner.name}: nMSE {statistics.median(last):.3g} (median of {len(last)})")
-    panels[0].axhline(1.0, color="0.6", linestyle=":", linewidth=1)
-    panels[0].set_ylabel("validation nMSE (1: guessing the mean)")
-    panels[1].set_ylabel("norm of all weights")
-    panels[0].set_ylim(0.03, 30)
-    panels[1].set_ylim(8, 200)
-    for axes in panels:
-        axes.set_yscale("log")
-        axes.set_xlabel("epochs")
-        axes.set_xlim(0, EPOCHS)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[1].legend(frameon=False, fontsize=8)
+    axes[0].axhline(1.0, color="0.6", ls=":", lw=1)
+    axes[0].set(ylabel="validation nMSE (1: guessing the mean)", ylim=(0.03, 30))
+    axes[1].set(ylabel="norm of all weights", ylim=(8, 200))
+    for axis in axes:
+        axis.set(yscale="log", xlabel="epochs", xlim=(0, EPOCHS))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[1].legend(frameon=False, fontsize=8)
     figure.suptitle(
         f"inverse dynamics, SGD at a constant learning rate of {LEARNING_RATE:g}, three seeds",
         fontsize=10,
     )
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIGURE)
+    save_figure(figure, "np_divergence")
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, report)

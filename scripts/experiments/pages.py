@@ -49,10 +49,12 @@ def put_section(name: str, lines: Sequence[str], page: Path) -> None:
     print(f"{page.relative_to(ROOT)}, section {name}")
 
 
-def panels(count: int, size: tuple[float, float], **settings: Any) -> tuple[Figure, list[Axes]]:
+def panels(
+    count: int, size: tuple[float, float], *, rows: int = 1, **settings: Any
+) -> tuple[Figure, list[Axes]]:
     """A figure of panels side by side, with a grid; settings as of `Figure.subplots`."""
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False, **settings)[0].tolist()
+    axes = figure.subplots(rows, count // rows, squeeze=False, **settings).flatten().tolist()
     for axis in axes:
         axis.grid(alpha=0.25)
     return figure, axes

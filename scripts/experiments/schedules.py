@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pages import DOCS, markdown, put_section, spread
-from rows import Only, RESULTS, column, command, keep, read, select
+from rows import RESULTS, Only, column, command, keep, read, select
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
