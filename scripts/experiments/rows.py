@@ -72,6 +72,12 @@ def append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         writer.writerows(rows)
 
 
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Make a table anew."""
+    path.unlink(missing_ok=True)
+    append(path, rows)
+
+
 def keep(
     table: Path,
     jobs: Iterable[Mapping[str, object]],
