@@ -9,20 +9,26 @@ from __future__ import annotations
 import gymnasium
 import lazy_loader as lazy
 
+ARM_TRACK = "nprobot/ArmTrack-v0"
+#: The environment that a fitted inverse dynamics of our arm controls.
+
 #: Environment id → (entry point, steps an episode; None where the environment ends it itself).
 ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "nprobot/ArmReach-v0": ("nprobot.envs.arm_reach:ArmReachEnv", 100),
-    "nprobot/ArmTrack-v0": ("nprobot.envs.arm_track:ArmTrackEnv", None),
+    ARM_TRACK: ("nprobot.envs.arm_track:ArmTrackEnv", None),
 }
 
 #: The same for robots that `pip install 'nprobot[robots]'` brings.
 OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
-    "nprobot/FetchReach-v0": ("nprobot.envs.robotics:fetch_reach", 50),
-    "nprobot/FetchPush-v0": ("nprobot.envs.robotics:fetch_push", 50),
-    "nprobot/FetchSlide-v0": ("nprobot.envs.robotics:fetch_slide", 50),
-    "nprobot/FetchPickAndPlace-v0": ("nprobot.envs.robotics:fetch_pick_and_place", 50),
-    "nprobot/HandReach-v0": ("nprobot.envs.robotics:hand_reach", 50),
-    "nprobot/HandManipulateBlock-v0": ("nprobot.envs.robotics:hand_manipulate_block", 100),
+    f"nprobot/{name}-v0": (f"nprobot.envs.gymnasium_robotics:{function}", steps)
+    for name, function, steps in (
+        ("FetchReach", "fetch_reach", 50),
+        ("FetchPush", "fetch_push", 50),
+        ("FetchSlide", "fetch_slide", 50),
+        ("FetchPickAndPlace", "fetch_pick_and_place", 50),
+        ("HandReach", "hand_reach", 50),
+        ("HandManipulateBlock", "hand_manipulate_block", 100),
+    )
 }
 
 __getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import mujoco
 import numpy as np
-from gymnasium import spaces
+from gymnasium import spaces, utils
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import ActuatorError, ConfigError
+from ..errors import ActuatorError, UnknownNameError
 from .dynamics import Gravity, InverseDynamics, check_shift, shift
 from .trajectories import JointLimits
 
@@ -57,7 +57,7 @@ def model_path() -> Path:
     return Path(str(resources.files(__package__) / "assets" / "arm7.xml"))
 
 
-class ArmEnv(MujocoEnv):
+class ArmEnv(MujocoEnv, utils.EzPickle):
     """What `ArmReachEnv` and `ArmTrackEnv` share: motors, payload, friction, gravity, rendering.
 
     Args:
@@ -70,6 +70,12 @@ class ArmEnv(MujocoEnv):
         friction_scale: factor on the joints' Coulomb and viscous friction.
         mujoco_arguments: `render_mode`, `width`, `height`, `camera_name`, … of `MujocoEnv`.
     """
+
+    def __new__(cls, **arguments: Any) -> Self:
+        """Keep the arguments, with which a pickled environment is made again."""
+        env = super().__new__(cls)
+        utils.EzPickle.__init__(env, **arguments)
+        return env
 
     def __init__(
         self,
@@ -98,7 +104,10 @@ class ArmEnv(MujocoEnv):
         self._gravity = Gravity(self._nominal)
         self._site = self.model.site(END_EFFECTOR).id
         self._tool = int(self.model.site_bodyid[self._site])
-        self._default_robot = (float(payload), float(friction_scale))
+        self._default_robot = {
+            "payload": float(payload),
+            "friction_scale": float(friction_scale),
+        }
         self.payload, self.friction_scale = 0.0, 1.0
         self._inverse: dict[bool, InverseDynamics] = {}
         self._scratch = mujoco.MjData(self.model)
@@ -124,17 +133,18 @@ class ArmEnv(MujocoEnv):
         self.payload, self.friction_scale = float(payload), float(friction_scale)
         self._inverse.pop(False, None)
 
-    def _options(self, options: dict[str, Any] | None) -> None:
-        """Payload and friction of the coming episode, from `reset(options=…)`."""
-        given = dict(options or {})
-        payload = given.pop("payload", self._default_robot[0])
-        friction_scale = given.pop("friction_scale", self._default_robot[1])
-        if given:
-            raise ConfigError(
-                f"reset(options=…) knows 'payload' (kg) and 'friction_scale'; got {sorted(given)}."
-            )
-        if (payload, friction_scale) != (self.payload, self.friction_scale):
-            self._set_robot(payload, friction_scale)
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start an episode; `options` may hold its `payload` (kg) and `friction_scale`."""
+        robot = {**self._default_robot, **(options or {})}
+        for name in robot:
+            if name not in self._default_robot:
+                raise UnknownNameError("option of reset", name, self._default_robot)
+        if robot != {"payload": self.payload, "friction_scale": self.friction_scale}:
+            self._set_robot(**robot)
+        observation, info = super().reset(seed=seed)
+        return observation, info
 
     def inverse_dynamics(
         self,

@@ -6,7 +6,6 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from gymnasium import utils
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
@@ -15,7 +14,7 @@ from .arm import JOINTS, TORQUE_LIMITS, WORKING_LIMITS, ArmEnv
 Array = NDArray[np.float64]
 
 
-class ArmReachEnv(ArmEnv, utils.EzPickle):
+class ArmReachEnv(ArmEnv):
     """Bring the tool's tip of a seven-joint arm to a random reachable point, and hold it there.
 
     ## Action space
@@ -89,18 +88,6 @@ class ArmReachEnv(ArmEnv, utils.EzPickle):
         frame_skip: int = 10,
         **mujoco_arguments: Any,
     ) -> None:
-        utils.EzPickle.__init__(
-            self,
-            normalize_actions=normalize_actions,
-            gravity_compensation=gravity_compensation,
-            payload=payload,
-            friction_scale=friction_scale,
-            control_cost=control_cost,
-            reset_noise=reset_noise,
-            tolerance=tolerance,
-            frame_skip=frame_skip,
-            **mujoco_arguments,
-        )
         if control_cost < 0 or reset_noise < 0 or tolerance <= 0 or frame_skip < 1:
             raise ConfigError(
                 "ArmReach needs control_cost ≥ 0, reset_noise ≥ 0, tolerance > 0 and "
@@ -110,8 +97,7 @@ class ArmReachEnv(ArmEnv, utils.EzPickle):
         self.reset_noise = reset_noise
         self.tolerance = tolerance
         self.metadata = {**type(self).metadata, "render_fps": round(500 / frame_skip)}
-        ArmEnv.__init__(
-            self,
+        super().__init__(
             frame_skip=frame_skip,
             observation_size=2 * JOINTS + 6,
             normalize_actions=normalize_actions,
@@ -121,14 +107,6 @@ class ArmReachEnv(ArmEnv, utils.EzPickle):
             **mujoco_arguments,
         )
         self.target = np.zeros(3)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode; `options` may hold `payload` (kg) and `friction_scale`."""
-        self._options(options)
-        observation, info = super().reset(seed=seed)
-        return observation, info
 
     def reset_model(self) -> Array:
         """Draw the first posture and the target."""

@@ -6,10 +6,9 @@ from typing import Any, ClassVar, Literal, get_args
 
 import mujoco
 import numpy as np
-from gymnasium import utils
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UnknownNameError
 from .arm import JOINTS, TORQUE_LIMITS, WORKING_LIMITS, ArmEnv
 from .trajectories import Trajectory, point_to_point, rhythmic, synergies
 
@@ -25,7 +24,7 @@ DAMPING.setflags(write=False)
 _SUBSTEPS = 5
 
 
-class ArmTrackEnv(ArmEnv, utils.EzPickle):
+class ArmTrackEnv(ArmEnv):
     """Follow a random smooth joint trajectory with a seven-joint arm, at 100 Hz.
 
     ## Action space
@@ -126,28 +125,10 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
         reset_noise: float = 0.01,
         **mujoco_arguments: Any,
     ) -> None:
-        utils.EzPickle.__init__(
-            self,
-            control=control,
-            motion=motion,
-            synergy=synergy,
-            speed=speed,
-            duration=duration,
-            lookahead=lookahead,
-            stiffness=stiffness,
-            damping=damping,
-            normalize_actions=normalize_actions,
-            gravity_compensation=gravity_compensation,
-            payload=payload,
-            friction_scale=friction_scale,
-            control_cost=control_cost,
-            reset_noise=reset_noise,
-            **mujoco_arguments,
-        )
         if control not in get_args(Control):
-            raise ConfigError(f"control is 'feedforward' or 'torque'; got {control!r}.")
+            raise UnknownNameError("control", control, get_args(Control))
         if motion not in get_args(Motion):
-            raise ConfigError(f"motion is one of {get_args(Motion)}; got {motion!r}.")
+            raise UnknownNameError("motion", motion, get_args(Motion))
         if not 0 < speed <= 1 or lookahead < 1 or duration < 0.01:
             raise ConfigError(
                 "ArmTrack needs 0 < speed ≤ 1, lookahead ≥ 1 and duration ≥ 0.01 s; got "
@@ -165,8 +146,7 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
         self.reset_noise = reset_noise
         self.mixing = synergies(JOINTS, synergy)
         self.limits = WORKING_LIMITS.scaled(speed)
-        ArmEnv.__init__(
-            self,
+        super().__init__(
             frame_skip=_SUBSTEPS,
             observation_size=2 * JOINTS + 3 * JOINTS * self.lookahead,
             normalize_actions=normalize_actions,
@@ -177,14 +157,6 @@ class ArmTrackEnv(ArmEnv, utils.EzPickle):
         )
         self._step = 0
         self._fine: Trajectory | None = None
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode; `options` may hold `payload` (kg) and `friction_scale`."""
-        self._options(options)
-        observation, info = super().reset(seed=seed)
-        return observation, info
 
     def reset_model(self) -> Array:
         """Draw the reference and put the arm on it."""

@@ -31,7 +31,13 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
-_KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+}
 _BOUNDS = {">": "above {}", ">=": "{} or more", "<": "below {}", "<=": "{} or less"}
 
 
@@ -103,7 +109,7 @@ def choices(hint: Any) -> tuple[str, ...]:  # noqa: ANN401 - a type
 
 
 @functools.cache
-def _hints(cls: type[Options]) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
 

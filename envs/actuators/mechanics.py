@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
-from .dynamics import Array, Dynamics, Mask, Plant, clip
-from .model import ActuatorModel, ScaledModel, choice, number
+from ...options import NotNegative
+from .actuator_model import (
+    ActuatorModel,
+    Array,
+    Dynamics,
+    Mask,
+    Plant,
+    ScaledModel,
+    clip,
+    parameter,
+)
 
 
 @dataclass(frozen=True)
@@ -19,17 +28,14 @@ class Quantisation(ScaledModel):
 
     formula: ClassVar[str] = "v = step·round(u/step), halves to the even multiple"
 
-    step: float = number(
+    step: NotNegative = parameter(
         2 / 4096, "units", "one step; 2/4096: 4096 over the action range", neutral=0
     )
 
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the converters of these robots."""
-        return _Quantisation(plant.tile(self.step * plant.unit(self)))
 
-
-class _Quantisation(Dynamics):
-    def __init__(self, step: Array) -> None:
+class _Quantisation(Dynamics, of=[Quantisation]):
+    def __init__(self, model: Quantisation, plant: Plant) -> None:
+        step = plant.tile(model.step * plant.unit(model))
         # An actuator whose range has no width has nothing to round.
         self.step, self.some = np.where(step > 0, step, 1.0), step > 0
 
@@ -43,15 +49,12 @@ class DeadZone(ScaledModel):
 
     formula: ClassVar[str] = "v = sign(u)·max(|u| − width, 0)"
 
-    width: float = number(0.02, "units", "largest command that does nothing", neutral=0)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the dead zone for these robots."""
-        return _DeadZone(plant.tile(self.width * plant.unit(self)))
+    width: NotNegative = parameter(0.02, "units", "largest command that does nothing", neutral=0)
 
 
-class _DeadZone(Dynamics):
-    def __init__(self, width: Array) -> None:
+class _DeadZone(Dynamics, of=[DeadZone]):
+    def __init__(self, model: DeadZone, plant: Plant) -> None:
+        width = plant.tile(model.width * plant.unit(model))
         self.low, self.high = -width, width
 
     def apply(self, u: Array, active: Mask | None) -> Array:
@@ -65,22 +68,25 @@ class Backlash(ScaledModel):
     formula: ClassVar[str] = "v ← clip(v, u − width/2, u + width/2)"
     memory: ClassVar[str] = "v = the rest command"
 
-    width: float = number(0.01, "units", "width of the gap", neutral=0)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the gears of these robots."""
-        return _Backlash(plant, self.width * plant.unit(self) / 2)
+    width: NotNegative = parameter(0.01, "units", "width of the gap", neutral=0)
 
 
-class _Backlash(Dynamics):
+class _Follower(Dynamics):
+    """An output that starts at rest and follows the command."""
+
     state = ("output",)
 
-    def __init__(self, plant: Plant, half_width: Array) -> None:
-        self.half_width, self.rest = plant.tile(half_width), plant.rest
-        self.output = plant.tile(plant.rest)
+    def __init__(self, model: Backlash | Lag, plant: Plant) -> None:
+        self.rest, self.output = plant.rest, plant.tile(plant.rest)
 
     def begin(self, row: int, generator: Generator) -> None:
         self.output[row] = self.rest
+
+
+class _Backlash(_Follower, of=[Backlash]):
+    def __init__(self, model: Backlash, plant: Plant) -> None:
+        super().__init__(model, plant)
+        self.half_width = plant.tile(model.width * plant.unit(model) / 2)
 
     def apply(self, u: Array, active: Mask | None) -> Array:
         self.output = clip(self.output, u - self.half_width, u + self.half_width)
@@ -95,18 +101,16 @@ class Saturation(ScaledModel):
         "v = clip(u, c ± limit), c the middle of the action range (0 in native units)"
     )
 
-    limit: float = number(1.0, "units", "largest output; 1 is the edge of the action range")
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the limits for these robots."""
-        reach = self.limit * plant.unit(self)
-        centre = plant.centre if self.units == "range" else np.zeros(plant.size)
-        return _Saturation(plant.tile(centre - reach), plant.tile(centre + reach))
+    limit: NotNegative = parameter(
+        1.0, "units", "largest output; 1 is the edge of the action range"
+    )
 
 
-class _Saturation(Dynamics):
-    def __init__(self, low: Array, high: Array) -> None:
-        self.low, self.high = low, high
+class _Saturation(Dynamics, of=[Saturation]):
+    def __init__(self, model: Saturation, plant: Plant) -> None:
+        reach = model.limit * plant.unit(model)
+        centre = plant.centre if model.units == "range" else np.zeros(plant.size)
+        self.low, self.high = plant.tile(centre - reach), plant.tile(centre + reach)
 
     def apply(self, u: Array, active: Mask | None) -> Array:
         return clip(u, self.low, self.high)
@@ -119,23 +123,14 @@ class Lag(ActuatorModel):
     formula: ClassVar[str] = "v ← v + (1 − exp(−dt/tau))·(u − v)"
     memory: ClassVar[str] = "v = the rest command"
 
-    tau: float = number(0.02, "s", "time constant", neutral=0)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the lag for these robots."""
-        share = -math.expm1(-plant.period(self) / self.tau) if self.tau > 0 else 1.0
-        return _Lag(plant, share)
+    tau: NotNegative = parameter(0.02, "s", "time constant", neutral=0)
 
 
-class _Lag(Dynamics):
-    state = ("output",)
-
-    def __init__(self, plant: Plant, share: float) -> None:
-        self.share, self.rest = plant.tile(share), plant.rest
-        self.output = plant.tile(plant.rest)
-
-    def begin(self, row: int, generator: Generator) -> None:
-        self.output[row] = self.rest
+class _Lag(_Follower, of=[Lag]):
+    def __init__(self, model: Lag, plant: Plant) -> None:
+        super().__init__(model, plant)
+        share = -math.expm1(-plant.period(model) / model.tau) if model.tau > 0 else 1.0
+        self.share = plant.tile(share)
 
     def apply(self, u: Array, active: Mask | None) -> Array:
         self.output = self.output + self.share * (u - self.output)
@@ -148,29 +143,23 @@ class GainLoss(ActuatorModel):
 
     formula: ClassVar[str] = "v = gain·u from time `at` on"
     memory: ClassVar[str] = (
-        "clock “device”: goes on, only `reset(seed=…)` sets it to 0; “episode”: 0"
+        "clock “device”: runs on, only `reset(seed=…)` sets it to 0; “episode”: 0"
     )
 
-    gain: float = number(0.4, "1", "what is left of the gain", neutral=1)
-    at: float = number(0.0, "s", "when it happens")
+    gain: NotNegative = parameter(0.4, "1", "what is left of the gain", neutral=1)
+    at: NotNegative = parameter(0.0, "s", "when it happens")
     _: KW_ONLY
-    clock: str = choice(
-        "device",
-        ("device", "episode"),
-        "whether `at` counts from the device's or the episode's start",
+    clock: Literal["device", "episode"] = parameter(
+        "device", "1", "whether `at` counts from the device's or the episode's start"
     )
 
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the fault for these robots."""
-        first = plant.steps(self.at, self) if self.at > 0 else 0
-        return _GainLoss(plant, self.gain, first, self.clock == "episode")
 
-
-class _GainLoss(Dynamics):
+class _GainLoss(Dynamics, of=[GainLoss]):
     state = ("elapsed",)
 
-    def __init__(self, plant: Plant, gain: float, first: int, each_episode: bool) -> None:
-        self.gain, self.first, self.each_episode = gain, first, each_episode
+    def __init__(self, model: GainLoss, plant: Plant) -> None:
+        self.gain, self.each_episode = model.gain, model.clock == "episode"
+        self.first = plant.steps(model.at, model) if model.at > 0 else 0
         self.elapsed = np.zeros((plant.rows, 1), np.int64)
 
     def restart(self, row: int) -> None:

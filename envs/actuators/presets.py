@@ -1,15 +1,22 @@
-"""The actuator models by name, ready-made actuators with their sources, and how to name either."""
+"""The actuator models by name, ready-made actuators with their sources, and how to name either.
+
+The tables of `docs/actuators.md` are made from them: `python -m nprobot.envs.actuators.presets
+docs/actuators.md` puts them into the page.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ...errors import ActuatorError
-from .mechanics import Backlash, DeadZone, GainLoss, Lag, Quantisation, Saturation
-from .model import ActuatorModel, did_you_mean
-from .noise import (
+from ...errors import ConfigError, UnknownNameError
+from .actuator_model import ActuatorModel
+from .actuator_noise import (
     DeviceMismatch,
     EpisodeBias,
     GainDrift,
@@ -19,14 +26,8 @@ from .noise import (
     TelegraphNoise,
     WhiteNoise,
 )
-from .timing import (
-    Delay,
-    DroppedCommands,
-    Latency,
-    RandomDelay,
-    SampleAndHold,
-    StuckCommands,
-)
+from .mechanics import Backlash, DeadZone, GainLoss, Lag, Quantisation, Saturation
+from .timing import Delay, DroppedCommands, Latency, RandomDelay, SampleAndHold, StuckCommands
 
 #: Every model under the name that `to_dict` writes.
 MODELS: dict[str, type[ActuatorModel]] = {
@@ -154,56 +155,52 @@ SENSORS: dict[str, Preset] = {
 
 
 def model_from_dict(values: Mapping[str, Any]) -> ActuatorModel:
-    """Makes a model from what `to_dict` wrote.
+    """Make a model from what `to_dict` wrote.
 
     Args:
-        values: The model's name under "model", and its parameters.
+        values: the model's name under "model", and its parameters.
 
     Raises:
-        ActuatorError: If no model has that name.
-        ActuatorError: For unknown keys and impossible values.
+        UnknownNameError: there is no model, or no parameter, of that name.
+        ConfigError: the name is missing, or a value is not allowed.
     """
-    if "model" not in values:
-        raise ActuatorError(
+    name = values.get("model")
+    if name is None:
+        raise ConfigError(
             f"{dict(values)!r} does not say which model it is; add a key 'model', "
             f"one of {', '.join(MODELS)}."
         )
-    parameters = {key: value for key, value in values.items() if key != "model"}
-    return _model_named(values["model"]).from_mapping(parameters)
+    if not isinstance(name, str) or name not in MODELS:
+        raise UnknownNameError("actuator model", name, MODELS)
+    return MODELS[name].from_dict(values)
 
 
 def resolve(
     models: ModelSpec, presets: Mapping[str, Preset] = PRESETS
 ) -> tuple[ActuatorModel, ...]:
-    """Turns whatever names actuator models into the models.
+    """Turn whatever names actuator models into the models.
 
     Args:
-        models: A preset's name, a model, a dictionary as `to_dict` writes it, or a sequence of
+        models: a preset's name, a model, a dictionary as `to_dict` writes it, or a sequence of
             these.
-        presets: The presets that names refer to.
+        presets: the presets that names refer to.
 
     Raises:
-        ActuatorError: If a name is no preset.
-        ActuatorError: If something is no model, or has impossible values.
+        UnknownNameError: there is no preset, model or parameter of that name.
+        ConfigError: something is no model, or has impossible values.
     """
     if isinstance(models, ActuatorModel):
         return (models,)
     if isinstance(models, str):
         if models not in presets:
-            hint = (
-                f" {models} is a model: write {models}()."
-                if models in MODELS
-                else f" The presets are {', '.join(presets)}."
-            )
-            raise ActuatorError(
-                f"There is no preset {models!r}{did_you_mean(models, presets)}{hint}"
-            )
+            hint = f"({models} is a model: write {models}())" if models in MODELS else ""
+            raise UnknownNameError("actuator preset", models, presets, hint)
         return presets[models].models
     if isinstance(models, Mapping):
         return (model_from_dict(models),)
     if isinstance(models, Iterable) and not isinstance(models, bytes):
         return tuple(model for part in models for model in resolve(part, presets))
-    raise ActuatorError(
+    raise ConfigError(
         f"{models!r} is neither a preset's name, nor a model such as WhiteNoise(0.1), nor a "
         "dictionary with a key 'model', nor a sequence of these."
     )
@@ -215,15 +212,77 @@ def scale_noise(models: ModelSpec, factor: float) -> tuple[ActuatorModel, ...]:
     Standard deviations, amplitudes and drifts are multiplied, probabilities too (up to 1). Delays,
     lags, dead zones and faults stay as they are.
     """
-    if not 0 <= factor < float("inf"):
-        raise ActuatorError(f"factor={factor!r} must be a finite number of at least 0.")
+    if not 0 <= factor < math.inf:
+        raise ConfigError(f"factor={factor!r} must be a finite number of at least 0.")
     return tuple(model.scaled(factor) for model in resolve(models))
 
 
-def _model_named(name: object) -> type[ActuatorModel]:
-    if not isinstance(name, str) or name not in MODELS:
-        raise ActuatorError(
-            f"There is no actuator model {name!r}{did_you_mean(name, MODELS)} "
-            f"The models are {', '.join(MODELS)}."
-        )
-    return MODELS[name]
+def documentation_tables() -> dict[str, str]:
+    """The tables of the page, each under the name that marks its place there."""
+    models = [
+        "| model | formula | parameters (default, unit) | at a new episode |",
+        "|---|---|---|---|",
+    ]
+    for name, model in MODELS.items():
+        about = (model.__doc__ or "").splitlines()[0]
+        parameters = "<br>".join(map(_parameter_cell, _own_fields(model)))
+        models.append(_row(f"**{name}**<br>{about}", model.formula, parameters, model.memory))
+    return {
+        "models": "\n".join(models),
+        "presets": _preset_table(PRESETS),
+        "sensors": _preset_table(SENSORS),
+    }
+
+
+def with_tables(page: str) -> str:
+    """A page with the tables put between their marks, `<!-- NAME -->` and `<!-- end NAME -->`."""
+    for name, table in documentation_tables().items():
+        begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        head, _, rest = page.partition(begin)
+        _, _, tail = rest.partition(end)
+        page = f"{head}{begin}\n{table}\n{end}{tail}"
+    return page
+
+
+def _preset_table(presets: Mapping[str, Preset]) -> str:
+    rows = ["| preset | models, in order | sources |", "|---|---|---|"]
+    for name, preset in presets.items():
+        models = "<br>".join(f"`{_call(model)}`" for model in preset.models) or "none"
+        rows.append(_row(f"**{name}**<br>{preset.about}", models, preset.source))
+    return "\n".join(rows)
+
+
+def _own_fields(model: type[ActuatorModel]) -> list[dataclasses.Field[Any]]:
+    """The parameters that are not common to many models."""
+    return [
+        field for field in dataclasses.fields(model) if field.name not in ("actuators", "units")
+    ]
+
+
+def _parameter_cell(field: dataclasses.Field[Any]) -> str:
+    unit = field.metadata["unit"]
+    default = _value(field.default) + ("" if unit == "1" else f" {unit}")
+    return f"`{field.name}` ({default}): {field.metadata['about']}"
+
+
+def _call(model: ActuatorModel) -> str:
+    values = [
+        f"{field.name}={_value(getattr(model, field.name))}" for field in _own_fields(type(model))
+    ]
+    return f"{type(model).__name__}({', '.join(values)})"
+
+
+def _value(value: object) -> str:
+    """A value as one would write it; multiples of 2/4096 as such."""
+    if isinstance(value, float):
+        return "2/4096" if value > 0 and math.isclose(value, 2 / 4096) else f"{value:.4g}"
+    return repr(value)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")

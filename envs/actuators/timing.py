@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from ...errors import ActuatorError
-from .dynamics import Array, Dynamics, Mask, Plant
-from .model import ActuatorModel, count, number
+from ...errors import ConfigError
+from ...options import Count, NotNegative, Share
+from .actuator_model import ActuatorModel, Array, Dynamics, Mask, Plant, Steps, parameter
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,7 @@ class Delay(ActuatorModel):
     formula: ClassVar[str] = "v(t) = u(t − steps); the rest command until the first one arrives"
     memory: ClassVar[str] = "no command under way"
 
-    steps: int = count(1, "1", "delay, control steps", neutral=0)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the delay line for these robots."""
-        return _Delay(plant, self.steps)
+    steps: Steps = parameter(1, "1", "delay, control steps", neutral=0)
 
 
 @dataclass(frozen=True)
@@ -34,17 +30,14 @@ class Latency(ActuatorModel):
     formula: ClassVar[str] = "v(t) = u(t − round(seconds/dt)·dt); the rest command until then"
     memory: ClassVar[str] = "no command under way"
 
-    seconds: float = number(0.02, "s", "delay", neutral=0)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the delay line for these robots."""
-        return _Delay(plant, plant.steps(self.seconds, self))
+    seconds: NotNegative = parameter(0.02, "s", "delay", neutral=0)
 
 
-class _Delay(Dynamics):
+class _Delay(Dynamics, of=[Delay, Latency]):
     state = ("queue",)
 
-    def __init__(self, plant: Plant, steps: int) -> None:
+    def __init__(self, model: Delay | Latency, plant: Plant) -> None:
+        steps = model.steps if isinstance(model, Delay) else plant.steps(model.seconds, model)
         self.rest = plant.rest
         self.queue = np.tile(plant.rest, (plant.rows, steps + 1, 1))
 
@@ -72,31 +65,26 @@ class RandomDelay(ActuatorModel):
     memory: ClassVar[str] = "no command under way"
     draws_each_step: ClassVar[bool] = True
 
-    minimum: int = count(0, "1", "shortest delay, control steps", neutral=0)
-    maximum: int = count(2, "1", "longest delay, control steps", neutral=0)
+    minimum: Steps = parameter(0, "1", "shortest delay, control steps", neutral=0)
+    maximum: Steps = parameter(2, "1", "longest delay, control steps", neutral=0)
 
-    def __post_init__(self) -> None:
-        """Checks the order of the two delays too."""
-        super().__post_init__()
+    def check(self) -> None:
+        """Refuse delays in the wrong order."""
+        super().check()
         if self.minimum > self.maximum:
-            raise ActuatorError(
-                f"RandomDelay: minimum={self.minimum} is larger than maximum={self.maximum}."
-            )
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the bus of these robots."""
-        return _RandomDelay(plant, self.minimum, self.maximum)
+            raise ConfigError(f"minimum={self.minimum} is larger than maximum={self.maximum}")
 
 
-class _RandomDelay(Dynamics):
+class _RandomDelay(Dynamics, of=[RandomDelay]):
     state = ("queue", "steps_left")
 
-    def __init__(self, plant: Plant, minimum: int, maximum: int) -> None:
-        self.minimum, self.choices, self.rest = minimum, maximum - minimum + 1, plant.rest
+    def __init__(self, model: RandomDelay, plant: Plant) -> None:
+        self.minimum, self.choices = model.minimum, model.maximum - model.minimum + 1
+        self.rest = plant.rest
         self.every_row = np.arange(plant.rows)
         self.noise = plant.uniform(width=1)
-        self.queue = np.tile(plant.rest, (plant.rows, maximum + 1, 1))
-        self.steps_left = np.zeros((plant.rows, maximum + 1), np.int64)
+        self.queue = np.tile(plant.rest, (plant.rows, model.maximum + 1, 1))
+        self.steps_left = np.zeros((plant.rows, model.maximum + 1), np.int64)
 
     def begin(self, row: int, generator: Generator) -> None:
         self.queue[row] = self.rest
@@ -124,19 +112,15 @@ class DroppedCommands(ActuatorModel):
     memory: ClassVar[str] = "no outage"
     draws_each_step: ClassVar[bool] = True
 
-    probability: float = number(
-        0.01, "1", "chance of an outage at a step", maximum=1.0, neutral=0, noise=True
+    probability: Share = parameter(
+        0.01, "1", "chance of an outage at a step", neutral=0, noise=True
     )
-    steps: int = count(1, "1", "length of an outage, control steps", minimum=1)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the faulty line of these robots."""
-        return _Dropped(plant, self.probability, self.steps)
+    steps: Count = parameter(1, "1", "length of an outage, control steps")
 
 
 @dataclass(frozen=True)
 class StuckCommands(ActuatorModel):
-    """Now and then an actuator goes on with its last command for some steps."""
+    """Now and then an actuator keeps to its last command for some steps."""
 
     formula: ClassVar[str] = (
         "as for dropped commands, but in an outage v = what came out before it began"
@@ -144,21 +128,17 @@ class StuckCommands(ActuatorModel):
     memory: ClassVar[str] = "no outage; held: the rest command"
     draws_each_step: ClassVar[bool] = True
 
-    probability: float = number(
-        0.01, "1", "chance of an outage at a step", maximum=1.0, neutral=0, noise=True
+    probability: Share = parameter(
+        0.01, "1", "chance of an outage at a step", neutral=0, noise=True
     )
-    steps: int = count(1, "1", "length of an outage, control steps", minimum=1)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the faulty line of these robots."""
-        return _Stuck(plant, self.probability, self.steps)
+    steps: Count = parameter(1, "1", "length of an outage, control steps")
 
 
 class _Outages(Dynamics):
     state: ClassVar[tuple[str, ...]] = ("steps_left",)
 
-    def __init__(self, plant: Plant, probability: float, steps: int) -> None:
-        self.probability, self.steps, self.rest = probability, steps, plant.rest
+    def __init__(self, model: DroppedCommands | StuckCommands, plant: Plant) -> None:
+        self.probability, self.steps, self.rest = model.probability, model.steps, plant.rest
         self.noise = plant.uniform()
         self.steps_left = np.zeros((plant.rows, plant.size), np.int64)
 
@@ -172,16 +152,16 @@ class _Outages(Dynamics):
         return left > 0
 
 
-class _Dropped(_Outages):
+class _Dropped(_Outages, of=[DroppedCommands]):
     def apply(self, u: Array, active: Mask | None) -> Array:
         return np.where(self.outage(active), self.rest, u)
 
 
-class _Stuck(_Outages):
+class _Stuck(_Outages, of=[StuckCommands]):
     state = ("steps_left", "held")
 
-    def __init__(self, plant: Plant, probability: float, steps: int) -> None:
-        super().__init__(plant, probability, steps)
+    def __init__(self, model: StuckCommands, plant: Plant) -> None:
+        super().__init__(model, plant)
         self.held = plant.tile(plant.rest)
 
     def begin(self, row: int, generator: Generator) -> None:
@@ -200,18 +180,14 @@ class SampleAndHold(ActuatorModel):
     formula: ClassVar[str] = "v(t) = u(steps·⌊t/steps⌋), t counted from the start of the episode"
     memory: ClassVar[str] = "takes the first command"
 
-    steps: int = count(2, "1", "control steps between updates", minimum=1, neutral=1)
-
-    def build(self, plant: Plant) -> Dynamics:
-        """Makes the slow actuators of these robots."""
-        return _SampleAndHold(plant, self.steps)
+    steps: Count = parameter(2, "1", "control steps between updates", neutral=1)
 
 
-class _SampleAndHold(Dynamics):
+class _SampleAndHold(Dynamics, of=[SampleAndHold]):
     state = ("held", "age")
 
-    def __init__(self, plant: Plant, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, model: SampleAndHold, plant: Plant) -> None:
+        self.steps = model.steps
         self.held = plant.tile(plant.rest)
         self.age = np.zeros((plant.rows, 1), np.int64)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import DataError
-from .data import Dataset, as_rows, is_constant
+from .dataset import Dataset, as_rows, is_constant
 
 Array = NDArray[np.float64]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,18 +9,19 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
-from ...errors import DataError, MissingPackageError
-from .data import Dataset
-from .optional import optional
+from ...errors import ConfigError, DataError, MissingPackageError
+from .dataset import Dataset
+from .loaders import PathLike, import_optional
 from .splitting import Fractions, split_rows
 
 Array = NDArray[Any]
 
 
-class Policy(Protocol):
-    """What has the `predict` of stable-baselines3."""
+class Predictor(Protocol):
+    """Anything with the `predict` of stable-baselines3."""
 
     def predict(
         self,
@@ -35,7 +35,7 @@ class Policy(Protocol):
 
 
 def from_policy(
-    policy: Policy,
+    policy: Predictor,
     env: gymnasium.Env[Any, Any] | str,
     *,
     rows: int = 50_000,
@@ -62,56 +62,45 @@ def from_policy(
         discrete. `meta["mean_return"]` is what the policy earned an episode.
 
     Raises:
-        DataError: `rows` is not positive, or the policy has no `predict`.
+        ConfigError: `rows` is not positive, the policy has no `predict`, or gymnasium cannot make
+            the environment.
         DataError: fewer than three episodes.
     """
     if rows < 1:
-        raise DataError(f"rows must be at least 1; got {rows}.")
+        raise ConfigError(f"rows must be at least 1; got {rows}.")
     if not callable(getattr(policy, "predict", None)):
-        raise DataError(f"A policy needs a predict method; {type(policy).__name__} has none.")
-    if isinstance(env, str):
-        try:
-            made: gymnasium.Env[Any, Any] = gymnasium.make(env)
-        except gymnasium.error.Error as error:
-            raise DataError(f"gymnasium cannot make {env!r}: {error}") from error
-        try:
-            return from_policy(
-                policy,
-                made,
-                rows=rows,
-                deterministic=deterministic,
-                preprocess=preprocess,
-                fractions=fractions,
-                seed=seed,
-            )
-        finally:
-            made.close()
-
+        raise ConfigError(f"A policy needs a predict method; {type(policy).__name__} has none.")
+    made = _made(env) if isinstance(env, str) else env
     inputs: list[Array] = []
     targets: list[Array] = []
     episode: list[int] = []
     returns: list[float] = []
-    while len(inputs) < rows:
-        observation, _ = env.reset(seed=seed if not returns else None)
-        state, start, total, done = None, np.ones(1, dtype=bool), 0.0, False
-        while not done:
-            seen = observation if preprocess is None else preprocess(observation)
-            action, state = policy.predict(
-                seen, state=state, episode_start=start, deterministic=deterministic
-            )
-            inputs.append(_flatten(env.observation_space, observation))
-            targets.append(_flatten(env.action_space, action))
-            episode.append(len(returns))
-            observation, reward, terminated, truncated, _ = env.step(action)
-            total, done, start = total + float(reward), terminated or truncated, np.zeros(1, bool)
-        returns.append(total)
-    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    try:
+        while len(inputs) < rows:
+            observation, _ = made.reset(seed=seed if not returns else None)
+            state, start, total, done = None, np.ones(1, dtype=bool), 0.0, False
+            while not done:
+                seen = observation if preprocess is None else preprocess(observation)
+                action, state = policy.predict(
+                    seen, state=state, episode_start=start, deterministic=deterministic
+                )
+                inputs.append(_flatten(made.observation_space, observation))
+                targets.append(_flatten(made.action_space, action))
+                episode.append(len(returns))
+                observation, reward, terminated, truncated, _ = made.step(action)
+                total, done = total + float(reward), terminated or truncated
+                start = np.zeros(1, dtype=bool)
+            returns.append(total)
+    finally:
+        if made is not env:
+            made.close()
+    name = made.spec.id if made.spec is not None else type(made.unwrapped).__name__
     meta = {"mean_return": float(np.mean(returns)), "episodes": len(returns), "seed": seed}
-    return _dataset(name, inputs, targets, episode, env.action_space, meta, fractions, seed)
+    return _dataset(name, inputs, targets, episode, fractions, seed, meta)
 
 
 def from_minari(
-    source: str | os.PathLike[str],
+    source: PathLike,
     *,
     fractions: Fractions = (0.7, 0.15, 0.15),
     seed: int = 0,
@@ -124,11 +113,10 @@ def from_minari(
         seed: of the split.
 
     Raises:
-        DataError: there is none, or Minari cannot read it.
+        DataError: there is none, Minari cannot read it, or it has fewer than three episodes.
         MissingPackageError: Minari, or what it needs for this file's format, is not installed.
-        DataError: fewer than three episodes.
     """
-    minari = optional("minari", "Reading Minari data sets")
+    minari = import_optional("minari", "Reading Minari data sets")
     folder = Path(source)
     data = folder if folder.name == "data" else folder / "data"
     try:
@@ -138,11 +126,11 @@ def from_minari(
         targets: list[Array] = []
         episode: list[int] = []
         for recorded in stored.iterate_episodes():
-            steps = len(_leaf(recorded.actions))
-            for step in range(steps):
-                observation = _at(recorded.observations, step)
-                inputs.append(_flatten(stored.observation_space, observation))
-                targets.append(_flatten(action_space, _at(recorded.actions, step)))
+            steps = len(recorded.rewards)
+            # The last observation is the one after the last action.
+            observations = _each(stored.observation_space, recorded.observations, steps + 1)
+            inputs += observations[:-1]
+            targets += _each(action_space, recorded.actions, steps)
             episode += [int(recorded.id)] * steps
     except DataError:
         raise
@@ -155,21 +143,19 @@ def from_minari(
             f"There is no readable Minari data set at {str(source)!r} ({error}); give the folder "
             "that holds `data`, or the id of one that was downloaded."
         ) from error
-    return _dataset(name, inputs, targets, episode, action_space, {}, fractions, seed)
+    return _dataset(name, inputs, targets, episode, fractions, seed, {})
 
 
-def _leaf(values: Any) -> Any:  # noqa: ANN401 - nested dicts and tuples of arrays
-    while isinstance(values, dict | tuple):
-        values = next(iter(values.values() if isinstance(values, dict) else values))
-    return values
+def _made(name: str) -> gymnasium.Env[Any, Any]:
+    try:
+        return gymnasium.make(name)
+    except gymnasium.error.Error as error:
+        raise ConfigError(f"gymnasium cannot make {name!r}: {error}") from error
 
 
-def _at(values: Any, step: int) -> Any:  # noqa: ANN401
-    if isinstance(values, dict):
-        return {key: _at(value, step) for key, value in values.items()}
-    if isinstance(values, tuple):
-        return tuple(_at(value, step) for value in values)
-    return values[step]
+def _each(space: spaces.Space[Any], values: Any, count: int) -> list[Array]:  # noqa: ANN401
+    """`count` values that are stacked at every leaf of a nested space, each as a row."""
+    return [_flatten(space, value) for value in iterate(batch_space(space, count), values)]
 
 
 def _flatten(space: spaces.Space[Any], value: Any) -> Array:  # noqa: ANN401
@@ -187,10 +173,9 @@ def _dataset(
     inputs: list[Array],
     targets: list[Array],
     episode: list[int],
-    action_space: spaces.Space[Any],
-    extra: dict[str, Any],
     fractions: Fractions,
     seed: int,
+    meta: dict[str, Any],
 ) -> Dataset:
     if not inputs:
         raise DataError(f"{name} holds no step at all.")
@@ -198,15 +183,6 @@ def _dataset(
     if x.ndim == 1:
         x = x[:, None]
     splits = split_rows(x, y, episode, fractions=fractions, seed=seed)
+    observations = [f"observation{i}" for i in range(x.shape[1])]
     actions = ["action"] if y.ndim == 1 else [f"action{i}" for i in range(y.shape[1])]
-    return Dataset(
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
-        shifted=None,
-        input_names=tuple(f"observation{i}" for i in range(x.shape[1])),
-        input_units=("",) * x.shape[1],
-        target_names=tuple(actions),
-        target_units=("",) * len(actions),
-        meta={"task": f"behaviour cloning of {name}", "split": splits.how, **extra},
-    )
+    return splits.as_dataset(f"behaviour cloning of {name}", observations, actions, **meta)

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...errors import DataError, DataWarning
-from .data import Split, as_rows, as_targets
+from ...errors import ConfigError, DataError, DataWarning, UnknownNameError
+from .dataset import Dataset, Split, as_rows, as_targets
 
 How = Literal["auto", "trajectory", "blocks", "rows"]
 Fractions = tuple[float, float, float]
@@ -27,6 +27,38 @@ class Splits(NamedTuple):
     validation: Split
     test: Split
     how: str
+
+    def as_dataset(
+        self,
+        task: str,
+        inputs: Sequence[str],
+        targets: Sequence[str],
+        *,
+        input_units: Sequence[str] | None = None,
+        target_units: Sequence[str] | None = None,
+        **meta: Any,
+    ) -> Dataset:
+        """A data set of the three.
+
+        Args:
+            task: what it is called.
+            inputs: names of the input columns.
+            targets: names of the target columns, or of the label.
+            input_units: units of the input columns; None: none have any.
+            target_units: units of the target columns; None: none have any.
+            **meta: what else to say of where the data came from.
+        """
+        return Dataset(
+            train=self.train,
+            validation=self.validation,
+            test=self.test,
+            shifted=None,
+            input_names=tuple(inputs),
+            input_units=tuple(input_units or [""] * len(inputs)),
+            target_names=tuple(targets),
+            target_units=tuple(target_units or [""] * len(targets)),
+            meta={"task": task, "split": self.how, **meta},
+        )
 
 
 def split_rows(
@@ -53,27 +85,33 @@ def split_rows(
         seed: of the draw.
 
     Raises:
-        DataError: fewer than three trajectories, or too few rows.
+        DataError: fewer than three trajectories, too few rows, or arrays that do not fit together.
+        ConfigError: impossible fractions, or a split by trajectory without labels.
+        UnknownNameError: an unknown `how`.
     """
     x, y = as_rows("inputs", inputs), as_targets(targets)
     if len(x) != len(y):
         raise DataError(f"There are {len(x)} rows of inputs and {len(y)} of targets.")
-    _check(fractions, how)
-    if how == "auto":
-        if trajectory is not None:
-            how = "trajectory"
-        else:
-            how = "rows" if y.ndim == 1 else "blocks"
-            if how == "blocks":
-                warnings.warn(
-                    "There are no trajectory labels, so the rows were split in contiguous blocks. "
-                    "Name the column of trajectories, or say how='blocks' to silence this.",
-                    DataWarning,
-                    stacklevel=3,
-                )
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ConfigError(
+            f"fractions are three positive shares of sum 1 (train, validation, test); got "
+            f"{fractions}."
+        )
+    if how not in get_args(How):
+        raise UnknownNameError("how", how, get_args(How))
+    if how == "auto" and trajectory is None and y.ndim == 2:
+        how = "blocks"
+        warnings.warn(
+            "There are no trajectory labels, so the rows were split in contiguous blocks. Name the "
+            "column of trajectories, or say how='blocks' to silence this.",
+            DataWarning,
+            stacklevel=3,
+        )
+    elif how == "auto":
+        how = "rows" if trajectory is None else "trajectory"
     if how == "trajectory":
         if trajectory is None:
-            raise DataError("how='trajectory' needs labels of trajectories; none were given.")
+            raise ConfigError("how='trajectory' needs labels of trajectories; none were given.")
         labels = np.asarray(trajectory)
         if labels.shape != (len(x),):
             raise DataError(
@@ -101,16 +139,6 @@ def split_rows(
         Split(x[rows], y[rows], groups[rows]) for rows in (part == 0, part == 1, part == 2)
     )
     return Splits(train, validation, test, words)
-
-
-def _check(fractions: Sequence[float], how: str) -> None:
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise DataError(
-            f"fractions are three positive shares of sum 1 (train, validation, test); got "
-            f"{fractions}."
-        )
-    if how not in get_args(How):
-        raise DataError(f"how is one of {get_args(How)}; got {how!r}.")
 
 
 def _need(rows: int, least: int) -> None:
@@ -160,9 +188,8 @@ def _warn_shuffled(inputs: NDArray[Any]) -> None:
     if float(np.median(ratio)) > _IN_ORDER:
         warnings.warn(
             "The rows do not follow each other in time (successive rows differ as much as any "
-            "two): "
-            "blocks cannot keep trajectories apart, and a test error may flatter the network. Use "
-            "the recording before it was shuffled, or label its trajectories.",
+            "two): blocks cannot keep trajectories apart, and a test error may flatter the "
+            "network. Use the recording before it was shuffled, or label its trajectories.",
             DataWarning,
             stacklevel=4,
         )

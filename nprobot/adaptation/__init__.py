@@ -1,1 +1,5 @@
-"""Going on learning on the robot: faults, the learner, what came of it, and its folder."""
+"""A trained policy continues to learn on a robot whose actuators become faulty."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nprobot.envs.actuators import ActuatorModel, GainDrift, GainLoss, OffsetDrift
@@ -15,35 +14,18 @@ AT_ONCE = 1e-6
 """The same for what happens suddenly, s."""
 
 
-def _gain(size: float, at: float, actuators: tuple[int, ...], seconds: float) -> ActuatorModel:
-    return GainLoss(size, at, actuators=actuators)
-
-
-def _offset(size: float, at: float, actuators: tuple[int, ...], seconds: float) -> ActuatorModel:
-    return OffsetDrift(
-        size / seconds, diffusion=0.0, limit=abs(size), start=at, actuators=actuators
-    )
-
-
-def _fade(size: float, at: float, actuators: tuple[int, ...], seconds: float) -> ActuatorModel:
-    lost = size - 1.0
-    return GainDrift(lost / seconds, diffusion=0.0, limit=abs(lost), start=at, actuators=actuators)
-
-
-Maker = Callable[[float, float, tuple[int, ...], float], ActuatorModel]
-
-KINDS: dict[str, tuple[Maker, str]] = {
-    "gain": (_gain, "what is left of the gain, at once"),
-    "offset": (_offset, "an error of every command, in half ranges, at once"),
-    "drift": (_offset, f"an error of every command that grows for {SECONDS:g} s, in half ranges"),
-    "fade": (_fade, f"what is left of the gain after it has faded for {SECONDS:g} s"),
+KINDS = {
+    "gain": "what is left of the gain, at once",
+    "offset": "an error of every command, in half ranges, at once",
+    "drift": f"an error of every command that grows for {SECONDS:g} s, in half ranges",
+    "fade": f"what is left of the gain after it has faded for {SECONDS:g} s",
 }
-"""Kinds of faults: what makes their model, and what their size means."""
+"""Kinds of faults, and what their size means."""
 SUDDEN = ("gain", "offset")
 
 
 @dataclass(frozen=True)
-class Fault:
+class ActuatorFault:
     """Something that happens to one actuator.
 
     Attributes:
@@ -53,7 +35,7 @@ class Fault:
 
     Raises:
         UnknownNameError: there is no such kind.
-        ConfigError: the numbers make no sense.
+        ConfigError: a number is not allowed.
     """
 
     kind: str
@@ -65,8 +47,10 @@ class Fault:
             raise UnknownNameError("fault", self.kind, KINDS, f"Known: {', '.join(KINDS)}.")
         if self.actuator < 0:
             raise ConfigError(f"actuators are numbered from 0 on, got {self.actuator}")
-        if not math.isfinite(self.size) or (self.kind in ("gain", "fade") and self.size < 0):
-            raise ConfigError(f"a {self.kind} of {self.size:g} makes no sense: {self}")
+        if not math.isfinite(self.size):
+            raise ConfigError(f"the size of a fault must be finite, got {self}")
+        if self.kind in ("gain", "fade") and self.size < 0:
+            raise ConfigError(f"what is left of a gain must be 0 or more, got {self}")
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.actuator}={self.size:g}"
@@ -78,12 +62,15 @@ class Fault:
             at: when it strikes, seconds of the device's time.
             settled: whether a drift has come to its end at once.
         """
-        make, _ = KINDS[self.kind]
+        own = (self.actuator,)
+        if self.kind == "gain":
+            return GainLoss(self.size, at, actuators=own)
         seconds = AT_ONCE if settled or self.kind in SUDDEN else SECONDS
-        return make(self.size, at, (self.actuator,), seconds)
+        kind, end = (GainDrift, self.size - 1) if self.kind == "fade" else (OffsetDrift, self.size)
+        return kind(end / seconds, diffusion=0.0, limit=abs(end), start=at, actuators=own)
 
     @classmethod
-    def parse(cls, text: str) -> Fault:
+    def parse(cls, text: str) -> ActuatorFault:
         """The fault that a text such as ``gain:0=0.4`` means.
 
         Raises:
@@ -93,8 +80,6 @@ class Fault:
         kind, _, actuator = name.partition(":")
         try:
             return cls(kind.strip(), int(actuator), float(size))
-        except ConfigError:
-            raise
         except ValueError:
             raise ConfigError(
                 f"cannot read the fault {text!r}; write KIND:ACTUATOR=SIZE, such as gain:0=0.4. "
@@ -102,20 +87,6 @@ class Fault:
             ) from None
 
 
-def usual_faults(actuators: int) -> tuple[Fault, ...]:
+def usual_faults(actuators: int) -> tuple[ActuatorFault, ...]:
     """One actuator loses 60 % of its gain, another (the same, if there is one) starts to drift."""
-    return Fault("gain", 0, 0.4), Fault("drift", min(1, actuators - 1), 0.2)
-
-
-def check_actuators(faults: Sequence[Fault], actuators: int) -> None:
-    """Refuse faults of actuators that a robot does not have.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    for fault in faults:
-        if fault.actuator >= actuators:
-            raise ConfigError(
-                f"the fault {fault} is of actuator {fault.actuator}; this robot has "
-                f"{actuators}, numbered from 0 to {actuators - 1}"
-            )
+    return ActuatorFault("gain", 0, 0.4), ActuatorFault("drift", min(1, actuators - 1), 0.2)

@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Scores = Sequence[npt.ArrayLike]
-"""For every task the scores of its runs."""
+"""For every task the scores of its runs. The same scores give the same intervals."""
 
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 0
-"""Of the bootstrap: the same rows give the same intervals."""
+"""Of the stratified bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -37,58 +37,36 @@ class Interval:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def iqm(scores: Scores) -> float:
+def iqm(scores: Scores) -> Interval:
     """Interquartile mean: of the middle half of all runs on all tasks together.
 
     Every task counts the same: where one has more runs than another, each of them counts less.
     """
-    return float(_iqm([_array(task)[None] for task in scores])[0])
-
-
-def median(scores: Scores) -> float:
-    """Median over the tasks of the mean over a task's runs."""
-    return float(_median([_array(task)[None] for task in scores])[0])
-
-
-def mean(scores: Scores) -> float:
-    """Mean over the tasks of the mean over a task's runs."""
-    return float(_mean([_array(task)[None] for task in scores])[0])
-
-
-def iqm_interval(scores: Scores) -> Interval:
-    """`iqm` with its stratified bootstrap interval."""
     return _interval(_iqm, scores)
 
 
-def median_interval(scores: Scores) -> Interval:
-    """`median` with its stratified bootstrap interval."""
+def median(scores: Scores) -> Interval:
+    """Median over the tasks of the mean over a task's runs."""
     return _interval(_median, scores)
 
 
-def mean_interval(scores: Scores) -> Interval:
-    """`mean` with its stratified bootstrap interval."""
+def mean(scores: Scores) -> Interval:
+    """Mean over the tasks of the mean over a task's runs."""
     return _interval(_mean, scores)
 
 
-def improvement(ours: Scores, theirs: Scores) -> float:
+def improvement(ours: Scores, theirs: Scores) -> Interval:
     """Probability that a run of ours beats one of theirs: mean over the tasks, a tie counts half.
 
     Args:
-        ours: scores of one learner.
+        ours: scores of one learner; both are resampled.
         theirs: of another, on the same tasks in the same order.
     """
-    pairs = [(_array(x)[None], _array(y)[None]) for x, y in zip(ours, theirs, strict=True)]
-    return float(_improvement(pairs)[0])
-
-
-def improvement_interval(ours: Scores, theirs: Scores) -> Interval:
-    """`improvement` with its stratified bootstrap interval: both learners are resampled."""
+    pairs = [(_array(x), _array(y)) for x, y in zip(ours, theirs, strict=True)]
     generator = np.random.default_rng(SEED)
-    pairs = [
-        (_resample(_array(x), generator), _resample(_array(y), generator))
-        for x, y in zip(ours, theirs, strict=True)
-    ]
-    return _bounds(improvement(ours, theirs), _improvement(pairs))
+    drawn = [(_resample(x, generator), _resample(y, generator)) for x, y in pairs]
+    value = _improvement([(x[None], y[None]) for x, y in pairs])[0]
+    return _bounds(float(value), _improvement(drawn))
 
 
 def profile(scores: Scores, thresholds: npt.ArrayLike) -> Array:

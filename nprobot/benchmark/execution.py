@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import mujoco
 import torch
 
-from .algorithms import runner
-from .environments import Evaluator
-from .ledger import peak_memory
-from .recorder import Recorder, Tell
+from nprobot.runs.seeds import Seeds
+from nprobot.training.environments import Env
+from nprobot.training.evaluation import Predict, episode_seeds, run_episodes
+from nprobot.training.workers import EnvRecipe
+
+from .ledger import Clock, Ledger, peak_memory
+from .methods import RunSpec
+from .peers import METHODS
 from .rows import DONE, blank, failure, now
-from .spec import RunSpec
+
+FINAL_STARTS, CURVE_STARTS = 0, 1
+"""Where the starts of evaluation episodes come from: the same ones for every learner and seed."""
+
+Tell = Callable[[int], None]
+"""Hears how many steps a run has taken."""
 
 
 def execute(spec: RunSpec, tell: Tell = lambda steps: None) -> dict[str, Any]:
@@ -33,18 +43,17 @@ def execute(spec: RunSpec, tell: Tell = lambda steps: None) -> dict[str, Any]:
     row = blank(spec)
     try:
         row |= {"status": DONE, **_measured(spec, tell)}
-    except Exception as error:  # whatever it is, the other runs go on
+    except Exception as error:  # whatever it is, the other runs continue
         row |= failure(error)
     return row | {"peak_memory_mib": round(peak_memory(), 1), "ended": now()}
 
 
 def _measured(spec: RunSpec, tell: Tell) -> dict[str, Any]:
-    evaluator = Evaluator(spec)
-    recorder = Recorder(spec, evaluator, tell)
+    recorder = Recorder(spec, tell)
     try:
-        spent = runner(spec.algo)(spec, recorder)
+        spent = METHODS[spec.algo].run(spec, recorder)
     finally:
-        evaluator.close()
+        recorder.close()
     returns = recorder.returns
     return {
         "return_mean": statistics.fmean(returns),
@@ -57,3 +66,93 @@ def _measured(spec: RunSpec, tell: Tell) -> dict[str, Any]:
 
 def _short(value: float) -> float:
     return value if isinstance(value, int) else round(value, 4)
+
+
+class Recorder:
+    """Evaluates a policy at the points of the curve, on time that the run is not charged for.
+
+    It does so in environments of its own, whose episodes have the same starts for every learner.
+
+    Args:
+        spec: the run.
+        tell: hears about the progress.
+
+    Attributes:
+        tell: who hears about the progress.
+        curve: the points so far: the fields of `Ledger`, and the mean return.
+        returns: of the finished policy, an episode each; empty before.
+    """
+
+    def __init__(self, spec: RunSpec, tell: Tell) -> None:
+        self.spec = spec
+        self.tell = tell
+        self.curve: dict[str, list[float]] = {}
+        self.returns: list[float] = []
+        self._envs: list[Env] = []
+        self._clock = Clock()
+        self._next = 0
+
+    def start(self, ledger: Ledger, predict: Predict) -> None:
+        """The policy as it is before it has learned anything; from here on time counts."""
+        self.add(ledger, self._evaluate(predict, self.spec.point_episodes, CURVE_STARTS))
+        self._clock = Clock()
+
+    def pass_by(self, ledger: Callable[[], Ledger], env_steps: int, predict: Predict) -> None:
+        """Add a point if one is due; to be called between two updates.
+
+        Args:
+            ledger: what the run has spent, without the time.
+            env_steps: steps so far.
+            predict: the policy as it is.
+        """
+        self.tell(env_steps)
+        # The last point is the final evaluation.
+        if self._next >= self.spec.points or env_steps < self._due(self._next):
+            return
+        spent = self._timed(ledger())
+        with self._clock.paused():
+            self.add(spent, self._evaluate(predict, self.spec.point_episodes, CURVE_STARTS))
+        while self._next < self.spec.points and env_steps >= self._due(self._next):
+            self._next += 1
+
+    def finish(self, ledger: Ledger, predict: Predict) -> Ledger:
+        """Measure the finished policy.
+
+        Returns:
+            What the run has spent, time included.
+        """
+        spent = self._timed(ledger)
+        with self._clock.paused():
+            self.returns = self._evaluate(predict, self.spec.episodes, FINAL_STARTS)
+        self.add(spent, self.returns)
+        return spent
+
+    def add(self, ledger: Ledger, returns: list[float]) -> None:
+        """Add a point that was measured elsewhere, time included in its ledger."""
+        values: dict[str, Any] = dataclasses.asdict(ledger)
+        values["return_mean"] = statistics.fmean(returns)
+        for name, value in values.items():
+            self.curve.setdefault(name, []).append(value)
+        self._next = max(self._next, 1)
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()
+
+    def _due(self, point: int) -> float:
+        return point * self.spec.steps / self.spec.points
+
+    def _timed(self, ledger: Ledger) -> Ledger:
+        wall, cpu = self._clock.seconds
+        return dataclasses.replace(ledger, wall_seconds=wall, cpu_seconds=cpu)
+
+    def _evaluate(self, predict: Predict, episodes: int, starts: int) -> list[float]:
+        spec = self.spec
+        recipe = EnvRecipe(
+            spec.env, spec.env_kwargs, spec.preset, Seeds.spawn(spec.seed).evaluation
+        )
+        while len(self._envs) < episodes:
+            self._envs.append(recipe.make(len(self._envs)))
+        seeds = episode_seeds(starts, episodes)
+        return [total for total, _ in run_episodes(predict, self._envs[:episodes], seeds)]

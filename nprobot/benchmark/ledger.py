@@ -1,10 +1,10 @@
 """What a run spends: environment steps, network passes, multiply-adds, seconds, memory.
 
-Multiply-adds are those of matrix products. Every call of a learner's `train` and `collect_rollouts`
-does the same products, so the first calls are counted, product by product as torch carries them
-out, and the others are taken to cost what those did. Nothing can be forgotten that way: the
-products with the decorrelation matrices, those of an update of R and those of the learned feedback
-are in it, and a pass that an algorithm saves is not.
+Multiply-adds are those of matrix products. All rollouts of a learner do the same products, and so
+do all its updates, so the first ones are counted, product by product as torch carries them out, and
+the others are taken to cost what those did. Nothing can be forgotten that way: the products with
+the decorrelation matrices, those of an update of R and those of the learned feedback are in it, and
+a pass that an algorithm saves is not.
 """
 
 from __future__ import annotations
@@ -16,9 +16,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
+
+from nprobot.algorithms.nrl import NRL
+from nprobot.errors import NonFiniteError
+from nprobot.policies.files.policy import Array
+from nprobot.training.evaluation import Predict
+
+if TYPE_CHECKING:
+    from .execution import Recorder
 
 
 @dataclass(frozen=True)
@@ -106,52 +121,190 @@ _FACTORS = {
 """Torch's operations that are products, and which of their arguments are the factors."""
 
 
-class Metered:
-    """A method whose calls all cost the same: the first are counted, the others added up.
+class Phase:
+    """Work that comes again and again and costs the same each time.
+
+    The first times are counted, the others are taken to cost what those did.
 
     Args:
-        method: what to call.
-        probes: calls to count.
-        idle: whether the call to come is of another, lighter kind, such as a warm-up; it is
-            counted by itself.
+        probes: times to count.
 
     Attributes:
-        multiply_adds: of all calls so far.
+        multiply_adds: of all times so far.
     """
 
-    def __init__(
-        self,
-        method: Callable[..., Any],
-        probes: int = 1,
-        idle: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._method = method
+    def __init__(self, probes: int) -> None:
         self._probes = probes
-        self._idle = idle
+        self._products: MatrixProducts | None = None
+        self._times = 0
         self._counted = 0
-        self._calls = 0
-        self._extra = 0
+        self._idle = 0
 
     @property
     def multiply_adds(self) -> int:
-        """Of all calls so far."""
-        counted = min(self._calls, self._probes)
-        return self._extra + (self._counted * self._calls // counted if counted else 0)
+        """Of all times so far."""
+        counted = min(self._times, self._probes)
+        return self._idle + (self._counted * self._times // counted if counted else 0)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> object:
-        """Call the method."""
-        idle = self._idle()
-        if not idle and self._calls >= self._probes:
-            self._calls += 1
-            return self._method(*args, **kwargs)
-        with MatrixProducts() as products:
-            result = self._method(*args, **kwargs)
+    def begin(self) -> None:
+        """The work begins."""
+        if self._times < self._probes:
+            self._products = MatrixProducts()
+            self._products.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(self, *, idle: bool = False) -> None:
+        """The work is done.
+
+        Args:
+            idle: it was of another, lighter kind, such as a warm-up, and is counted by itself.
+        """
+        products, self._products = self._products, None
+        total = 0
+        if products is not None:
+            products.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            total = products.total
         if idle:
-            self._extra += products.total
+            self._idle += total
         else:
-            self._counted += products.total
-            self._calls += 1
-        return result
+            self._counted += total
+            self._times += 1
+
+    def abandon(self) -> None:
+        """Count no further; for work that has failed."""
+        if self._products is not None:
+            self.end(idle=True)
+
+
+class LedgerCallback(BaseCallback):
+    """Counts what a model spends, and has it evaluated at the points of the curve.
+
+    Evaluations come between an update and the next rollout, where nothing is counted. They also
+    stop a policy that has lost its numbers.
+
+    Args:
+        recorder: of the run.
+        predict: the policy as it is whenever it is called.
+        passes: tells the passes so far, forward and backward.
+    """
+
+    def __init__(
+        self, recorder: Recorder, predict: Predict, passes: Callable[[], tuple[int, int]]
+    ) -> None:
+        super().__init__()
+        self.recorder, self.predict, self.passes = recorder, predict, passes
+
+    def ledger(self) -> Ledger:
+        """What has been spent, without the time."""
+        forward, backward = self.passes()
+        products = self._acting.multiply_adds + self._learning.multiply_adds
+        return Ledger(self.model.num_timesteps, forward, backward, products)
+
+    def abandon(self) -> None:
+        """Count no further; for a run that has failed."""
+        self._acting.abandon()
+        self._learning.abandon()
+
+    @override
+    def _init_callback(self) -> None:
+        self._off_policy = isinstance(self.model, OffPolicyAlgorithm)
+        # TD3 updates its actor in every second step only: one alone would not be typical.
+        probes = 8 if self._off_policy else 1
+        self._acting, self._learning = Phase(probes), Phase(probes)
+        self._warming_up = False
+        self._updates: int | None = None
+
+    @override
+    def _on_training_start(self) -> None:
+        self.recorder.start(self.ledger(), self.predict)
+
+    @override
+    def _on_rollout_start(self) -> None:
+        if self._updates is not None:
+            self._end_learning()
+            if not self._off_policy:  # there it would be looked at after every step
+                check_finite(self.model)
+            self.recorder.pass_by(self.ledger, self.model.num_timesteps, self.predict)
+        if isinstance(self.model, OffPolicyAlgorithm):
+            self._warming_up = self.model.num_timesteps <= self.model.learning_starts
+        self._acting.begin()
+
+    @override
+    def _on_step(self) -> bool:
+        return True
+
+    @override
+    def _on_rollout_end(self) -> None:
+        self._acting.end(idle=self._warming_up)
+        self._updates = self.model._n_updates
+        self._learning.begin()
+
+    @override
+    def _on_training_end(self) -> None:
+        self._end_learning()
+
+    def _end_learning(self) -> None:
+        self._learning.end(idle=self.model._n_updates == self._updates)
+
+
+def learn(
+    model: BaseAlgorithm,
+    env: VecNormalize,
+    steps: int,
+    recorder: Recorder,
+    passes: Callable[[], tuple[int, int]],
+) -> Ledger:
+    """Train a model and measure it.
+
+    Args:
+        model: new.
+        env: its environments.
+        steps: budget.
+        recorder: of the run.
+        passes: tells the passes of the model so far, forward and backward.
+
+    Returns:
+        What the run has spent.
+
+    Raises:
+        NonFiniteError: the policy has lost its numbers.
+    """
+    predict = predictor(model, env)
+    callback = LedgerCallback(recorder, predict, passes)
+    try:
+        model.learn(steps, callback)
+    except BaseException:
+        callback.abandon()
+        raise
+    check_finite(model)
+    return recorder.finish(callback.ledger(), predict)
+
+
+def predictor(model: BaseAlgorithm, env: VecNormalize) -> Predict:
+    """The policy as it is whenever it is called, on raw observations, without exploration."""
+
+    def predict(observations: Array) -> Array:
+        normalised = env.normalize_obs(observations)
+        return model.predict(np.asarray(normalised), deterministic=True)[0]
+
+    return predict
+
+
+def acting_passes(model: BaseAlgorithm) -> int:
+    """Passes that acting took: of the actor, and of PPO's critic."""
+    if isinstance(model, NRL):
+        return 0  # its rule has counted them
+    if isinstance(model, OffPolicyAlgorithm):
+        return max(model.num_timesteps - model.learning_starts, 0)
+    return 2 * model.num_timesteps
+
+
+def check_finite(model: BaseAlgorithm) -> None:
+    """Raise `NonFiniteError` if a weight is NaN or infinite."""
+    for name, tensor in model.policy.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise NonFiniteError(
+                f"{name} of the policy became NaN or infinite before step {model.num_timesteps:,}"
+            )
 
 
 def multiply_adds(function: Callable[[], object]) -> int:

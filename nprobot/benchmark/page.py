@@ -1,56 +1,128 @@
-"""A report as one HTML file: styles and pictures are in it, nothing is fetched from anywhere."""
+"""The report of a benchmark: one self-contained page, its figures, the rows as CSV, Markdown."""
 
 from __future__ import annotations
 
 import base64
-import html
-import itertools
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from .tables import Table
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-STYLE = """
-:root { --ink: #1b1f24; --soft: #5a646f; --line: #e3e7eb; --fill: #f6f8fa; --accent: #08519c; }
-* { box-sizing: border-box; }
-body { font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-  color: var(--ink); max-width: 1120px; margin: 0 auto; padding: 2.5rem 1.5rem 5rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .25rem; letter-spacing: -.01em; }
-h2 { font-size: 1.35rem; margin: 3rem 0 .75rem; padding-top: 1rem;
-  border-top: 1px solid var(--line); }
-p.lead { font-size: 1.08rem; }
-p.sub, p.note { color: var(--soft); font-size: .9rem; }
-p, ul, dl { max-width: 78ch; }
-nav { margin: 1.25rem 0 0; font-size: .92rem; display: flex; flex-wrap: wrap; gap: .35rem 1.1rem; }
-nav a, a { color: var(--accent); text-decoration: none; }
-.scroll { overflow-x: auto; margin: 1rem 0 .25rem; }
-table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .34rem .8rem .34rem 0; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-th { font-weight: 600; color: var(--soft); vertical-align: bottom; white-space: normal;
-  min-width: 5.5rem; }
-th:first-child, td:first-child { text-align: left; }
-td:first-child { font-weight: 500; }
-table.words td, table.words th { text-align: left; white-space: normal; vertical-align: top;
-  min-width: 3.5rem; }
-table.words td:first-child { min-width: 9rem; }
-tr:hover td { background: var(--fill); }
-td.best { font-weight: 700; }
-img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
-dt { font-weight: 600; margin-top: .6rem; }
-dd { margin: 0 0 0 1.2rem; }
-details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; padding: 0 .9rem; }
-summary { cursor: pointer; padding: .5rem 0; font-weight: 500; }
-code { font: .84rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-.tabs > input { position: absolute; opacity: 0; }
-.tabs > label { display: inline-block; padding: .3rem .8rem; margin: 0 .3rem .3rem 0;
-  border: 1px solid var(--line); border-radius: 99px; cursor: pointer; font-size: .88rem; }
-.tabs > input:checked + label { background: var(--accent); border-color: var(--accent);
-  color: #fff; }
-.tabs > input:focus-visible + label { outline: 2px solid var(--accent); outline-offset: 2px; }
-.tabs > div { display: none; }
-@media print { .tabs > div { display: block !important; } .tabs > label { display: none; } }
-"""
+from . import figures
+from . import findings as found
+from .findings import Table
+from .methods import IDEAL
+from .results import AXES, Results
+from .rows import Row, read
+
+PAGE, MARKDOWN = "page.html.jinja", "page.md.jinja"
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """What was written.
+
+    Attributes:
+        page: the page.
+        pictures: the figures, beside it.
+        results: what the report is about.
+    """
+
+    page: Path
+    pictures: tuple[Path, ...]
+    results: Results
+
+
+def report(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    markdown: Path | None = None,
+) -> WrittenReport:
+    """Make the report of a benchmark; it may still be running.
+
+    Args:
+        folder: of the benchmark, or a file of rows.
+        out: where to put page, figures and tables; by default the folder ``report`` in it.
+        markdown: also write the findings and tables as a Markdown file.
+
+    Raises:
+        DamagedFileError: there are no results, or they cannot be read.
+    """
+    results = Results.of(read(folder))
+    beside = folder / "report" if folder.is_dir() else folder.with_name(f"{folder.stem}-report")
+    out = out or beside
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = draw(results)
+    paths = []
+    for name, picture in pictures.items():
+        path = out / f"{name}.png"
+        path.write_bytes(picture)
+        paths.append(path)
+    page = out / "index.html"
+    said = sections(results, pictures)
+    page.write_text(render(PAGE, results, said), encoding="utf-8")
+    write_csv(results, out)
+    if markdown is not None:
+        markdown.parent.mkdir(parents=True, exist_ok=True)
+        markdown.write_text(render(MARKDOWN, results, said), encoding="utf-8")
+    return WrittenReport(page, tuple(paths), results)
+
+
+def title_of(rows: Sequence[Row]) -> str:
+    """Title of the page."""
+    names = list(dict.fromkeys(Path(row.get("suite", "")).stem for row in rows))
+    return f"Benchmark {', '.join(filter(None, names)) or 'results'}"
+
+
+def subtitle_of(rows: Sequence[Row]) -> str:
+    """How many runs, of when, by which version."""
+    days = sorted({row["ended"][:10] for row in rows})
+    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    versions = sorted({str(row["versions"]["nprobot"]) for row in rows})
+    return f"{len(rows)} runs, {span}, nprobot {', '.join(versions)}"
+
+
+def render(template: str, results: Results, sections: Sequence[Section]) -> str:
+    """The report as text; in HTML styles and pictures are in it, and nothing is fetched.
+
+    Args:
+        template: a file beside this one.
+        results: what the report is about.
+        sections: what it says.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=".html" in template,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    rows = results.rows
+    return environment.get_template(template).render(
+        title=title_of(rows), subtitle=subtitle_of(rows), sections=sections
+    )
+
+
+def draw(results: Results) -> dict[str, bytes]:
+    """All figures by name."""
+    made: dict[str, bytes] = {}
+    for group in results.groups:
+        tail = "" if group == IDEAL else f"_{group}"
+        tasks = [task for task in results.tasks if task.group == group]
+        if len(results.complete(group)) > 1:
+            made[f"scores{tail}"] = figures.score_figure(results, group)
+            made[f"profiles{tail}"] = figures.profile_figure(results, group)
+            for other in filter(None, (results.baseline, found.reference_peer(results, group))):
+                name = f"improvement_over_{other.lower().replace(' ', '_')}{tail}"
+                made[name] = figures.improvement_figure(results, group, other)
+        made[f"runs{tail}"] = figures.runs_figure(results, tasks)
+        for axis in AXES:
+            made[f"curves_{axis}{tail}"] = figures.curves_figure(results, tasks, axis)
+    return made
 
 
 @dataclass(frozen=True)
@@ -77,92 +149,112 @@ class Section:
     tables: Sequence[Table] = ()
     folded: Mapping[str, Sequence[Table]] = field(default_factory=dict)
 
-
-def html_page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
-    """The page as text."""
-    numbers = itertools.count()
-    links = "".join(f'<a href="#{_anchor(s.title)}">{html.escape(s.title)}</a>' for s in sections)
-    tab_rules: list[str] = []
-    body = "".join(_section(section, numbers, tab_rules) for section in sections)
-    return (
-        "<!doctype html>\n"
-        f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}{''.join(tab_rules)}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1>"
-        f'<p class="sub">{html.escape(subtitle)}</p><nav>{links}</nav>\n{body}</body></html>\n'
-    )
+    @property
+    def in_markdown(self) -> bool:
+        """Whether it says anything without its pictures."""
+        return bool(self.tables or self.bullets or (self.text and not self.pictures))
 
 
-def _section(section: Section, numbers: itertools.count[int], tab_rules: list[str]) -> str:
-    parts = [f'<h2 id="{_anchor(section.title)}">{html.escape(section.title)}</h2>']
-    parts += [f'<p class="lead">{html.escape(text)}</p>' for text in section.text]
-    if section.bullets:
-        points = "".join(f"<li>{html.escape(text)}</li>" for text in section.bullets)
-        parts.append(f"<ul>{points}</ul>")
-    if section.items:
-        entries = "".join(
-            f"<dt>{html.escape(name)}</dt><dd>{html.escape(' '.join(said))}</dd>"
-            for name, said in section.items.items()
+def sections(results: Results, pictures: Mapping[str, bytes]) -> list[Section]:
+    """What a report says, in order."""
+    made: list[Section] = []
+    for group in results.groups:
+        tail = "" if group == IDEAL else f"_{group}"
+        name = "" if len(results.groups) == 1 else f" ({group})"
+        tasks = [task for task in results.tasks if task.group == group]
+        compared = len(results.complete(group)) > 1
+        made.append(
+            Section(
+                f"Over all tasks{name}",
+                text=found.headline(results, group),
+                tables=[found.aggregate_table(results, group)] if compared else [],
+                pictures={"": pictures[f"scores{tail}"]} if compared else {},
+            )
         )
-        parts.append(f"<dl>{entries}</dl>")
-    if section.tabs:
-        parts.append(_tabs(section.pictures, numbers, tab_rules))
-    else:
-        parts += [_picture(section.title, name, png) for name, png in section.pictures.items()]
-    parts += [_table(table) for table in section.tables]
-    for name, folded in section.folded.items():
-        inside = "".join(map(_table, folded))
-        parts.append(f"<details><summary>{html.escape(name)}</summary>{inside}</details>")
-    return "\n".join(parts) + "\n"
-
-
-def _tabs(pictures: Mapping[str, bytes], numbers: itertools.count[int], rules: list[str]) -> str:
-    """Pictures of which one is shown, chosen without a script: radio buttons and styles."""
-    group = next(numbers)
-    choices, panes = [], []
-    for index, (name, png) in enumerate(pictures.items()):
-        key = f"tab{group}-{index}"
-        checked = " checked" if index == 0 else ""
-        choices.append(
-            f'<input type="radio" name="tabs{group}" id="{key}"{checked}>'
-            f'<label for="{key}">{html.escape(name)}</label>'
+        made.append(
+            Section(
+                f"Task by task{name}",
+                items={str(task): found.by_task(results, task) for task in tasks},
+                tables=[found.return_table(results, tasks)],
+                pictures={"": pictures[f"runs{tail}"]},
+            )
         )
-        panes.append(f'<div id="{key}-pane">{_picture("Learning curves", name, png)}</div>')
-        rules.append(f"#{key}:checked ~ #{key}-pane {{ display: block; }}\n")
-    return f'<div class="tabs">{"".join(choices)}{"".join(panes)}</div>'
-
-
-def _picture(title: str, name: str, png: bytes) -> str:
-    alt = html.escape(f"{title}: {name}" if name else title)
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
-
-
-def _table(table: Table) -> str:
-    words = any(len(cell) > 30 for row in table.rows for cell in row)
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{' class=best' if (i, j) in table.mark else ''}>{_cell(cell)}</td>"
-            for j, cell in enumerate(row)
+        made.append(
+            Section(
+                f"Learning curves{name}",
+                text=[
+                    "Mean over seeds of the return without exploration, with the 95 % interval of "
+                    "a bootstrap over seeds. Dotted: what backprop spends in all."
+                ],
+                pictures={AXES[axis]: pictures[f"curves_{axis}{tail}"] for axis in AXES},
+                tabs=True,
+            )
         )
-        + "</tr>"
-        for i, row in enumerate(table.rows)
+        if compared:
+            more = {
+                key.removesuffix(tail).replace("_", " "): picture
+                for key, picture in pictures.items()
+                if key.startswith(("profiles", "improvement")) and key.endswith(tail)
+            }
+            made.append(
+                Section(
+                    f"At equal cost{name}",
+                    text=["A rule that needs more passes, or fewer seconds, is another choice."],
+                    tables=[found.equal_table(results, group)],
+                )
+            )
+            made.append(Section(f"Distributions{name}", pictures=more))
+        last = tasks[-1]
+        made.append(
+            Section(f"What a run spends: {last}", tables=[found.ledger_table(results, last)])
+        )
+        detailed = (found.task_table, found.ledger_table)
+        made.append(
+            Section(
+                f"Every task in detail{name}",
+                folded={str(task): [table(results, task) for table in detailed] for task in tasks},
+            )
+        )
+    made.append(Section("Before you believe it", bullets=found.caveats(results)))
+    folded = {
+        "Versions and machine": [found.surroundings_table(results)],
+        f"Commands of all {len(results.rows)} runs": [found.command_table(results)],
+    }
+    if results.failed:
+        folded[f"{len(results.failed)} failed runs"] = [found.failure_table(results)]
+    made.append(
+        Section(
+            "How it was done",
+            text=[found.measured(results)],
+            tables=[found.settings_table(results)],
+            folded=folded,
+        )
     )
-    kind = ' class="words"' if words else ""
-    note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
-    return (
-        f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{note}"
-    )
+    return made
 
 
-def _cell(text: str) -> str:
-    escaped = html.escape(text)
-    return f"<code>{escaped}</code>" if text.startswith("nprobot ") else escaped
+def write_csv(results: Results, out: Path) -> None:
+    """Rows and curves as tables that any program reads."""
+    flat = [
+        {k: v for k, v in row.items() if not isinstance(v, dict | list)}
+        | {"settings": "; ".join(f"{k}={v}" for k, v in row["settings"].items())}
+        | {k: v for k, v in row["versions"].items()}
+        for row in results.rows
+    ]
+    _write(out / "rows.csv", flat)
+    points = [
+        {name: row[name] for name in ("env", "actuators", "steps", "learner", "seed")}
+        | {name: values[index] for name, values in row["curve"].items()}
+        for row in results.rows
+        if "curve" in row
+        for index in range(len(row["curve"]["env_steps"]))
+    ]
+    _write(out / "curves.csv", points)
 
 
-def _anchor(title: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in title.lower()).strip("-")
+def _write(path: Path, rows: list[dict[str, object]]) -> None:
+    header = list(dict.fromkeys(key for row in rows for key in row if key != "traceback"))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

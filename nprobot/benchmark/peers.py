@@ -1,82 +1,151 @@
-"""Peers that learn without gradients: ARS of sb3-contrib, CMA-ES of pycma, and random actions."""
+"""What nprobot is compared with: unmodified SB3, ARS, CMA-ES, random actions; and all `METHODS`.
+
+A peer stands here alone: its options, what runs it, its entry in `PEERS`. Its packages are imported
+when it runs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
-from typing import Any
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from typing_extensions import override
+from msgspec import Meta
 
+from nprobot import catalogue
+from nprobot.catalogue import Normalise
 from nprobot.errors import MissingPackageError
+from nprobot.options import Count, Options, Positive
+from nprobot.runs.seeds import Seeds
+from nprobot.training.config import RunConfig
 
-from .environments import Array, Seeds, make, make_vector
-from .ledger import Ledger
-from .recorder import Recorder
-from .sb3 import predictor
-from .spec import FIT, RunSpec
+from .methods import FIT, OURS, Method, RunSpec, training_config
+
+if TYPE_CHECKING:
+    from nprobot.policies.files.policy import Array
+    from nprobot.training.environments import Env
+
+    from .execution import Recorder
+    from .ledger import Ledger
+
+SB3 = "sb3-"
+"""Before the name of an algorithm of ours, for stable-baselines3's own."""
 
 
-def run(spec: RunSpec, recorder: Recorder) -> Ledger:
-    """Train and measure.
+def sb3_config(spec: RunSpec) -> RunConfig:
+    """The run by our algorithm under backprop, which is SB3's; nothing normalised by default."""
+    algo = spec.algo.removeprefix(SB3)
+    settings: dict[str, Any] = {"normalise": "off", **spec.settings}
+    if algo == "td3":
+        settings = {"exploration_noise": 0.0, **settings}  # SB3's default, not ours
+    return training_config(spec.replace(algo=algo, rule="bp", settings=settings))
 
-    Returns:
-        What the run has spent.
-    """
-    return {"ars": run_ars, "cma-es": run_cma, "random": run_random}[spec.algo](spec, recorder)
+
+def run_sb3(spec: RunSpec, recorder: Recorder) -> Ledger:
+    """Train by stable-baselines3's own class, and measure."""
+    import stable_baselines3
+
+    from nprobot.training.build import constructor_arguments
+    from nprobot.training.vector import make_vector
+
+    from .ledger import acting_passes, learn
+
+    config = sb3_config(spec).resolved()
+    with closing(make_vector(config)) as env:
+        cls = getattr(stable_baselines3, catalogue.ALGORITHMS[config.algo].title)
+        arguments = constructor_arguments(config, env)
+        model: Any = cls("MlpPolicy", env, device="cpu", **arguments)
+        env.gamma = model.gamma  # rewards are scaled by the spread of the return that is learned
+        env.seed(Seeds.spawn(spec.seed).environments)  # SB3 has seeded them with its own seed
+
+        def passes() -> tuple[int, int]:
+            forward, backward = learning_passes(model)
+            return forward + acting_passes(model), backward
+
+        return learn(model, env, spec.steps, recorder, passes)
 
 
-class BudgetSpentError(Exception):
-    """Ends a search in the middle of an iteration: its budget is spent."""
+def learning_passes(model: Any) -> tuple[int, int]:  # noqa: ANN401 - SB3 does not type its own
+    """Passes, forward and backward, that a model of SB3's own has learned with."""
+    name, updates = type(model).__name__, model._n_updates
+    if name == "PPO":  # an update is an epoch
+        passes = 2 * updates * model.n_steps * model.n_envs
+        return passes, passes
+    samples, critics = updates * model.batch_size, model.critic.n_critics
+    if name == "SAC":
+        # Actor: here and at the next state. Critics: target, regression, judging.
+        return samples * (2 + 3 * critics), samples * (1 + 2 * critics)
+    # TD3's actor, and one critic judging it: in every n-th step.
+    acting = 2 * (updates // model.policy_delay) * model.batch_size
+    return samples * (1 + 2 * critics) + acting, samples * critics + acting
+
+
+@dataclass(frozen=True)
+class ARSOptions(Options):
+    """Settings of sb3-contrib's ARS, with its names; None means its default."""
+
+    learning_rate: Positive | None = None
+    delta_std: Positive | None = None
+    n_delta: Count | None = None
+    n_top: Count | None = None
+    alive_bonus_offset: float | None = None
+    normalise: Normalise = "observations"
 
 
 def run_ars(spec: RunSpec, recorder: Recorder) -> Ledger:
     """Augmented random search; an iteration that the budget does not cover is not counted in."""
-    try:
-        from sb3_contrib import ARS
-    except ImportError as error:
-        raise MissingPackageError("ARS needs `pip install 'nprobot[bench]'`") from error
+    from sb3_contrib import ARS
+    from stable_baselines3.common.callbacks import BaseCallback
 
-    settings = dict(spec.settings)
-    normalise = settings.pop("normalise", "observations")
-    env = make_vector(spec, normalise=normalise, gamma=0.99)
-    seeds = Seeds.spawn(spec.seed)
-    model: Any = ARS("LinearPolicy", env, seed=seeds.torch, device="cpu", **settings)
-    env.seed(seeds.environments)
-    predict = predictor(model, env)
+    from nprobot.training.vector import make_vector
 
-    def ledger() -> Ledger:
-        steps = model.num_timesteps
-        searching = model._n_updates * model.n_top * model.n_params
-        return Ledger(steps, steps, 0, steps * _weights(env) + searching)
+    from .ledger import Ledger, predictor
+
+    class BudgetSpent(Exception):
+        """Ends the search in the middle of an iteration."""
 
     class Follow(BaseCallback):
-        @override
         def _on_rollout_start(self) -> None:
             if self.num_timesteps:
                 recorder.pass_by(ledger, model.num_timesteps, predict)
 
-        @override
         def _on_step(self) -> bool:
             if model.num_timesteps >= spec.steps:
-                raise BudgetSpentError
+                raise BudgetSpent
             return True
 
-    recorder.start(ledger(), predict)
-    with contextlib.suppress(BudgetSpentError):
-        model.learn(spec.steps, Follow(), log_interval=None)
-    spent = recorder.finish(ledger(), predict)
-    env.close()
-    return spent
+    settings = ARSOptions.from_dict(spec.settings).to_dict()
+    with closing(make_vector(environment_config(spec, settings.pop("normalise")))) as env:
+        seeds = Seeds.spawn(spec.seed)
+        given = {name: value for name, value in settings.items() if value is not None}
+        model: Any = ARS("LinearPolicy", env, seed=seeds.torch, device="cpu", **given)
+        env.seed(seeds.environments)
+        predict = predictor(model, env)
+        weights = math.prod(env.observation_space.shape or ()) * math.prod(
+            env.action_space.shape or ()
+        )
+
+        def ledger() -> Ledger:
+            steps = model.num_timesteps
+            searching = model._n_updates * model.n_top * model.n_params
+            return Ledger(steps, steps, 0, steps * weights + searching)
+
+        recorder.start(ledger(), predict)
+        with contextlib.suppress(BudgetSpent):
+            model.learn(spec.steps, Follow(), log_interval=None)
+        return recorder.finish(ledger(), predict)
 
 
-def _weights(env: Any) -> int:  # noqa: ANN401
-    """Multiply-adds of one pass of a linear policy."""
-    return int(np.prod(env.observation_space.shape) * np.prod(env.action_space.shape))
+def environment_config(spec: RunSpec, normalise: Normalise = "off") -> RunConfig:
+    """The run, as far as its environments go: rewards as they are, observations scaled if asked."""
+    scaled = "observations" if normalise in ("on", "observations") else "off"
+    return training_config(spec.replace(algo="ppo", rule="bp", settings={"normalise": scaled}))
 
 
 class LinearPolicy:
@@ -92,6 +161,8 @@ class LinearPolicy:
     """
 
     def __init__(self, observations: spaces.Box, actions: spaces.Box, normalise: bool) -> None:
+        from stable_baselines3.common.running_mean_std import RunningMeanStd
+
         self.inputs = math.prod(observations.shape)
         self.outputs = math.prod(actions.shape)
         self.normalise = normalise
@@ -114,60 +185,70 @@ class LinearPolicy:
         return np.asarray(actions, self._dtype)
 
 
+@dataclass(frozen=True)
+class CMAOptions(Options):
+    """Settings of CMA-ES."""
+
+    sigma0: Positive = 0.3
+    """First step size."""
+    population: Annotated[int, Meta(ge=2)] | None = None
+    """Candidates of a generation. Left out: as pycma has it."""
+    normalise: Normalise = "observations"
+
+
 def run_cma(spec: RunSpec, recorder: Recorder) -> Ledger:
     """CMA-ES over the weights of a linear policy, an episode a candidate."""
-    try:
-        import cma
-    except ImportError as error:
-        raise MissingPackageError("CMA-ES needs `pip install 'nprobot[bench]'`") from error
+    import cma
 
-    settings = spec.settings
+    from nprobot.training.vector import recipe
+
+    from .ledger import Ledger
+
+    settings = CMAOptions.from_dict(spec.settings)
     seeds = Seeds.spawn(spec.seed)
-    env = make(spec, seeds.hardware)
-    assert isinstance(env.observation_space, spaces.Box)
-    assert isinstance(env.action_space, spaces.Box)
-    normalise = settings.get("normalise", "observations") in ("on", "observations")
-    policy = LinearPolicy(env.observation_space, env.action_space, normalise)
-    candidate = LinearPolicy(env.observation_space, env.action_space, normalise)
-    candidate.statistics = policy.statistics  # frozen for a generation, then moved on together
-    options = {"seed": seeds.torch % 2**31 + 1, "verbose": -9}
-    if "population" in settings:
-        options["popsize"] = settings["population"]
-    search = cma.CMAEvolutionStrategy(policy.parameters, settings.get("sigma0", 0.3), options)
-    size = len(policy.parameters)
-    steps = searched = 0
+    with closing(recipe(environment_config(spec)).make()) as env:
+        assert isinstance(env.observation_space, spaces.Box)
+        assert isinstance(env.action_space, spaces.Box)
+        normalise = settings.normalise in ("on", "observations")
+        policy = LinearPolicy(env.observation_space, env.action_space, normalise)
+        candidate = LinearPolicy(env.observation_space, env.action_space, normalise)
+        candidate.statistics = policy.statistics  # frozen for a generation, then moved on together
+        options = {"seed": seeds.torch % 2**31 + 1, "verbose": -9}
+        if settings.population is not None:
+            options["popsize"] = settings.population
+        search = cma.CMAEvolutionStrategy(policy.parameters, settings.sigma0, options)
+        size = len(policy.parameters)
+        steps = searched = 0
 
-    def ledger() -> Ledger:
-        acting = steps * policy.inputs * policy.outputs
-        # Sampling by the root of the covariance, and its update from the better half.
-        return Ledger(steps, steps, 0, acting + searched * size * size * 3 // 2)
+        def ledger() -> Ledger:
+            acting = steps * policy.inputs * policy.outputs
+            # Sampling by the root of the covariance, and its update from the better half.
+            return Ledger(steps, steps, 0, acting + searched * size * size * 3 // 2)
 
-    recorder.start(ledger(), policy)
-    env.reset(seed=seeds.environments)
-    while steps < spec.steps and not search.stop(ignore_list=("maxiter",)):
-        population = search.ask()
-        losses, seen = [], []
-        for parameters in population:
-            candidate.parameters = parameters
-            total, observations = _episode(env, candidate, spec.steps - steps)
-            losses.append(-total)
-            seen += observations
-            steps += len(observations)
-            if steps >= spec.steps:
-                break
-        if len(losses) < len(population):
-            break  # the budget does not cover this generation
-        search.tell(population, losses)
-        searched += len(population)
-        policy.statistics.update(np.array(seen))
-        policy.parameters = search.result.xfavorite
-        recorder.pass_by(ledger, steps, policy)
-    spent = recorder.finish(ledger(), policy)
-    env.close()
-    return spent
+        recorder.start(ledger(), policy)
+        env.reset(seed=seeds.environments)
+        while steps < spec.steps and not search.stop(ignore_list=("maxiter",)):
+            population = search.ask()
+            losses, seen = [], []
+            for parameters in population:
+                candidate.parameters = parameters
+                total, observations = _episode(env, candidate, spec.steps - steps)
+                losses.append(-total)
+                seen += observations
+                steps += len(observations)
+                if steps >= spec.steps:
+                    break
+            if len(losses) < len(population):
+                break  # the budget does not cover this generation
+            search.tell(population, losses)
+            searched += len(population)
+            policy.statistics.update(np.array(seen))
+            policy.parameters = search.result.xfavorite
+            recorder.pass_by(ledger, steps, policy)
+        return recorder.finish(ledger(), policy)
 
 
-def _episode(env: Any, policy: LinearPolicy, budget: int) -> tuple[float, list[Array]]:  # noqa: ANN401
+def _episode(env: Env, policy: LinearPolicy, budget: int) -> tuple[float, list[Array]]:
     """Return of an episode, at most as long as the budget, and the observations in it."""
     observation, _ = env.reset()
     total, done = 0.0, False
@@ -180,22 +261,75 @@ def _episode(env: Any, policy: LinearPolicy, budget: int) -> tuple[float, list[A
     return total, seen
 
 
+@dataclass(frozen=True)
+class NoOptions(Options):
+    """Nothing to set."""
+
+
 def run_random(spec: RunSpec, recorder: Recorder) -> Ledger:
     """Actions drawn uniformly; nothing is learned and no step is spent.
 
     On a regression task: the mean of the targets, whose normalised error is 1 by definition.
     """
+    from nprobot.training.vector import recipe
+
+    from .ledger import Ledger
+
     nothing = Ledger(0, 0, 0, 0)
     if spec.env.startswith(FIT):
         recorder.returns = [-1.0]
-        recorder.known(nothing, recorder.returns)
+        recorder.add(nothing, recorder.returns)
         return nothing
-    env = make(spec, 0)
-    space = env.action_space
-    space.seed(Seeds.spawn(spec.seed).torch)
+    with closing(recipe(environment_config(spec)).make()) as env:
+        space = env.action_space
+        space.seed(Seeds.spawn(spec.seed).torch)
+        return recorder.finish(nothing, lambda seen: np.stack([space.sample() for _ in seen]))
 
-    def predict(observations: Array) -> Array:
-        return np.stack([space.sample() for _ in observations])
 
-    env.close()
-    return recorder.finish(nothing, predict)
+def _options(cls: type[Options]) -> Any:  # noqa: ANN401 - `Method.configure`
+    return lambda spec: cls.from_dict(spec.settings)
+
+
+PEERS: Mapping[str, Method] = {
+    "sb3-ppo": Method(
+        *("stable-baselines3's own PPO", sb3_config, run_sb3),
+        microseconds=600.0, colour="#56b4e9", marker="<",
+    ),
+    "sb3-sac": Method(
+        *("stable-baselines3's own SAC", sb3_config, run_sb3),
+        microseconds=6000.0, colour="#0072b2", marker=">",
+    ),
+    "sb3-td3": Method(
+        *("stable-baselines3's own TD3", sb3_config, run_sb3),
+        microseconds=4000.0, colour="#cc79a7", marker="p",
+    ),
+    "ars": Method(
+        *("augmented random search of sb3-contrib, linear policy", _options(ARSOptions), run_ars),
+        package="sb3_contrib", microseconds=200.0,
+        gradient_free=True, network="linear", colour="#d94801", marker="X",
+    ),
+    "cma-es": Method(
+        *("CMA-ES of pycma, linear policy", _options(CMAOptions), run_cma),
+        package="cma", microseconds=30.0,
+        gradient_free=True, network="linear", colour="#e7a000", marker="*",
+    ),
+    "random": Method(
+        *("uniformly random actions", _options(NoOptions), run_random),
+        network="–", colour="#9e9e9e", marker=".",
+    ),
+}  # fmt: skip
+METHODS: Mapping[str, Method] = {**OURS, **PEERS}
+"""All that a suite may name as `algo`."""
+
+
+def check_installed(algo: str) -> None:
+    """Refuse an algorithm whose package is missing, before any work is done.
+
+    Raises:
+        MissingPackageError: it is.
+    """
+    package = METHODS[algo].package
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise MissingPackageError(
+            f"the algorithm {algo!r} needs `pip install 'nprobot[bench]'` ({package} is missing)"
+        )

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .rows import DIVERGED, DONE, FAILED
-from .spec import FIT, IDEAL
-from .store import Row
+from .methods import FIT, IDEAL
+from .rows import DIVERGED, DONE, FAILED, Row
 
 Array = npt.NDArray[np.float64]
 
@@ -26,27 +25,27 @@ AXES = {
 
 
 @dataclass(frozen=True, order=True)
-class Task:
+class BenchmarkTask:
     """What has to be learned.
 
     Attributes:
         env: environment id.
-        hardware: preset of the actuators.
+        actuators: preset of noisy actuators.
         steps: budget.
     """
 
     env: str
-    hardware: str
+    actuators: str
     steps: int
 
     @property
     def group(self) -> str:
-        """Tasks whose scores are averaged: those on the same hardware; regression by itself."""
-        return "regression" if self.env.startswith(FIT) else self.hardware
+        """Tasks whose scores are averaged: those with the same actuators; regression by itself."""
+        return "regression" if self.env.startswith(FIT) else self.actuators
 
     def __str__(self) -> str:
-        hardware = "" if self.hardware == IDEAL else f", {self.hardware}"
-        return f"{self.env.removeprefix(FIT).removeprefix('nprobot/')}{hardware}"
+        actuators = "" if self.actuators == IDEAL else f", {self.actuators}"
+        return f"{self.env.removeprefix(FIT).removeprefix('nprobot/')}{actuators}"
 
 
 @dataclass
@@ -62,7 +61,7 @@ class Results:
     """
 
     rows: list[Row]
-    cells: dict[tuple[Task, str], list[Row]] = field(default_factory=dict)
+    cells: dict[tuple[BenchmarkTask, str], list[Row]] = field(default_factory=dict)
     failed: list[Row] = field(default_factory=list)
     baseline: str | None = None
     random: str | None = None
@@ -85,7 +84,7 @@ class Results:
         return own
 
     @property
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[BenchmarkTask]:
         """All tasks, in the order of their first row."""
         return list(dict.fromkeys(task for task, _ in self.cells))
 
@@ -106,11 +105,15 @@ class Results:
 
         return sorted(names, key=place)
 
-    def seeds(self, task: Task, learner: str) -> list[int]:
+    def row(self, learner: str) -> Row:
+        """The first row of a learner: its algorithm, rule and K are those of all of them."""
+        return next(rows[0] for (_, name), rows in self.cells.items() if name == learner)
+
+    def seeds(self, task: BenchmarkTask, learner: str) -> list[int]:
         """Seeds of the results of a learner on a task."""
         return [int(row["seed"]) for row in self.cells.get((task, learner), [])]
 
-    def returns(self, task: Task, learner: str) -> Array:
+    def returns(self, task: BenchmarkTask, learner: str) -> Array:
         """Final returns, a run each; a diverged run counts as the random policy."""
         fallback = self.anchor(task, self.random)
         rows = self.cells.get((task, learner), [])
@@ -118,28 +121,28 @@ class Results:
             [row["return_mean"] if row["status"] == DONE else fallback for row in rows], float
         )
 
-    def anchor(self, task: Task, learner: str | None) -> float:
+    def anchor(self, task: BenchmarkTask, learner: str | None) -> float:
         """Mean return of a learner on a task; NaN if it has no run there."""
         rows = self.cells.get((task, learner), []) if learner else []
         done = [float(row["return_mean"]) for row in rows if row["status"] == DONE]
         return float(np.mean(done)) if done else float("nan")
 
-    def comparable(self, group: str) -> list[Task]:
+    def comparable(self, group: str) -> list[BenchmarkTask]:
         """Tasks of a group on which the baseline has learned something to compare with."""
         return [t for t in self.tasks if t.group == group and self.scale(t) > 0]
 
-    def scale(self, task: Task) -> float:
+    def scale(self, task: BenchmarkTask) -> float:
         """What a score of 1 is worth: the return of the baseline above that of random; or NaN."""
         return self.anchor(task, self.baseline) - self.anchor(task, self.random)
 
-    def untrained(self, task: Task) -> float:
+    def untrained(self, task: BenchmarkTask) -> float:
         """Mean score of the baseline before it has learned anything; NaN without a curve."""
         starts = [y[0] for _, y in self.curves(task, self.baseline or "", "env_steps")]
         if not starts:
             return float("nan")
         return float(np.mean(starts) - self.anchor(task, self.random)) / self.scale(task)
 
-    def scores(self, task: Task, learner: str) -> Array:
+    def scores(self, task: BenchmarkTask, learner: str) -> Array:
         """Final returns normalised: 0 is the random policy, 1 the mean of the baseline."""
         low = self.anchor(task, self.random)
         scores: Array = (self.returns(task, learner) - low) / self.scale(task)
@@ -154,7 +157,7 @@ class Results:
             if tasks and all((task, name) in self.cells for task in tasks)
         ]
 
-    def incomplete(self, group: str) -> dict[str, list[Task]]:
+    def incomplete(self, group: str) -> dict[str, list[BenchmarkTask]]:
         """Learners that lack comparable tasks of a group, and which."""
         tasks = self.comparable(group)
         lacking = {
@@ -163,7 +166,7 @@ class Results:
         }
         return {name: missing for name, missing in lacking.items() if missing}
 
-    def curves(self, task: Task, learner: str, axis: str) -> list[tuple[Array, Array]]:
+    def curves(self, task: BenchmarkTask, learner: str, axis: str) -> list[tuple[Array, Array]]:
         """The curve of every finished run: what was spent, and the return."""
         rows = self.cells.get((task, learner), [])
         return [
@@ -172,12 +175,12 @@ class Results:
             if row["status"] == DONE
         ]
 
-    def budget(self, task: Task, axis: str) -> float:
+    def budget(self, task: BenchmarkTask, axis: str) -> float:
         """What the baseline spends on a task, mean of its runs; NaN without one."""
         ends = [x[-1] for x, _ in self.curves(task, self.baseline or "", axis)]
         return float(np.mean(ends)) if ends else float("nan")
 
-    def at_equal(self, task: Task, learner: str, axis: str) -> Array:
+    def at_equal(self, task: BenchmarkTask, learner: str, axis: str) -> Array:
         """Scores when a run has spent what the baseline spends in all; a run each.
 
         Between two points of its curve, by linear interpolation; a run that spends less in all
@@ -199,9 +202,9 @@ class Results:
         return float(np.mean(scores)) if scores else float("-inf")
 
 
-def task_of(row: Row) -> Task:
+def task_of(row: Row) -> BenchmarkTask:
     """The task of a row."""
-    return Task(row["env"], row["hardware"], int(row["steps"]))
+    return BenchmarkTask(row["env"], row["actuators"], int(row["steps"]))
 
 
 def spent(curve: dict[str, Any], axis: str) -> Array:

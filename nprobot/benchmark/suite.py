@@ -2,37 +2,135 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-from nprobot.errors import ConfigError, UnknownNameError, near_matches
+from nprobot import catalogue
+from nprobot.errors import ConfigError, RuleError, UnknownNameError
+from nprobot.options import Count, Options, Seed
 
-from .algorithms import ALGORITHMS, CHOICES, check_setting
-from .spec import FIT, IDEAL, RunSpec
+from .methods import FIT, IDEAL, RunSpec, renamed
+from .peers import METHODS
 
-SHIPPED = ("smoke", "core", "full", "hardware", "regression")
+SHIPPED = ("smoke", "core", "full", "actuators", "regression")
 """Suites that come with nprobot, the smallest first."""
+OLD_NAMES = {"hardware": "actuators"}
+"""Suites of earlier versions, and what they are called now."""
 
-SUITE_KEYS = (
-    *("name", "about", "seeds", "envs", "hidden", "episodes", "points", "point_episodes"),
-    *("hardware", "tasks", "learners"),
-)
-TASK_KEYS = ("env", "steps", "hardware", "kwargs", "envs")
-LEARNER_KEYS = (
-    *("name", "algo", "rule", "samples", "settings", "source", "envs", "only", "where"),
-    "seeds",
-)
-DEFAULTS: dict[str, Any] = {
-    "envs": 8,
-    "hidden": (64, 64),
-    "episodes": 20,
-    "points": 20,
-    "point_episodes": 5,
-}
+Names = str | tuple[str, ...]
+Seeds = Count | tuple[Seed, ...]
+"""How many, from 0, or which."""
+
+
+@dataclass(frozen=True)
+class SuiteFile(Options):
+    """What a suite says; the tables of tasks and learners are read by themselves."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"hardware": "actuators"}
+
+    name: str = ""
+    """For people; the benchmark goes by the name of the file."""
+    about: str = ""
+    seeds: Seeds = 1
+    envs: Count = 8
+    hidden: tuple[Count, ...] = (64, 64)
+    episodes: Count = 20
+    points: Count = 20
+    point_episodes: Count = 5
+    actuators: Names = IDEAL
+    tasks: tuple[dict[str, Any], ...] = ()
+    learners: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class SuiteTask(Options):
+    """What a suite says of a task; what it leaves out is the suite's."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"hardware": "actuators"}
+
+    env: str
+    steps: Count
+    actuators: Names | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    envs: Count | None = None
+
+
+@dataclass(frozen=True)
+class SuiteLearner(Options):
+    """What a suite says of a learner, or of several: its rules times its numbers of noisy passes.
+
+    Attributes:
+        algo: a key of `METHODS`.
+        rule: learning rules.
+        samples: numbers of noisy passes.
+        name: left out: made of what differs.
+        settings: hyperparameters.
+        where: others for some environments.
+        source: where they come from.
+        envs: environments side by side; None for the suite's.
+        only: the environments to run on; empty for all.
+        seeds: None for the suite's.
+    """
+
+    algo: str
+    rule: Names = ()
+    samples: Count | tuple[Count, ...] = 1
+    name: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    where: dict[str, dict[str, Any]] = field(default_factory=dict)
+    source: str = "not given"
+    envs: Count | None = None
+    only: tuple[str, ...] = ()
+    seeds: Seeds | None = None
+
+    def check(self) -> None:
+        """Refuse an algorithm that does not exist, and a rule where none belongs."""
+        if self.algo not in METHODS:
+            raise UnknownNameError("algo", self.algo, METHODS, f"Known: {', '.join(METHODS)}.")
+        if METHODS[self.algo].has_rule != bool(self.rule):
+            wanted = "needs a rule" if METHODS[self.algo].has_rule else "takes no rule"
+            raise ConfigError(f"algorithm {self.algo!r} {wanted}")
+        for rule in listed(self.rule):
+            try:
+                catalogue.rule_named(rule)
+            except RuleError as error:
+                raise ConfigError(str(error)) from None
+
+    @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON object as this version would have written it."""
+        upgraded = dict(values)
+        for name in ("settings", "where"):
+            if not isinstance(upgraded.get(name, {}), dict):
+                raise ConfigError(f"{name} must be a table, got {upgraded[name]!r}")
+        settings = renamed(upgraded.get("settings", {}))
+        if settings.pop("feedback", False):
+            rules = listed(upgraded.get("rule", ()))
+            upgraded["rule"] = [f"{rule}{catalogue.FEEDBACK}" for rule in rules]
+        where = {env: renamed(own) for env, own in upgraded.get("where", {}).items()}
+        return upgraded | {"settings": settings, "where": where}
+
+    def variants(self) -> Iterator[tuple[str, str | None, int | None]]:
+        """Name, rule and number of noisy passes of each learner."""
+        rules, counts = listed(self.rule) or [None], listed(self.samples)
+        alone = len(rules) == len(counts) == 1
+        for rule in rules:
+            perturbs = rule is not None and catalogue.rule_named(rule).perturbs
+            for samples in counts if perturbs else [None]:
+                own = self.name if self.name and alone else self._name(rule, samples)
+                yield own, rule, samples
+
+    def _name(self, rule: str | None, samples: int | None) -> str:
+        """From what differs: ``DANP, K = 8``; with the algorithm unless it is PPO."""
+        ours = catalogue.ALGORITHMS.get(self.algo)
+        prefix = self.name or ("" if ours is None or self.algo == "ppo" else ours.title)
+        title = "" if rule is None else catalogue.learner_title(rule, samples)
+        return " ".join(filter(None, (prefix, title))) or self.algo
 
 
 @dataclass(frozen=True)
@@ -57,7 +155,7 @@ class Suite:
         env: Sequence[str] = (),
         learner: Sequence[str] = (),
         rule: Sequence[str] = (),
-        hardware: Sequence[str] = (),
+        actuators: Sequence[str] = (),
         seeds: Sequence[int] = (),
         steps: int | None = None,
     ) -> Suite:
@@ -67,7 +165,7 @@ class Suite:
             env: ids of environments; version and namespace may be left away.
             learner: names of learners.
             rule: learning rules; learners without a rule are left out by it.
-            hardware: presets of the actuators.
+            actuators: presets of noisy actuators.
             seeds: seeds, also such as the suite does not have.
             steps: budget in place of the suite's.
 
@@ -78,20 +176,20 @@ class Suite:
         _known("environment", env, set().union(*(_names(r.env) for r in self.runs)))
         _known("learner", learner, {run.learner for run in self.runs})
         _known("learning rule", rule, {run.rule for run in self.runs if run.rule})
-        _known("hardware", hardware, {run.hardware for run in self.runs})
+        _known("actuators", actuators, {run.actuators for run in self.runs})
         runs = [
             run
             for run in runs
             if (not env or _names(run.env) & set(env))
             and (not learner or run.learner in learner)
             and (not rule or run.rule in rule)
-            and (not hardware or run.hardware in hardware)
+            and (not actuators or run.actuators in actuators)
         ]
         if seeds:
             cells = {run.cell_key: run for run in runs}
-            runs = [_with(run, seed=seed) for seed in seeds for run in cells.values()]
+            runs = [run.replace(seed=seed) for seed in seeds for run in cells.values()]
         if steps is not None:
-            runs = [_with(run, steps=steps) for run in runs]
+            runs = [run.replace(steps=steps) for run in runs]
         return Suite(self.name, self.about, tuple(runs), self.sources)
 
 
@@ -105,6 +203,7 @@ def load(name: str) -> Suite:
         UnknownNameError: there is no such suite.
         ConfigError: the file cannot be read; says which key and what is allowed.
     """
+    name = OLD_NAMES.get(name, name)
     if name in SHIPPED:
         text = resources.files(__package__).joinpath(f"suites/{name}.toml").read_text("utf-8")
         return parse(text, name)
@@ -133,172 +232,87 @@ def parse(text: str, name: str) -> Suite:
 
 
 def _suite(values: dict[str, Any], name: str) -> Suite:
-    _keys(values, SUITE_KEYS, "")
-    for key in ("tasks", "learners"):
-        if not isinstance(values.get(key), list) or not values[key]:
-            raise ConfigError(f"{key} is missing; a suite has one [[{key}]] or more")
-    runs: list[RunSpec] = []
-    sources: dict[str, str] = {}
+    suite = _read(SuiteFile, values, "")
+    for kind in ("tasks", "learners"):
+        if not getattr(suite, kind):
+            raise ConfigError(f"{kind} is missing; a suite has one [[{kind}]] or more")
+    tasks = [_read(SuiteTask, t, f"tasks[{i}]: ") for i, t in enumerate(suite.tasks, 1)]
     learners = [
-        made
-        for index, learner in enumerate(values["learners"], 1)
-        for made in _learners(learner, f"learners[{index}].")
+        (f"learners[{i}]: ", _read(SuiteLearner, values, f"learners[{i}]: "))
+        for i, values in enumerate(suite.learners, 1)
     ]
-    names = [learner["name"] for learner in learners]
+    names = [name for _, learner in learners for name, _, _ in learner.variants()]
     for repeated in {n for n in names if names.count(n) > 1}:
         raise ConfigError(f"learners: two are called {repeated!r}; give each a name of its own")
-    for learner in learners:
-        sources[learner["name"]] = learner["source"]
-    for index, task in enumerate(values["tasks"], 1):
-        where = f"tasks[{index}]."
-        _keys(task, TASK_KEYS, where)
-        _require(isinstance(task.get("env"), str), f"{where}env", task.get("env"), "an id")
-        _positive(task.get("steps"), f"{where}steps")
-        for hardware in _hardware(task.get("hardware", values.get("hardware")), where):
-            for learner in learners:
-                runs += _runs(values, task, hardware, learner)
-    unknown = {env for learner in learners for env in (*learner["only"], *learner["where"])}
-    for env in unknown - {task["env"] for task in values["tasks"]}:
+    unknown = {env for _, learner in learners for env in (*learner.only, *learner.where)}
+    for env in unknown - {task.env for task in tasks}:
         raise ConfigError(f"learners: only and where name {env!r}, which no task has")
+    runs: list[RunSpec] = []
+    for task in tasks:
+        for preset in listed(task.actuators or suite.actuators):
+            if preset not in catalogue.actuator_presets():
+                known = catalogue.actuator_presets()
+                raise UnknownNameError("actuators", preset, known, f"Known: {', '.join(known)}.")
+            for where, learner in learners:
+                try:
+                    runs += _runs(suite, task, preset, learner)
+                except ConfigError as error:
+                    raise ConfigError(f"{where}{error}") from None
     order = sorted(runs, key=lambda run: run.seed)  # stable: tasks and learners keep their order
-    return Suite(name, str(values.get("about", "")), tuple(order), sources)
+    sources = {name: one.source for _, one in learners for name, _, _ in one.variants()}
+    return Suite(name, suite.about, tuple(order), sources)
 
 
 def _runs(
-    suite: dict[str, Any], task: dict[str, Any], hardware: str, learner: dict[str, Any]
+    suite: SuiteFile, task: SuiteTask, actuators: str, learner: SuiteLearner
 ) -> Iterator[RunSpec]:
-    """The runs of one learner on one task."""
-    env = task["env"]
-    if learner["only"] and env not in learner["only"]:
+    """The runs of a learner on one task."""
+    regression = task.env.startswith(FIT)
+    if learner.only and task.env not in learner.only:
         return
-    regression = env.startswith(FIT)
-    if learner["algo"] != "random" and regression != (learner["algo"] == "fit"):
+    if learner.algo != "random" and regression != (learner.algo == "fit"):
         return  # a suite may hold both kinds
-    common = {name: suite.get(name, default) for name, default in DEFAULTS.items()}
-    common["hidden"] = tuple(common["hidden"])
-    for name in ("envs", "episodes", "points", "point_episodes"):
-        _positive(common[name], name)
-    envs = learner["envs"] or task.get("envs")
-    for seed in _seeds(learner["seeds"] or suite.get("seeds", 1)):
-        yield RunSpec(
-            env=env,
-            hardware=hardware,
-            steps=int(task["steps"]),
-            learner=learner["name"],
-            algo=learner["algo"],
-            rule=learner["rule"],
-            samples=learner["samples"],
-            settings=learner["settings"] | learner["where"].get(env, {}),
-            seed=seed,
-            env_kwargs=task.get("kwargs", {}),
-            **common | ({"envs": envs} if envs else {}),
+    seeds = learner.seeds or suite.seeds
+    for name, rule, samples in learner.variants():
+        run = RunSpec(
+            env=task.env,
+            steps=task.steps,
+            learner=name,
+            algo=learner.algo,
+            rule=rule,
+            samples=samples,
+            settings=learner.settings | learner.where.get(task.env, {}),
+            actuators=actuators,
+            env_kwargs=task.kwargs,
+            envs=learner.envs or task.envs or suite.envs,
+            hidden=suite.hidden,
+            episodes=suite.episodes,
+            points=suite.points,
+            point_episodes=suite.point_episodes,
         )
+        METHODS[run.algo].configure(run)
+        for seed in range(seeds) if isinstance(seeds, int) else seeds:
+            yield run.replace(seed=seed)
 
 
-def _learners(values: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """The learners of one entry: the product of its rules and numbers of noisy passes."""
-    _keys(values, LEARNER_KEYS, where)
-    algo = values.get("algo")
-    if algo not in ALGORITHMS:
-        raise _unknown(f"{where}algo", algo, ALGORITHMS)
-    known = ALGORITHMS[algo]
-    if known.rules != ("rule" in values):
-        wanted = "needs a rule" if known.rules else "takes no rule"
-        raise ConfigError(f"{where}rule: algorithm {algo!r} {wanted}")
-    settings = values.get("settings", {})
-    per_env = values.get("where", {})
-    for place, given in (("settings", settings), *((f"where.{e}", v) for e, v in per_env.items())):
-        _require(isinstance(given, dict), f"{where}{place}", given, "a table")
-        _keys(given, tuple(known.settings), f"{where}{place}.")
-        for name, value in given.items():
-            check_setting(algo, name, value, f"{where}{place}.{name}")
-    rules = _list(values.get("rule")) if known.rules else [None]
-    for rule in rules:
-        if rule is not None and rule not in CHOICES["rule"]:
-            raise _unknown(f"{where}rule", rule, CHOICES["rule"])
-        counts = [None] if rule in (None, "bp", "dbp") else _list(values.get("samples", 1))
-        for samples in counts:
-            if samples is not None:
-                _positive(samples, f"{where}samples")
-            yield {
-                "name": learner_name(values.get("name"), algo, rule, samples, rules, counts),
-                "algo": algo,
-                "rule": rule,
-                "samples": samples,
-                "settings": dict(settings),
-                "where": per_env,
-                "source": str(values.get("source", "not given")),
-                "envs": values.get("envs"),
-                "only": values.get("only", []),
-                "seeds": values.get("seeds"),
-            }
+Table = TypeVar("Table", bound=Options)
 
 
-def learner_name(
-    given: str | None,
-    algo: str,
-    rule: str | None,
-    samples: int | None,
-    rules: Sequence[object],
-    counts: Sequence[object],
-) -> str:
-    """The given name, or one from what differs: ``DANP, K = 8``; the algorithm unless it is PPO."""
-    if given is not None and len(rules) == 1 and len(counts) == 1:
-        return given
-    prefix = given or ("" if algo in ("ppo", "fit") else ALGORITHMS[algo].about.split(".")[-1])
-    words = [prefix] if prefix else []
-    if rule is not None:
-        words.append(rule.upper())
-    name = " ".join(words) or algo
-    return f"{name}, K = {samples}" if samples is not None else name
+def _read(kind: type[Table], values: Mapping[str, Any], where: str) -> Table:
+    """A table of a suite; what is said of it if it is wrong begins with `where`."""
+    try:
+        for option in dataclasses.fields(kind):  # type: ignore[arg-type]
+            required = option.default is option.default_factory is dataclasses.MISSING
+            if required and option.name not in values:
+                raise ConfigError(f"{option.name} is missing")
+        return kind.from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
 
 
-def _hardware(given: object, where: str) -> list[str]:
-    from nprobot.envs.actuators.presets import PRESETS
-
-    presets = [IDEAL] if given is None else _list(given)
-    for preset in presets:
-        if preset not in PRESETS:
-            raise _unknown(f"{where}hardware", preset, PRESETS)
-    return presets
-
-
-def _seeds(given: object) -> list[int]:
-    seeds = list(range(given)) if isinstance(given, int) else given
-    good = isinstance(seeds, list) and all(type(s) is int and s >= 0 for s in seeds) and seeds
-    _require(bool(good), "seeds", given, "a number of seeds, or a list of whole numbers from 0")
-    assert isinstance(seeds, list)
-    return seeds
-
-
-def _list(given: Any) -> list[Any]:  # noqa: ANN401
-    return given if isinstance(given, list) else [given]
-
-
-def _keys(values: object, allowed: Sequence[str], where: str) -> None:
-    _require(isinstance(values, dict), where.rstrip("."), values, "a table")
-    assert isinstance(values, dict)
-    for key in values:
-        if key not in allowed:
-            raise _unknown(f"{where}{key}", key, allowed, "there is no such key")
-
-
-def _unknown(where: str, given: object, known: Iterable[str], what: str = "") -> ConfigError:
-    names = list(known)
-    near = near_matches(str(given), names)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    said = what or f"there is no {given!r}"
-    return ConfigError(f"{where}: {said}{hint} Allowed: {', '.join(names)}.")
-
-
-def _positive(value: object, where: str) -> None:
-    good = type(value) in (int, float) and value > 0  # type: ignore[operator]
-    _require(good, where, value, "a whole number from 1")
-
-
-def _require(met: bool, where: str, given: object, allowed: str) -> None:
-    if not met:
-        raise ConfigError(f"{where} must be {allowed}, got {given!r}")
+def listed(given: Any) -> list[Any]:  # noqa: ANN401
+    """One or several, as a list."""
+    return list(given) if isinstance(given, list | tuple) else [given]
 
 
 def _known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -311,7 +325,3 @@ def _names(env: str) -> set[str]:
     """What an environment may be called: with and without version, with and without namespace."""
     short = env.rpartition("-v")[0] or env
     return {env, short, short.rpartition("/")[2]}
-
-
-def _with(run: RunSpec, **changes: Any) -> RunSpec:
-    return RunSpec.from_dict(run.to_dict() | changes)

@@ -1,9 +1,8 @@
-"""`nprobot adapt`: let a trained policy go on learning on a robot that breaks."""
+"""`nprobot adapt` and `nprobot deploy --adapt`: a trained policy continues to learn on a robot."""
 
 from __future__ import annotations
 
-import statistics
-import time
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,28 +10,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
-from nprobot.adaptation.faults import KINDS, Fault, check_actuators, usual_faults
-from nprobot.deploy.controller import DeployablePolicy
-from nprobot.deploy.policies import load_policy
-from nprobot.deploy.robot import make_robot
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.adaptation.config import AdaptationConfig
+from nprobot.adaptation.faults import KINDS, ActuatorFault, usual_faults
+from nprobot.deploy.controller import load_policy
+from nprobot.deploy.simulation import make_robot
+from nprobot.errors import ConfigError
+from nprobot.runs.folder import default_path
+from nprobot.training.environments import silence_mujoco
+from nprobot.training.evaluation import DeployablePolicy
 
-from .console import facts, say
-from .displays import SECONDS_BETWEEN_LINES
-from .exit_codes import DONE, INTERRUPTED
-from .options import parse
+from .options import OLD_FLAGS, parse
+from .terminal import DONE, INTERRUPTED, Display, facts, say
 
 if TYPE_CHECKING:
-    from nprobot.adaptation.result import Adapted, LearningEpisode
+    from nprobot.adaptation import Adapted
     from nprobot.training.environments import Env
 
 HELP = """\
-Let a trained policy go on learning on a simulated robot whose actuators become
-faulty: by NRL, on-line, with forward passes only. For the first steps it learns
-only what to expect; then the faults strike. At the end there is a policy folder
-with what was learned, a curve, and the episodes.
+Let a trained policy continue to learn on a simulated robot whose actuators
+become faulty: by NRL, on-line, with forward passes only. For the first steps it
+learns only what to expect; then the faults strike. At the end there is a policy
+folder with what was learned, a curve, and the episodes.
 
 A fault is KIND:ACTUATOR=SIZE, actuators numbered from 0 on:
 {kinds}
@@ -41,15 +40,15 @@ examples:
   nprobot adapt zoo:Reacher
       the usual faults: gain:0=0.4 and drift:1=0.2
   nprobot adapt runs/reacher --fault gain:0=0.4 offset:1=-0.1 --steps 100000
-  nprobot adapt my-policy --fault fade:0=0.5 --hardware torque-motor --robots 1
+  nprobot adapt my-policy --fault fade:0=0.5 --actuators torque-motor --robots 1
   nprobot adapt my-policy --frozen
       the same without learning, to compare with
 """
 
 
 @dataclass(frozen=True)
-class RobotOptions:
-    """The simulated robots, and what happens to them."""
+class FaultyRobot:
+    """The simulated robot, and what happens to it."""
 
     env: str | None = None
     """Environment id. Left out: the one it was trained on."""
@@ -57,31 +56,6 @@ class RobotOptions:
     """Arguments of the environment, as name value pairs."""
     fault: tuple[str, ...] = ()
     """Faults that strike after the calibration. Left out: gain:0=0.4 and drift:1=0.2."""
-    hardware: str | None = None
-    """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
-    robots: int = 8
-    """Identical robots side by side, which learn together."""
-
-
-@dataclass(frozen=True)
-class LearningOptions:
-    """How it learns."""
-
-    steps: int = 100_000
-    """Control steps of all robots together, calibration included."""
-    calibration: int = 20_000
-    """The first of them, in which the policy stays as it is; at their end the faults strike."""
-    noise: str = "network"
-    """Where perturbations come from: network (a noisy chip; nobody reads its noise), actuators
-    (their own noise, by a noisy sensor; needs --hardware), injected (by the learner)."""
-    node_noise: float = 0.05
-    """Standard deviation of the noise in the network, in half ranges of an action."""
-    learning_rate: float = 3e-4
-    """Of the policy."""
-    seed: int = 0
-    """Of everything random."""
-    frozen: bool = False
-    """Learn nothing; for comparison."""
 
 
 @dataclass(frozen=True)
@@ -92,50 +66,25 @@ class Adapt:
     """A run folder, a policy folder, or zoo:NAME."""
     out: Path | None = None
     """The policy folder to make. Left out: adapted-NAME-TIME."""
-    robot: RobotOptions = field(default_factory=RobotOptions)
-    learning: LearningOptions = field(default_factory=LearningOptions)
+    robot: FaultyRobot = field(default_factory=FaultyRobot)
+    learning: AdaptationConfig = field(default_factory=AdaptationConfig)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    kinds = "\n".join(f"  {kind:<7} {about}" for kind, (_, about) in KINDS.items())
-    options = parse(Adapt, arguments, "adapt", HELP.format(kinds=kinds))
+    kinds = "\n".join(f"  {kind:<7} {about}" for kind, about in KINDS.items())
+    old = {**OLD_FLAGS, "--noise": "--noise-source"}
+    options = parse(Adapt, arguments, "adapt", HELP.format(kinds=kinds), old_flags=old)
+    config, robot = options.learning, options.robot
     policy = load_policy(options.policy)
-    faults = tuple(map(Fault.parse, options.robot.fault))
+    faults = tuple(map(ActuatorFault.parse, robot.fault))
     out = options.out or default_folder(options.policy)
 
-    import torch
+    def make() -> Env:
+        return make_robot(policy, robot.env, env_kwargs=robot.env_kwargs or None).env
 
-    from nprobot.adaptation.folder import refuse_folder, save_adapted
-    from nprobot.adaptation.learning import AdaptationConfig, adapt
-    from nprobot.adaptation.networks import check_trainable
-
-    trainable = check_trainable(policy)
-    refuse_folder(out)
-    actuators = trainable.action.outputs
-    faults = faults or usual_faults(actuators)
-    check_actuators(faults, actuators)
-    learning = options.learning
-    config = AdaptationConfig(
-        steps=learning.steps,
-        calibration=learning.calibration,
-        robots=options.robot.robots,
-        noise=learning.noise,
-        node_noise=learning.node_noise,
-        hardware=options.robot.hardware,
-        learning_rate=learning.learning_rate,
-        seed=learning.seed,
-        learn=not learning.frozen,
-    )
-    torch.set_num_threads(1)
-    tame_mujoco()
     console = Console()
-    make = robot_maker(policy, options.robot.env, options.robot.env_kwargs)
-    told = ", ".join(map(str, faults))
-    say(console, f"{options.policy}: {told} after {config.calibration:,} steps")
-    with ProgressDisplay(console, config.steps) as shown:
-        result = adapt(trainable, make, faults, config, observer=shown)
-    save_adapted(result, out, faults, config)
+    result = learn(policy, make, faults or None, config, out, console)
     show(console, result)
     say(console, f"Policy: {out}")
     if result.interrupted:
@@ -144,76 +93,133 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
+@dataclass(frozen=True)
+class AdaptOptions:
+    """Learning on the robot."""
+
+    adapt: bool = False
+    """Continue to learn on this robot with NRL, by forward passes only, and say what that
+    changed."""
+    adapt_steps: int = 50_000
+    """Control steps that it learns for; in the first fifth it only finds out what to expect."""
+    adapt_out: Path | None = None
+    """The policy folder for what was learned. Left out: adapted-NAME-TIME."""
+
+
+def adapt_on_robot(
+    policy: DeployablePolicy,
+    reference: str,
+    make_robot: Callable[[], Env],
+    actuators: str | None,
+    options: AdaptOptions,
+    *,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Learn on one robot, keep what was learned, and say what changed; returns the exit code.
+
+    Args:
+        policy: what it starts from.
+        reference: how the user named it.
+        make_robot: makes the robot with ideal actuators.
+        actuators: preset of its actuators; None for ideal ones.
+        options: of the command.
+        seed: of everything random.
+        as_json: print one JSON object instead of a table.
+
+    Raises:
+        RuleError: NRL cannot train the policy.
+        ExistsError: the folder is there already.
+    """
+    if options.adapt_steps < 5:
+        raise ConfigError(f"--adapt-steps must be 5 or more, got {options.adapt_steps}")
+    config = AdaptationConfig(
+        steps=options.adapt_steps,
+        calibration=options.adapt_steps // 5,
+        robots=1,
+        actuators=actuators,
+        seed=seed,
+    )
+    out = options.adapt_out or default_folder(reference)
+    console = Console(stderr=as_json)
+    result = learn(policy, make_robot, (), config, out, console)
+    if as_json:
+        before, after = result.before, result.after
+        found = {
+            "env": after.env,
+            "steps": result.steps,
+            "return_before": before.mean,
+            "return_after": after.mean,
+            "returns_before": before.returns,
+            "returns_after": after.returns,
+            "policy": str(out),
+        }
+        print(json.dumps(found))
+    else:
+        show(console, result)
+        say(console, f"Policy: {out}")
+    return INTERRUPTED if result.interrupted else DONE
+
+
 def default_folder(reference: str) -> Path:
-    """Where an adapted policy goes if nobody says."""
+    """Where an adapted policy goes by default."""
     name = reference.removeprefix("zoo:").rstrip("/").rpartition("/")[2] or "policy"
-    return Path(f"adapted-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return default_path("adapted", name, root=Path())
 
 
-def robot_maker(
-    policy: DeployablePolicy, env: str | None, env_kwargs: dict[str, int | float | bool | str]
-) -> Callable[[], Env]:
-    """Makes the robot that the policy was trained for, ideal."""
+def learn(
+    policy: DeployablePolicy,
+    make: Callable[[], Env],
+    faults: Sequence[ActuatorFault] | None,
+    config: AdaptationConfig,
+    out: Path,
+    console: Console,
+) -> Adapted:
+    """Let a policy learn on a robot, and keep what it has learned.
 
-    def make() -> Env:
-        return make_robot(policy, env, env_kwargs=env_kwargs or None).env
+    Args:
+        policy: what it starts from.
+        make: makes the robot with ideal actuators.
+        faults: that strike it; None for the usual ones.
+        config: how it learns.
+        out: the policy folder to make.
+        console: where progress is shown.
 
-    return make
+    Raises:
+        RuleError: NRL cannot train the policy.
+        ExistsError: the folder is there already.
+    """
+    # Everything above answers at once; torch takes seconds to load.
+    import torch
 
+    from nprobot.adaptation import adapt, check_trainable, save_adapted
+    from nprobot.adaptation.run import refuse_existing
 
-class ProgressDisplay:
-    """How far learning is: a bar on a terminal, a line now and then anywhere else."""
-
-    def __init__(self, console: Console, steps: int | None, recent: int = 40) -> None:
-        self.console = console
-        self._steps = steps
-        self._recent = recent
-        self._next = time.monotonic() + SECONDS_BETWEEN_LINES
-        self._bar = (
-            Progress(
-                BarColumn(bar_width=30),
-                TextColumn("{task.completed:,.0f} steps{task.fields[figures]}"),
-                console=console,
-                transient=True,
-            )
-            if console.is_terminal
-            else None
-        )
-
-    def __enter__(self) -> ProgressDisplay:
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self._steps, figures="")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, step: int, episodes: Sequence[LearningEpisode]) -> None:
-        """A control step."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, figures=self._figures(episodes))
-        elif time.monotonic() >= self._next:
-            self._next = time.monotonic() + SECONDS_BETWEEN_LINES
-            say(self.console, f"step {step:,}{self._figures(episodes)}")
-
-    def _figures(self, episodes: Sequence[LearningEpisode]) -> str:
-        last = [episode.total for episode in episodes[-self._recent :]]
-        return f", return {statistics.fmean(last):.1f}" if last else ""
+    trainable = check_trainable(policy)
+    refuse_existing(out)
+    if faults is None:
+        faults = usual_faults(trainable.action.outputs)
+    torch.set_num_threads(1)
+    silence_mujoco()
+    with Display(console) as shown:
+        if faults:
+            told = ", ".join(map(str, faults))
+            shown.message(f"{told} after {config.calibration:,} steps")
+        result = adapt(trainable, make, faults, config, reporter=shown)
+    save_adapted(result, out, faults, config)
+    return result
 
 
 def show(console: Console, result: Adapted) -> None:
     """Print what learning on the robot has changed."""
     count = len(result.after.returns)
-    recovered = "no" if result.recovered is None else f"after {result.recovered:,} steps"
-    rows = {"healthy robot": f"{result.healthy} (policy as it was)"}
-    if result.before is result.healthy:
-        rows = {}
-        recovered = ""
+    rows = {}
+    if result.before is not result.healthy:
+        rows["healthy robot"] = f"{result.healthy} (policy as it was)"
     rows |= {"before": f"{result.before} (policy as it was)", "after": f"{result.after} (adapted)"}
-    if recovered:
-        rows["recovered"] = recovered
+    if result.before is not result.healthy:
+        recovered = result.recovered
+        rows["recovered"] = "no" if recovered is None else f"after {recovered:,} steps"
     rows |= {
         "steps": f"{result.steps:,}, of which {min(result.struck, result.steps):,} calibration",
         "passes": f"{result.forward_passes:,} forward, none backward",

@@ -1,39 +1,34 @@
-"""`nprobot bench`: run a benchmark, or go on with it."""
+"""`nprobot bench`: run a benchmark, or continue it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from nprobot.benchmark.rows import DONE, FAILED
-from nprobot.benchmark.running import Plan, bench, check, estimate, plan
-from nprobot.benchmark.store import ROWS, latest, parse
+from nprobot.benchmark.rows import DONE, FAILED, ROWS, latest, parse_rows
+from nprobot.benchmark.running import Plan, Processes, Ray, bench, check, estimate, plan
 from nprobot.benchmark.suite import SHIPPED, Suite, load
 from nprobot.errors import ConfigError
 
-from .bench_display import bench_display
-from .console import duration, say
-from .exit_codes import DONE as ALL_DONE
-from .exit_codes import FAILED as SOME_FAILED
 from .options import parse as parse_options
-
-if TYPE_CHECKING:
-    from nprobot.benchmark.engine import Engine
+from .terminal import DONE as ALL_DONE
+from .terminal import FAILED as SOME_FAILED
+from .terminal import Display, duration, say
 
 WIDEST = 200
 """Columns of text that no table here exceeds."""
 
 HELP = """\
 Run a benchmark: learners x tasks x seeds, each run one row of results with its
-curve and everything it spent. Stopped, or killed, it goes on where it was when
-the same command is given again. Without a suite: list those that there are.
+curve and everything it spent. Stopped, or killed, it continues where it was
+when the same command is given again. Without a suite: list those that there are.
 
 examples:
   nprobot bench
@@ -51,17 +46,17 @@ class Bench:
     """Options of the command."""
 
     suite: Annotated[str, tyro.conf.Positional] = ""
-    """A suite by name (smoke, core, full, hardware, regression) or the path of a .toml file."""
+    """A suite by name (smoke, core, full, actuators, regression) or the path of a .toml file."""
     out: Path | None = None
-    """Folder of the rows; made, or gone on with. Left out: runs/bench-SUITE."""
+    """Folder of the rows; made, or continued. Left out: runs/bench-SUITE."""
     env: tuple[str, ...] = ()
     """Only these environments, with or without version."""
     rule: tuple[str, ...] = ()
     """Only learners with these rules."""
     learner: tuple[str, ...] = ()
     """Only these learners, by the names that --dry-run shows."""
-    hardware: tuple[str, ...] = ()
-    """Only these presets of the actuators."""
+    actuators: tuple[str, ...] = ()
+    """Only these presets of noisy actuators."""
     seeds: tuple[int, ...] = ()
     """These seeds instead of the suite's."""
     steps: int | None = None
@@ -89,40 +84,28 @@ def main(arguments: Sequence[str]) -> int:
         env=options.env,
         learner=options.learner,
         rule=options.rule,
-        hardware=options.hardware,
+        actuators=options.actuators,
         seeds=options.seeds,
         steps=options.steps,
     )
     if not suite.runs:
         raise ConfigError("no run of the suite passes all filters; --dry-run without them shows it")
     out = options.out or Path("runs") / f"bench-{Path(options.suite).stem}"
-    rows = latest(parse(out / ROWS)[0]) if (out / ROWS).is_file() else {}
+    rows = latest(parse_rows(out / ROWS)[0]) if (out / ROWS).is_file() else {}
     todo = plan(suite, rows, options.retry_failed)
     if options.dry_run:
         show_plan(console, suite, todo, out)
         return ALL_DONE
     check(suite)
     introduce(console, suite, todo, out)
-    with bench_display(console, len(suite.runs), todo.there) as shown:
+    engine = Processes(options.jobs) if options.ray is None else Ray(options.ray)
+    with Display(console) as shown:
         try:
-            ends = bench(
-                suite, out, engine(options), retry_failed=options.retry_failed, watcher=shown
-            )
+            ends = bench(suite, out, engine, retry_failed=options.retry_failed, reporter=shown)
         except KeyboardInterrupt:
-            shown.message("Runs in flight are lost, rows are kept; the same command goes on.")
+            shown.message("Runs in flight are lost, rows are kept; the same command continues.")
             raise
     return conclude(console, ends, out)
-
-
-def engine(options: Bench) -> Engine:
-    """What does the runs."""
-    if options.ray is not None:
-        from nprobot.benchmark.ray_engine import Ray
-
-        return Ray(options.ray)
-    from nprobot.benchmark.engine import Processes
-
-    return Processes(options.jobs)
 
 
 def list_suites(console: Console) -> None:
@@ -147,12 +130,12 @@ def show_plan(console: Console, suite: Suite, todo: Plan, out: Path) -> None:
     for run in suite.runs:
         left[run.cell] = left.get(run.cell, 0) + (run.key in waiting)
     table = Table(
-        *("environment", "hardware", "steps", "learner", "seeds", "to do"), box=box.SIMPLE_HEAD
+        *("environment", "actuators", "steps", "learner", "seeds", "to do"), box=box.SIMPLE_HEAD
     )
     for cell, seeds in cells.items():
-        env, hardware, steps, learner = cell
+        env, actuators, steps, learner = cell
         some = " ".join(map(str, seeds[:6])) + (" …" if len(seeds) > 6 else "")
-        table.add_row(env, hardware, f"{steps:,}", learner, some, str(left[cell]))
+        table.add_row(env, actuators, f"{steps:,}", learner, some, str(left[cell]))
     # Names are for copying: rather a line too long for the window than a name cut short.
     Console(width=WIDEST).print(table, highlight=False, markup=False)
     introduce(console, suite, todo, out)

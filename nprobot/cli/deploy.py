@@ -9,33 +9,40 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
-from nprobot.deploy.controller import Controller, DeployablePolicy
-from nprobot.deploy.flight import Episode, Observer, fly
-from nprobot.deploy.flight_recorder import FlightRecord
-from nprobot.deploy.policies import load_policy
+from nprobot.deploy.controller import Controller, load_policy
+from nprobot.deploy.flight_recorder import FlightRecord, replay
 from nprobot.deploy.rendering import Film, check_film, choose_backend, require_display
-from nprobot.deploy.replaying import replay
-from nprobot.deploy.robot import Robot, check_rate, make_robot
-from nprobot.deploy.safe_actions import Damping, Hold, SafeAction, Zero
-from nprobot.deploy.safety import MISSED_DEADLINES, Safety
+from nprobot.deploy.safety import MISSED_DEADLINES, Damping, Hold, Safety, Zero
 from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
+from nprobot.deploy.simulation import (
+    Episode,
+    SimulatedRobot,
+    check_rate,
+    deploy_episodes,
+    make_robot,
+)
+from nprobot.deploy.timing import short_duration
 from nprobot.errors import ConfigError, DeployError
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.environments import silence_mujoco
+from nprobot.training.evaluation import DeployablePolicy, StepObserver
 
-from .console import say
-from .deploy_adapt import AdaptOptions, adapt_on_robot
-from .deploy_table import FlightDisplay, summary
-from .exit_codes import DONE, FAILED, INTERRUPTED
+from .adapt import AdaptOptions, adapt_on_robot
 from .options import parse
+from .terminal import DONE, FAILED, INTERRUPTED, facts, say
 
 HELP = """\
 Run a policy on a simulated robot: as fast as it goes or in real time, with
@@ -43,23 +50,23 @@ limits on what it may do, and a record of what it did. Needs no torch.
 
 examples:
   nprobot deploy zoo:InvertedPendulum --record pendulum.mp4
-  nprobot deploy runs/reacher --hardware servo --realtime --episodes 10
+  nprobot deploy runs/reacher --actuators servo --realtime --episodes 10
   nprobot deploy my-policy --slew 20 --safe-action hold --flight flight.npz
   nprobot deploy my-policy --replay flight.npz
-  nprobot deploy my-policy --hardware worn-gearbox --adapt
+  nprobot deploy my-policy --actuators worn-gearbox --adapt
   nprobot deploy my-policy --serve
 """
 
 
 @dataclass(frozen=True)
-class RobotOptions:
+class SimulationOptions:
     """The simulated robot."""
 
     env: str | None = None
     """Environment id. Left out: the one it was trained on."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Arguments of the environment, as name value pairs."""
-    hardware: str | None = None
+    actuators: str | None = None
     """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     rate: float | None = None
     """Actions a second of simulated time. Left out: what the policy was trained at."""
@@ -68,7 +75,7 @@ class RobotOptions:
 
 
 @dataclass(frozen=True)
-class FlightOptions:
+class RunOptions:
     """What is done with it."""
 
     episodes: int = 1
@@ -128,7 +135,7 @@ class ServeOptions:
     serve: bool = False
     """Answer JSON messages on a ZeroMQ socket (docs/deploy.md) instead of simulating a robot."""
     host: str = LOOPBACK
-    """Address to listen on. Beyond this machine, whoever reaches it controls the robot."""
+    """Address to listen on. Beyond this machine, anybody who reaches it controls the robot."""
     port: int = PORT
     """Port to listen on; 0 for any that is free."""
 
@@ -141,8 +148,8 @@ class Deploy:
     """A policy folder, a run folder, an .onnx file, or zoo:NAME (`nprobot policies` lists them)."""
     backend: Literal["numpy", "onnx"] = "numpy"
     """What evaluates the policy; onnx takes the folder's policy.onnx."""
-    robot: RobotOptions = field(default_factory=RobotOptions)
-    flight: FlightOptions = field(default_factory=FlightOptions)
+    robot: SimulationOptions = field(default_factory=SimulationOptions)
+    run: RunOptions = field(default_factory=RunOptions)
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     server: ServeOptions = field(default_factory=ServeOptions)
     learning: AdaptOptions = field(default_factory=AdaptOptions)
@@ -161,85 +168,85 @@ def main(arguments: Sequence[str]) -> int:
         return adapt_on_robot(
             policy,
             options.policy,
-            lambda: _robot_of(policy, replace(robot, hardware=None)).env,
-            robot.hardware,
+            lambda: _robot_of(policy, replace(robot, actuators=None)).env,
+            robot.actuators,
             options.learning,
-            seed=options.flight.seed,
-            as_json=options.flight.json,
+            seed=options.run.seed,
+            as_json=options.run.json,
         )
-    if options.flight.replay is not None:
-        result = replay(FlightRecord.load(options.flight.replay), policy)
+    if options.run.replay is not None:
+        result = replay(FlightRecord.load(options.run.replay), policy)
         print(result)
         return DONE if result.identical else FAILED
-    return _serve(policy, options) if options.server.serve else _fly(policy, options)
+    return _serve(policy, options) if options.server.serve else _simulate(policy, options)
 
 
-def _fly(policy: DeployablePolicy, options: Deploy) -> int:
-    flight, robot_options = options.flight, options.robot
-    if flight.viewer and flight.record is not None:
+def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
+    run = options.run
+    if run.viewer and run.record is not None:
         raise DeployError("--viewer and --record cannot go together: a robot is drawn in one way")
     mode = None
-    if flight.viewer:
+    if run.viewer:
         require_display()
         mode = "human"
-    if flight.record is not None:
-        check_film(flight.record)
-        choose_backend()
+    if run.record is not None:
+        check_film(run.record)
+        choose_backend()  # before mujoco is imported
         mode = "rgb_array"
-    tame_mujoco()
+    silence_mujoco()
     with _warnings_as_lines():
-        robot = _robot_of(policy, robot_options, mode)
+        robot = _robot_of(policy, options.robot, mode)
     controller = Controller(policy, rate=robot.rate, safety=safety_of(options.safety))
-    console = Console(stderr=flight.json)
+    console = Console(stderr=run.json)
     episodes: list[Episode] = []
     interrupted = False
     with ExitStack() as stack:
         stack.callback(robot.env.close)
-        observers: list[Observer] = []
-        if flight.record is not None:
-            observers.append(stack.enter_context(Film(flight.record, robot)))
-        display = stack.enter_context(FlightDisplay(console, robot, controller, flight.episodes))
+        observers: list[StepObserver] = []
+        if run.record is not None:
+            observers.append(stack.enter_context(Film(run.record, robot.env)))
+        display = stack.enter_context(EpisodeDisplay(console, robot, controller, run.episodes))
         observers.append(display)
         try:
-            for episode in fly(
+            for episode in deploy_episodes(
                 robot,
                 controller,
-                episodes=flight.episodes,
-                seed=flight.seed,
-                realtime=flight.realtime,
+                episodes=run.episodes,
+                seed=run.seed,
+                realtime=run.realtime,
                 clear_faults=options.safety.clear_faults,
-                observer=_All(observers),
+                observers=observers,
             ):
                 episodes.append(episode)
                 display.ended(episode)
         except KeyboardInterrupt:
             interrupted = True
         except Exception:
-            keep_flight(console, controller, flight.flight, True)
+            save_flight_record(console, controller, run.flight, True)
             raise
     faulted = any(episode.fault for episode in episodes) or controller.fault is not None
-    if flight.json:
+    if run.json:
         print(json.dumps(as_json(robot.id, episodes, controller)))
     else:
         summary(console, robot, controller, episodes)
-    if flight.record is not None:
-        say(console, f"Film: {flight.record}")
-    keep_flight(console, controller, flight.flight, faulted)
+    if run.record is not None:
+        say(console, f"Film: {run.record}")
+    save_flight_record(console, controller, run.flight, faulted)
     if interrupted:
         return INTERRUPTED
     return FAILED if faulted else DONE
 
 
 def _robot_of(
-    policy: DeployablePolicy, options: RobotOptions, render_mode: str | None = None
-) -> Robot:
+    policy: DeployablePolicy, options: SimulationOptions, render_mode: str | None = None
+) -> SimulatedRobot:
     return make_robot(
         policy,
         options.env,
         env_kwargs=options.env_kwargs or None,
         rate=options.rate,
         any_rate=options.any_rate,
-        hardware=options.hardware,
+        actuators=options.actuators,
         render_mode=render_mode,
     )
 
@@ -252,12 +259,12 @@ def _refuse_with_adapt(options: Deploy) -> None:
     """
     given = {
         "--serve": options.server.serve,
-        "--replay": options.flight.replay is not None,
-        "--realtime": options.flight.realtime,
-        "--record": options.flight.record is not None,
-        "--viewer": options.flight.viewer,
-        "--flight": options.flight.flight is not None,
-        "--episodes": options.flight.episodes != FlightOptions().episodes,
+        "--replay": options.run.replay is not None,
+        "--realtime": options.run.realtime,
+        "--record": options.run.record is not None,
+        "--viewer": options.run.viewer,
+        "--flight": options.run.flight is not None,
+        "--episodes": options.run.episodes != RunOptions().episodes,
         "the limits of the safety supervisor": options.safety != SafetyOptions(),
     }
     refused = [name for name, is_given in given.items() if is_given]
@@ -278,7 +285,7 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
         console = Console()
         if not is_loopback(server_options.host):
             print(
-                f"Warning: whoever reaches {server.endpoint} controls the robot; there is no "
+                f"Warning: anybody who reaches {server.endpoint} controls the robot; there is no "
                 "password and no encryption.",
                 file=sys.stderr,
             )
@@ -289,11 +296,13 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
         say(console, f"{server.answered:,} messages, {controller.latency.summary()}")
     if controller.fault is not None:
         say(console, f"Fault: {controller.fault}")
-    keep_flight(console, controller, options.flight.flight, controller.fault is not None)
+    save_flight_record(console, controller, options.run.flight, controller.fault is not None)
     return DONE
 
 
-def keep_flight(console: Console, controller: Controller, path: Path | None, faulted: bool) -> None:
+def save_flight_record(
+    console: Console, controller: Controller, path: Path | None, faulted: bool
+) -> None:
     """Save the flight record where it was asked for, or somewhere after a fault."""
     if path is None and faulted:
         path = Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz")
@@ -303,7 +312,7 @@ def keep_flight(console: Console, controller: Controller, path: Path | None, fau
 
 def safety_of(options: SafetyOptions) -> Safety:
     """The safety settings that the options mean."""
-    safe: SafeAction
+    safe: Zero | Hold | Damping
     if options.safe_action == "damping":
         gains = options.damping
         safe = Damping(options.velocities, gains[0] if len(gains) == 1 else gains)
@@ -326,7 +335,7 @@ def safety_of(options: SafetyOptions) -> Safety:
 
 
 def as_json(env: str, episodes: list[Episode], controller: Controller) -> dict[str, Any]:
-    """A flight as a JSON object."""
+    """The episodes as a JSON object."""
     latency = controller.latency.summary()
     totals = [episode.total for episode in episodes]
     return {
@@ -345,18 +354,6 @@ def as_json(env: str, episodes: list[Episode], controller: Controller) -> dict[s
             "missed": latency.missed,
         },
     }
-
-
-class _All:
-    """Several observers as one."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self.observers = observers
-
-    def moved(self, episode: int, length: int, total: float) -> None:
-        """Tell all of them."""
-        for observer in self.observers:
-            observer.moved(episode, length, total)
 
 
 @contextmanager
@@ -382,3 +379,119 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"Warning: {text}", file=sys.stderr)
+
+
+SECONDS_BETWEEN_LOOKS = 0.25
+ROWS = 10
+"""Episodes that the live table shows; the last ones."""
+
+
+class EpisodeDisplay:
+    """Shows return, latency and faults of the running episode; a `StepObserver`.
+
+    Args:
+        console: where to.
+        robot: the robot.
+        controller: what controls it.
+        episodes: how many there will be.
+    """
+
+    def __init__(
+        self, console: Console, robot: SimulatedRobot, controller: Controller, episodes: int
+    ) -> None:
+        self.console = console
+        self._robot = robot
+        self._controller = controller
+        self._planned = episodes
+        self._episodes: list[Episode] = []
+        self._running: tuple[int, int, float] | None = None
+        self._next_look = 0.0
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> EpisodeDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, episode: int, length: int, total: float, info: Mapping[str, Any]) -> None:
+        """A step: look again if it is time."""
+        self._running = (episode, length, total)
+        if self._live is not None and (now := time.monotonic()) >= self._next_look:
+            self._next_look = now + SECONDS_BETWEEN_LOOKS
+            self._live.update(self._view(), refresh=True)
+
+    def ended(self, episode: Episode) -> None:
+        """An episode is over: a row, or a line."""
+        self._running = None
+        self._episodes = [*self._episodes[-ROWS + 1 :], episode]
+        if self._live is None:
+            fault = f", {episode.fault}" if episode.fault else ""
+            say(
+                self.console,
+                f"episode {episode.number + 1} of {self._planned}: return {episode.total:.1f}, "
+                f"{episode.length} steps{fault}",
+            )
+
+    def _view(self) -> Group:
+        table = Table("episode", "steps", "return", "late", "fault", box=box.SIMPLE_HEAD)
+        for column in table.columns[:4]:
+            column.justify = "right"
+        for episode in self._episodes:
+            table.add_row(
+                *(str(episode.number + 1), f"{episode.length:,}", f"{episode.total:.1f}"),
+                *(str(episode.late), episode.fault.kind if episode.fault else ""),
+            )
+        if self._running is not None:
+            number, length, total = self._running
+            fault = self._controller.fault
+            table.add_row(
+                *(str(number + 1), f"{length:,}", f"{total:.1f}", "", fault.kind if fault else ""),
+                style="bold",
+            )
+        latency = Text(f"latency {self._controller.latency.summary()}", style="dim")
+        return Group(Text(_title(self._robot), style="bold"), table, latency)
+
+
+def summary(
+    console: Console, robot: SimulatedRobot, controller: Controller, episodes: list[Episode]
+) -> None:
+    """Print what came out of the episodes."""
+    totals = [episode.total for episode in episodes]
+    rows = {"episodes": str(len(episodes))}
+    if totals:
+        spread = f" ± {statistics.stdev(totals):.1f}" if len(totals) > 1 else ""
+        rows["return"] = f"{statistics.fmean(totals):.1f}{spread}"
+        rows["lowest, highest"] = f"{min(totals):.1f}, {max(totals):.1f}"
+        rows["steps"] = f"{sum(episode.length for episode in episodes):,}"
+    latency = controller.latency.summary()
+    if latency.steps:
+        rows["latency"] = (
+            f"p50 {short_duration(latency.p50)}, p99 {short_duration(latency.p99)}, "
+            f"max {short_duration(latency.longest)}"
+        )
+        rows["missed deadlines"] = f"{latency.missed} of {latency.steps:,} steps"
+    late = sum(episode.late for episode in episodes)
+    if late:
+        rows["late ticks"] = f"{late}; the simulation is slower than real time at these"
+    faults = [str(episode.fault) for episode in episodes if episode.fault]
+    rows["faults"] = "\n".join(faults) if faults else "none"
+    console.print(facts(_title(robot), rows), highlight=False, markup=False)
+
+
+def _title(robot: SimulatedRobot) -> str:
+    rate = f" at {robot.rate:g} Hz" if robot.rate else ""
+    actuators = f", {robot.actuators} actuators" if robot.actuators else ""
+    return f"{robot.id}{rate}{actuators}"

@@ -25,17 +25,16 @@ from nprobot.training.environments import (
     find_spec,
     make,
     newest_versions,
+    silence_mujoco,
 )
-from nprobot.training.mujoco_messages import tame_mujoco
 
-from .console import say
-from .exit_codes import DONE
 from .options import parse
+from .terminal import DONE, say
 
 FAMILIES = ("nprobot.", "gymnasium.envs.mujoco.", "gymnasium.envs.classic_control.")
 """Modules whose environments are control problems."""
 OPTIONAL_FAMILIES = {
-    "nprobot.envs.robotics": "nprobot[robots]",
+    "nprobot.envs.gymnasium_robotics": "nprobot[robots]",
     "gymnasium.envs.box2d.bipedal_walker": "gymnasium[box2d]",
     "gymnasium.envs.box2d.lunar_lander": "gymnasium[box2d]",
 }
@@ -75,7 +74,7 @@ class Envs:
 
 
 @dataclass(frozen=True)
-class Description:
+class EnvironmentSummary:
     """An environment in one line.
 
     Attributes:
@@ -105,7 +104,7 @@ class Description:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Envs, arguments, "envs", HELP)
-    tame_mujoco()
+    silence_mujoco()
     chosen = [spec for spec in control_environments() if options.pattern.lower() in spec.id.lower()]
     if not chosen:
         find_spec(options.pattern)  # says what it could have been
@@ -143,17 +142,17 @@ def control_environments() -> list[EnvSpec]:
     return sorted(chosen, key=lambda spec: (spec.namespace != "nprobot", spec.id))
 
 
-def describe(spec: EnvSpec) -> Description | None:
+def describe(spec: EnvSpec) -> EnvironmentSummary | None:
     """Make an environment and look at it; None if no policy here can control it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             env = make(spec.id)
         except EnvironmentUnavailableError:
-            return Description(spec.id, missing=_package(spec))
+            return EnvironmentSummary(spec.id, missing=_package(spec))
     try:
         check_spaces(env)
-        return Description(
+        return EnvironmentSummary(
             spec.id,
             control="continuous" if isinstance(env.action_space, spaces.Box) else "discrete",
             inputs=spaces.flatdim(env.observation_space),
@@ -169,12 +168,11 @@ def describe(spec: EnvSpec) -> Description | None:
         env.close()
 
 
-def tuned_for(row: Description) -> str:
-    """For what there are tuned settings, such as ``ppo: bp, danp, np + feedback``."""
+def tuned_for(row: EnvironmentSummary) -> str:
+    """For what there are tuned settings, such as ``ppo: bp, danp; td3: np+feedback``."""
     rules: dict[str, list[str]] = {}
     for entry in row.tuned:
-        learner = entry["rule"] + " + feedback" * bool(entry["settings"].get("feedback"))
-        rules.setdefault(entry["algo"], []).append(learner)
+        rules.setdefault(entry["algo"], []).append(entry["rule"])
     return "; ".join(f"{algo}: {', '.join(names)}" for algo, names in rules.items())
 
 
@@ -183,7 +181,7 @@ def _tuned(env: str) -> Iterator[dict[str, Any]]:
         yield {
             "algo": tuned.algo,
             "rule": tuned.rule,
-            "settings": dict(tuned.settings),
+            "settings": tuned.settings,
             "steps": tuned.score.steps,
             "return_mean": statistics.fmean(tuned.score.tuned),
             "general_return_mean": statistics.fmean(tuned.score.general),

@@ -10,12 +10,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from nprobot.deploy.export import EPISODES, export_run
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.deploy.policy_folder import EPISODES, export_run
+from nprobot.training.environments import silence_mujoco
 
-from .console import facts, say
-from .exit_codes import DONE
 from .options import parse
+from .terminal import DONE, facts, say
 
 HELP = """\
 Make a policy folder: the policy file, scores, a card with the learning curve,
@@ -29,7 +28,7 @@ examples:
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportOptions:
     """Options of the command."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -48,8 +47,8 @@ class Export:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    options = parse(Export, arguments, "export", HELP)
-    tame_mujoco()
+    options = parse(ExportOptions, arguments, "export", HELP)
+    silence_mujoco()
     result = export_run(
         options.run,
         options.out,

@@ -1,4 +1,4 @@
-"""`nprobot fit`: learn a regression or classification task, or go on with a fit."""
+"""`nprobot fit`: learn a regression or classification task, or continue a fit."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
+from nprobot.catalogue import Activation
 from nprobot.errors import ConfigError
+from nprobot.options import Count
 from nprobot.regression.config import FitConfig
-from nprobot.regression.folder import FitFolder, default_path, refuse_existing
-from nprobot.regression.sources import Source
-from nprobot.runs.interruption import interruptible
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.regression.data import Source
+from nprobot.regression.folder import FitFolder
+from nprobot.runs.folder import default_path
+from nprobot.training.environments import silence_mujoco
 
-from .console import duration, facts, say
-from .exit_codes import DONE, INTERRUPTED
-from .fit_display import FitBar, FitLines, error_table, fit_display
 from .options import parse
+from .terminal import DONE, INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset
@@ -32,25 +34,26 @@ HELP = """\
 Learn a regression or classification task by node perturbation, without a
 backward pass (or by backprop, to compare): the inverse dynamics of an arm, its
 kinematics, or data of your own. Ctrl-C ends a fit with a checkpoint; --resume
-goes on from there.
+continues from there.
 
 examples:
+  nprobot fit --task arm-inverse-dynamics
   nprobot fit --task arm-inverse-dynamics --rule danp --samples 8
   nprobot fit --task inverse-dynamics --robot my_robot.xml --epochs 40
   nprobot fit --data arm.csv --inputs q1 q2 --targets tau1 tau2 --trajectory run
-  nprobot fit --data digits.npz --rule danp
+  nprobot fit --data digits.npz
   nprobot fit --resume runs/fit --epochs 40
 """
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class FitNetwork:
     """The network that learns."""
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[Count, ...] = (128, 128)
     """Units of the hidden layers."""
-    activation: str = "tanh"
-    """Nonlinearity of the hidden layers: tanh, relu, leaky_relu, elu, gelu, silu, sigmoid."""
+    activation: Activation = "tanh"
+    """Nonlinearity of the hidden layers."""
 
 
 @dataclass(frozen=True)
@@ -60,45 +63,45 @@ class Output:
     out: Path | None = None
     """The run folder to make. Left out: runs/TASK-RULE-SEED-TIME."""
     resume: Path | None = None
-    """A run folder: go on from its last checkpoint. Only --epochs, --patience and
+    """A run folder: continue from its last checkpoint. Only --epochs, --patience and
     --checkpoint-every may be given with it."""
     device: str = "cpu"
     """Where the network is: cpu, or cuda. Small networks are fastest on the CPU."""
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitOptions:
     """Options of the command."""
 
     source: Source = field(default_factory=Source)
     fit: FitConfig = field(default_factory=FitConfig)
-    network: NetworkOptions = field(default_factory=NetworkOptions)
+    network: FitNetwork = field(default_factory=FitNetwork)
     output: Output = field(default_factory=Output)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    options = parse(Fit, arguments, "fit", HELP)
+    options = parse(FitOptions, arguments, "fit", HELP)
     path = options.output.out
     if options.output.resume is not None:
         options = resumed(options.output, arguments)
     elif path is not None:
-        refuse_existing(path)
+        FitFolder.refuse_existing(path)
 
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
-    from nprobot.regression.api import fit, network_for, resume
+    from nprobot.regression.run import fit, network_for, resume
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
-    tame_mujoco()
+    silence_mujoco()
     console = Console()
     data = load(options.source)
     device = torch.device(options.output.device)
-    with fit_display(console) as shown, interruptible(shown, shown.message, "epoch"):
+    with Display(console) as shown:
         if options.output.resume is None:
             config, shape = options.fit, options.network
-            path = path or default_path(options.source.name, config)
+            path = path or default_path(options.source.name, config.rule, config.seed)
             introduce(shown, data, config, path)
             result = fit(
                 network_for(data, config, shape.hidden, shape.activation).to(device),
@@ -117,20 +120,20 @@ def main(arguments: Sequence[str]) -> int:
     return INTERRUPTED if result.end == "interrupted" else DONE
 
 
-def resumed(output: Output, arguments: Sequence[str]) -> Fit:
-    """The options of a fit that goes on: its own, and what may be changed."""
+def resumed(output: Output, arguments: Sequence[str]) -> FitOptions:
+    """The options of a fit that is resumed: its own, and what may be changed."""
     assert output.resume is not None
     if output.out is not None:
         raise ConfigError("a resumed fit stays in its own folder; leave --out away")
     folder = FitFolder.open(output.resume)
     if not folder.source:
         raise ConfigError(
-            f"the data of the fit at {output.resume} was made in Python; go on with it there: "
+            f"the data of the fit at {output.resume} was made in Python; continue there: "
             "nprobot.regression.resume(path, data)"
         )
     # Parsed again over the fit's own settings: options that were not given stay.
-    stored = Fit(source=Source.from_dict(folder.source), fit=folder.config)
-    options = parse(Fit, arguments, "fit", HELP, stored)
+    stored = FitOptions(source=Source.from_dict(folder.source), fit=folder.config)
+    options = parse(FitOptions, arguments, "fit", HELP, stored)
     if options.source != stored.source or options.network != stored.network:
         raise ConfigError("a resumed fit keeps its data and its network; leave their options away")
     return options
@@ -146,9 +149,10 @@ def load(source: Source) -> Dataset:
     return data
 
 
-def introduce(shown: FitLines | FitBar, data: Dataset, config: FitConfig, path: Path) -> None:
+def introduce(shown: Display, data: Dataset, config: FitConfig, path: Path) -> None:
     """Say what is learned and where it goes."""
     shown.message(data.summary())
+    config = config.resolved()
     shown.message(f"{config.learner}, seed {config.seed}, {config.epochs} epochs")
     shown.message(f"run folder {path}")
 
@@ -177,6 +181,34 @@ def show(console: Console, result: FitResult) -> None:
     path = result.folder.path
     say(console, f"Run: {path}")
     if result.end == "interrupted":
-        say(console, f"Go on: nprobot fit --resume {path}")
+        say(console, f"Interrupted; continue: nprobot fit --resume {path}")
     elif result.controls is not None:
         say(console, f"Next: nprobot evaluate {path} --env {result.controls}")
+
+
+def error_table(result: FitResult) -> Table:
+    """The errors of the best model, a row a target, or a row a split for classification."""
+    scores = result.scores
+    if result.model.classes:
+        table = Table("split", "accuracy", "cross_entropy", box=box.SIMPLE_HEAD)
+        for split, score in scores.items():
+            values = score.columns()
+            table.add_row(split, f"{values['accuracy']:.2%}", f"{values['cross_entropy']:.4f}")
+        return table
+    table = Table(
+        *("target", "RMSE (test)", *scores),
+        box=box.SIMPLE_HEAD,
+        title="normalised mean squared error (nMSE: mean squared error / variance)",
+        title_justify="left",
+        title_style="bold",
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    by_target: dict[str, list[dict[str, Any]]] = {}
+    for row in result.rows():
+        by_target.setdefault(row["target"], []).append(row)
+    for target, found in by_target.items():
+        test = next(row for row in found if row["split"] == "test")
+        error = f"{test['rmse']:.4g} {test['unit']}" if test["rmse"] != "" else ""
+        table.add_row(target, error, *(f"{row['nmse']:.4f}" for row in found))
+    return table

@@ -10,9 +10,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from .console import say
-from .exit_codes import DONE
 from .options import parse
+from .terminal import DONE, say
 
 HELP = """\
 Make the report of a benchmark: one HTML page with everything in it, its
@@ -22,6 +21,7 @@ examples:
   nprobot report runs/smoke
   nprobot report runs/core --out core-report
   nprobot report runs/core --markdown tables.md
+  nprobot report results/benchmark/core.jsonl --out core-report
 """
 
 
@@ -30,9 +30,10 @@ class MakeReport:
     """Options of the command."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """Folder that `nprobot bench SUITE --out` filled."""
+    """Folder that `nprobot bench SUITE --out` filled, or a file of rows."""
     out: Path | None = None
-    """Where to put page and figures. Left out: the folder report in it."""
+    """Where to put page and figures. Left out: the folder report in it, or
+    beside the file."""
     markdown: Path | None = None
     """Also write findings and tables as Markdown, for a page of your own."""
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(MakeReport, arguments, "report", HELP)
     # Draws with matplotlib, which --help need not wait for.
     from nprobot.benchmark.findings import headline
-    from nprobot.benchmark.reporting import report
+    from nprobot.benchmark.page import report
 
     made = report(options.folder, options.out, markdown=options.markdown)
     console = Console()

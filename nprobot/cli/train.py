@@ -14,14 +14,11 @@ from rich.console import Console
 from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
 from nprobot.training.config import RunConfig
-from nprobot.training.environments import find_spec
+from nprobot.training.environments import find_spec, silence_mujoco
 from nprobot.training.folder import RunFolder
-from nprobot.training.mujoco_messages import tame_mujoco
 
-from .console import duration, facts, say
-from .display import Display
-from .exit_codes import INTERRUPTED
 from .options import parse
+from .terminal import INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.training.run import Result
@@ -94,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     from nprobot.training.run import resume, train
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
-    tame_mujoco()
+    silence_mujoco()
     console = Console()
     with Display(console) as shown:
         if settings:

@@ -1,22 +1,8 @@
-"""Tuned settings that come with nprobot, by environment, algorithm and rule, as files.
+"""Tuned settings that come with nprobot: a table a task, an entry for each algorithm and rule.
 
 `nprobot train` takes them for the options that it is not given; `nprobot tune` makes them.
 """
 
-from __future__ import annotations
+import lazy_loader as lazy
 
-from .files import TunedDefaults, load, save
-from .lookup import GENERAL, TUNED, choose, fill, find, known
-
-__all__ = [
-    "GENERAL",
-    "TUNED",
-    "ConfigError",
-    "TunedDefaults",
-    "choose",
-    "fill",
-    "find",
-    "known",
-    "load",
-    "save",
-]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

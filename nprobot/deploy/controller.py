@@ -5,58 +5,69 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nprobot.errors import ConfigError, DeployError
-from nprobot.policies.files.policy import Array, BoxAction, ControlTask, DiscreteAction
+from nprobot.errors import ConfigError, DeployError, ForeignFileError
+from nprobot.policies import zoo
+from nprobot.policies.files.onnx_file import ONNX_FILE, load_onnx
+from nprobot.policies.files.policy import Array
+from nprobot.policies.files.policy_file import load
+from nprobot.runs.folder import find_policy
+from nprobot.training.evaluation import DeployablePolicy
 
-from .faults import Fault, FaultKind
-from .flight_recorder import FlightRecorder, Step
-from .latency import Latency
-from .policies import load_policy
-from .safety import Safety, Supervisor
+from .flight_recorder import FlightRecorder, RecordedStep
+from .safety import READABLE_KINDS, ControlFault, FaultKind, Safety, Supervisor
+from .timing import LatencyHistogram
+
+ZOO = "zoo:"
+BACKENDS = ("numpy", "onnx")
 
 
-class DeployablePolicy(Protocol):
-    """What a controller needs of a policy; `Policy` and `OnnxPolicy` have it."""
+def load_policy(reference: str | Path, *, backend: str = "numpy") -> DeployablePolicy:
+    """A policy on disk or in the zoo; nothing in the files is executed.
 
-    @property
-    def observation_shape(self) -> tuple[int, ...]:
-        """Shape of one observation."""
+    Args:
+        reference: ``zoo:NAME``, a run folder (its newest checkpoint counts), a policy folder, or a
+            file in one; what ends in ``.onnx`` is read as such.
+        backend: "numpy", or "onnx" for the `policy.onnx` in the folder.
 
-    @property
-    def action(self) -> BoxAction | DiscreteAction:
-        """Bounds of the actions, or how many there are."""
-
-    @property
-    def task(self) -> ControlTask | None:
-        """What it was trained on."""
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """How it was trained."""
-
-    def predict(self, observation: npt.ArrayLike) -> Array:
-        """Action of an observation."""
+    Raises:
+        NotFoundError: there is no such policy.
+        FileError: it cannot be used, or is a stable-baselines3 file.
+        ConfigError: there is no such backend.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    text = str(reference)
+    if text.endswith(".zip"):
+        raise ForeignFileError(
+            f"{text} may be a stable-baselines3 model. Reading one can run code that is in it; if "
+            "you trust it, nprobot.policies.load_trusted_sb3_zip reads it in Python and "
+            "nprobot.policies.save writes a policy folder."
+        )
+    path = zoo.folder(text.removeprefix(ZOO)) if text.startswith(ZOO) else find_policy(Path(text))
+    if path.suffix == ".onnx":
+        return load_onnx(path)
+    return load_onnx(path / ONNX_FILE) if backend == "onnx" else load(path)
 
 
 class Controller:
     """Runs a policy on a robot: checks what comes in, limits what goes out, records both.
 
     `step` always returns an action and never raises: whatever goes wrong becomes a latched `fault`,
-    and from then on the answer is the safe action, until somebody calls `clear_fault`.
+    and from then on the answer is the safe action, until you call `clear_fault`.
 
         controller = Controller.load("zoo:InvertedPendulum")
         while True:
             action = controller.step(robot.observe())
 
     Args:
-        policy: from `nprobot.policies.load` or `load_onnx`.
+        policy: from `load_policy`.
         rate: how often `step` will be called, Hz; by default the policy's control rate.
         safety: limits and safe action.
         record: how many of the last steps the flight recorder keeps.
@@ -96,30 +107,20 @@ class Controller:
         period = math.inf if rate is None else 1 / rate
         # The first call of a runtime is slow; made here, it is not the robot's first action.
         trial = policy.predict(np.zeros(policy.observation_shape))
-        self._supervisor = Supervisor(
-            self.safety,
-            policy.observation_shape,
-            policy.action,
-            trial.dtype,
-            getattr(policy, "normaliser", None),
-            period,
-        )
-        self.latency = Latency(deadline=period)
-        self.recorder = FlightRecorder(
-            record,
-            policy.observation_shape,
-            self._supervisor.rest,
-            {
-                "rate": rate,
-                "safety": self.safety.to_dict(),
-                "environment": policy.task.id if policy.task else None,
-            },
-        )
+        self._supervisor = Supervisor(self.safety, policy, trial.dtype, period)
+        self.latency = LatencyHistogram(deadline=period)
+        about = {
+            "rate": rate,
+            "safety": self.safety.to_dict(),
+            "environment": policy.task.id if policy.task else None,
+        }
+        rest = self._supervisor.rest
+        self.recorder = FlightRecorder(record, policy.observation_shape, rest, about)
         self.steps = 0
         self._clock = clock
-        self._fault: Fault | None = None
+        self._fault: ControlFault | None = None
         self._lock = threading.Lock()  # `trip` may come from another thread
-        self._previous = self._supervisor.rest
+        self._previous = rest
         self._missed_in_a_row = 0
         self._begins = True
         self._cleared = False
@@ -129,17 +130,17 @@ class Controller:
         """A controller for a policy on disk or in the zoo.
 
         Args:
-            reference: a policy folder, a run folder, an ``.onnx`` file or ``zoo:NAME``.
+            reference: as of `load_policy`.
             backend: "numpy" or "onnx".
             **options: as of the constructor.
 
         Raises:
-            FileError: there is no such policy, or it cannot be used.
+            NprobotError: as `load_policy`, and as the constructor.
         """
         return cls(load_policy(reference, backend=backend), **options)
 
     @property
-    def fault(self) -> Fault | None:
+    def fault(self) -> ControlFault | None:
         """The fault that has latched; None if all is well."""
         return self._fault
 
@@ -177,10 +178,10 @@ class Controller:
         if finding is not None:
             self._latch(*finding)
         if self._fault is not None:
-            trusted = values if finding is None or finding[0] in _READABLE else None
+            trusted = values if finding is None or finding[0] in READABLE_KINDS else None
             action = self._supervisor.safe(trusted, self._previous)
         self.recorder.add(
-            Step(
+            RecordedStep(
                 observation=values,
                 age=age,
                 previous=self._previous,
@@ -226,7 +227,7 @@ class Controller:
         """Latch a fault from outside, such as an emergency stop; may come from any thread."""
         self._latch(kind, message)
 
-    def clear_fault(self) -> Fault | None:
+    def clear_fault(self) -> ControlFault | None:
         """Go back to work after a fault; returns the fault."""
         with self._lock:
             fault, self._fault = self._fault, None
@@ -235,13 +236,13 @@ class Controller:
             self._missed_in_a_row = 0
         return fault
 
-    def resume(self, step: Step) -> None:
-        """Go on as if `step` had been the last one; for replays of a flight without its start."""
+    def resume(self, step: RecordedStep) -> None:
+        """Continue after `step`; for replays of a flight without its start."""
         self._previous = step.action
         self._missed_in_a_row = step.missed
-        self._supervisor.resume(step.observation, step.repeats)
+        self._supervisor.begin(step.observation, step.repeats)
         if step.fault is not None:
-            self._fault = Fault(step.fault, self.steps, "as recorded")
+            self._fault = ControlFault(step.fault, self.steps, "as recorded")
         self._begins = False
 
     def _choose(
@@ -270,7 +271,7 @@ class Controller:
         """Keep the first fault; later ones are its consequences."""
         with self._lock:
             if self._fault is None:
-                self._fault = Fault(kind, self.steps, message)
+                self._fault = ControlFault(kind, self.steps, message)
 
 
 def _seconds(age: object) -> float:
@@ -279,7 +280,3 @@ def _seconds(age: object) -> float:
         return float(age)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return math.nan
-
-
-_READABLE = (FaultKind.POLICY, FaultKind.ACTION, FaultKind.DEADLINE)
-"""Faults that leave the observation itself trustworthy."""

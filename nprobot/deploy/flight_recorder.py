@@ -1,7 +1,4 @@
-"""The flight recorder: the last steps of a controller, in constant memory; files without pickle.
-
-The file is an ``.npz`` of plain arrays; `replaying.replay` runs a controller over it again.
-"""
+"""The flight recorder: the last steps of a controller, their files without pickle, and replays."""
 
 from __future__ import annotations
 
@@ -17,20 +14,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from nprobot.errors import DeployError
+from nprobot.errors import (
+    DamagedFileError,
+    DeployError,
+    ForeignFileError,
+    NewerFileError,
+    NotFoundError,
+)
 from nprobot.policies.files.policy import Array
+from nprobot.training.evaluation import DeployablePolicy
 
-from .faults import FaultKind
+from .safety import EXTERNAL_KINDS, FaultKind, Safety
 
 FORMAT = "nprobot-flight"
 VERSION = 1
 _KINDS = list(FaultKind)
 _HEADER = "header"
+_ACTIONS = ("previous", "commanded", "action")
+_SCALARS: Mapping[str, npt.DTypeLike] = {
+    **dict.fromkeys(("age", "seconds"), np.float64),
+    **dict.fromkeys(("usable", "asked", "begins", "cleared"), np.bool_),
+    **dict.fromkeys(("repeats", "missed"), np.int64),
+    "fault": np.int8,
+}
+"""Arrays with one number a step; see `FlightRecord`."""
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedStep:
     """One step of a controller.
 
     Attributes:
@@ -68,8 +81,8 @@ class FlightRecord:
         first: number of the first step since the controller was made.
         about: rate, safety settings and environment of the controller; JSON values.
         arrays: "observation" (n, *observation) float64, "usable" (n,), "age", "previous",
-            "commanded", "action" (n, *action), "fault" (n,) (-1: none), "seconds", "begins",
-            "cleared", "repeats", "missed"; see `Step`.
+            "commanded", "asked", "action" (n, *action), "fault" (n,) (-1: none), "seconds",
+            "begins", "cleared", "repeats", "missed"; see `RecordedStep`.
     """
 
     first: int
@@ -79,22 +92,15 @@ class FlightRecord:
     def __len__(self) -> int:
         return len(self.arrays["fault"])
 
-    def __getitem__(self, index: int) -> Step:
-        row = {name: array[index] for name, array in self.arrays.items()}
-        fault = int(row["fault"])
-        return Step(
-            observation=row["observation"] if row["usable"] else None,
-            age=float(row["age"]),
-            previous=row["previous"],
-            commanded=row["commanded"] if row["asked"] else None,
-            action=row["action"],
-            fault=None if fault < 0 else _KINDS[fault],
-            seconds=float(row["seconds"]),
-            begins=bool(row["begins"]),
-            cleared=bool(row["cleared"]),
-            repeats=int(row["repeats"]),
-            missed=int(row["missed"]),
-        )
+    def __getitem__(self, index: int) -> RecordedStep:
+        row: dict[str, Any] = {name: array[index] for name, array in self.arrays.items()}
+        row |= {name: row[name].item() for name in _SCALARS}
+        if not row.pop("usable"):
+            row["observation"] = None
+        if not row.pop("asked"):
+            row["commanded"] = None
+        row["fault"] = None if row["fault"] < 0 else _KINDS[row["fault"]]
+        return RecordedStep(**row)
 
     def save(self, path: str | Path) -> Path:
         """Write the record, whole or not at all.
@@ -124,24 +130,25 @@ class FlightRecord:
         """Read a record; nothing in the file is executed.
 
         Raises:
-            DeployError: there is no such file, or it is not a whole flight record.
+            NotFoundError: there is no such file.
+            FileError: it is not a whole flight record, or of another version.
         """
         file = Path(path)
         try:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(arrays.pop(_HEADER).tobytes())
-            if header["format"] != FORMAT or header["version"] != VERSION:
-                raise DeployError(
-                    f"{file} has the format {header['format']!r}, version {header['version']}; "
-                    f"this nprobot reads {FORMAT!r}, version {VERSION}"
-                )
-            _check(arrays, header)
-            return cls(int(header["first"]), dict(header["about"]), arrays)
-        except DeployError:
-            raise
+            kind, version = header["format"], int(header["version"])
+            if kind == FORMAT and version <= VERSION:
+                _check(arrays, header["faults"])
+                return cls(int(header["first"]), dict(header["about"]), arrays)
+        except FileNotFoundError:
+            raise NotFoundError(f"there is no flight record at {file}") from None
         except _UNREADABLE as error:
-            raise DeployError(f"{file} is not a readable flight record: {error}") from None
+            raise DamagedFileError(f"{file} is not a readable flight record: {error}") from None
+        if kind != FORMAT:
+            raise ForeignFileError(f"{file} has the format {kind!r}, not {FORMAT!r}")
+        raise NewerFileError(f"{file} has format version {version}; this nprobot reads {VERSION}")
 
 
 _UNREADABLE = (
@@ -155,7 +162,7 @@ _UNREADABLE = (
 class FlightRecorder:
     """A ring of the last steps; its memory is taken at the start.
 
-    After a fault it keeps half of its room for what came before: a robot that goes on in its safe
+    After a fault it keeps half of its room for what came before: a robot that stays in its safe
     action for hours does not write over the moment that matters.
 
     Args:
@@ -178,24 +185,20 @@ class FlightRecorder:
         self._count = 0
         self._in_fault = 0
         self._left_out = 0
-        self._arrays: dict[str, Array] = {
-            "observation": np.empty((capacity, *observation_shape)),
-            **{
-                name: np.empty((capacity, *rest.shape), rest.dtype)
-                for name in ("previous", "commanded", "action")
-            },
-            **{name: np.empty(capacity) for name in ("age", "seconds")},
-            **{name: np.empty(capacity, bool) for name in ("usable", "asked", "begins", "cleared")},
-            "fault": np.empty(capacity, np.int8),
-            **{name: np.empty(capacity, np.int64) for name in ("repeats", "missed")},
+        kinds: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
+            "observation": (observation_shape, np.float64),
+            **dict.fromkeys(_ACTIONS, (rest.shape, rest.dtype)),
+            **{name: ((), dtype) for name, dtype in _SCALARS.items()},
         }
-        for array in self._arrays.values():
-            array.fill(0)  # the system hands out a page when it is first written to: now
+        # The system hands out a page of memory when it is first written to: `full` writes now.
+        self._arrays: dict[str, Array] = {
+            name: np.full((capacity, *shape), 0, dtype) for name, (shape, dtype) in kinds.items()
+        }
 
     def __len__(self) -> int:
         return min(self._count, self.capacity)
 
-    def add(self, step: Step) -> None:
+    def add(self, step: RecordedStep) -> None:
         """Keep a step, in place of the oldest if there is no room."""
         self._in_fault = 0 if step.fault is None else self._in_fault + 1
         if self._in_fault > max(self.capacity // 2, 1):
@@ -210,9 +213,8 @@ class FlightRecorder:
         arrays["commanded"][i] = 0 if step.commanded is None else step.commanded
         arrays["asked"][i] = step.commanded is not None
         arrays["fault"][i] = -1 if step.fault is None else _KINDS.index(step.fault)
-        for name in ("age", "previous", "action", "seconds", "begins", "cleared", "repeats"):
+        for name in _AS_IT_IS:
             arrays[name][i] = getattr(step, name)
-        arrays["missed"][i] = step.missed
         self._count += 1
 
     def record(self) -> FlightRecord:
@@ -223,24 +225,106 @@ class FlightRecorder:
         return FlightRecord(self._first + oldest, self.about, arrays)
 
 
-def _check(arrays: Mapping[str, Array], header: Mapping[str, Any]) -> None:
-    """Raise `DeployError` if the arrays are not those of a recorder."""
-    expected = {
-        **dict.fromkeys(("observation", "age", "seconds", "previous", "commanded", "action"), "fi"),
-        **dict.fromkeys(("usable", "asked", "begins", "cleared"), "b"),
-        **dict.fromkeys(("fault", "repeats", "missed"), "i"),
-    }
-    if set(arrays) != set(expected) or header["faults"] != _KINDS:
-        raise DeployError("the flight record lacks arrays, or has others")
-    n = arrays["fault"].shape[0]
-    shape = arrays["action"].shape
+_AS_IT_IS = ("age", "previous", "action", "seconds", "begins", "cleared", "repeats", "missed")
+
+
+def _check(arrays: Mapping[str, Array], faults: object) -> None:
+    """Raise `ValueError` if the arrays are not those of a recorder."""
+    if set(arrays) != {"observation", *_ACTIONS, *_SCALARS} or faults != _KINDS:
+        raise ValueError("it lacks arrays, or has others")
+    n, shape = len(arrays["fault"]), arrays["action"].shape
     for name, array in arrays.items():
-        if array.dtype.kind not in expected[name] or array.shape[:1] != (n,):
-            raise DeployError(f"{name} of the flight record is {array.dtype} {array.shape}")
-        flat = name not in ("observation", "previous", "commanded", "action")
-        if (flat and array.ndim != 1) or (
-            name in ("previous", "commanded") and array.shape != shape
-        ):
-            raise DeployError(f"{name} of the flight record has the shape {array.shape}")
-    if n and not (arrays["fault"].min() >= -1 and arrays["fault"].max() < len(_KINDS)):
-        raise DeployError("the flight record names a fault that does not exist")
+        if name in _SCALARS:
+            fits = array.dtype == _SCALARS[name] and array.shape == (n,)
+        else:
+            same = name == "observation" or array.shape == shape
+            fits = array.dtype.kind in "fi" and array.shape[:1] == (n,) and same
+        if not fits:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}")
+    if n and not -1 <= arrays["fault"].min() <= arrays["fault"].max() < len(_KINDS):
+        raise ValueError("it names a fault that does not exist")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay found.
+
+    Attributes:
+        steps: how many were compared.
+        largest_difference: of an action, in its units; 0 if all are the same to the last bit.
+        first_difference: number of the first step that differs; None if none does.
+        faults_agree: whether every step has the same fault, or none, as then.
+    """
+
+    steps: int
+    largest_difference: float
+    first_difference: int | None
+    faults_agree: bool
+
+    @property
+    def identical(self) -> bool:
+        """Whether every action and every fault is the same."""
+        return self.first_difference is None and self.faults_agree
+
+    def __str__(self) -> str:
+        if self.identical:
+            return f"{self.steps:,} steps replayed, every action the same to the last bit"
+        if self.first_difference is None:
+            return f"{self.steps:,} steps replayed, the actions agree but the faults do not"
+        faults = "" if self.faults_agree else "; the faults differ too"
+        return (
+            f"{self.steps:,} steps replayed, actions differ by up to "
+            f"{self.largest_difference:.2g}, first at step {self.first_difference:,}{faults}"
+        )
+
+
+def replay(record: FlightRecord, policy: DeployablePolicy) -> Replay:
+    """Run a policy over the observations of a flight, with its safety settings and its times.
+
+    A recorder that was full has lost the start; then the first step that is left only sets the
+    state, and is not compared.
+
+    Args:
+        record: the flight.
+        policy: the policy that flew, or another one to compare with it.
+
+    Raises:
+        DeployError: the policy takes other observations, or gives other actions.
+    """
+    from .controller import Controller  # which records with this module
+
+    times: list[float] = []  # what the clock says next: 0, and how long the step took
+    controller = Controller(
+        policy,
+        rate=record.about.get("rate"),
+        safety=Safety.from_dict(record.about.get("safety") or {}),
+        record=1,
+        clock=times.pop,
+    )
+    for name, takes in (
+        ("observation", policy.observation_shape),
+        ("action", controller.previous_action.shape),
+    ):
+        if (flew := record.arrays[name].shape[1:]) != takes:
+            raise DeployError(f"the flight has the {name} shape {flew}, the policy has {takes}")
+    start = 0
+    if record.first > 0 and len(record) > 0:
+        controller.resume(record[0])
+        start = 1
+    largest, first, agree = 0.0, None, True
+    for index in range(start, len(record)):
+        then = record[index]
+        times[:] = then.seconds, 0.0
+        if then.cleared:
+            controller.clear_fault()
+        if then.begins:
+            controller.reset(then.previous)
+        if then.fault in EXTERNAL_KINDS and controller.fault is None:
+            controller.trip("as recorded", then.fault)
+        action = controller.step(then.observation, age=then.age)
+        difference = np.abs(np.subtract(action, then.action, dtype=float)).max(initial=0)
+        if difference > 0 and first is None:
+            first = record.first + index
+        largest = max(largest, float(difference))
+        agree &= (controller.fault and controller.fault.kind) == then.fault
+    return Replay(len(record) - start, largest, first, agree)

@@ -7,13 +7,21 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nprobot.errors import DeployError
-
-from .robot import Robot
+from nprobot.errors import DeployError, ExistsError, MissingPackageError
+from nprobot.training.environments import Env, control_rate, make
+from nprobot.training.evaluation import (
+    DeployablePolicy,
+    actuators_of,
+    check_fit,
+    episode_seeds,
+    run_episodes,
+    task_of,
+)
 
 VARIABLE = "MUJOCO_GL"
 HEADLESS = ("egl", "osmesa")
@@ -87,26 +95,25 @@ def require_display() -> None:
 
 
 class Film:
-    """An ``.mp4`` of a robot, at the speed of its simulated time.
+    """An ``.mp4`` of a robot, at the speed of its simulated time; a `StepObserver`.
 
     Args:
         path: file to write.
-        robot: made with ``render_mode="rgb_array"``.
+        env: the robot, made with ``render_mode="rgb_array"``.
 
     Attributes:
         frames: how many were taken.
 
     Raises:
-        DeployError: the file is there, or the package for videos is not installed.
+        NprobotError: as `check_film`.
     """
 
-    def __init__(self, path: Path, robot: Robot) -> None:
+    def __init__(self, path: Path, env: Env) -> None:
         check_film(path)
         imageio = importlib.import_module("imageio.v2")
-        rate = robot.rate or DEFAULT_FPS
-        self.path = path
+        rate = control_rate(env) or DEFAULT_FPS
         self.frames = 0
-        self._robot = robot
+        self._env = env
         self._every = math.ceil(rate / SMOOTH)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer: Any = imageio.get_writer(
@@ -124,24 +131,65 @@ class Film:
     ) -> None:
         self._writer.close()
 
-    def moved(self, episode: int, length: int, total: float) -> None:
-        """Take a frame if it is time; an `Observer` of a flight."""
+    def __call__(self, episode: int, length: int, total: float, info: Mapping[str, Any]) -> None:
+        """Take a frame if it is time."""
         if length % self._every == 0:
-            self._writer.append_data(self._robot.env.render())
+            self._writer.append_data(self._env.render())
             self.frames += 1
 
 
 def check_film(path: Path) -> None:
-    """Raise `DeployError` if a film cannot be written to `path`."""
+    """Refuse a film that cannot be written, before work is done for it.
+
+    Raises:
+        ExistsError: there is a file already.
+        DeployError: it is not an ``.mp4``.
+        MissingPackageError: the package for videos is not installed.
+    """
     if path.exists():
-        raise DeployError(f"{path} is there already; choose another name for the film")
+        raise ExistsError(f"{path} is there already; choose another name for the film")
     if path.suffix.lower() != ".mp4":
         raise DeployError(f"a film is an .mp4, got {path}")
     try:
         importlib.import_module("imageio.v2")
         importlib.import_module("imageio_ffmpeg")
     except ImportError as error:
-        raise DeployError(f"films need `pip install 'nprobot[video]'` ({error})") from error
+        raise MissingPackageError(f"films need `pip install 'nprobot[video]'` ({error})") from error
+
+
+def film_episode(
+    policy: DeployablePolicy,
+    path: Path,
+    env: str | None = None,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    actuators: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Film the first episode that `nprobot.training.evaluate` runs with the same arguments.
+
+    Args:
+        policy: the policy.
+        path: file to write, such as ``out.mp4``.
+        env: as in `evaluate`; so are the others.
+        env_kwargs: arguments of that environment.
+        actuators: preset of noisy actuators.
+        seed: of the start.
+
+    Raises:
+        NprobotError: as `check_film`, `choose_backend` and `evaluate`.
+    """
+    check_film(path)
+    choose_backend()
+    actuators = actuators or actuators_of(policy, env)
+    id, kwargs = task_of(policy, env, env_kwargs)
+    made = make(id, kwargs, actuators, (seed, 0), render_mode="rgb_array")
+    try:
+        check_fit(policy, made, id)
+        with Film(path, made) as film:
+            run_episodes(policy.predict, [made], episode_seeds(seed, 1), film)
+    finally:
+        made.close()
 
 
 def _probe(backend: str) -> str | None:

@@ -1,22 +1,24 @@
-"""The limits that a robot's owner sets, and what holds observations and actions against them."""
+"""What may go wrong between an observation and an action, the limits, and what is done beyond them.
+
+A controller that raised an exception would leave its robot without an action. Faults are data here.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from nprobot.errors import ConfigError
-from nprobot.policies.files.policy import Array, BoxAction, DiscreteAction, Normaliser
-
-from . import safe_actions
-from .faults import FaultKind
-from .safe_actions import SafeAction, Zero
+from nprobot.options import Count, Options, Positive
+from nprobot.policies.files.policy import Array, BoxAction, Normaliser
+from nprobot.training.evaluation import DeployablePolicy
 
 PerElement = float | tuple[float, ...]
 """One number for all elements, or one for each."""
@@ -24,8 +26,140 @@ PerElement = float | tuple[float, ...]
 MISSED_DEADLINES = 10
 
 
+class FaultKind(StrEnum):
+    """What went wrong."""
+
+    UNUSABLE = "observation-unusable"
+    """The observation is not an array of numbers, or has another shape."""
+    NOT_FINITE = "observation-not-finite"
+    """There is a NaN or an infinity in the observation."""
+    OUT_OF_RANGE = "observation-out-of-range"
+    """The observation is outside the limits that were set."""
+    STALE = "observation-stale"
+    """The observation is too old, or has not changed for too many steps."""
+    POLICY = "policy-failed"
+    """The policy raised an error."""
+    ACTION = "action-not-finite"
+    """There is a NaN or an infinity in the action."""
+    DEADLINE = "deadline-missed"
+    """Too many actions in a row came too late."""
+    WATCHDOG = "watchdog"
+    """The loop around the controller has stopped."""
+    EXTERNAL = "external"
+    """Somebody else tripped the controller, such as a person at the emergency stop."""
+
+
+EXTERNAL_KINDS = (FaultKind.WATCHDOG, FaultKind.EXTERNAL)
+"""Faults that come from outside a step."""
+READABLE_KINDS = (FaultKind.POLICY, FaultKind.ACTION, FaultKind.DEADLINE)
+"""Faults that leave the observation itself trustworthy."""
+
+
 @dataclass(frozen=True)
-class Safety:
+class ControlFault:
+    """A fault that has latched.
+
+    Attributes:
+        kind: what went wrong.
+        step: number of the step, from 0 on, since the controller was made.
+        message: the same for a person, with the values.
+    """
+
+    kind: FaultKind
+    step: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} at step {self.step:,}: {self.message}"
+
+
+class SafeAction(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
+    """Chooses the action after a fault."""
+
+    def check(self, observation_shape: tuple[int, ...], rest: Array) -> None:
+        """Refuse a policy that this does not fit.
+
+        Args:
+            observation_shape: shape of one observation.
+            rest: the action of a robot at rest.
+
+        Raises:
+            ConfigError: it does not fit.
+        """
+
+    def __call__(self, observation: Array | None, previous: Array, rest: Array) -> Array:
+        """The action, before the action limits.
+
+        Args:
+            observation: of this step; None if it cannot be trusted.
+            previous: the action before.
+            rest: the action of a robot at rest.
+        """
+        raise NotImplementedError
+
+
+class Zero(SafeAction, frozen=True, tag="zero"):
+    """No torque (or, for a discrete policy, the action 0): the robot goes limp."""
+
+    def __call__(self, observation: Array | None, previous: Array, rest: Array) -> Array:
+        """The action at rest."""
+        return rest
+
+
+class Hold(SafeAction, frozen=True, tag="hold"):
+    """The last action again: right for position servos, dangerous for torques."""
+
+    def __call__(self, observation: Array | None, previous: Array, rest: Array) -> Array:
+        """The action before."""
+        return previous
+
+
+class Damping(SafeAction, frozen=True, tag="damping"):
+    """A torque against the motion, u = -gain · q̇: the robot sinks slowly instead of falling.
+
+    It needs to know the velocities. With an observation that cannot be trusted it is `Zero`: to
+    brake a velocity of some time ago would drive the robot.
+
+    Attributes:
+        velocities: place, in the flattened observation, of the joint velocity of each actuator.
+        gain: action units per rad/s (or m/s), for all actuators or one for each.
+    """
+
+    velocities: tuple[int, ...]
+    gain: PerElement = 1.0
+
+    def check(self, observation_shape: tuple[int, ...], rest: Array) -> None:
+        """Refuse discrete actions, and indices or gains that do not fit."""
+        if rest.dtype.kind != "f":
+            raise ConfigError("damping needs continuous actions; use hold or zero")
+        if len(self.velocities) != rest.size:
+            raise ConfigError(
+                f"damping needs the velocity of each of the {rest.size} actuators, got "
+                f"{len(self.velocities)} indices: {self.velocities}"
+            )
+        last = math.prod(observation_shape) - 1
+        if not all(0 <= index <= last for index in self.velocities):
+            raise ConfigError(
+                f"the observation has the indices 0 to {last}, got velocities {self.velocities}"
+            )
+        gain = np.atleast_1d(np.asarray(self.gain, float))
+        if gain.size not in (1, rest.size) or not (np.isfinite(gain) & (gain >= 0)).all():
+            raise ConfigError(
+                f"the damping gain must be one number of at least 0, or {rest.size}; got "
+                f"{self.gain}"
+            )
+
+    def __call__(self, observation: Array | None, previous: Array, rest: Array) -> Array:
+        """A torque against the velocities in the observation."""
+        if observation is None:
+            return rest
+        velocity = observation.ravel()[list(self.velocities)]
+        torque = -np.asarray(self.gain, float).ravel() * velocity
+        return torque.reshape(rest.shape)
+
+
+@dataclass(frozen=True)
+class Safety(Options):
     """Limits and what to do beyond them. What is None is not checked.
 
     Attributes:
@@ -42,58 +176,31 @@ class Safety:
         max_missed_deadlines: so many actions in a row that took longer than a period are a fault.
 
     Raises:
-        ConfigError: a value makes no sense.
+        ConfigError: a value is not allowed.
     """
 
-    safe_action: SafeAction = field(default_factory=Zero)
+    safe_action: Zero | Hold | Damping = field(default_factory=Zero)
     action_low: PerElement | None = None
     action_high: PerElement | None = None
-    slew: PerElement | None = None
+    slew: Positive | tuple[Positive, ...] | None = None
     observation_low: PerElement | None = None
     observation_high: PerElement | None = None
-    observation_deviations: float | None = None
-    max_age: float | None = None
-    max_repeats: int | None = None
-    max_missed_deadlines: int | None = MISSED_DEADLINES
+    observation_deviations: Positive | None = None
+    max_age: Positive | None = None
+    max_repeats: Count | None = None
+    max_missed_deadlines: Count | None = MISSED_DEADLINES
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse limits that are no numbers."""
         for name in ("action_low", "action_high", "observation_low", "observation_high"):
             value = getattr(self, name)
-            if value is not None and np.isnan(np.asarray(value, float)).any():
+            if value is not None and np.isnan(value).any():
                 raise ConfigError(f"{name} is not a number: {value}")
-        for name in ("slew", "observation_deviations", "max_age"):
-            value = getattr(self, name)
-            if value is not None and not (np.asarray(value, float) > 0).all():
-                raise ConfigError(f"{name} must be above 0, got {value}")
-        for name in ("max_repeats", "max_missed_deadlines"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be 1 or more, got {value}")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {**values, "safe_action": safe_actions.to_dict(self.safe_action)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Safety:
-        """The settings in a JSON object.
-
-        Raises:
-            ConfigError: a key is unknown, or a value makes no sense.
-        """
-        known = [f.name for f in dataclasses.fields(cls)]
-        if unknown := set(values) - set(known):
-            raise ConfigError(f"unknown safety settings {sorted(unknown)}; known: {known}")
-        settings: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        try:
-            if "safe_action" in settings:
-                settings["safe_action"] = safe_actions.from_dict(settings["safe_action"])
-            return cls(**settings)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"the safety settings make no sense: {error}") from error
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values
 
 
 class Supervisor:
@@ -101,10 +208,8 @@ class Supervisor:
 
     Args:
         safety: the limits.
-        observation_shape: shape of one observation.
-        action: the policy's own bounds, or choices.
-        dtype: number type of the policy's actions.
-        normaliser: statistics of the observations in training; None if there are none.
+        policy: gives the actions.
+        dtype: number type of the actions.
         period: time between two actions, s; infinite if there is no rate.
 
     Attributes:
@@ -118,42 +223,39 @@ class Supervisor:
     def __init__(
         self,
         safety: Safety,
-        observation_shape: tuple[int, ...],
-        action: BoxAction | DiscreteAction,
+        policy: DeployablePolicy,
         dtype: npt.DTypeLike,
-        normaliser: Normaliser | None,
         period: float,
     ) -> None:
         self.safety = safety
-        self.repeats = 0
-        self._shape = observation_shape
-        self._last: Array | None = None
-        self._low = _array("observation_low", safety.observation_low, observation_shape)
-        self._high = _array("observation_high", safety.observation_high, observation_shape)
-        self._mean, self._reach = _deviations(safety, normaliser)
+        self._shape = policy.observation_shape
+        self._range = _range_limits(safety, self._shape, getattr(policy, "normaliser", None))
         self._bounds: tuple[Array, Array] | None = None
         self._step: Array | None = None
+        action = policy.action
         if isinstance(action, BoxAction):
             self._bounds = _action_bounds(safety, action)
             self.rest = np.clip(0, *self._bounds).astype(dtype)
-            if safety.slew is not None:
+            slew = _array("slew", safety.slew, self.rest.shape)
+            if slew is not None:
                 if not math.isfinite(period):
                     raise ConfigError("a slew limit needs a control rate")
-                slew = _array("slew", safety.slew, self.rest.shape)
-                self._step = None if slew is None else slew * period
+                self._step = slew * period
         else:
             if not safety.action_low is safety.action_high is safety.slew is None:
                 raise ConfigError("action limits and slew need continuous actions")
             self.rest = np.zeros(len(action.choices) if action.several else (), dtype)
-        safety.safe_action.check(observation_shape, self.rest)
+        safety.safe_action.check(self._shape, self.rest)
+        self.begin()
 
-    def begin(self) -> None:
-        """Begin a new row of observations: what came before says nothing about what comes."""
-        self._last, self.repeats = None, 0
+    def begin(self, last: Array | None = None, repeats: int = 0) -> None:
+        """Begin a new row of observations.
 
-    def resume(self, observation: Array | None, repeats: int) -> None:
-        """Go on as if `observation` had come last, `repeats` times in a row."""
-        self._last, self.repeats = observation, repeats
+        Args:
+            last: the observation that came last, if the row has begun already.
+            repeats: how often it has come in a row.
+        """
+        self._last, self.repeats = last, repeats
 
     def numbers(self, observation: object) -> Array | None:
         """The observation as float64 of the right shape; None if that cannot be."""
@@ -186,7 +288,12 @@ class Supervisor:
             return FaultKind.STALE, f"it is {age:.3g} s old"
         if safety.max_repeats is not None and self.repeats > safety.max_repeats:
             return FaultKind.STALE, f"it has not changed for {self.repeats} steps"
-        return self._out_of_range(observation)
+        for limit, compare, words in self._range:
+            if (beyond := compare(observation, limit)).any():
+                at = _first(beyond)
+                message = f"element {at} is {observation[at]:.6g}, {words.format(limit[at])}"
+                return FaultKind.OUT_OF_RANGE, message
+        return None
 
     def limit(self, action: Array, previous: Array) -> Array:
         """The action inside bounds and slew limit; the same bits if it is inside already."""
@@ -209,27 +316,6 @@ class Supervisor:
             return action
         return np.clip(action, *self._bounds).astype(self.rest.dtype)
 
-    def _out_of_range(self, observation: Array) -> tuple[FaultKind, str] | None:
-        for limit, beyond, word in (
-            (self._low, np.less, "below"),
-            (self._high, np.greater, "above"),
-        ):
-            if limit is not None and (outside := beyond(observation, limit)).any():
-                at = _first(outside)
-                message = f"element {at} is {observation[at]:.6g}, {word} {limit[at]:.6g}"
-                return FaultKind.OUT_OF_RANGE, message
-        if self._reach is not None:
-            with np.errstate(over="ignore"):
-                outside = np.abs(observation - self._mean) > self._reach
-            if outside.any():
-                at = _first(outside)
-                return FaultKind.OUT_OF_RANGE, (
-                    f"element {at} is {observation[at]:.6g}, more than "
-                    f"{self.safety.observation_deviations:g} standard deviations from the "
-                    f"{self._mean[at]:.6g} of training"
-                )
-        return None
-
 
 def _array(name: str, value: PerElement | None, shape: tuple[int, ...]) -> Array | None:
     """A limit as an array of some shape."""
@@ -244,12 +330,12 @@ def _array(name: str, value: PerElement | None, shape: tuple[int, ...]) -> Array
 
 
 def _action_bounds(safety: Safety, action: BoxAction) -> tuple[Array, Array]:
-    shape = action.low.shape
+    """The policy's own bounds and those of the limits, whichever are narrower."""
     low, high = action.low.astype(np.float64), action.high.astype(np.float64)
-    own_low = _array("action_low", safety.action_low, shape)
-    own_high = _array("action_high", safety.action_high, shape)
-    low = low if own_low is None else np.maximum(low, own_low)
-    high = high if own_high is None else np.minimum(high, own_high)
+    if (own := _array("action_low", safety.action_low, low.shape)) is not None:
+        low = np.maximum(low, own)
+    if (own := _array("action_high", safety.action_high, low.shape)) is not None:
+        high = np.minimum(high, own)
     if not (low <= high).all():
         raise ConfigError(
             f"no action is inside the limits {safety.action_low} to {safety.action_high} and the "
@@ -258,17 +344,27 @@ def _action_bounds(safety: Safety, action: BoxAction) -> tuple[Array, Array]:
     return low, high
 
 
-def _deviations(safety: Safety, normaliser: Normaliser | None) -> tuple[Array, Array | None]:
-    """Mean of the observations, and how far from it they may be; None if that is not limited."""
-    if safety.observation_deviations is None:
-        return np.zeros(()), None
-    if normaliser is None:
-        raise ConfigError(
-            "observation_deviations needs the statistics of the training, and this policy has no "
-            "normaliser; give observation_low and observation_high"
-        )
-    deviation = np.sqrt(normaliser.var + normaliser.epsilon)
-    return normaliser.mean, safety.observation_deviations * deviation
+def _range_limits(
+    safety: Safety, shape: tuple[int, ...], normaliser: Normaliser | None
+) -> list[tuple[Array, Callable[[Array, Array], Array], str]]:
+    """The limits of an observation: where they are, what is beyond them, and how to say so."""
+    limits = [
+        (_array("observation_low", safety.observation_low, shape), np.less, "below {:.6g}"),
+        (_array("observation_high", safety.observation_high, shape), np.greater, "above {:.6g}"),
+    ]
+    if safety.observation_deviations is not None:
+        if normaliser is None:
+            raise ConfigError(
+                "observation_deviations needs the statistics of the training, and this policy has "
+                "no normaliser; give observation_low and observation_high"
+            )
+        reach = safety.observation_deviations * np.sqrt(normaliser.var + normaliser.epsilon)
+        words = f"{{:.6g}}, {safety.observation_deviations:g} standard deviations from the mean"
+        limits += [
+            (normaliser.mean - reach, np.less, f"below {words} of training"),
+            (normaliser.mean + reach, np.greater, f"above {words} of training"),
+        ]
+    return [(limit, beyond, words) for limit, beyond, words in limits if limit is not None]
 
 
 def _first(where: Array) -> tuple[int, ...]:

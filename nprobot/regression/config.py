@@ -1,165 +1,116 @@
-"""The settings of a fit: which rule learns, how, and for how long.
+"""The configuration of a fit: which rule learns, how, and for how long.
 
-A setting that is None takes a default that depends on the rule; the value in use is what
-`config.json` records.
+An option that is None takes the default of the rule; the value in use is what `config.json`
+records.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from nprobot.catalogue import learner_title, rule_named
+from msgspec import Meta
+
+from nprobot import catalogue
+from nprobot.catalogue import LRSchedule, Noise
 from nprobot.errors import ConfigError, UnknownNameError
-from nprobot.training.config import RULES
-
-WITH_FEEDBACK = ("np", "inp", "dnp", "dinp")
-"""Rules that learned feedback is for."""
-
-
-CHANGEABLE = ("epochs", "patience", "checkpoint_every")
-"""Settings that a resumed fit may change."""
+from nprobot.options import Count, NotNegative, Options, Positive, Seed, Share
 
 
 @dataclass(frozen=True)
-class FitConfig:
-    """Settings of `nprobot.fit`.
+class FitConfig(Options):
+    """How a fit learns, and for how long: options of `nprobot.fit`.
 
     Raises:
         ConfigError: a value is not allowed.
         UnknownNameError: there is no such rule or choice.
     """
 
-    rule: str = "danp"
-    """Learning rule: np, inp, anp, with decorrelation dnp, dinp, danp; bp and dbp to compare."""
-    samples: int = 8
-    """Noisy passes that each gradient averages (K)."""
-    epochs: int = 20
+    rule: str = catalogue.DEFAULT_RULE
+    """Learning rule: np, inp, anp; np+feedback, inp+feedback with learned feedback; a d in front
+    for decorrelation; bp and dbp to compare."""
+    samples: Count | None = None
+    """Noisy passes that each gradient averages (K). Left out: 1 with feedback, else 8."""
+    epochs: Count = 20
     """Passes over the training rows."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Rows of a step."""
-    learning_rate: float | None = None
-    """Step size at the start. Left out: 0.01 for dnp, dinp, danp and backpropagation, 0.003 for np,
-    inp, anp; with --optimizer sgd 0.01."""
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    learning_rate: Positive | None = None
+    """Step size at the start. Left out: 0.01 for decorrelated rules and backpropagation, 0.003 for
+    the others; with --optimizer sgd 0.01."""
+    lr_schedule: LRSchedule = "cosine"
     """How the step sizes of weights and of R go from there: down to 0 at the last step, or not."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """What makes a step of a gradient."""
-    sigma: float = 1e-3
-    """Standard deviation of the node noise."""
-    noise: Literal["rademacher", "gaussian", "orthogonal"] = "rademacher"
-    """Distribution of the node noise; random signs are cheaper and of slightly lower variance."""
-    decorrelation_lr: float = 1e-3
-    """Step size of the decorrelation matrices R; decorrelated rules only."""
-    feedback: bool = False
-    """Learn a guess of the node errors on the side, so that noise explains only what it leaves: for
-    np, inp, dnp and dinp. Little variance is left; --samples 1 will do."""
-    whitening: float = 0.0
+    sigma: Positive | None = None
+    """Standard deviation of the node noise. Left out: 0.001 with feedback, else 0.01."""
+    noise: Noise | None = None
+    """Distribution of the node noise. Left out: rademacher, random signs."""
+    decorrelation_lr: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    """Step size of the decorrelation matrices R; decorrelated rules only. Left out: 0.0001."""
+    whitening: Share = 0.0
     """Share of R's step that drives variances to 1; 0 in the paper."""
     keep_function: bool = False
     """Let the weights follow R, so that its steps leave the outputs alone; not so in the paper."""
-    decorrelation_interval: int = 1
+    decorrelation_interval: Count = 1
     """Update R in every n-th step."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Share of the weights, times the step size, that each step takes away."""
-    max_row_norm: float | None = None
+    max_row_norm: Positive | None = None
     """Longest weight vector of a node; a longer one is scaled back after the step."""
-    patience: int | None = None
+    patience: Count | None = None
     """Stop after so many epochs without a better validation error. Left out: never."""
-    checkpoint_every: int | None = None
+    checkpoint_every: Count | None = None
     """Epochs between checkpoints. Left out: a tenth of --epochs."""
-    seed: int = 0
+    seed: Seed = 0
     """Where all randomness of the fit comes from."""
+
+    def check(self) -> None:
+        """Refuse a rule that does not exist."""
+        known = catalogue.rules()
+        if ":" not in self.rule and self.rule not in known:
+            raise UnknownNameError("learning rule", self.rule, known, f"Known: {', '.join(known)}.")
+
+    @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON object as this version would have written it."""
+        upgraded = super().upgraded(values)
+        feedback = upgraded.pop("feedback", False)
+        if not isinstance(feedback, bool):
+            raise ConfigError(f"feedback must be true or false, got {feedback!r}")
+        if feedback:
+            rule = upgraded.get("rule", cls.rule)
+            upgraded["rule"] = catalogue.rule_named(rule, feedback=True).name
+        return upgraded
 
     @property
     def learner(self) -> str:
         """What learns, in a few words, such as ``DNP + feedback, K = 1``."""
-        return learner_title(rule_named(self.rule, feedback=self.feedback).name, self.samples)
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise UnknownNameError("learning rule", self.rule, RULES, f"Known: {', '.join(RULES)}.")
-        for name in (field.name for field in dataclasses.fields(self)):
-            value = getattr(self, name)
-            if name not in ("rule", "feedback", "keep_function", *_CHOICES) and not (
-                value is None and name in _OPTIONAL
-            ):
-                self._require(name, isinstance(value, Real), "a number")
-        for name in ("samples", "epochs", "batch_size", "decorrelation_interval"):
-            self._require(name, _whole(getattr(self, name)), "a whole number from 1")
-        for name in ("patience", "checkpoint_every"):
-            value = getattr(self, name)
-            self._require(name, value is None or _whole(value), "a whole number from 1")
-        for name in ("learning_rate", "max_row_norm"):
-            value = getattr(self, name)
-            self._require(name, value is None or 0 < value < math.inf, "above 0")
-        self._require("sigma", 0 < self.sigma < math.inf, "above 0")
-        self._require("decorrelation_lr", 0 <= self.decorrelation_lr < 1, "from 0 to below 1")
-        self._require("whitening", 0 <= self.whitening <= 1, "from 0 to 1")
-        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
-        self._require("seed", _whole(self.seed + 1), "a whole number from 0")
-        for name in ("feedback", "keep_function"):
-            self._require(name, isinstance(getattr(self, name), bool), "True or False")
-        if self.feedback and self.rule not in WITH_FEEDBACK:
-            raise ConfigError(
-                f"feedback is for {', '.join(WITH_FEEDBACK)}, not for {self.rule!r}: it is a guess "
-                "of what the noise should do, and only these rules multiply by the noise itself"
-            )
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UnknownNameError(name, getattr(self, name), known)
+        return catalogue.learner_title(self.rule, self.samples)
 
     @property
     def decorrelated(self) -> bool:
         """Whether the rule learns decorrelation matrices: the network needs decorrelated layers."""
-        return self.rule not in ("np", "inp", "anp", "bp")
+        return catalogue.rule_named(self.rule).decorrelated
 
-    def complete(self) -> Self:
-        """The same settings with every default that depends on others filled in."""
-        learning_rate = self.learning_rate
-        if learning_rate is None:
-            slow = self.rule in ("np", "inp", "anp") and self.optimizer == "adam"
-            learning_rate = 3e-3 if slow else 1e-2
-        return dataclasses.replace(
-            self,
-            learning_rate=learning_rate,
-            checkpoint_every=self.checkpoint_every or max(self.epochs // 10, 1),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON object that `from_dict` reads."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The settings in a JSON object, or in keyword arguments.
-
-        Raises:
-            UnknownNameError: a key is not the name of a setting; with near matches.
-            ConfigError: a value is not allowed.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise UnknownNameError("setting", key, known)
-        return cls(**values)
-
-    def _require(self, name: str, met: bool, allowed: str) -> None:
-        if not met:
-            raise ConfigError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
+    def resolved(self) -> Self:
+        """The same configuration with every default that is in use filled in."""
+        rule = catalogue.rule_named(self.rule)
+        noisy = rule.perturbs and not rule.decorrelated and self.optimizer == "adam"
+        defaults = {
+            **rule.settings,
+            "learning_rate": 3e-3 if noisy else 1e-2,
+            "checkpoint_every": max(self.epochs // 10, 1),
+        }
+        missing = {k: v for k, v in defaults.items() if getattr(self, k, v) is None}
+        return self.replace(**missing)
 
 
-_OPTIONAL = ("learning_rate", "max_row_norm", "patience", "checkpoint_every")
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "lr_schedule": ("cosine", "linear", "constant"),
-    "optimizer": ("adam", "sgd"),
-    "noise": ("rademacher", "gaussian", "orthogonal"),
-}
-
-
-def _whole(value: float) -> bool:
-    return math.isfinite(value) and value == int(value) and value >= 1
+RULE_OPTIONS = (
+    *("sigma", "samples", "noise", "decorrelation_lr"),
+    *("whitening", "keep_function", "decorrelation_interval"),
+)
+"""Options that belong to the rule: `nprobot.learning_rule` takes them by the same names."""
+CHANGEABLE = ("epochs", "patience", "checkpoint_every")
+"""Options that a resumed fit may change."""

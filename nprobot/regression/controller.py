@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nprobot.envs import ARM_TRACK
 from nprobot.envs.arm import JOINT_NAMES, JOINTS, TORQUE_LIMITS
 from nprobot.envs.arm_track import ArmTrackEnv
 from nprobot.errors import ArchitectureError
@@ -30,9 +31,8 @@ from nprobot.policies.files.policy import (
 from nprobot.policies.files.torch_policy import operations
 from nprobot.policies.layers import fold
 
-from .model import Model, describe_network
+from .model import FittedModel, describe_network
 
-ARM_TRACK = "nprobot/ArmTrack-v0"
 # Standardised inputs are not clipped, as in the model; a policy file needs a number.
 _NO_CLIP = 1e9
 _EPSILON = 1e-12
@@ -45,7 +45,7 @@ _DESCRIPTION = (
 Array = NDArray[np.float64]
 
 
-def export_model(model: Model, provenance: Mapping[str, Any] | None = None) -> Policy:
+def export_model(model: FittedModel, provenance: Mapping[str, Any] | None = None) -> Policy:
     """The policy that does what a model does.
 
     Args:
@@ -77,14 +77,14 @@ def export_model(model: Model, provenance: Mapping[str, Any] | None = None) -> P
     )
 
 
-def is_arm_model(model: Model) -> bool:
+def is_arm_model(model: FittedModel) -> bool:
     """Whether a model predicts the torques of our arm from its positions and their derivatives."""
     names = model.description["input_names"], model.description["target_names"]
     inputs = [f"{j}{part}" for part in ("", ".velocity", ".acceleration") for j in JOINT_NAMES]
     return names == (inputs, [f"{joint}.torque" for joint in JOINT_NAMES])
 
 
-def feedforward_policy(model: Model, provenance: Mapping[str, Any] | None = None) -> Policy:
+def feedforward_policy(model: FittedModel, provenance: Mapping[str, Any] | None = None) -> Policy:
     """The controller of `nprobot/ArmTrack-v0` that a model of the arm's inverse dynamics makes.
 
     Args:
@@ -124,7 +124,7 @@ def feedforward_policy(model: Model, provenance: Mapping[str, Any] | None = None
     )
 
 
-def _operations(model: Model, unit: Array) -> tuple[Operation, ...]:
+def _operations(model: FittedModel, unit: Array) -> tuple[Operation, ...]:
     """The network in numpy, its last layer giving targets in `unit` instead of standardised."""
     if describe_network(model.network) is None:
         raise ArchitectureError(

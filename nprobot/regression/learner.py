@@ -1,22 +1,127 @@
-"""The learning itself: one step a batch, one epoch a pass over the rows, and the state to go on."""
+"""The learning of a fit: what is minimised, a step a batch, an epoch a pass over the rows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nprobot.envs.datasets import Split
-from nprobot.learning.rule import LearningRule
+from nprobot.envs.datasets import Split, nmse
+from nprobot.learning.rule import LearningRule, Loss
 from nprobot.runs.state import restore_optimizer
 from nprobot.training.build import SCHEDULES
 
 from .config import FitConfig
-from .model import Model
-from .objectives import Objective
+from .model import FittedModel
+
+
+@dataclass(frozen=True)
+class RegressionScore:
+    """How good a model is at regression.
+
+    Attributes:
+        nmse: mean squared error over variance of each target; NaN for a target without variance.
+        rmse: root mean squared error of each target, in its own unit.
+    """
+
+    nmse: tuple[float, ...]
+    rmse: tuple[float, ...]
+
+    @property
+    def error(self) -> float:
+        """Mean nMSE of the targets that vary, by which checkpoints are chosen; infinite if none."""
+        known = [value for value in self.nmse if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.inf
+
+    def columns(self) -> dict[str, float]:
+        """The overall figures by name."""
+        return {"nmse": self.error}
+
+    def __str__(self) -> str:
+        return f"nMSE {self.error:.4f}"
+
+
+@dataclass(frozen=True)
+class ClassificationScore:
+    """How good a model is at classification.
+
+    Attributes:
+        accuracy: share of rows whose label is the most likely one.
+        cross_entropy: mean of −log p(label), in nats.
+    """
+
+    accuracy: float
+    cross_entropy: float
+
+    @property
+    def error(self) -> float:
+        """Share of rows with a wrong label, by which checkpoints are chosen."""
+        return 1 - self.accuracy
+
+    def columns(self) -> dict[str, float]:
+        """The overall figures by name."""
+        return {"accuracy": self.accuracy, "cross_entropy": self.cross_entropy}
+
+    def __str__(self) -> str:
+        return f"accuracy {self.accuracy:.1%}"
+
+
+FitScore = RegressionScore | ClassificationScore
+"""How good a model is on the rows of one split."""
+
+
+class Regression:
+    """Squared error of standardised targets."""
+
+    def targets(self, model: FittedModel, split: Split) -> Tensor:
+        """What `loss` takes: standardised targets, `(rows, targets)`."""
+        raw = torch.tensor(split.targets, dtype=torch.float64, device=model.device)
+        return ((raw - model.target_mean) / model.target_scale).to(model.dtype)
+
+    def loss(self, targets: Tensor) -> Loss:
+        """``mean_j (y_j − t_j)²`` for outputs (..., B, targets)."""
+        return lambda outputs: (outputs - targets).square().mean(-1)
+
+    def score(self, model: FittedModel, split: Split) -> RegressionScore:
+        """Errors in the units of the data."""
+        predicted = model.predict(split.inputs)
+        error = np.sqrt(((predicted - split.targets) ** 2).mean(axis=0))
+        ratio = nmse(predicted, split.targets)
+        return RegressionScore(tuple(ratio.tolist()), tuple(error.tolist()))
+
+
+class Classification:
+    """Cross-entropy of the softmax of the outputs."""
+
+    def targets(self, model: FittedModel, split: Split) -> Tensor:
+        """What `loss` takes: labels, `(rows,)`."""
+        return torch.tensor(split.targets, device=model.device)
+
+    def loss(self, targets: Tensor) -> Loss:
+        """``−log softmax(y)_label`` for outputs (..., B, classes)."""
+        labels = targets.unsqueeze(-1)
+
+        def cross_entropy(outputs: Tensor) -> Tensor:
+            chosen = outputs.gather(-1, labels.expand(*outputs.shape[:-1], 1)).squeeze(-1)
+            return outputs.logsumexp(-1) - chosen
+
+        return cross_entropy
+
+    def score(self, model: FittedModel, split: Split) -> ClassificationScore:
+        """Accuracy and mean cross-entropy."""
+        outputs, labels = torch.from_numpy(model.outputs(split.inputs)), torch.tensor(split.targets)
+        losses = self.loss(labels)(outputs)
+        right = outputs.argmax(-1) == labels
+        return ClassificationScore(float(right.double().mean()), float(losses.double().mean()))
+
+
+Objective = Regression | Classification
+"""What is learned: both give a loss per sample, and judge a model in the units of the data."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +141,7 @@ class Epoch:
     learning_rate: float
 
 
-class Learner:
+class FitLearner:
     """A model that learns the rows of one split.
 
     Args:
@@ -53,14 +158,14 @@ class Learner:
 
     def __init__(
         self,
-        model: Model,
+        model: FittedModel,
         rule: LearningRule,
         objective: Objective,
         split: Split,
         config: FitConfig,
         seed: int,
     ) -> None:
-        assert config.learning_rate is not None, "the configuration is complete"
+        assert config.learning_rate is not None, "the configuration is resolved"
         self.model = model
         self.network = model.network
         self.rule = rule
@@ -69,12 +174,17 @@ class Learner:
         self.learning_rate = config.learning_rate
         self.decorrelation_lr = rule.decorrelation_lr
         self.schedule = SCHEDULES[config.lr_schedule]
-        self.optimizer = optimizer(self.network, config)
+        weights = [p for p in self.network.parameters() if p.requires_grad]
+        # AdamW: decay takes its share of the weights whatever the gradient's scale, as in SGD.
+        kind = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.AdamW
+        self.optimizer: torch.optim.Optimizer = kind(
+            weights, self.learning_rate, weight_decay=config.weight_decay
+        )
         self.epochs = 0
         # Contiguous rows, on the network's device, in its type: a batch is one indexed read.
         raw = torch.tensor(split.inputs, dtype=torch.float64, device=model.device)
         self.inputs = model.standardise(raw)
-        self.targets = _as(objective.targets(split), self.inputs)
+        self.targets = objective.targets(model, split)
         self.steps_per_epoch = -(-len(split) // config.batch_size)
         self._order = torch.Generator().manual_seed(seed)
         self._constrained = [p for p in self.network.parameters() if p.dim() > 1]
@@ -135,7 +245,7 @@ class Learner:
         return float(nn.utils.get_total_norm([p.detach() for p in self.network.parameters()]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on as if nothing had happened, between two epochs."""
+        """Everything that learning remembers between two epochs."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -145,24 +255,9 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self.network.load_state_dict(state["network"])
         restore_optimizer(self.optimizer, state["optimizer"])
         self.rule.load_state_dict(state["rule"])
         self._order.set_state(state["order"])
         self.epochs = int(state["epochs"])
-
-
-def optimizer(network: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
-    """The optimiser of a fit; weight decay is decoupled from the gradient's scale in both."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    rate, decay = config.learning_rate, config.weight_decay
-    assert rate is not None, "the configuration is complete"
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, rate, weight_decay=decay)
-    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
-
-
-def _as(targets: Tensor, like: Tensor) -> Tensor:
-    """Targets on the device of the inputs, and of their type unless they are labels."""
-    return targets.to(like.device, like.dtype if targets.is_floating_point() else None)

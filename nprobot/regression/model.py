@@ -25,9 +25,11 @@ from nprobot.errors import (
     ForeignFileError,
     NewerFileError,
     NotFoundError,
+    NprobotError,
 )
 from nprobot.policies.layers import DecorrelatedLinear
 from nprobot.policies.networks import ACTIVATIONS, mlp
+from nprobot.runs.folder import find_policy
 
 FORMAT = "nprobot-model"
 VERSION = 1
@@ -37,7 +39,7 @@ _CHUNK = 8192
 Description = dict[str, Any]
 
 
-class Model(nn.Module):
+class FittedModel(nn.Module):
     """A network on standardised inputs, and, for regression, with standardised targets.
 
     Args:
@@ -69,7 +71,7 @@ class Model(nn.Module):
             self.register_buffer(f"{name}_scale", torch.ones(size, dtype=torch.float64))
 
     @classmethod
-    def for_data(cls, network: nn.Module, data: Dataset) -> Model:
+    def for_data(cls, network: nn.Module, data: Dataset) -> FittedModel:
         """A model with the means and scales of a data set's training rows."""
         model = cls(network, describe_data(data))
         parts = [("input", data.train.inputs)]
@@ -170,7 +172,7 @@ def describe_network(network: nn.Module) -> Description | None:
     return None
 
 
-def save(model: Model, folder: str | Path) -> Path:
+def save(model: FittedModel, folder: str | Path) -> Path:
     """Write a model as ``model.safetensors`` and ``model.json``.
 
     Args:
@@ -196,7 +198,7 @@ def save(model: Model, folder: str | Path) -> Path:
     return folder
 
 
-def load(path: str | Path, network: nn.Module | None = None) -> Model:
+def load(path: str | Path, network: nn.Module | None = None) -> FittedModel:
     """Read a model.
 
     Args:
@@ -212,8 +214,12 @@ def load(path: str | Path, network: nn.Module | None = None) -> Model:
         ArchitectureError: the file does not say how the network is built and none was given, or
             the given one does not fit.
     """
-    folder = find_model(Path(path))
+    folder = find_policy(Path(path))
     file = folder / f"{STEM}.json"
+    if not file.exists():
+        raise NotFoundError(
+            f"there is no model at {path}: it has no {file.name}; give a run of fit"
+        )
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
         if description["format"] != FORMAT:
@@ -226,8 +232,8 @@ def load(path: str | Path, network: nn.Module | None = None) -> Model:
                 f"version {VERSION}. Upgrade nprobot."
             )
         tensors = safetensors.torch.load_file(folder / f"{STEM}.safetensors")
-        model = Model(network or _build(description["network"], file), description["data"])
-    except (ForeignFileError, NewerFileError, ArchitectureError):
+        model = FittedModel(network or _build(description["network"], file), description["data"])
+    except NprobotError:
         raise
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise DamagedFileError(f"the model at {folder} cannot be read: {error!r}") from error
@@ -238,18 +244,6 @@ def load(path: str | Path, network: nn.Module | None = None) -> Model:
             f"the network does not fit the model at {folder}: {error}"
         ) from None
     return model.eval()
-
-
-def find_model(path: Path) -> Path:
-    """The folder of ``model.json`` that a path means: of the newest checkpoint, for a run.
-
-    Raises:
-        NotFoundError: there is none.
-    """
-    for folder in (path / "checkpoints" / "last", path):
-        if (folder / f"{STEM}.json").exists():
-            return folder
-    raise NotFoundError(f"there is no model at {path}: it has no {STEM}.json; give a run of fit")
 
 
 def _build(network: Mapping[str, Any] | None, file: Path) -> nn.Module:

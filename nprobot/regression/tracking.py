@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from nprobot.envs import ARM_TRACK
 from nprobot.envs.arm import JOINTS
 from nprobot.envs.arm_track import ArmTrackEnv
 from nprobot.errors import ConfigError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy
-from nprobot.training.evaluation import check_fit, episode_seeds
+from nprobot.training import environments
+from nprobot.training.evaluation import check_fit, episode_seeds, run_episodes
 
-from .controller import ARM_TRACK, feedforward_policy
-from .model import Model
+from .controller import feedforward_policy
+from .model import FittedModel
 
 Array = NDArray[Any]
 Controller = Callable[[ArmTrackEnv, Array], Array]
@@ -56,7 +57,7 @@ class Tracking:
 
 
 def track(
-    controller: Controller | Policy | Model | str | Path | None,
+    controller: Controller | Policy | FittedModel | str | Path | None,
     *,
     episodes: int = 20,
     seed: int = 0,
@@ -85,14 +86,29 @@ def track(
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
     shift = {"payload": payload, "friction_scale": friction_scale}
     kwargs = {**(env_kwargs or {}), **{k: v for k, v in shift.items() if v is not None}}
-    made = gymnasium.make(ARM_TRACK, **kwargs)
+    made = environments.make(ARM_TRACK, kwargs)
+    env = cast("ArmTrackEnv", made.unwrapped)
+    exact: list[Array] = []
+    infos: list[Mapping[str, Array]] = []
     try:
-        env = cast("ArmTrackEnv", made.unwrapped)
         act = _controller(controller, made)
-        runs = [_follow(env, act, episode) for episode in episode_seeds(seed, episodes)]
+
+        def predict(observations: Array) -> Array:
+            (observation,) = observations
+            exact.append(env.inverse_dynamics(*np.split(observation[ArmTrackEnv.REFERENCE], 3)))
+            return np.asarray(act(env, observation))[None]
+
+        def observe(episode: int, length: int, total: float, info: Mapping[str, Any]) -> None:
+            infos.append(info)
+
+        run_episodes(predict, [env], episode_seeds(seed, episodes), observe)
     finally:
         made.close()
-    error, feedback, torque = (np.stack(part) for part in zip(*runs, strict=True))
+    error, feedback, feedforward = (
+        np.reshape([info[name] for info in infos], (episodes, -1, JOINTS))
+        for name in ("joint_error", "feedback_torque", "feedforward_torque")
+    )
+    torque = feedforward - np.reshape(exact, feedforward.shape)
     return Tracking(
         position_error=_rms(error),
         feedback_torque=_rms(feedback),
@@ -104,13 +120,13 @@ def track(
 
 
 def _controller(
-    given: Controller | Policy | Model | str | Path | None, made: gymnasium.Env[Any, Any]
+    given: Controller | Policy | FittedModel | str | Path | None, made: environments.Env
 ) -> Controller:
     if given is None:
         return lambda env, observation: np.zeros(JOINTS, dtype=np.float32)
     if given in ("exact", "nominal"):
         return lambda env, observation: env.exact_action(nominal=given == "nominal")
-    if isinstance(given, Model):
+    if isinstance(given, FittedModel):
         given = feedforward_policy(given)
     elif isinstance(given, str | Path):
         given = policy_file.load(given)
@@ -124,22 +140,6 @@ def _controller(
             f"environment and observation, or None; got {type(given).__name__}"
         )
     return given
-
-
-def _follow(
-    env: ArmTrackEnv, act: Controller, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """One episode: joint errors, feedback torques, errors of the feed-forward; (steps, 7) each."""
-    observation, _ = env.reset(seed=seed)
-    errors, feedback, wrong = [], [], []
-    done = False
-    while not done:
-        exact = env.inverse_dynamics(*np.split(observation[ArmTrackEnv.REFERENCE], 3))
-        observation, _, _, done, info = env.step(act(env, observation))
-        errors.append(info["joint_error"])
-        feedback.append(info["feedback_torque"])
-        wrong.append(info["feedforward_torque"] - exact)
-    return np.array(errors), np.array(feedback), np.array(wrong)
 
 
 def _rms(values: Sequence[float] | Array) -> float:

@@ -10,7 +10,6 @@ What is in the files is the business of whoever writes them.
 
 from __future__ import annotations
 
-from nprobot.errors import ArchitectureError, DamagedFileError, ForeignFileError, NewerFileError, NprobotError
 import hashlib
 import json
 import os
@@ -21,10 +20,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nprobot.errors import (
+    ArchitectureError,
+    DamagedFileError,
+    ForeignFileError,
+    NewerFileError,
+    NprobotError,
+)
 
-
-
-from .files import (reporting_storage, sync)
+from .files import reporting_storage, sync
 
 LAST = "last"
 MANIFEST = "checkpoint.json"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from nprobot.errors import BusyError, StorageError
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
+from nprobot.errors import BusyError, StorageError
 
 
 @contextmanager

@@ -40,7 +40,8 @@ class RunLog(Logger):
         elapsed: tells how long the run has taken, all sessions together, s.
         saved: from `state`: what is there beyond that is of work that was lost, and is dropped.
             None for a new run, or one that starts again.
-        every: of the rows that come with ``time/iterations``, only every n-th is written. SB3's own interval begins anew in every session.
+        every: of the rows that come with ``time/iterations``, only every n-th is written. SB3's
+            own interval begins anew in every session.
 
     Attributes:
         lost: what is missing of what was logged before, in words; empty if nothing is.
@@ -224,7 +225,10 @@ class ProgressTable(KVWriter):
         row = {name: str(value) for name, value in values.items()}
         self.rows.append(row)
         if row.keys() <= set(self.columns):
-            with reporting_storage(self.file), self.file.open("a", newline="", encoding="utf-8") as stream:
+            with (
+                reporting_storage(self.file),
+                self.file.open("a", newline="", encoding="utf-8") as stream,
+            ):
                 csv.DictWriter(stream, self.columns).writerow(row)
         else:
             self._rewrite()

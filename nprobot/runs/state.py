@@ -6,7 +6,6 @@ strings, booleans and None. It comes back as it was, bit for bit.
 
 from __future__ import annotations
 
-from nprobot.errors import DamagedFileError
 import json
 import math
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-
+from nprobot.errors import DamagedFileError
 
 # A JSON object with one of these keys, alone, stands for something that JSON cannot say.
 _TENSOR, _ARRAY, _TUPLE, _ITEMS, _FLOAT = "$tensor", "$array", "$tuple", "$items", "$float"

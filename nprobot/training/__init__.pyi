@@ -6,7 +6,7 @@ from .config import NetworkOptions as NetworkOptions
 from .config import RunConfig as RunConfig
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
-from .evaluation import record as record
+from .evaluation import run_episodes as run_episodes
 from .folder import RunFolder as RunFolder
 from .run import Result as Result
 from .run import resume as resume

@@ -42,31 +42,21 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         device: torch device.
     """
     config = config.resolved()
-    seeds = Seeds.spawn(config.seed)
-    options = config.flat()
-    policy: dict[str, Any] = {
-        "net_arch": list(options["hidden"]),
-        "activation_fn": ACTIVATIONS[options["activation"]],
-    }
-    if options["weight_decay"]:
-        policy["optimizer_class"] = torch.optim.AdamW
-        policy["optimizer_kwargs"] = {"weight_decay": options["weight_decay"]}
-        if config.algo == "ppo":
-            policy["optimizer_kwargs"]["eps"] = 1e-5  # as SB3's PPO has it with Adam
+    seeds, options = Seeds.spawn(config.seed), config.flat()
+    arguments = constructor_arguments(config, env)
+    if config.about.compares:
+        arguments["alignment_interval"] = options["alignment_every"] or 0
     model: Model = config.about.load()(
         "MlpPolicy",
         env,
-        schedule(options["learning_rate"], options["lr_schedule"]),
         rule=config.rule,
         rule_kwargs={
             "seed": seeds.rule,
             **{name: options[name] for name in ("samples", "sigma", "noise", "decorrelation_lr")},
             **{n: options[n] for n in ("whitening", "keep_function", "decorrelation_interval")},
         },
-        policy_kwargs=policy,
-        seed=seeds.torch,
         device=device,
-        **_arguments(config, env),
+        **arguments,
     )
     env.gamma = model.gamma  # rewards are scaled by the spread of the return that is learned
     env.seed(seeds.environments)  # SB3 has seeded them with its own seed
@@ -87,12 +77,29 @@ def schedule(start: float, name: LRSchedule) -> Schedule:
     return lambda remaining: start * SCHEDULES[name](remaining)
 
 
-def _arguments(config: RunConfig, env: VecNormalize) -> dict[str, Any]:
-    """Options of the algorithm as its constructor takes them."""
-    given = config.algorithm.to_dict()
-    arguments = {name: given[name] for name in config.about.options}
-    if config.about.compares:
-        arguments["alignment_interval"] = config.learning.alignment_every or 0
+def constructor_arguments(config: RunConfig, env: VecNormalize) -> dict[str, Any]:
+    """What stable-baselines3's constructor of the algorithm takes, rule and device aside.
+
+    Args:
+        config: the run, with all defaults filled in.
+        env: its environments.
+    """
+    options = config.flat()
+    policy: dict[str, Any] = {
+        "net_arch": list(options["hidden"]),
+        "activation_fn": ACTIVATIONS[options["activation"]],
+    }
+    if options["weight_decay"]:
+        policy["optimizer_class"] = torch.optim.AdamW
+        policy["optimizer_kwargs"] = {"weight_decay": options["weight_decay"]}
+        if config.algo == "ppo":
+            policy["optimizer_kwargs"]["eps"] = 1e-5  # as SB3's PPO has it with Adam
+    arguments: dict[str, Any] = {name: options[name] for name in config.about.options}
+    arguments |= {
+        "learning_rate": schedule(options["learning_rate"], options["lr_schedule"]),
+        "policy_kwargs": policy,
+        "seed": Seeds.spawn(config.seed).torch,
+    }
     if "exploration_noise" in arguments:
         std = arguments.pop("exploration_noise")
         size = int(np.prod(env.action_space.shape or ()))

@@ -61,7 +61,12 @@ def save_checkpoint(
     def fill(path: Path) -> None:
         observations = begin_episodes(model, seeds)
         policy_file.save(policy(), path)
-        own = {**run(), "first_observations": observations}
+        # The hardware is not new with every episode: what has drifted stays drifted.
+        capsules = [
+            None if capsule is None else np.frombuffer(capsule, np.uint8)
+            for capsule in side_by_side(vector_of(model)).save_actuators()
+        ]
+        own = {**run(), "first_observations": observations, "actuators": capsules}
         save_state(path / STATE, {"run": own, **training_state(model)})
 
     return write_checkpoint(folder, model.num_timesteps, fill)
@@ -90,6 +95,9 @@ def load_checkpoint(
         restore(model, state)
         run = dict(state["run"])
         observations = np.asarray(_restart(model, seeds))
+        capsules = [None if c is None else c.tobytes() for c in run.get("actuators", [])]
+        if capsules:
+            side_by_side(vector_of(model)).restore_actuators(capsules)
         before = run.get("first_observations")
         if before is None:
             report("this checkpoint was written by an earlier version: new episodes begin")

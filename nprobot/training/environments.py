@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -13,7 +16,13 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from nprobot.envs import NoisyActuators
-from nprobot.errors import ActuatorError, EnvironmentUnavailableError, UnknownNameError
+from nprobot.errors import (
+    ActuatorError,
+    EnvironmentFailedError,
+    EnvironmentUnavailableError,
+    NprobotError,
+    UnknownNameError,
+)
 
 Env = gymnasium.Env[Any, Any]
 
@@ -55,29 +64,46 @@ def newest_versions() -> list[EnvSpec]:
     return list(newest.values())
 
 
-def make(env_id: str, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Env:
-    """Make one environment.
+def make(
+    env_id: str,
+    kwargs: Mapping[str, Any] | None = None,
+    actuators: str | None = None,
+    actuators_seed: Sequence[int] | None = None,
+    sensor: str | None = None,
+    **options: Any,
+) -> Env:
+    """Make one environment, with noisy actuators before it if asked for.
 
     Args:
         env_id: gymnasium id.
         kwargs: arguments of the environment's constructor.
+        actuators: preset of `nprobot.envs.NoisyActuators`; None for none.
+        actuators_seed: what their secret noise follows from; None: from the seed of the reset.
+        sensor: preset of the sensor that tells what they did; None for none.
         **options: further arguments of `gymnasium.make`, such as ``render_mode``.
 
     Raises:
         UnknownNameError: it is not registered.
-        EnvironmentUnavailableError: something it needs is not installed, or it does not take an
-            argument.
+        EnvironmentUnavailableError: something it needs is not installed, it does not take an
+            argument, or it has no actuators that could be noisy.
     """
     find_spec(env_id)
     arguments = {**(kwargs or {}), **options}
-    with _explained(env_id):
+    try:
         env = gymnasium.make(env_id, **arguments)
-    if options.get("render_mode") == "rgb_array" and not CAMERA & arguments.keys():
-        _follow(env)
-    return env
+        if options.get("render_mode") == "rgb_array" and not CAMERA & arguments.keys():
+            _follow_robot(env)
+        if actuators is None:
+            return env
+        seed = None if actuators_seed is None else np.random.SeedSequence(list(actuators_seed))
+        return NoisyActuators(env, actuators, sensor=sensor, seed=seed)
+    except (gymnasium.error.Error, ImportError, TypeError, ActuatorError) as error:
+        raise EnvironmentUnavailableError(
+            f"environment {env_id!r} cannot be made: {error}"
+        ) from error
 
 
-def _follow(env: Env) -> None:
+def _follow_robot(env: Env) -> None:
     """Look through the camera that follows the robot, if its model has one and none is chosen.
 
     gymnasium 1.4 looks from a fixed place instead, and a robot that walks leaves the picture.
@@ -92,44 +118,22 @@ def _follow(env: Env) -> None:
         robot.mujoco_renderer.camera_id = camera
 
 
-def make_robot(
-    env_id: str,
-    kwargs: Mapping[str, Any] | None,
-    hardware: str | None,
-    hardware_seed: Sequence[int],
-    sensor: str | None = None,
-    **options: Any,
-) -> Env:
-    """Make one environment, with noisy actuators before it if asked for.
-
-    Args:
-        env_id: as in `make`.
-        kwargs: as in `make`.
-        hardware: preset of actuators; None for none.
-        hardware_seed: what their secret noise follows from.
-        sensor: preset of the sensor that tells what they did; None for none.
-        **options: as in `make`.
-
-    Raises:
-        UnknownNameError: as in `make`.
-        EnvironmentUnavailableError: as in `make`, or it has no actuators that could be noisy.
-    """
-    env = make(env_id, kwargs, **options)
-    if hardware is None:
-        return env
-    with _explained(env_id):
-        seed = np.random.SeedSequence(list(hardware_seed))
-        return NoisyActuators(env, hardware, sensor=sensor, seed=seed)
-
-
 @contextmanager
-def _explained(env_id: str) -> Iterator[None]:
+def reporting_failure(who: str) -> Iterator[None]:
+    """Turn whatever an environment raises here into an `EnvironmentFailedError` of one line."""
     try:
         yield
-    except (gymnasium.error.Error, ImportError, TypeError, ActuatorError) as error:
-        raise EnvironmentUnavailableError(
-            f"environment {env_id!r} cannot be made: {error}"
-        ) from error
+    except NprobotError:
+        raise
+    except Exception as error:
+        raise failure(who, error) from error
+
+
+def failure(who: str, error: Exception) -> EnvironmentFailedError:
+    """What an environment raised, in one line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    return EnvironmentFailedError(f"{who} raised {type(error).__name__} ({where}): {error}")
 
 
 def check_spaces(env: Env, *, continuous: bool = False) -> None:
@@ -173,3 +177,22 @@ def control_rate(env: Env) -> float | None:
             return float(1 / step)
     rate = inner.metadata.get("render_fps")
     return float(rate) if rate else None
+
+
+def silence_mujoco() -> None:
+    """Show each kind of MuJoCo warning once instead of at every step and for every environment.
+
+    Without this MuJoCo also writes `MUJOCO_LOG.TXT` into the working directory.
+    """
+    import mujoco
+
+    seen: set[str] = set()
+
+    def show(text: str) -> None:
+        kind = text.partition(" Time =")[0]
+        # Gymnasium's models still use attributes that MuJoCo means to drop; not a user's business.
+        if kind not in seen and "is deprecated" not in kind:
+            print(f"MuJoCo: {text.strip()}", file=sys.stderr)
+        seen.add(kind)
+
+    mujoco.set_mju_user_warning(show)

@@ -1,16 +1,12 @@
-"""Evaluation of a policy file's policy: deterministic episodes on seeds of their own."""
+"""Evaluation: episodes without exploration, on seeds of their own, and what a policy achieves."""
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
 import statistics
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,19 +15,25 @@ from nprobot.errors import (
     ConfigError,
     EnvironmentUnavailableError,
     NonFiniteError,
-    NprobotError,
     ObservationError,
 )
+from nprobot.policies.files.onnx_file import OnnxPolicy
 from nprobot.policies.files.policy import Array, Policy
 
 from . import environments
 from .config import EVALUATION_EPISODES
-from .workers import failure
 
 SIDE_BY_SIDE = 20
 """Episodes that share one batched call of the policy."""
 LONGEST_EPISODE = 100_000
 """Steps after which an episode is taken to be endless."""
+
+Predict = Callable[[Array], Array]
+"""From raw observations (B, *observation) to actions (B, *action), without exploration."""
+StepObserver = Callable[[int, int, float, Mapping[str, Any]], None]
+"""Is told of every step: number of the episode, its steps and return so far, the step's info."""
+DeployablePolicy = Policy | OnnxPolicy
+"""A policy that acts without the library that trained it."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ class Evaluation:
         seed: that the seeds of the episodes come from.
         returns: undiscounted return of each episode, in the environment's own reward.
         lengths: steps of each episode.
-        hardware: preset of the actuators; None for none.
+        actuators: preset of the noisy actuators; None for none.
     """
 
     env: str
     seed: int
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
-    hardware: str | None = None
+    actuators: str | None = None
 
     @property
     def mean(self) -> float:
@@ -68,11 +70,12 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Policy,
+    policy: DeployablePolicy,
     env: str | None = None,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
-    hardware: str | None = None,
+    actuators: str | None = None,
+    make: Callable[[int], environments.Env] | None = None,
     episodes: int = EVALUATION_EPISODES,
     seed: int = 0,
 ) -> Evaluation:
@@ -82,8 +85,9 @@ def evaluate(
         policy: the policy; its normaliser stays as it is.
         env: environment id; by default the one the policy was trained on.
         env_kwargs: arguments of that environment; by default those of the training.
-        hardware: preset of noisy actuators before it; by default those of the training, and
+        actuators: preset of noisy actuators before it; by default those of the training, and
             "ideal" for none.
+        make: makes environment number 0, 1, …, for one that no id and preset describe.
         episodes: how many episodes.
         seed: the seeds of the episodes come from it, so that two policies meet the same starts.
 
@@ -96,132 +100,75 @@ def evaluate(
         EnvironmentFailedError: it raised an exception.
         NonFiniteError: a reward or observation is not finite.
     """
-    hardware = hardware or hardware_of(policy, env)
-    env, kwargs = task_of(policy, env, env_kwargs)
+    id, kwargs = task_of(policy, env, env_kwargs)
+    if make is None:
+        actuators = actuators or actuators_of(policy, env)
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
-    seeds = episode_seeds(seed, episodes)
-    returns: list[float] = []
-    lengths: list[int] = []
     with ExitStack() as stack:
-        envs = [
-            environments.make_robot(env, kwargs, hardware, (seed, i))
-            for i in range(min(episodes, SIDE_BY_SIDE))
-        ]
-        for made in envs:
-            stack.callback(made.close)
-        check_fit(policy, envs[0], env)
-        for first in range(0, episodes, SIDE_BY_SIDE):
-            batch = run_episodes(policy, envs, seeds[first : first + SIDE_BY_SIDE])
-            returns += [total for total, _ in batch]
-            lengths += [length for _, length in batch]
-    return Evaluation(env, seed, tuple(returns), tuple(lengths), hardware)
+        envs: list[environments.Env] = []
+        for n in range(min(episodes, SIDE_BY_SIDE)):
+            envs.append(make(n) if make else environments.make(id, kwargs, actuators, (seed, n)))
+            stack.callback(envs[-1].close)
+        check_fit(policy, envs[0], id)
+        results = run_episodes(policy.predict, envs, episode_seeds(seed, episodes))
+    returns, lengths = zip(*results, strict=True)
+    return Evaluation(id, seed, returns, lengths, actuators)
 
 
 def run_episodes(
-    policy: Policy, envs: list[environments.Env], seeds: list[int]
+    predict: Predict,
+    envs: Sequence[environments.Env],
+    seeds: Sequence[int],
+    observer: StepObserver | None = None,
 ) -> list[tuple[float, int]]:
-    """One episode for each seed, side by side: the return and length of each."""
-    try:
-        return _run_episodes(policy, envs, seeds)
-    except (NprobotError, ObservationError):
-        raise
-    except Exception as error:
-        raise failure("an environment of the evaluation", error) from error
+    """Run an episode for each seed, as many side by side as there are environments.
 
-
-def _run_episodes(
-    policy: Policy, envs: list[environments.Env], seeds: list[int]
-) -> list[tuple[float, int]]:
-    observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=False)]
-    totals, lengths = [0.0] * len(seeds), [0] * len(seeds)
-    running = list(range(len(seeds)))
-    while running:
-        actions = policy.predict(np.stack([observations[i] for i in running]))
-        still_running = []
-        for i, action in zip(running, actions, strict=True):
-            observations[i], reward, terminated, truncated, _ = envs[i].step(action)
-            totals[i] += float(reward)
-            lengths[i] += 1
-            if not math.isfinite(totals[i]):
-                raise NonFiniteError(f"the reward at step {lengths[i]} of an episode is {reward}")
-            if not (terminated or truncated):
-                still_running.append(i)
-            if lengths[i] >= LONGEST_EPISODE:
-                raise EnvironmentUnavailableError(
-                    f"an episode has not ended after {LONGEST_EPISODE:,} steps; register the "
-                    "environment with max_episode_steps"
-                )
-        running = still_running
-    return list(zip(totals, lengths, strict=True))
-
-
-def record(
-    policy: Policy,
-    video: Path,
-    env: str | None = None,
-    *,
-    env_kwargs: Mapping[str, Any] | None = None,
-    hardware: str | None = None,
-    seed: int = 0,
-) -> None:
-    """Film the first episode that `evaluate` runs with the same seed.
+    When all of these have ended the next ones begin, so that an environment meets the same episodes
+    whatever the policy does.
 
     Args:
-        policy: the policy.
-        video: file to write, such as ``out.mp4``.
-        env: environment id; by default the one the policy was trained on.
-        env_kwargs: arguments of that environment.
-        hardware: preset of noisy actuators, as in `evaluate`.
-        seed: as in `evaluate`.
+        predict: the policy; is given the observations of the episodes that still run.
+        envs: one or more.
+        seeds: of the resets.
+        observer: is told of every step.
+
+    Returns:
+        The return and length of each episode.
 
     Raises:
-        ConfigError: the file is there already, or the package for videos is not installed.
+        EnvironmentUnavailableError: an episode does not end.
+        EnvironmentFailedError: an environment raised an exception.
+        NonFiniteError: a reward is not finite.
     """
-    hardware = hardware or hardware_of(policy, env)
-    env, kwargs = task_of(policy, env, env_kwargs)
-    if video.exists():
-        raise ConfigError(f"{video} is there already; choose another name")
-    try:
-        imageio = importlib.import_module("imageio.v2")
-        importlib.import_module("imageio_ffmpeg")
-    except ImportError as error:
-        raise ConfigError(f"videos need `pip install 'nprobot[video]'` ({error})") from error
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")  # no screen: render off-screen
-    made = environments.make_robot(env, kwargs, hardware, (seed, 0), render_mode="rgb_array")
-    check_fit(policy, made, env)
-    video.parent.mkdir(parents=True, exist_ok=True)
-    rate = made.metadata.get("render_fps") or environments.control_rate(made) or 30
-    try:
-        with imageio.get_writer(video, fps=rate, macro_block_size=8) as film:
-            observation, _ = made.reset(seed=episode_seeds(seed, 1)[0])
-            done = False
-            while not done:
-                film.append_data(made.render())
-                observation, _, terminated, truncated, _ = made.step(policy.predict(observation))
-                done = terminated or truncated
-    finally:
-        made.close()
-
-
-def task_of(
-    policy: Policy, env: str | None, env_kwargs: Mapping[str, Any] | None
-) -> tuple[str, Mapping[str, Any]]:
-    """The environment to evaluate on: the given one, or the one the policy was trained on."""
-    if env is not None and (policy.task is None or env != policy.task.id):
-        return env, env_kwargs or {}
-    if policy.task is None:
-        raise ConfigError("this policy does not say what it controls; name an environment (--env)")
-    return policy.task.id, policy.task.kwargs if env_kwargs is None else env_kwargs
-
-
-def hardware_of(policy: Policy, env: str | None) -> str | None:
-    """The noisy actuators that the policy was trained with; none on another environment."""
-    if policy.task is None or env not in (None, policy.task.id):
-        return None
-    hardware = policy.provenance.get("hardware")
-    return None if hardware is None else str(hardware)
+    totals, lengths = [0.0] * len(seeds), [0] * len(seeds)
+    for first in range(0, len(seeds), len(envs)):
+        running = dict(zip(range(first, len(seeds)), envs, strict=False))
+        observations = {}
+        for i, env in running.items():
+            with environments.reporting_failure("an environment of the evaluation"):
+                observations[i], _ = env.reset(seed=seeds[i])
+        while running:
+            actions = predict(np.stack([observations[i] for i in running]))
+            for (i, env), action in zip(list(running.items()), actions, strict=True):
+                with environments.reporting_failure("an environment of the evaluation"):
+                    observations[i], reward, terminated, truncated, info = env.step(action)
+                totals[i] += float(reward)
+                lengths[i] += 1
+                if not math.isfinite(totals[i]):
+                    raise NonFiniteError(
+                        f"the reward at step {lengths[i]} of an episode is {reward}"
+                    )
+                if observer is not None:
+                    observer(i, lengths[i], totals[i], info)
+                if terminated or truncated:
+                    del running[i]
+                elif lengths[i] >= LONGEST_EPISODE:
+                    raise EnvironmentUnavailableError(
+                        f"an episode has not ended after {LONGEST_EPISODE:,} steps; register the "
+                        "environment with max_episode_steps"
+                    )
+    return list(zip(totals, lengths, strict=True))
 
 
 def episode_seeds(seed: int, episodes: int) -> list[int]:
@@ -229,7 +176,31 @@ def episode_seeds(seed: int, episodes: int) -> list[int]:
     return [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
 
 
-def check_fit(policy: Policy, env: environments.Env, env_id: str) -> None:
+def task_of(
+    policy: DeployablePolicy, env: str | None, env_kwargs: Mapping[str, Any] | None
+) -> tuple[str, Mapping[str, Any]]:
+    """The environment to evaluate on: the given one, or the one the policy was trained on.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if env is not None and (policy.task is None or env != policy.task.id):
+        return env, env_kwargs or {}
+    if policy.task is None:
+        raise ConfigError("this policy does not say what it controls; name an environment (--env)")
+    return policy.task.id, policy.task.kwargs if env_kwargs is None else env_kwargs
+
+
+def actuators_of(policy: DeployablePolicy, env: str | None) -> str | None:
+    """The noisy actuators that the policy was trained with; none on another environment."""
+    if policy.task is None or env not in (None, policy.task.id):
+        return None
+    made = policy.provenance
+    actuators = made.get("actuators", made.get("hardware"))  # as earlier versions wrote it
+    return None if actuators is None else str(actuators)
+
+
+def check_fit(policy: DeployablePolicy, env: environments.Env, env_id: str) -> None:
     """Refuse an environment whose observations or actions are not those of the policy.
 
     Raises:
@@ -237,7 +208,7 @@ def check_fit(policy: Policy, env: environments.Env, env_id: str) -> None:
     """
     space = env.action_space
     try:
-        action: Array = policy.predict(np.zeros(env.observation_space.shape or ()))
+        action = policy.predict(np.zeros(env.observation_space.shape or ()))
     except ObservationError as error:
         raise EnvironmentUnavailableError(f"the policy does not fit {env_id}: {error}") from None
     if action.shape != space.shape or action.dtype.kind != np.dtype(space.dtype).kind:

@@ -111,6 +111,18 @@ class SideBySide(VecEnv):
         """Set the seed of each environment for the next `reset`."""
         self._seeds = list(seeds)
 
+    def save_actuators(self) -> list[bytes | None]:
+        """The sealed state of each environment's noisy actuators; None where there are none."""
+        return [capsule for part in self._ask("save_actuators") for capsule in part]
+
+    def restore_actuators(self, capsules: Sequence[bytes | None]) -> None:
+        """Put states from `save_actuators` into environments that have just been reset.
+
+        Raises:
+            DamagedFileError: they were altered, or are of other actuators.
+        """
+        self._ask("restore_actuators", *self._split(capsules))
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Give up environments of this process, too, when they do not return."""

@@ -11,12 +11,10 @@ import copy
 import multiprocessing
 import signal
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -24,11 +22,17 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from nprobot.envs.actuators.wrapper import READING
-from nprobot.errors import EnvironmentFailedError, EnvironmentUnavailableError, NprobotError
+from nprobot.envs.actuators import READING
+from nprobot.errors import (
+    ActuatorError,
+    DamagedFileError,
+    EnvironmentFailedError,
+    EnvironmentUnavailableError,
+    NprobotError,
+)
 
 from . import environments
-from .mujoco_messages import tame_mujoco
+from .environments import failure, silence_mujoco
 
 Array = NDArray[Any]
 Results = tuple[Array, Array, Array, list[dict[str, Any]]]
@@ -43,7 +47,8 @@ _PASSED_ON = ("is_success", READING)
 """What algorithms want to know of an environment's information."""
 
 _RAISED_THERE: dict[str, type[NprobotError]] = {
-    cls.__name__: cls for cls in (EnvironmentFailedError, EnvironmentUnavailableError)
+    cls.__name__: cls
+    for cls in (DamagedFileError, EnvironmentFailedError, EnvironmentUnavailableError)
 }
 
 
@@ -68,9 +73,7 @@ class EnvRecipe:
     def make(self, index: int = 0) -> environments.Env:
         """Make environment number `index`; those with other numbers have other noise."""
         seed = (self.seed, index)
-        return environments.make_robot(
-            self.env, self.kwargs, self.actuators, seed, sensor=self.sensor
-        )
+        return environments.make(self.env, self.kwargs, self.actuators, seed, sensor=self.sensor)
 
 
 class Watched(Protocol):
@@ -177,6 +180,20 @@ class EnvironmentGroup:
         self._busy.value = -1
         return observations, rewards, dones, infos
 
+    def save_actuators(self) -> list[bytes | None]:
+        """The sealed state of each environment's noisy actuators; None where there are none."""
+        return [_sealed(env) for env in self._envs]
+
+    def restore_actuators(self, capsules: Sequence[bytes | None]) -> None:
+        """Put states from `save_actuators` into environments that have just been reset.
+
+        Raises:
+            DamagedFileError: they were altered, or are of other actuators.
+        """
+        for env, capsule in zip(self._envs, capsules, strict=True):
+            if capsule is not None:
+                env.get_wrapper_attr("restore_actuators")(capsule)
+
     def attribute(self, name: str) -> list[Any]:
         """An attribute of each environment or of what it wraps."""
         return [env.get_wrapper_attr(name) for env in self._envs]
@@ -206,11 +223,13 @@ class EnvironmentGroup:
         return np.empty((len(self._envs), *self._shape), self._dtype)
 
 
-def failure(who: str, error: Exception) -> EnvironmentFailedError:
-    """What an environment raised, in one line."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}, line {place.lineno}"
-    return EnvironmentFailedError(f"{who} raised {type(error).__name__} ({where}): {error}")
+def _sealed(env: environments.Env) -> bytes | None:
+    if not env.has_wrapper_attr("save_actuators"):
+        return None
+    with suppress(ActuatorError):  # a user's own, without a seed: nobody can save it
+        capsule: bytes = env.get_wrapper_attr("save_actuators")()
+        return capsule
+    return None
 
 
 class GroupRunner(Protocol):
@@ -402,7 +421,7 @@ class _Patience:
 def _serve(connection: Connection, recipe: EnvRecipe, indices: list[int], busy: Watched) -> None:
     """The life of a worker: it ends when the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    tame_mujoco()
+    silence_mujoco()
     group: EnvironmentGroup | None = None
     while True:
         try:

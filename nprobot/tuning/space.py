@@ -10,21 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from nprobot import catalogue
 from nprobot.errors import ConfigError, UnknownNameError
 
+if TYPE_CHECKING:
+    from optuna import Trial
+
 Value = float | int | str
-
-
-class Trial(Protocol):
-    """Chooses values; an Optuna trial is one."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        """A number."""
-
-    def suggest_categorical(self, name: str, choices: tuple[Value, ...]) -> Any:  # noqa: ANN401
-        """One of several values."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +47,8 @@ class Choice:
 
     def suggest(self, trial: Trial) -> Value:
         """The value that a trial chooses."""
-        chosen: Value = trial.suggest_categorical(self.name, self.values)
-        return chosen
+        chosen: Any = trial.suggest_categorical(self.name, self.values)
+        return chosen  # type: ignore[no-any-return]
 
     def nearest(self, value: Any) -> Value:  # noqa: ANN401
         """The value that is a given one, or nearest to it."""
@@ -112,8 +106,9 @@ def parameters(algo: str, rule: str) -> tuple[Parameter, ...]:
     """
     if algo not in SPACES:
         raise UnknownNameError("algorithm to tune", algo, SPACES)
-    noise = () if rule in ("bp", "dbp") or algo == "nrl" else (_NOISE,)
-    decorrelation = (_DECORRELATION,) if rule in ("dnp", "dinp", "danp", "dbp") else ()
+    known = catalogue.rule_named(rule)
+    noise = (_NOISE,) if known.perturbs and algo != "nrl" else ()
+    decorrelation = (_DECORRELATION,) if known.decorrelated else ()
     return (*SPACES[algo], *noise, *decorrelation)
 
 

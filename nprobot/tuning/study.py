@@ -1,6 +1,6 @@
 """A search for settings: Optuna chooses, runs are measured, the best is compared on fresh seeds.
 
-Everything is kept in a journal of JSON lines, so that a search that was cut off goes on where it
+Everything is kept in a journal of JSON lines, so that a search that was cut off continues where it
 was, at the cost of the run at hand.
 """
 
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import shutil
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nprobot.defaults import TunedDefaults, TunedScore
 from nprobot.errors import (
     ConfigError,
     FileError,
@@ -24,9 +26,11 @@ from nprobot.errors import (
     RunFailedError,
     StorageError,
 )
+from nprobot.runs.reporting import Progress, Reporter
+from nprobot.runs.versions import versions
+from nprobot.training.config import EVALUATION_EPISODES
 
 from .config import FRESH, TuneConfig
-from .objective import Objective
 from .space import Value, parameters, point
 
 if TYPE_CHECKING:
@@ -36,69 +40,79 @@ JOURNAL = "journal.log"
 STARTUP_TRIALS = 4
 """Trials before the sampler models what is good, and before one can be given up."""
 
-
-class Reporter(Protocol):
-    """Receives the news of a search."""
-
-    def begin(self, rule: str, done: int, total: int) -> None:
-        """A search begins, or goes on: so many of its runs are behind it."""
-
-    def ran(self, done: int, total: int) -> None:
-        """So many of the runs are behind it."""
-
-    def message(self, text: str) -> None:
-        """One line for a person."""
+OnReturn = Callable[[int, float], None]
+"""Told the environment steps of a run so far and the return there; may raise, to end the run."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a search has found.
+class TrainingRuns:
+    """The runs of a search: trains by `nprobot.training.train`, and measures.
 
-    Attributes:
-        rule: learning rule.
-        settings: the best, by name.
-        value: their return in the search: mean over the seeds of a trial.
-        best_trial: number of that trial; 0 for the general defaults.
-        trials: how many there were.
-        pruned: how many of them were given up early.
-        environment_steps: that the search took, the final comparison included.
-        tuned: returns of the final runs with the best settings, one a seed.
-        general: the same with the general defaults.
+    A run happens in a folder of its own, which is removed when its numbers are taken.
+
+    Args:
+        config: the search; of one rule.
+        folder: for the folders of runs.
     """
 
-    rule: str
-    settings: Mapping[str, Value]
-    value: float
-    best_trial: int
-    trials: int
-    pruned: int
-    environment_steps: int
-    tuned: tuple[float, ...]
-    general: tuple[float, ...]
+    def __init__(self, config: TuneConfig, folder: Path) -> None:
+        (self.rule,) = config.rule
+        self.config = config
+        self.folder = folder
 
-    @property
-    def better(self) -> bool:
-        """Whether the settings are better than the general defaults on seeds of no trial."""
-        return statistics.fmean(self.tuned) > statistics.fmean(self.general)
+    def defaults(self) -> Mapping[str, Any]:
+        """Every option in use where nothing is set, by name."""
+        return self.config.run(self.rule).resolved().flat()
+
+    def __call__(self, settings: Mapping[str, Any], seed: int, on_return: OnReturn) -> float:
+        """The mean return of 20 deterministic episodes at the end of a run.
+
+        Args:
+            settings: options to set, by name.
+            seed: of the run.
+            on_return: told every evaluation within the run.
+
+        Raises:
+            RunFailedError: learning has come to a premature end (a NaN, say).
+            KeyboardInterrupt: somebody has stopped the run: it has no result.
+        """
+        from nprobot.training import train
+
+        path = self.folder / "run"
+        shutil.rmtree(path, ignore_errors=True)  # left by a search that was killed
+        config = self.config.run(self.rule, seed).with_options(settings)
+        try:
+            result = train(config, path, on_evaluation=lambda steps, e: on_return(steps, e.mean))
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+        if result.interrupted or result.evaluation is None:
+            raise KeyboardInterrupt
+        return result.evaluation.mean
 
 
-def search(config: TuneConfig, folder: Path, objective: Objective, reporter: Reporter) -> Outcome:
-    """Search for the best settings of one rule, or go on with a search.
+def search(
+    config: TuneConfig, folder: Path, runs: TrainingRuns, reporter: Reporter, command: str = ""
+) -> TunedDefaults:
+    """Search for the best settings of one rule, or continue a search.
 
     Args:
         config: what to search; of one rule.
         folder: of the search; made if it is not there.
-        objective: measures settings.
-        reporter: who wants the news.
+        runs: trains and measures.
+        reporter: receives the news.
+        command: the command line that asked for it, to be kept with what is found.
+
+    Returns:
+        The best settings, their score on seeds that no trial had, beside that of the general
+        defaults, and what the search took.
 
     Raises:
         MissingPackageError: Optuna is not installed.
         FileError: `folder` holds another search.
         RunFailedError: no trial has come to its end, or a run has failed for another reason than
-            its settings; the search can be gone on with.
+            its settings; the search can be continued.
     """
     try:
-        return _Search(config, open_study(config, folder), objective, reporter).run()
+        return _Search(config, open_study(config, folder), runs, reporter).run(command)
     except StorageError:
         raise
     except OSError as error:
@@ -106,7 +120,7 @@ def search(config: TuneConfig, folder: Path, objective: Objective, reporter: Rep
 
 
 def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
-    """The study in a folder, new or gone on with.
+    """The study in a folder, new or continued.
 
     Raises:
         MissingPackageError: Optuna is not installed.
@@ -132,18 +146,25 @@ def open_study(config: TuneConfig, folder: Path) -> optuna.Study:
     # Optuna asserts that a journal is one.
     except (AssertionError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{folder / JOURNAL} cannot be read: {error}") from error
-    asked = json.dumps(config.identity(), sort_keys=True)
-    before = study.user_attrs.setdefault("config", None)
+    before = study.user_attrs.get("config")
     if before is None and len(study.get_trials(deepcopy=False)) == 0:
         if len(optuna.get_all_study_names(storage)) > 1:
             raise FileError(f"{folder} holds another search; choose another --out")
-        study.set_user_attr("config", asked)
-    elif before != asked:
+        study.set_user_attr("config", json.dumps(config.identity().to_dict(), sort_keys=True))
+    elif before is None or _identity(before) != config.identity():
         raise FileError(
             f"{folder} holds a search with other settings: {before}; choose another --out, or "
             "repeat its command (only --trials may change)"
         )
     return study
+
+
+def _identity(stored: str) -> TuneConfig | None:
+    """The search that a journal is of, perhaps of an earlier version; None for no valid one."""
+    try:
+        return TuneConfig.from_dict(json.loads(stored)).identity()
+    except (ConfigError, ValueError):
+        return None
 
 
 def require_optuna() -> None:
@@ -160,17 +181,19 @@ class _Search:
     """One search while it runs."""
 
     def __init__(
-        self, config: TuneConfig, study: optuna.Study, objective: Objective, reporter: Reporter
+        self, config: TuneConfig, study: optuna.Study, runs: TrainingRuns, reporter: Reporter
     ) -> None:
         (self.rule,) = config.rule
         self.config, self.study = config, study
-        self.objective, self.reporter = objective, reporter
+        self.runs, self.reporter = runs, reporter
         self.space = parameters(config.algo, self.rule)
         self.total = config.trials * config.seeds + 2 * config.fresh_seeds
 
-    def run(self) -> Outcome:
+    def run(self, command: str) -> TunedDefaults:
         self._take_up()
-        self.reporter.begin(self.rule, self._done(), self.total)
+        if done := self._done():
+            self.reporter.message(f"{self.rule}: continuing after {done} of {self.total} runs")
+        self._news()
         while (number := len(self._finished())) < self.config.trials:
             # Seeded anew for every trial: a search that was cut off chooses as one that was not.
             self.study.sampler = self._sampler(number)
@@ -181,21 +204,38 @@ class _Search:
             f"{best.value:.4g}; on fresh seeds:"
         )
         settings: dict[str, Value] = best.user_attrs["settings"]
-        tuned = [self._fresh("tuned", settings, i) for i in range(self.config.fresh_seeds)]
-        general = [self._fresh("general", {}, i) for i in range(self.config.fresh_seeds)]
+        config, seeds = self.config, range(FRESH, FRESH + self.config.fresh_seeds)
+        tuned = tuple(self._fresh("tuned", settings, seed) for seed in seeds)
+        general = tuple(self._fresh("general", {}, seed) for seed in seeds)
         trials = self._finished()
         taken = sum(trial.user_attrs.get("steps", 0) for trial in self.study.trials)
-        assert best.value is not None, "a trial that is complete has a value"
-        return Outcome(
+        samples = config.run(self.rule).samples
+        again = ["nprobot", "train", "--env", config.env, "--algo", config.algo]
+        again += ["--rule", self.rule, "--steps", str(config.steps), "--seed", str(FRESH)]
+        return TunedDefaults(
+            env=config.env,
+            algo=config.algo,
             rule=self.rule,
-            settings=settings,
-            value=best.value,
-            best_trial=best.number,
-            trials=len(trials),
-            pruned=sum(trial.state.name == "PRUNED" for trial in trials),
-            environment_steps=taken + 2 * self.config.fresh_seeds * self.config.steps,
-            tuned=tuple(tuned),
-            general=tuple(general),
+            settings={**({} if samples is None else {"samples": samples}), **settings},
+            score=TunedScore(
+                steps=config.steps,
+                episodes=EVALUATION_EPISODES,
+                seeds=tuple(seeds),
+                tuned=tuned,
+                general=general,
+                command=shlex.join(again),
+            ),
+            search={
+                "command": command,
+                "seeds": list(range(config.seeds)),
+                "best_trial": best.number,
+                "trials": len(trials),
+                "pruned": sum(trial.state.name == "PRUNED" for trial in trials),
+                "steps": config.steps,
+                "environment_steps": taken + 2 * len(seeds) * config.steps,
+                "return_in_search": best.value,
+                "versions": {name: version for name, version in versions().items() if version},
+            },
         )
 
     def _take_up(self) -> None:
@@ -204,7 +244,7 @@ class _Search:
 
         trials = self.study.get_trials(deepcopy=False)
         if not trials:
-            self.study.enqueue_trial(point(self.space, self.objective.defaults()))
+            self.study.enqueue_trial(point(self.space, self.runs.defaults()))
         for trial in trials:
             if trial.state == TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
@@ -233,7 +273,7 @@ class _Search:
             f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items()
         )
         self.reporter.message(f"{self.rule}, trial {trial.number}: {outcome} ({shown})")
-        self.reporter.ran(self._done(), self.total)
+        self._news()
 
     def _measure(self, trial: optuna.Trial, settings: Mapping[str, Value]) -> float:
         """The mean return over the seeds; every evaluation may end the trial."""
@@ -254,7 +294,7 @@ class _Search:
                 raise TrialPruned(f"given up at {value:.4g}, seed {seed}, step {steps:,}")
 
         for seed in range(config.seeds):
-            final = self.objective(settings, seed, judge)
+            final = self.runs(settings, seed, judge)
             # A run may evaluate more or less often than asked for; the next begins its own count.
             evaluation = (seed + 1) * (config.evaluations + 1) - 1
             returns.append(final)
@@ -263,22 +303,22 @@ class _Search:
                 raise NonFiniteError(f"the return is {final}")
             trial.report(final, evaluation)
             evaluation += 1
-            self.reporter.ran(self._done() + len(returns), self.total)
+            self._news(len(returns))
             if len(returns) < config.seeds and trial.should_prune():
                 raise TrialPruned(f"given up at {final:.4g} after seed {seed}")
         return statistics.fmean(returns)
 
-    def _fresh(self, what: str, settings: Mapping[str, Value], index: int) -> float:
+    def _fresh(self, what: str, settings: Mapping[str, Value], seed: int) -> float:
         """The return of a run on a seed that no trial had; from the journal if it is there."""
-        name = f"{what} {index}"
+        name = f"{what} {seed - FRESH}"
         kept = self.study.user_attrs.get(name)
         key = json.dumps(dict(settings), sort_keys=True)
         if kept is not None and kept["settings"] == key:
             return float(kept["return"])
-        value = self.objective(settings, FRESH + index, lambda steps, value: None)
+        value = self.runs(settings, seed, lambda steps, value: None)
         self.study.set_user_attr(name, {"settings": key, "return": value})
-        self.reporter.message(f"  {what}, seed {FRESH + index}: return {value:.4g}")
-        self.reporter.ran(self._done(), self.total)
+        self.reporter.message(f"  {what}, seed {seed}: return {value:.4g}")
+        self._news()
         return value
 
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
@@ -293,6 +333,10 @@ class _Search:
         """Runs behind the search, those that a trial was spared among them."""
         fresh = [name for name in self.study.user_attrs if name.startswith(("tuned", "general"))]
         return len(self._finished()) * self.config.seeds + len(fresh)
+
+    def _news(self, runs_of_trial: int = 0) -> None:
+        done = self._done() + runs_of_trial
+        self.reporter.progress(Progress(done, self.total, unit="runs", figures=self.rule))
 
     def _best(self) -> optuna.trial.FrozenTrial:
         try:

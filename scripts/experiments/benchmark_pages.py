@@ -11,7 +11,6 @@ What is said about them stays a person's.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +18,9 @@ from typing import Any
 from rows import FIGURES, ROOT, put_section
 
 from nprobot.benchmark import Results as Report
-from nprobot.benchmark.aggregates import improvement_interval
-from nprobot.benchmark.reporting import draw, markdown_page
+from nprobot.benchmark import read
+from nprobot.benchmark.aggregates import improvement
+from nprobot.benchmark.page import MARKDOWN, draw, render, sections
 
 Row = dict[str, Any]
 RESULTS = ROOT / "results" / "benchmark"
@@ -56,7 +56,8 @@ PARTS = {
 """Parts of a report that the page has, and its places for them."""
 
 SEARCHED = {
-    **{"BP": ("bp", None), "NP + feedback, K = 1": ("np", 1), "NP + feedback, K = 8": ("np", 8)},
+    **{"BP": ("bp", None), "NP + feedback, K = 1": ("np+feedback", 1)},
+    "NP + feedback, K = 8": ("np+feedback", 8),
     "DANP, K = 8": ("danp", 8),
 }
 """Whose settings the search for the anchor compared, their rules and K."""
@@ -72,8 +73,7 @@ class Results:
     def __init__(self, *names: str) -> None:
         self.rows: list[Row] = []
         for name in names:
-            text = (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8")
-            self.rows += map(json.loads, text.splitlines())
+            self.rows += read(RESULTS / f"{name}.jsonl")
 
     def of(self, learner: str, task: str) -> list[Row]:
         """In the order of their seeds."""
@@ -161,12 +161,11 @@ def settings_table(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
 
 def is_searched(row: Row) -> bool:
     """Whether a row is of a learner whose settings were compared, and of a long run."""
-    feedback = row["settings"].get("feedback", False)
     batch = 256 if row["rule"] == "danp" else 64
     return (
         row["algo"] == "ppo"
         and row["settings"]["batch_size"] == batch
-        and feedback == (row["rule"] == "np")
+        and row["rule"] != "np"
         and row["env"] != "InvertedPendulum-v5"
     )
 
@@ -192,7 +191,7 @@ def fresh_table(fresh: Results, start: Results) -> list[str]:
             if learner == "BP":
                 cells += ["100", "–"]
             else:
-                cells += [f"{100 * way:.0f}", str(improvement_interval([own], [backprop]))]
+                cells += [f"{100 * way:.0f}", str(improvement([own], [backprop]))]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -231,10 +230,11 @@ def number(value: float) -> str:
 def put_report(rows: Sequence[Row]) -> None:
     """What the report of a benchmark shows, into the page: tables, findings, two figures."""
     shown = Report.of(row for row in rows if row["learner"] in ("BP", "random", *OF_ALL))
-    (FIGURES / "benchmark_scores.png").write_bytes(draw(shown)["scores"])
+    pictures = draw(shown)
+    (FIGURES / "benchmark_scores.png").write_bytes(pictures["scores"])
     drawn = Report.of(row for row in rows if row["learner"] in DRAWN)
     (FIGURES / "benchmark_curves.png").write_bytes(draw(drawn)["curves_env_steps"])
-    for part in markdown_page(shown).split("## ")[1:]:
+    for part in render(MARKDOWN, shown, sections(shown, pictures)).split("## ")[1:]:
         title, _, text = part.partition("\n")
         if name := PARTS.get(title.partition(":")[0]):
             put_section(name, [text.strip()], BENCHMARK)

@@ -11,8 +11,6 @@ those of the benchmark, from its rows.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,9 +24,8 @@ from typing_extensions import override
 
 from nprobot import PPO
 from nprobot.algorithms.ppo import _fuse
-from nprobot.benchmark.execution import execute
-from nprobot.benchmark.sb3 import CLASSES
-from nprobot.benchmark.spec import RunSpec
+from nprobot.benchmark import RunSpec, execute
+from nprobot.benchmark import read as read_rows
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.sb3_networks import Actor, Critic
 
@@ -109,9 +106,9 @@ def main() -> None:
 def run(case: Case, seed: int) -> None:
     """Train and keep the row."""
     there = benchmark_rows(case)[0]
-    spec = dataclasses.replace(RunSpec.from_dict(there), seed=seed)
+    spec = RunSpec.of_row(there).replace(seed=seed)
     exact = spec.rule == "bp"
-    with mock.patch.dict(CLASSES, ppo=OurUpdate if exact else ClippedTogether):
+    with mock.patch("nprobot.algorithms.ppo.PPO", OurUpdate if exact else ClippedTogether):
         row = execute(spec)
     kept = {"env": case.env, "learner": case.learner, "clipped": EACH if exact else TOGETHER}
     kept |= {"seed": seed, "steps": spec.steps, "return": f"{row['return_mean']:.4f}"}
@@ -124,8 +121,8 @@ def benchmark_rows(case: Case) -> list[dict[str, Any]]:
     """What the benchmark has of a learner."""
     found = []
     for name in ("core", "search_anchor"):
-        lines = (BENCHMARK / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        found += [row for row in map(json.loads, lines) if row["env"] == case.env]
+        rows = read_rows(BENCHMARK / f"{name}.jsonl")
+        found += [row for row in rows if row["env"] == case.env]
     return [row for row in found if row["learner"] in case.names and row["status"] == "done"]
 
 

@@ -54,7 +54,7 @@ from nprobot.learning.decorrelation import (
     update,
 )
 from nprobot.policies import mlp
-from nprobot.training.mujoco_messages import tame_mujoco
+from nprobot.training.environments import silence_mujoco
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -495,7 +495,7 @@ def looks(model: nprobot.PPO) -> dict[str, float]:
 
 def control(arguments: argparse.Namespace) -> None:
     """All runs of the plan, or those asked for."""
-    tame_mujoco()
+    silence_mujoco()
     done = {(r["env"], r["learner"], r["decay"], r["seed"]) for r in read("control")}
     for key in _runs(arguments):
         env_id, name, decay, seed = key

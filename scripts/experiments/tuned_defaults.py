@@ -26,18 +26,15 @@ from typing import Any
 import torch
 from rows import ROOT, append, command_line, read
 
-from nprobot.defaults import TunedDefaults, save
-from nprobot.defaults.files import Score, with_settings
-from nprobot.defaults.lookup import ROOT as FILES
-from nprobot.defaults.lookup import file_name
+from nprobot.defaults import TunedDefaults, TunedScore, file_name, save
+from nprobot.defaults.settings import ROOT as FILES
 from nprobot.runs.versions import git_commit, versions
-from nprobot.training.build import options_in_use
 from nprobot.training.config import EVALUATION_EPISODES, RunConfig
 from nprobot.training.run import train
 
 ROWS = ROOT / "results" / "tuning" / "rows.csv"
 RULES = ("bp", "danp", "np-feedback")
-"""As in the names of files."""
+"""As rows name them."""
 SEARCH_SEEDS, FRESH_SEEDS = (100, 101), (1000, 1001)
 TIE_SEEDS = (102, 103)
 """For choices that are all at the top of a task, above the general defaults: one seed after the
@@ -174,7 +171,7 @@ def run(task: Task, rule: str, choice: str, seed: int) -> None:
     key |= {"steps": str(task.steps)}
     if any(all(row[name] == value for name, value in key.items()) for row in read(ROWS)):
         return
-    config = with_settings(plain(task, rule, seed), CHOICES[task.algo, rule][choice])
+    config = plain(task, rule, seed).with_options(CHOICES[task.algo, rule][choice])
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         result = train(config, Path(folder) / "run")
@@ -188,9 +185,8 @@ def run(task: Task, rule: str, choice: str, seed: int) -> None:
 
 def plain(task: Task, rule: str, seed: int = 0) -> RunConfig:
     """A run with the general defaults."""
-    name, _, feedback = rule.partition("-")
-    config = RunConfig(env=task.env, algo=task.algo, rule=name, steps=task.steps, seed=seed)
-    return with_settings(config, {"feedback": True}) if feedback else config
+    name = rule.replace("-", "+")  # rows have the name that files had
+    return RunConfig(env=task.env, algo=task.algo, rule=name, steps=task.steps, seed=seed)
 
 
 def found(task: Task, rule: str) -> dict[tuple[str, int], dict[str, str]]:
@@ -240,15 +236,20 @@ def leaders(task: Task, rule: str, ties: tuple[int, ...]) -> list[str]:
 
 
 def write(task: Task) -> None:
-    """The files of a task: of all rules or of none, which would compare tuned with untuned."""
+    """Into the table of a task: all rules or none, which would compare tuned with untuned.
+
+    An entry that repeats the general defaults is not written.
+    """
     try:
         made = [of_rule(task, rule) for rule in RULES if (task.algo, rule) in CHOICES]
     except KeyError as missing:
         print(f"{task.name}: not written, a run is missing: {missing}")
         return
     for own in made:
-        name = file_name(task.env, task.algo, own.rule, feedback=own.feedback)
-        print(f"{save(own, FILES / name).name}: {own.score}")
+        general = RunConfig(env=own.env, algo=own.algo, rule=own.rule)
+        if general.with_options(own.settings).resolved() == general.resolved():
+            continue
+        print(f"{save(own, FILES / file_name(task.env)).name}, {own.rule}: {own.score}")
 
 
 def of_rule(task: Task, rule: str) -> TunedDefaults:
@@ -279,7 +280,7 @@ def of_rule(task: Task, rule: str) -> TunedDefaults:
         algo=task.algo,
         rule=config.rule,
         settings={name: list(v) if isinstance(v, tuple) else v for name, v in own.items()},
-        score=Score(
+        score=TunedScore(
             steps=task.steps,
             episodes=EVALUATION_EPISODES,
             seeds=FRESH_SEEDS,
@@ -303,18 +304,15 @@ def of_rule(task: Task, rule: str) -> TunedDefaults:
 
 def settings_of(task: Task, rule: str, choice: str) -> dict[str, Any]:
     """What a choice sets, by name; for the general defaults the values of all that others set."""
-    config = plain(task, rule)
     own = dict(CHOICES[task.algo, rule][choice])
     if choice == GENERAL:
-        used = options_in_use(config)
+        used = plain(task, rule).resolved().flat()
         own = {name: used[name] for other in CHOICES[task.algo, rule].values() for name in other}
-    return own | ({"feedback": True} if config.learning.feedback else {})
+    return own
 
 
 def _word(value: object) -> str:
-    """The value of an option on the command line; a flag that is on has none."""
-    if value is True:
-        return ""
+    """The value of an option on the command line."""
     return " " + (" ".join(map(str, value)) if isinstance(value, tuple) else str(value))
 
 

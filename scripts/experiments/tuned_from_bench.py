@@ -19,14 +19,14 @@ both.
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from nprobot.defaults import TunedDefaults
-from nprobot.defaults.files import Score, save
-from nprobot.defaults.lookup import ROOT, file_name
+from nprobot.benchmark.rows import read as read_rows
+from nprobot.defaults import TunedDefaults, TunedScore, file_name, save
+from nprobot.defaults.settings import ROOT
+from nprobot.training.config import RunConfig
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmark"
 LABELS = {"bp": "BP", "danp": "DANP"}
@@ -36,7 +36,7 @@ KEPT = ("learning_rate", "lr_schedule", "batch_size", "gamma", "decorrelation_lr
 OWN: dict[str, dict[str, Any]] = {
     "bp": {"normalise": "on"},
     "danp": {"samples": 8, "sigma": 0.01, "decorrelation_lr": 0.001, "normalise": "on"},
-    "np": {"samples": 1, "sigma": 0.001, "feedback": True, "normalise": "on"},
+    "np+feedback": {"samples": 1, "sigma": 0.001, "normalise": "on"},
 }
 """What the learners of the suites have without saying so, or say in another place."""
 
@@ -51,9 +51,9 @@ Choice = tuple[float, str]
 CHOICES: dict[str, tuple[Choice, Choice]] = {
     "bp": ((3e-4, "constant"), (1e-3, "linear")),
     "danp": ((3e-3, "linear"), (1e-3, "constant")),
-    "np": ((1e-3, "linear"), (3e-4, "constant")),
+    "np+feedback": ((1e-3, "linear"), (3e-4, "constant")),
 }
-"""The general defaults come first; NP is with feedback."""
+"""The general defaults of the time come first."""
 
 
 def main() -> None:
@@ -66,18 +66,26 @@ def main() -> None:
             except KeyError as missing:
                 print(f"{env} {rule}: not written, a run is missing: {missing}")
                 continue
-            file = ROOT / file_name(env, own.algo, rule, feedback=own.feedback)
-            print(f"{save(own, file).name}: {own.score}")
+            keep(own)
     rows, searches = read("defaults"), {name: read(name) for name in SEARCHES}
     for env in sorted({row["env"] for row in rows} - {*LONG}):
         found = [own for rule in LABELS if (own := of_rule(env, rule, rows, searches))]
         # Never one without the other: that would compare a tuned rule with an untuned one.
         worth = len(found) == len(LABELS) and all(map(is_worth_it, found))
         for own in found:
-            verdict = "not written"
             if worth:
-                verdict = save(own, ROOT / file_name(env, own.algo, own.rule)).name
-            print(f"{env} {own.rule}: {own.score}: {verdict}")
+                keep(own)
+            else:
+                print(f"{env} {own.rule}: {own.score}: not written")
+
+
+def keep(own: TunedDefaults) -> None:
+    """Write an entry into its table, unless it repeats the general defaults."""
+    general = RunConfig(env=own.env, algo=own.algo, rule=own.rule)
+    if general.with_options(own.settings).resolved() == general.resolved():
+        print(f"{own.env} {own.rule}: {own.score}: the general defaults")
+    else:
+        print(f"{save(own, ROOT / file_name(own.env)).name} {own.rule}: {own.score}")
 
 
 def of_long_runs(env: str, rule: str, rows: list[dict[str, Any]]) -> TunedDefaults:
@@ -114,7 +122,7 @@ def of_long_runs(env: str, rule: str, rows: list[dict[str, Any]]) -> TunedDefaul
         algo="ppo",
         rule=rule,
         settings=settings_of(first),
-        score=Score(
+        score=TunedScore(
             steps=first["steps"],
             episodes=first["episodes"],
             seeds=FRESH_SEEDS,
@@ -146,9 +154,9 @@ def settings_of(row: dict[str, Any]) -> dict[str, Any]:
 def is_general(row: dict[str, Any]) -> bool:
     """Whether a row differs from the general defaults in rate and schedule at most."""
     own = row["settings"]
-    kinds = {"bp": (None, 64, False), "danp": (8, 256, False), "np": (1, 64, True)}
+    kinds = {"bp": (None, 64), "danp": (8, 256), "np+feedback": (1, 64)}
     return (
-        (row["samples"], own["batch_size"], own.get("feedback", False)) == kinds[row["rule"]]
+        (row["samples"], own["batch_size"]) == kinds[row["rule"]]
         and (row["algo"], row["envs"]) == ("ppo", 8)
         and own.get("normalise", "on") == "on"
         and own.get("decorrelation_lr", 1e-4) == 1e-4
@@ -206,7 +214,7 @@ def settings(
         algo="ppo",
         rule=rule,
         settings=settings_of(first),
-        score=Score(
+        score=TunedScore(
             steps=first["steps"],
             episodes=first["episodes"],
             seeds=tuple(seeds),
@@ -230,9 +238,7 @@ def settings(
 
 def read(name: str) -> list[dict[str, Any]]:
     """The finished rows of a benchmark."""
-    path = RESULTS / f"{name}.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["status"] == "done"]
+    return [row for row in read_rows(RESULTS / f"{name}.jsonl") if row["status"] == "done"]
 
 
 if __name__ == "__main__":

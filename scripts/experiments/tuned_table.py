@@ -1,4 +1,4 @@
-"""Writes the table of tuned settings in docs/tuning.md from the files of the package."""
+"""Writes the table of tuned settings in docs/tuning.md from the tables of the package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+from nprobot import catalogue
 from nprobot.defaults import TunedDefaults, known
 
 PAGE = Path(__file__).parents[1] / "docs" / "tuning.md"
@@ -29,7 +30,7 @@ def table() -> str:
 def cells(tuned: TunedDefaults) -> Iterator[str]:
     """A row."""
     score = tuned.score
-    learner = tuned.rule.upper() + " + feedback" * tuned.feedback
+    learner = catalogue.learner_title(tuned.rule)
     yield from (tuned.env, tuned.algo.upper(), learner, f"{score.steps:,}")
     for returns in (score.general, score.tuned):
         yield f"{statistics.fmean(returns):.2f} ({', '.join(f'{r:.2f}' for r in returns)})"

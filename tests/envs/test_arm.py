@@ -1,14 +1,9 @@
-"""The arm's model, its dynamics, and what importing the package costs."""
+"""The arm's model and its dynamics."""
 
-import subprocess
-import sys
-
-import gymnasium
 import mujoco
 import numpy as np
 import pytest
 
-import nprobot.envs
 from nprobot.envs import arm
 from nprobot.envs.dynamics import Gravity, InverseDynamics, shift
 from nprobot.errors import ConfigError
@@ -31,32 +26,6 @@ def posture(seed):
         rng.uniform(-limits.speed, limits.speed),
         rng.uniform(-limits.acceleration, limits.acceleration),
     )
-
-
-def test_importing_the_package_registers_environments_and_loads_neither_mujoco_nor_torch():
-    code = (
-        "import sys, gymnasium, nprobot.envs as envs\n"
-        "assert all(name in gymnasium.registry for name in envs.ENVIRONMENTS)\n"
-        "heavy = {'mujoco', 'torch', 'stable_baselines3', 'pandas'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-        "envs.datasets\n"
-        "heavy = {'torch', 'stable_baselines3', 'pandas', 'minari', 'scipy'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_unknown_names_are_attribute_errors():
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = nprobot.envs.no_such_name
-    assert "datasets" in dir(nprobot.envs)
-
-
-def test_environments_can_be_made_through_the_module_prefix():
-    env = gymnasium.make("nprobot.envs:nprobot/ArmReach-v0")
-    assert env.spec.id == "nprobot/ArmReach-v0"
-    env.close()
 
 
 def test_model_has_the_published_figures(model):

@@ -7,7 +7,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,14 @@ from nprobot.cli import main
 from nprobot.cli.bench import Bench
 from nprobot.cli.options import parse
 from nprobot.cli.train import Train, with_defaults
-from nprobot.defaults import TunedDefaults
-from nprobot.defaults.files import SETTINGS, Score, with_settings
-from nprobot.defaults.lookup import ROOT, file_name
+from nprobot.defaults import TunedDefaults, TunedScore, file_name
+from nprobot.defaults.settings import TUNABLE
 from nprobot.errors import ConfigError, UnknownNameError
-from nprobot.training.build import options_in_use
 from nprobot.training.config import AlgorithmOptions, LearningOptions, RunConfig
 
 REPOSITORY = Path(__file__).parents[2]
-FILES = sorted(ROOT.glob("*.toml"))
-SCORE = Score(
+KNOWN = defaults.known()
+SCORE = TunedScore(
     steps=256,
     episodes=20,
     seeds=(1000, 1001),
@@ -54,44 +51,41 @@ TUNED = TunedDefaults(
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """Files of the package are looked for in an empty folder."""
-    monkeypatch.setattr("nprobot.defaults.lookup.ROOT", tmp_path)
+    """Tables of the package are looked for in an empty folder."""
+    monkeypatch.setattr("nprobot.defaults.settings.ROOT", tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def installed(elsewhere):
-    defaults.save(TUNED, elsewhere / file_name("Reacher-v5", "ppo", "danp"))
+    defaults.save(TUNED, elsewhere / file_name("Reacher-v5"))
 
 
-class TestFilesOfThePackage:
-    @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-    def test_is_found_and_worth_it(self, file):
-        tuned = defaults.load(file)
-        names, feedback = (tuned.env, tuned.algo, tuned.rule), tuned.feedback
-        assert file.name == file_name(*names, feedback=feedback)
-        assert defaults.find(*names, feedback=feedback) == tuned
+def name_of(tuned):
+    return f"{tuned.env} {tuned.algo} {tuned.rule}"
+
+
+class TestTablesOfThePackage:
+    @pytest.mark.parametrize("tuned", KNOWN, ids=name_of)
+    def test_is_found_and_worth_it(self, tuned):
+        assert defaults.find(tuned.env, tuned.algo, tuned.rule) == tuned
         assert statistics.fmean(tuned.score.tuned) >= statistics.fmean(tuned.score.general)
         assert not {*tuned.score.seeds} & {*tuned.search["seeds"]}, "judged on seeds of the search"
 
-    def test_general_defaults_are_those_that_were_measured(self):
-        """A file with the returns of the general defaults sets nothing else than those do."""
-        wrong = {}
-        for tuned in defaults.known():
-            # Equal returns of all seeds are the top of the task, whoever they are of.
-            if tuned.score.tuned == tuned.score.general and len({*tuned.score.tuned}) > 1:
-                plain = RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule)
-                plain = with_settings(plain, {"feedback": True} if tuned.feedback else {})
-                general = options_in_use(plain)
-                ours = options_in_use(with_settings(plain, tuned.settings))
-                wrong[f"{tuned.env} {tuned.algo} {tuned.rule}"] = {
-                    name for name in ours if ours[name] != general[name]
-                }
-        assert not any(wrong.values()), wrong
+    @pytest.mark.parametrize("tuned", KNOWN, ids=name_of)
+    def test_says_more_than_the_general_defaults(self, tuned):
+        general = RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule)
+        assert general.with_options(tuned.settings).resolved() != general.resolved()
 
-    @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-    def test_commands_are_commands(self, file):
-        tuned = defaults.load(file)
+    def test_the_default_learner_leaves_known_settings_only_for_what_clearly_holds(self):
+        for tuned in KNOWN:
+            if tuned.rule == "np+feedback":
+                gain = statistics.fmean(tuned.score.tuned) - statistics.fmean(tuned.score.general)
+                both = tuned.score.tuned, tuned.score.general
+                assert gain > max(max(returns) - min(returns) for returns in both), name_of(tuned)
+
+    @pytest.mark.parametrize("tuned", KNOWN, ids=name_of)
+    def test_commands_are_commands(self, tuned):
         program, command, *arguments = shlex.split(tuned.score.command)
         assert program == "nprobot"
         if command == "train":
@@ -99,6 +93,9 @@ class TestFilesOfThePackage:
             assert (run.env, run.algo, run.rule) == (tuned.env, tuned.algo, tuned.rule)
             assert run.steps == tuned.score.steps
             assert run.seed == tuned.score.seeds[0]
+            own = run.flat()
+            settings = defaults.fill(RunConfig(algo=tuned.algo, rule=tuned.rule), tuned)[1]
+            assert {name: own[name] for name in settings} == settings
         else:
             assert command == "bench"
             self.check_benchmark(tuned, arguments)
@@ -125,52 +122,72 @@ class TestFilesOfThePackage:
             for name in ("learning_rate", "lr_schedule", "batch_size"):
                 assert run.settings[name] == tuned.settings[name]
 
-    def test_backprop_had_what_perturbation_had(self):
-        """Whoever compares the two compares searches of the same size."""
+    def test_rules_of_a_task_were_searched_alike(self):
         budgets = {}
-        for tuned in defaults.known():
-            learner = tuned.rule + "+feedback" * tuned.feedback
-            budgets.setdefault((tuned.env, tuned.algo), {})[learner] = (
-                tuned.search["environment_steps"],
-                tuned.search["trials"],
-                len(tuned.search["seeds"]),
+        for tuned in KNOWN:
+            budgets.setdefault((tuned.env, tuned.algo), set()).add(
+                (
+                    tuned.search["environment_steps"],
+                    tuned.search["trials"],
+                    len(tuned.search["seeds"]),
+                )
             )
         assert budgets
-        for rules in budgets.values():
-            assert {"bp", "danp"} <= rules.keys()
-            assert len(set(rules.values())) == 1
+        assert all(len(own) == 1 for own in budgets.values()), budgets
 
 
 class TestFiles:
     def test_what_is_written_is_read(self, tmp_path):
         file = defaults.save(TUNED, tmp_path / "new" / "tuned.toml")
-        assert defaults.load(file) == dataclasses.replace(
-            TUNED, settings={**TUNED.settings, "hidden": [16, 8]}
-        )
+        read = dataclasses.replace(TUNED, settings={**TUNED.settings, "hidden": [16, 8]})
+        assert defaults.load(file) == [read]
         assert [path.name for path in file.parent.iterdir()] == ["tuned.toml"]
+
+    def test_a_table_holds_an_entry_for_each_algorithm_and_rule(self, tmp_path):
+        other = dataclasses.replace(TUNED, rule="np+feedback", settings={"sigma": 0.1})
+        newer = dataclasses.replace(other, settings={"sigma": 0.2})
+        for tuned in (TUNED, other, newer):
+            file = defaults.save(tuned, tmp_path / "tuned.toml")
+        assert [(one.rule, one.settings.get("sigma")) for one in defaults.load(file)] == [
+            ("danp", None),
+            ("np+feedback", 0.2),
+        ]
+        with pytest.raises(ConfigError, match="is of Reacher-v5"):
+            defaults.save(dataclasses.replace(TUNED, env="Hopper-v5"), file)
+
+    def test_a_file_of_the_first_version_is_read(self, tmp_path):
+        file = tmp_path / "Reacher-v5-ppo-np-feedback.toml"
+        file.write_text(
+            'format = "nprobot-defaults"\nversion = 1\nenv = "Reacher-v5"\nalgo = "ppo"\n'
+            'rule = "np"\n[settings]\nsigma = 0.1\nfeedback = true\n[score]\nsteps = 256\n'
+            'episodes = 20\nseeds = [3]\ntuned = [1.0]\ngeneral = [0]\ncommand = ""\n[search]\n'
+        )
+        (tuned,) = defaults.load(file)
+        assert (tuned.algo, tuned.rule, tuned.settings) == ("ppo", "np+feedback", {"sigma": 0.1})
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (("ppo", "pqo"), "unknown algorithm 'pqo'"),
-            (("danp", "dnap"), "or danp"),
+            (("[ppo.", "[pqo."), "unknown algorithm 'pqo'"),
+            ((".danp.", ".dnap."), "or danp"),
             (("learning_rate = 0.002", "learning_rate = -1"), "learning_rate must be above 0"),
-            (("learning_rate = 0.002", 'learning_rate = "fast"'), "makes no sense"),
+            (("learning_rate = 0.002", 'learning_rate = "fast"'), "must be a number"),
             (("learning_rate", "learning_rte"), "did you mean learning_rate"),
             (("learning_rate", "alignment_every"), "unknown setting"),
             (("n_steps = 32", "tau = 0.1"), "ppo has no option tau"),
-            (("version = 1", "version = 2"), "format version 2"),
+            (("version = 2", "version = 3"), "format version 3"),
             (("nprobot-defaults", "other"), "no format"),
             (("tuned = [-5.0, -6.0]", "tuned = [-5.0]"), "for each seed"),
             (("tuned = [-5.0, -6.0]", "tuned = [-5.0, nan]"), "not finite"),
-            (("[score]", "[scores]"), "it lacks 'score'"),
-            (("steps = 256", "stops = 256"), "makes no sense"),
-            (("[settings]", "[settings"), "not a readable file"),
+            ((".score]", ".scores]"), "did you mean score"),
+            (('env = "', 'environment = "'), "it lacks 'env'"),
+            (("steps = 256", "stops = 256"), "did you mean score.steps"),
+            (("[ppo.danp.settings]", "[ppo.danp.settings"), "not a readable file"),
         ],
     )
-    def test_files_that_make_no_sense(self, change, message, tmp_path):
+    def test_files_that_cannot_be_used(self, change, message, tmp_path):
         file = defaults.save(TUNED, tmp_path / "tuned.toml")
-        file.write_text(file.read_text().replace(*change, 1))
+        file.write_text(file.read_text().replace(*change))
         with pytest.raises(ConfigError, match=message) as caught:
             defaults.load(file)
         assert str(file) in str(caught.value)
@@ -188,25 +205,29 @@ class TestFiles:
         def check(at, cut, insert):
             file.write_bytes(whole[:at] + insert + whole[at + cut :])
             try:
-                tuned = defaults.load(file)
+                entries = defaults.load(file)
             except ConfigError:
                 return
-            config = RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule)
-            assert defaults.fill(config, tuned)[1] == tuned.settings
+            for tuned in entries:
+                config = RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule)
+                assert defaults.fill(config, tuned)[1].keys() == tuned.settings.keys()
 
         check()
 
     def test_settings_are_checked_when_they_are_made(self):
         with pytest.raises(UnknownNameError, match="did you mean learning_rate"):
             dataclasses.replace(TUNED, settings={"learning_rat": 1e-3})
-        with pytest.raises(ConfigError, match="samples must be above 0"):
+        with pytest.raises(ConfigError, match="samples must be 1 or more"):
             dataclasses.replace(TUNED, settings={"samples": 0})
 
 
 class TestFill:
     def test_what_is_open_is_filled_and_what_is_given_stays(self):
         config = RunConfig(
-            env="Reacher-v5", samples=1, learning=LearningOptions(learning_rate=1e-4, sigma=0.1)
+            env="Reacher-v5",
+            rule="danp",
+            samples=1,
+            learning=LearningOptions(learning_rate=1e-4, sigma=0.1),
         )
         filled, what = defaults.fill(config, TUNED)
         assert what == {"lr_schedule": "linear", "hidden": (16, 8), "n_steps": 32}
@@ -228,10 +249,10 @@ class TestFill:
 
     def test_every_option_that_can_be_tuned_can_be_left_open(self):
         flat = RunConfig().flat()
-        assert all(flat[name] is None for name in SETTINGS)
+        assert all(flat[name] is None for name in TUNABLE)
 
     def test_choice(self, installed, elsewhere):
-        config = RunConfig(env="Reacher-v5")
+        config = RunConfig(env="Reacher-v5", rule="danp")
         assert defaults.choose("tuned", config).score == SCORE
         assert defaults.choose("general", config) is None
         module = dataclasses.replace(config, env="gymnasium.envs:Reacher-v5")
@@ -245,24 +266,26 @@ class TestFill:
         with pytest.raises(ConfigError, match="No such file"):
             defaults.choose("tunde", config)
 
-    def test_a_rule_with_feedback_has_settings_of_its_own(self, elsewhere):
-        own = dataclasses.replace(TUNED, rule="np", settings={**TUNED.settings, "feedback": True})
-        defaults.save(own, elsewhere / file_name("Reacher-v5", "ppo", "np", feedback=True))
-        plain = RunConfig(env="Reacher-v5", rule="np")
-        learning = dataclasses.replace(plain.learning, feedback=True)
-        found = defaults.choose("tuned", dataclasses.replace(plain, learning=learning))
-        assert found is not None and found.feedback
-        assert defaults.choose("tuned", plain) is None
-
     def test_names_of_files(self):
-        assert file_name("nprobot/ArmReach-v0", "sac", "bp") == "nprobot_ArmReach-v0-sac-bp.toml"
-        assert file_name("a.b:C-v1", "ppo", "np") == "C-v1-ppo-np.toml"
-        assert file_name("C-v1", "ppo", "np", feedback=True) == "C-v1-ppo-np-feedback.toml"
+        assert file_name("nprobot/ArmReach-v0") == "nprobot_ArmReach-v0.toml"
+        assert file_name("a.b:C-v1") == "C-v1.toml"
 
 
 class TestCommandLine:
     TRAIN = (
-        *("train", "--env", "Reacher-v5", "--steps", "256", "--envs", "2", "--batch-size", "32"),
+        *(
+            "train",
+            "--env",
+            "Reacher-v5",
+            "--rule",
+            "danp",
+            "--steps",
+            "256",
+            "--envs",
+            "2",
+            "--batch-size",
+            "32",
+        ),
         *("--checkpoint-every", "256"),
     )
 
@@ -315,11 +338,6 @@ def test_the_table_on_the_page_is_that_of_the_files():
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert script.BEGIN + script.table() + script.END in script.PAGE.read_text("utf-8")
-
-
-def test_files_are_plain_toml():
-    for file in FILES:
-        assert tomllib.loads(file.read_text("utf-8"))["format"] == "nprobot-defaults"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 
 from nprobot.cli import main
 from nprobot.cli.deploy import SafetyOptions, safety_of
+from nprobot.cli.options import understand_old_flags
 from nprobot.deploy import Damping, FlightRecord, Hold
 from nprobot.errors import ConfigError
 from nprobot.policies import zoo
@@ -34,7 +35,7 @@ def test_deploys_a_policy_of_the_zoo(capsys):
 
 
 def test_json_has_the_returns_of_the_evaluation(capsys):
-    arguments = [*("--hardware", "worn-gearbox"), *("--seed", "3"), "--json"]
+    arguments = [*("--actuators", "worn-gearbox"), *("--seed", "3"), "--json"]
     assert main(["deploy", ZOO, *arguments]) == 0
     result = json.loads(capsys.readouterr().out)
     assert main(["deploy", ZOO, "--seed", "3", "--json"]) == 0
@@ -78,14 +79,14 @@ def test_faults_can_be_cleared(capsys):
         ([ZOO, "--rate", "100"], "trained at 25 Hz"),
         ([ZOO, "--env", "Reacher-v5"], "does not fit Reacher-v5"),
         ([ZOO, "--env", "InvertedPendulm-v5"], "InvertedPendulum-v5"),
-        ([ZOO, "--hardware", "srevo"], "did you mean 'servo'"),
+        ([ZOO, "--actuators", "srevo"], "did you mean servo"),
         ([ZOO, "--record", "film.avi"], "is an .mp4"),
         ([ZOO, "--viewer", "--record", "film.mp4"], "cannot go together"),
         ([ZOO, "--episodes", "0"], "1 or more"),
         ([ZOO, "--slew", "-1"], "above 0"),
         ([ZOO, "--safe-action", "damping"], "velocity of each"),
         ([ZOO, "--velocities", "3"], "belongs to"),
-        ([ZOO, "--replay", "nothing.npz"], "No such file"),
+        ([ZOO, "--replay", "nothing.npz"], "no flight record"),
         ([ZOO, "--serve", "--port", "99999"], "0 to 65535"),
         ([ZOO, "--serve", "--rate", "5"], "trained at 25 Hz"),
     ],
@@ -98,6 +99,17 @@ def test_mistakes_are_one_line(arguments, message, capsys, monkeypatch):
     assert message in err
     assert err.startswith("nprobot deploy: error: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("old", [["--hardware", "srevo"], ["--hardware=srevo"]])
+def test_old_flags_are_understood(old, capsys):
+    assert main(["deploy", ZOO, *old]) == 2
+    note, error = capsys.readouterr().err.splitlines()
+    assert note == "Note: --hardware is called --actuators now."
+    assert "did you mean servo" in error
+    assert understand_old_flags(["--hardware=a", "b", "--actuators"]) == [
+        *("--actuators=a", "b", "--actuators")
+    ]
 
 
 def test_insisting_on_another_rate_warns(capsys):

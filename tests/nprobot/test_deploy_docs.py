@@ -12,9 +12,11 @@ import pytest
 from nprobot.cli import main
 from nprobot.cli.deploy import HELP, Deploy
 from nprobot.cli.options import parse
-from nprobot.deploy import Controller, messages
+from nprobot.deploy import Controller, server
 from nprobot.policies.files import policy_file
-from nprobot.policies.files.policy import BoxAction, ControlTask, Normaliser, Operation, Policy
+from nprobot.policies.files.policy import ControlTask
+
+from .deploy_helpers import box, linear_policy, standard
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHORT = [
@@ -69,10 +71,10 @@ class TestDeploy:
     PAGE = (DOCS / "deploy.md").read_text("utf-8")
 
     def test_messages_are_those_of_the_server(self):
-        rows = [line for line in messages.__doc__.splitlines() if line.startswith("| ")]
+        rows = [line for line in server.__doc__.splitlines() if line.startswith("| ")]
         assert len(rows) == 1 + 6
         assert "\n".join(rows[1:]) in self.PAGE
-        for kind in messages._ANSWERS:
+        for kind in server._ANSWERS:
             assert any(row.startswith(f'| `"{kind}"` ') for row in rows)
 
     def test_commands_have_these_options(self):
@@ -85,14 +87,9 @@ class TestDeploy:
 
     def test_controller_runs_as_shown(self, monkeypatch):
         """The Python of the page, on a robot that ends after some steps."""
-        weight = np.random.default_rng(0).normal(size=(2, 10)).astype(np.float32)
-        reacher = Policy(
-            (10,),
-            (Operation("linear", {"weight": weight, "bias": np.zeros(2, np.float32)}),),
-            BoxAction(np.full(2, -1, np.float32), np.full(2, 1, np.float32)),
-            Normaliser(np.zeros(10), np.ones(10), 1e-8, 10.0),
-            ControlTask("Reacher-v5", {}, 50.0),
-        )
+        weight = np.random.default_rng(0).normal(size=(2, 10))
+        task = ControlTask("Reacher-v5", {}, 50.0)
+        reacher = linear_policy(weight, box(1, size=2), task, standard(10))
 
         def load(reference, **options):
             assert reference == "zoo:Reacher"
@@ -115,3 +112,8 @@ class TestDeploy:
             exec(code, {"robot": Robot()})
         assert np.abs(Robot.actions).max() <= 0.5
         assert np.abs(np.diff(Robot.actions, axis=0)).max() <= 0.2 + 1e-6
+
+    def test_episodes_run_as_shown(self, capsys):
+        (code,) = (b for b in blocks("deploy.md", "python") if "deploy_episodes" in b)
+        exec(code, {})
+        assert capsys.readouterr().out == "1000.0 None\n" * 3

@@ -10,7 +10,7 @@ import pytest
 import nprobot
 from nprobot.cli import main
 from nprobot.deploy import export_run
-from nprobot.deploy.export import without_paths
+from nprobot.deploy.policy_folder import without_paths
 from nprobot.envs import datasets
 from nprobot.errors import DamagedFileError, DeployError, ExistsError, FileError, NotFoundError
 from nprobot.policies.files.card import card
@@ -24,6 +24,7 @@ from nprobot.training.run import train
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = RunConfig(
+        rule="danp",
         steps=256,
         envs=2,
         samples=1,
@@ -80,19 +81,14 @@ def test_card_tells_what_the_policy_says(run, exported):
     assert str(run) not in text
 
 
-def test_card_tells_of_learned_feedback(exported):
+def test_card_of_other_policies(exported):
     policy = nprobot.policies.load(exported.folder)
     made = {**policy.provenance, "rule": "np", "samples": 1, "feedback": True}
     text = card(dataclasses.replace(policy, provenance=made))
     assert text.startswith("# InvertedPendulum-v5 by NP + feedback\n")
     assert "by NP + feedback (K = 1 noisy passes)" in text
-
-
-def test_card_of_a_policy_of_which_little_is_known(exported):
-    policy = dataclasses.replace(
-        nprobot.policies.load(exported.folder), provenance={}, task=None, normaliser=None
-    )
-    text = card(policy, curve=False)
+    little_known = dataclasses.replace(policy, provenance={}, task=None, normaliser=None)
+    text = card(little_known, curve=False)
     assert "Not measured." in text
     assert "Licence: not stated." in text
     assert "curve.png" not in text
@@ -122,16 +118,20 @@ def test_curve_is_drawn_for_a_run_that_was_cut_off(run, tmp_path):
     assert (result.folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_nothing_is_written_over(run, exported):
+def test_what_cannot_be_exported(run, exported, tmp_path):
     with pytest.raises(ExistsError, match="choose another --out"):
         export_run(run, exported.folder)
+    with pytest.raises(DeployError, match="0 or more"):
+        export_run(run, episodes=-1)
+    with pytest.raises(NotFoundError):
+        export_run(tmp_path / "nothing")
 
 
 def test_nothing_half_written_is_left(run, tmp_path, monkeypatch):
     def disagree(*arguments):
         raise FileError("they differ")
 
-    monkeypatch.setattr("nprobot.deploy.export.save_onnx", disagree)
+    monkeypatch.setattr("nprobot.deploy.policy_folder.save_onnx", disagree)
     with pytest.raises(FileError):
         export_run(run, tmp_path / "policy", onnx=True, episodes=0)
     assert not (tmp_path / "policy").exists()
@@ -158,17 +158,13 @@ def exported_fit(fitted):
 class TestFits:
     """A fit of the arm's inverse dynamics is a controller, exported as a run is."""
 
-    def test_folder_is_complete(self, fitted, exported_fit):
-        assert sorted(file.name for file in exported_fit.folder.iterdir()) == [
-            *("README.md", "curve.png", "policy.json", "policy.safetensors"),
-        ]
-        assert (exported_fit.folder / "curve.png").read_bytes() == (
-            fitted / "curve.png"
-        ).read_bytes()
-
-    def test_it_controls_the_arm(self, fitted, exported_fit):
+    def test_is_complete_and_controls_the_arm(self, fitted, exported_fit):
+        folder = exported_fit.folder
+        files = ["README.md", "curve.png", "policy.json", "policy.safetensors"]
+        assert sorted(file.name for file in folder.iterdir()) == files
+        assert (folder / "curve.png").read_bytes() == (fitted / "curve.png").read_bytes()
         own = nprobot.policies.load(fitted / "checkpoints" / "last")
-        given = nprobot.policies.load(exported_fit.folder)
+        given = nprobot.policies.load(folder)
         x = np.random.default_rng(0).normal(0, 1, (20, 35))
         assert (given.predict(x) == own.predict(x)).all()
         assert given.task.id == exported_fit.evaluation.env == "nprobot/ArmTrack-v0"
@@ -218,13 +214,6 @@ def test_a_damaged_run_is_said_to_be_one(run, text, tmp_path):
     (copy / "config.json").write_text(text)
     with pytest.raises(DamagedFileError):
         export_run(copy, episodes=0)
-
-
-def test_arguments_that_make_no_sense(run, tmp_path):
-    with pytest.raises(DeployError, match="0 or more"):
-        export_run(run, episodes=-1)
-    with pytest.raises(NotFoundError):
-        export_run(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nprobot.deploy import Controller, PolicyServer, Safety
-from nprobot.deploy.messages import LARGEST_MESSAGE, answer
-from nprobot.deploy.server import is_loopback
+from nprobot.deploy.server import LARGEST_MESSAGE, answer, is_loopback
 from nprobot.errors import DeployError
 from nprobot.policies import zoo
+
+from .deploy_helpers import FEW_AND_MANY
 
 zmq = pytest.importorskip("zmq")
 
@@ -80,8 +81,14 @@ class TestAnswers:
         assert status["fault"]["message"] == "somebody pushed the button"
         assert status["latency"]["max"] > 0
 
-    def test_status_before_the_first_step_is_json(self, controller):
-        assert ask(controller, {"type": "status"})["latency"]["p50"] is None
+    def test_nan_is_never_in_an_answer(self, controller):
+        """JSON has none: a latency that no step has had yet is null."""
+        latency = ask(controller, {"type": "status"})["latency"]
+        assert latency["p50"] is None and latency["p99"] is None
+        controller.step([math.nan] * 4)
+        reply = json.loads(answer(controller, b'{"type": "status"}'), parse_constant=pytest.fail)
+        assert reply["steps"] == 1 and reply["fault"]["kind"]
+        assert reply["latency"]["p50"] > 0
 
 
 @pytest.mark.parametrize(
@@ -146,7 +153,8 @@ MESSAGES = st.one_of(
 )
 
 
-def fuzz_messages(examples):
+@pytest.mark.parametrize("examples", FEW_AND_MANY)
+def test_any_message_gets_an_answer(examples):
     controller = Controller(POLICY, record=20)
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
@@ -163,15 +171,6 @@ def fuzz_messages(examples):
             assert abs(reply["action"][0]) <= 3
 
     check()
-
-
-def test_any_message_gets_an_answer():
-    fuzz_messages(200)
-
-
-@pytest.mark.slow
-def test_any_message_gets_an_answer_ten_thousand_times():
-    fuzz_messages(10_000)
 
 
 class TestSocket:
@@ -244,13 +243,3 @@ class TestSocket:
 def test_loopback_addresses():
     assert all(is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"))
-
-
-def test_nan_is_never_in_an_answer(controller):
-    """JSON has none: a latency that no step has had yet is null."""
-    latency = ask(controller, {"type": "status"})["latency"]
-    assert latency["p50"] is None and latency["p99"] is None
-    controller.step([math.nan] * 4)
-    reply = json.loads(answer(controller, b'{"type": "status"}'), parse_constant=pytest.fail)
-    assert reply["steps"] == 1 and reply["fault"]["kind"]
-    assert reply["latency"]["p50"] > 0

@@ -7,28 +7,27 @@ import numpy as np
 import pytest
 
 from nprobot.deploy import FaultKind, Watchdog
-from nprobot.deploy.latency import Latency, duration
-from nprobot.deploy.pacing import Pacer
+from nprobot.deploy.timing import LatencyHistogram, Pacer, short_duration
 from nprobot.errors import ConfigError, DeployError
 
 from .deploy_helpers import FakeClock, controller
 
 
 class TestWatchdog:
-    def test_fires_once_when_it_is_hungry(self):
+    def test_fires_once_when_it_is_time(self):
         clock, calls = FakeClock(), []
-        dog = Watchdog(0.5, lambda: calls.append(clock.now), clock=clock)
+        watchdog = Watchdog(0.5, lambda: calls.append(clock.now), clock=clock)
         clock.now = 0.4
-        assert not dog.check()
-        dog.feed()
+        assert not watchdog.check()
+        watchdog.feed()
         clock.now = 0.8
-        assert not dog.check()
+        assert not watchdog.check()
         clock.now = 1.0
-        assert dog.check()
-        assert dog.check()
+        assert watchdog.check()
+        assert watchdog.check()
         assert calls == [1.0]
-        dog.feed()
-        assert not dog.check()
+        watchdog.feed()
+        assert not watchdog.check()
 
     def test_runs_beside_a_stuck_loop(self):
         fired = threading.Event()
@@ -37,9 +36,9 @@ class TestWatchdog:
 
     def test_trips_the_controller(self):
         own, clock = controller(), FakeClock()
-        dog = Watchdog(0.5, lambda: own.trip("stuck", FaultKind.WATCHDOG), clock=clock)
+        watchdog = Watchdog(0.5, lambda: own.trip("stuck", FaultKind.WATCHDOG), clock=clock)
         clock.now = 1.0
-        dog.check()
+        watchdog.check()
         assert own.step([1.0, 0]) == 0
         assert own.fault.kind == FaultKind.WATCHDOG
 
@@ -51,11 +50,7 @@ class TestWatchdog:
 class TestPacer:
     def test_ticks_lie_on_a_grid(self):
         clock = FakeClock()
-
-        def sleep(seconds):
-            clock.now += seconds
-
-        pacer = Pacer(10, clock=clock, sleep=sleep)
+        pacer = Pacer(10, clock=clock, sleep=clock.sleep)
         ticks = []
         for work in (0.03, 0.09, 0.0):
             clock.now += work
@@ -66,11 +61,7 @@ class TestPacer:
 
     def test_a_late_loop_goes_on_at_once_and_does_not_hurry_afterwards(self):
         clock = FakeClock()
-
-        def sleep(seconds):
-            clock.now += seconds
-
-        pacer = Pacer(10, clock=clock, sleep=sleep)
+        pacer = Pacer(10, clock=clock, sleep=clock.sleep)
         clock.now = 0.35  # three ticks have passed
         pacer.wait()
         assert (clock.now, pacer.late) == (0.35, 3)
@@ -85,7 +76,7 @@ class TestPacer:
 class TestLatency:
     def test_percentiles_are_exact_to_one_percent(self):
         times = np.random.default_rng(0).lognormal(-9, 1, 20_000)
-        latency = Latency(deadline=5e-4)
+        latency = LatencyHistogram(deadline=5e-4)
         for seconds in times:
             latency.add(seconds)
         summary = latency.summary()
@@ -95,7 +86,7 @@ class TestLatency:
         assert summary.missed == (times > 5e-4).sum()
 
     def test_extremes(self):
-        latency = Latency()
+        latency = LatencyHistogram()
         assert math.isnan(latency.summary().p50)
         assert str(latency.summary()) == "no steps"
         for seconds in (0.0, 1e9):
@@ -104,7 +95,7 @@ class TestLatency:
         assert latency.summary().p50 <= 1.1e-7
 
     def test_units(self):
-        assert [duration(t) for t in (8.5e-7, 2.1e-5, 3.4e-3, 1.2)] == [
+        assert [short_duration(t) for t in (8.5e-7, 2.1e-5, 3.4e-3, 1.2)] == [
             "850 ns",
             "21 µs",
             "3.4 ms",

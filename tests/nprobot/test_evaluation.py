@@ -1,5 +1,6 @@
 """Evaluation: the returns of the policy file's policy, the same ones each time."""
 
+import dataclasses
 import math
 
 import gymnasium
@@ -7,21 +8,28 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from nprobot.errors import ConfigError, EnvironmentUnavailableError, NonFiniteError
-from nprobot.policies.files.policy import BoxAction, ControlTask, DiscreteAction, Operation, Policy
+from nprobot.errors import (
+    ConfigError,
+    EnvironmentFailedError,
+    EnvironmentUnavailableError,
+    NonFiniteError,
+)
+from nprobot.policies.files.policy import ControlTask, DiscreteAction
 from nprobot.training import evaluation
-from nprobot.training.evaluation import Evaluation, evaluate, record
+from nprobot.training.evaluation import Evaluation, evaluate, run_episodes
+
+from .deploy_helpers import box, linear_policy
 
 
 class Countdown(gymnasium.Env):
     """Starts at a random number, gives the action as reward, ends when the number is used up."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     observation_space = spaces.Box(-np.inf, np.inf, (2,))
     action_space = spaces.Box(-10, 10, (1,))
+    dt = 0.1
 
-    def __init__(self, render_mode=None, scale=1.0, endless=False, bad=False):
-        self.render_mode, self.scale, self.endless, self.bad = render_mode, scale, endless, bad
+    def __init__(self, scale=1.0, endless=False, bad=False):
+        self.scale, self.endless, self.bad = scale, endless, bad
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -31,26 +39,18 @@ class Countdown(gymnasium.Env):
     def step(self, action):
         self.left -= not self.endless
         reward = math.nan if self.bad else self.scale * float(action[0])
-        return self.observation(), reward, self.left <= 0, False, {}
+        return self.observation(), reward, self.left <= 0, False, {"left": self.left}
 
     def observation(self):
         return np.array([self.left, 1.0], np.float32)
-
-    def render(self):
-        return np.full((32, 48, 3), 20 * self.left, np.uint8)
 
 
 gymnasium.register("Tests/Countdown-v0", Countdown)
 
 
-def linear(weight):
-    weight = np.array([weight], np.float32)
-    return Operation("linear", {"weight": weight, "bias": np.zeros(len(weight), np.float32)})
-
-
-BOUNDS = BoxAction(np.array([-10], np.float32), np.array([10], np.float32))
+TASK = ControlTask("Tests/Countdown-v0")
 # The action is the number that is left, so an episode of n steps returns n + (n - 1) + … + 1.
-POLICY = Policy((2,), (linear([1.0, 0.0]),), BOUNDS, task=ControlTask("Tests/Countdown-v0"))
+POLICY = linear_policy([[1.0, 0.0]], box(10), TASK)
 
 
 def test_returns_are_the_sums_of_the_rewards():
@@ -72,18 +72,14 @@ def test_episodes_do_not_depend_on_how_many_there_are():
 
 
 def test_arguments_of_the_environment():
-    twice = Policy(
-        (2,), POLICY.operations, BOUNDS, task=ControlTask("Tests/Countdown-v0", {"scale": 2.0})
-    )
+    twice = dataclasses.replace(POLICY, task=ControlTask("Tests/Countdown-v0", {"scale": 2.0}))
     plain = evaluate(POLICY, episodes=4)
     assert evaluate(twice, episodes=4).mean == 2 * plain.mean
     assert evaluate(twice, env_kwargs={"scale": 3.0}, episodes=4).mean == 3 * plain.mean
 
 
 def test_agrees_with_a_loop_over_one_mujoco_environment():
-    weight = [2.0, 4.0, 0.5, 1.0]
-    bounds = BoxAction(np.array([-3], np.float32), np.array([3], np.float32))
-    policy = Policy((4,), (linear(weight),), bounds)
+    policy = linear_policy([[2.0, 4.0, 0.5, 1.0]], box(3))
     result = evaluate(policy, "InvertedPendulum-v5", episodes=2)
     env = gymnasium.make("InvertedPendulum-v5")
     for seed, expected in zip(evaluation.episode_seeds(0, 2), result.returns, strict=True):
@@ -101,15 +97,56 @@ def test_agrees_with_a_loop_over_one_mujoco_environment():
     [("Reacher-v5", "does not fit Reacher-v5"), ("Pendulum-v1", "takes"), (None, "--env")],
 )
 def test_an_environment_that_does_not_fit(env, message):
-    policy = Policy((2,), POLICY.operations, BOUNDS)
     with pytest.raises((EnvironmentUnavailableError, ConfigError), match=message):
-        evaluate(policy, env)
+        evaluate(dataclasses.replace(POLICY, task=None), env)
 
 
 def test_actions_of_another_kind():
-    policy = Policy((2,), (linear([1.0, 0.0]),), DiscreteAction((1,)))
     with pytest.raises(EnvironmentUnavailableError, match="actions"):
-        evaluate(policy, "Tests/Countdown-v0")
+        evaluate(linear_policy([[1.0, 0.0]], DiscreteAction((1,)), TASK))
+
+
+@pytest.mark.parametrize("key", ["actuators", "hardware"])
+def test_actuators_are_those_of_the_training(key):
+    trained = dataclasses.replace(POLICY, provenance={key: "servo"})
+    result = evaluate(trained, episodes=2)
+    assert result.actuators == "servo"
+    assert result == evaluate(POLICY, actuators="servo", episodes=2)
+    ideal = evaluate(trained, actuators="ideal", episodes=2)
+    assert ideal.returns == evaluate(POLICY, episodes=2).returns != result.returns
+
+
+def test_environments_of_ones_own():
+    made = []
+
+    def make(number):
+        made.append(number)
+        return Countdown(scale=2.0)
+
+    result = evaluate(POLICY, "mine", make=make, episodes=23)
+    assert (result.env, made) == ("mine", list(range(20)))
+    assert result.returns == evaluate(POLICY, env_kwargs={"scale": 2.0}, episodes=23).returns
+
+
+class TestRunEpisodes:
+    def test_observer_is_told_of_every_step(self):
+        told = []
+        envs = [Countdown(), Countdown()]
+        results = run_episodes(POLICY.predict, envs, [3, 4, 5], lambda *step: told.append(step))
+        assert len(told) == sum(length for _, length in results)
+        for episode, (total, length) in enumerate(results):
+            own = [step for step in told if step[0] == episode]
+            assert [step[1] for step in own] == list(range(1, length + 1))
+            assert own[-1][2:] == (total, {"left": 0})
+
+    def test_whose_fault_an_error_is(self):
+        def predict(observations):
+            raise ValueError("no idea")
+
+        with pytest.raises(ValueError, match="no idea"):
+            run_episodes(predict, [Countdown()], [0])
+        with pytest.raises(EnvironmentFailedError, match=r"raised IndexError \(test_evaluation"):
+            run_episodes(lambda observations: [[]], [Countdown()], [0])
 
 
 def test_no_episodes():
@@ -133,16 +170,3 @@ def test_spread_of_one_episode_is_unknown():
     result = Evaluation("x", 0, (3.0,), (1,))
     assert math.isnan(result.sd)
     assert str(result) == "3.0"
-
-
-def test_films_the_first_episode(tmp_path):
-    import imageio.v2 as imageio
-
-    video = tmp_path / "films" / "first.mp4"
-    record(POLICY, video)
-    frames = imageio.mimread(video)
-    assert len(frames) == evaluate(POLICY, episodes=1).lengths[0]
-    assert frames[0].shape == (32, 48, 3)
-    assert frames[0].mean() > frames[-1].mean()
-    with pytest.raises(ConfigError, match="choose another name"):
-        record(POLICY, video)

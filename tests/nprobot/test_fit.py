@@ -109,13 +109,19 @@ def test_growing_weights_are_reported(toy):
     quiet = Watch()
     fit([8], toy, "np", reporter=quiet, **SMALL)
     assert quiet.messages == []
-    assert quiet.seen[-1].step == quiet.seen[-1].steps == 3 * 20
+    assert quiet.seen[-1].done == quiet.seen[-1].total == 3 * 20
+    assert "epoch 3 of 3, validation nMSE" in quiet.seen[-1].figures
+
+
+def test_ctrl_c_ends_a_fit_that_is_not_kept_at_once(toy):
+    with pytest.raises(KeyboardInterrupt):
+        fit([8], toy, "np", reporter=Watch(1), **SMALL)
 
 
 def test_learned_feedback_learns_what_noise_alone_does_not(toy):
     settings = SMALL | {"samples": 1, "epochs": 20}
     without, learned = (
-        fit([16, 16], toy, "dnp", feedback=feedback, **settings).scores["validation"].error
-        for feedback in (False, True)
+        fit([16, 16], toy, rule, **settings).scores["validation"].error
+        for rule in ("dnp", "dnp+feedback")
     )
     assert learned < 0.5 * without

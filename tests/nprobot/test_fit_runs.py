@@ -22,11 +22,12 @@ from nprobot.errors import (
 )
 from nprobot.policies import mlp
 from nprobot.regression import fit, load, resume
+from nprobot.runs import checkpoints
 
 from .fit_helpers import SMALL, Watch, dataset, weights, without_times
 
 
-@pytest.mark.parametrize("rule", ["danp", "bp"])
+@pytest.mark.parametrize("rule", ["danp", "np+feedback", "bp"])
 def test_resume_is_bit_exact(toy, tmp_path, rule):
     whole = fit([8], toy, rule, out=tmp_path / "whole", seed=3, **(SMALL | {"epochs": 6}))
     settings = SMALL | {"epochs": 6, "checkpoint_every": 100}
@@ -43,8 +44,9 @@ def test_resume_is_bit_exact(toy, tmp_path, rule):
     assert resumed.forward_passes == whole.forward_passes
 
 
-def test_resume_goes_on_from_the_last_model_not_from_the_best(toy, tmp_path):
+def test_resume_continues_from_the_last_model_not_from_the_best(toy, tmp_path):
     settings = {"epochs": 6, "batch_size": 32, "learning_rate": 0.3, "lr_schedule": "constant"}
+    settings["seed"] = 2
     whole = fit([8], toy, "bp", out=tmp_path / "whole", **settings)
     stop = whole.best_epoch + 1
     assert stop < 6  # the rate is high enough to jump away from the best model again
@@ -82,6 +84,30 @@ def test_rule_object_brings_its_settings(toy, tmp_path):
     assert (config["samples"], config["sigma"], config["noise"]) == (5, 1e-2, "gaussian")
     with pytest.raises(ConfigError, match="samples"):
         fit(mlp([4, 8, 2]), toy, rule, samples=2)
+
+
+def test_a_fit_of_an_earlier_version_is_continued(toy, tmp_path):
+    """It named feedback by a setting of its own, and counted its sessions' epochs otherwise."""
+    whole = fit([8], toy, "np+feedback", out=tmp_path / "whole", **SMALL | {"epochs": 5})
+    out = tmp_path / "old"
+    fit([8], toy, "np+feedback", out=out, reporter=Watch(2), **SMALL | {"epochs": 5})
+    files = out / "config.json", out / "checkpoints" / "last" / "training.json"
+    for file in files:
+        description = json.loads(file.read_text())
+        description["config"] |= {"rule": "np", "feedback": True}
+        file.write_text(json.dumps(description, indent=1) + "\n")
+    (session,) = description_of(out)["sessions"]
+    session["after_epoch"] = session.pop("from_epoch")
+    (out / "config.json").write_text(json.dumps({**description_of(out), "sessions": [session]}))
+    (out / "checkpoints" / "last" / "checkpoint.json").unlink()
+    checkpoints._describe((out / "checkpoints" / "last").resolve(), 0)
+    resumed = resume(out, toy)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert description_of(out)["config"]["rule"] == "np+feedback"
+
+
+def description_of(folder):
+    return json.loads((folder / "config.json").read_text())
 
 
 def test_run_folder_holds_everything(toy, tmp_path):
@@ -155,8 +181,10 @@ def test_half_written_checkpoints_are_not_seen(toy, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("nprobot.regression.runner.save_state", fail)
-    with pytest.raises(StorageError, match=r"after epoch 4: .*no space left.*go on: nprobot fit"):
+    monkeypatch.setattr("nprobot.regression.run.save_state", fail)
+    with pytest.raises(
+        StorageError, match=r"after epoch 4: .*no space left.*continue: nprobot fit"
+    ):
         resume(out, toy, epochs=5, checkpoint_every=1)
     assert (out / "checkpoints" / "last").resolve() == before
     monkeypatch.undo()

@@ -3,11 +3,10 @@
 import json
 import math
 import sys
-from contextlib import nullcontext
 
 import pytest
 
-from nprobot import catalogue, defaults
+from nprobot import defaults
 from nprobot.cli import main
 from nprobot.errors import (
     ConfigError,
@@ -15,16 +14,13 @@ from nprobot.errors import (
     FileError,
     MissingPackageError,
     NonFiniteError,
-    RuleError,
     RunFailedError,
     UnknownNameError,
 )
-from nprobot.learning.rules import learning_rule
-from nprobot.tuning import objective as objective_module
+from nprobot.tuning import study
 from nprobot.tuning.config import FRESH, TuneConfig
-from nprobot.tuning.objective import TrainingObjective
 from nprobot.tuning.space import SPACES, Choice, Range, parameters, point
-from nprobot.tuning.study import JOURNAL, open_study, search
+from nprobot.tuning.study import JOURNAL, TrainingRuns, open_study, search
 
 pytest.importorskip("optuna")
 
@@ -51,7 +47,7 @@ class Fake:
     def defaults(self):
         return GENERAL
 
-    def __call__(self, settings, seed, report):
+    def __call__(self, settings, seed, on_return):
         self.calls.append((dict(settings), seed))
         if len(self.calls) == self.die_at:
             raise KeyboardInterrupt
@@ -62,7 +58,7 @@ class Fake:
         parts = self.config.evaluations + 1
         for part in range(1, parts):
             self.steps += self.config.steps // parts
-            report(part * self.config.steps // parts, value - 1 / part)
+            on_return(part * self.config.steps // parts, value - 1 / part)
         self.steps += self.config.steps // parts
         return value
 
@@ -71,18 +67,22 @@ class Quiet:
     def __init__(self):
         self.texts, self.done = [], []
 
-    def begin(self, rule, done, total):
-        self.done.append((done, total))
-
-    def ran(self, done, total):
-        self.done.append((done, total))
+    def progress(self, progress):
+        self.done.append((progress.done, progress.total))
 
     def message(self, text):
         self.texts.append(text)
 
 
 def config(**changes):
-    given = {"trials": 7, "steps": 300, "seeds": 2, "fresh_seeds": 2, "evaluations": 2}
+    given = {
+        "rule": ("danp",),
+        "trials": 7,
+        "steps": 300,
+        "seeds": 2,
+        "fresh_seeds": 2,
+        "evaluations": 2,
+    }
     return TuneConfig(**{**given, **changes})
 
 
@@ -91,9 +91,9 @@ class TestSearch:
         asked = config()
         fake, news = Fake(asked), Quiet()
         outcome = search(asked, tmp_path, fake, news)
-        assert outcome.trials == 7
-        assert outcome.better
-        assert outcome.value > -abs(math.log10(0.1))
+        assert outcome.search["trials"] == 7
+        assert outcome.score.better
+        assert outcome.search["return_in_search"] > -abs(math.log10(0.1))
         assert set(outcome.settings) == {p.name for p in parameters("ppo", "danp")}
         assert news.done[-1] == (18, 18)
 
@@ -114,9 +114,9 @@ class TestSearch:
     def test_gives_up_what_falls_behind(self, tmp_path):
         fake = Fake(config())
         outcome = search(config(), tmp_path, fake, Quiet())
-        assert outcome.pruned > 0
+        assert outcome.search["pruned"] > 0
         assert len(fake.calls) < 18
-        assert outcome.environment_steps < 18 * 300
+        assert outcome.search["environment_steps"] < 18 * 300
 
     def test_every_rule_has_the_same_budget(self, tmp_path):
         """Without giving up, backprop and perturbation train exactly as often."""
@@ -125,7 +125,7 @@ class TestSearch:
             asked = config(rule=(rule,), evaluations=0, trials=4)
             fake = Fake(asked)
             outcome = search(asked, tmp_path / rule, fake, Quiet())
-            steps[rule] = outcome.environment_steps, len(fake.calls)
+            steps[rule] = outcome.search["environment_steps"], len(fake.calls)
         assert len(set(steps.values())) == 1
 
     def test_same_seed_same_search(self, tmp_path):
@@ -147,15 +147,15 @@ class TestSearch:
             search(asked, tmp_path / "cut", cut, Quiet())
         outcome = search(asked, tmp_path / "cut", rest, news)
         assert outcome.settings == expected.settings
-        assert (outcome.tuned, outcome.general) == (expected.tuned, expected.general)
-        assert outcome.trials == expected.trials
+        assert outcome.score == expected.score
+        assert outcome.search["trials"] == expected.search["trials"]
         again = len(cut.calls) + len(rest.calls) - len(whole.calls)
         assert 1 <= again <= asked.seeds  # the trial at hand, from its beginning
 
     def test_goes_on_with_more_trials(self, tmp_path):
         search(config(trials=2), tmp_path, Fake(config()), Quiet())
         fake = Fake(config())
-        assert search(config(trials=3), tmp_path, fake, Quiet()).trials == 3
+        assert search(config(trials=3), tmp_path, fake, Quiet()).search["trials"] == 3
         assert len(fake.calls) <= 2 + 4
 
     def test_a_finished_search_only_tells_again(self, tmp_path):
@@ -178,7 +178,7 @@ class TestSearch:
 
     def test_a_return_that_is_no_number_is_a_failure(self, tmp_path):
         class Nan(Fake):
-            def __call__(self, settings, seed, report):
+            def __call__(self, settings, seed, on_return):
                 return math.nan
 
         with pytest.raises(RunFailedError, match="none of"):
@@ -187,10 +187,10 @@ class TestSearch:
     @pytest.mark.parametrize("error", [EnvironmentFailedError("it died"), OSError("disk full")])
     def test_a_failure_that_is_not_the_settings_fault_ends_the_search(self, error, tmp_path):
         class Broken(Fake):
-            def __call__(self, settings, seed, report):
+            def __call__(self, settings, seed, on_return):
                 if len(self.calls) == 4:
                     raise error
-                return super().__call__(settings, seed, report)
+                return super().__call__(settings, seed, on_return)
 
         with pytest.raises(RunFailedError, match=str(error)):
             search(config(), tmp_path, Broken(config()), Quiet())
@@ -224,11 +224,11 @@ class TestRefusals:
         [
             *({name: 0} for name in ("trials", "steps", "seeds", "fresh_seeds")),
             *({"evaluations": n} for n in (-1, 300)),
-            *({"seed": -1}, {"seeds": FRESH + 1}, {"rule": ()}, {"rule": ("bp", "bp")}),
+            *({"seed": -1}, {"seeds": FRESH + 1}, {"rule": ("bp", "bp")}),
             {"samples": 0},
         ],
     )
-    def test_numbers_that_make_no_sense(self, changes):
+    def test_numbers_that_are_not_allowed(self, changes):
         with pytest.raises(ConfigError):
             config(**changes)
 
@@ -250,15 +250,13 @@ class TestSpace:
     )
     def test_holds_the_general_defaults(self, algo, rule, tmp_path):
         asked = config(algo=algo, rule=(rule,))
-        values = TrainingObjective(asked, tmp_path).defaults()
+        values = TrainingRuns(asked, tmp_path).defaults()
         space = parameters(algo, rule)
         assert point(space, values) == {p.name: values[p.name] for p in space}
 
-    def test_feedback_is_for_the_rules_that_have_it(self):
-        asked = TuneConfig(rule=("np",), feedback=True)
-        for rule in catalogue.rules():
-            with nullcontext() if asked.with_feedback(rule) else pytest.raises(RuleError):
-                learning_rule(rule, feedback=True)
+    def test_the_rule_is_the_default_of_the_algorithm(self):
+        assert TuneConfig().rule == ("np+feedback",)
+        assert TuneConfig(algo="nrl").rule == ("danp",)
 
     def test_nearest(self):
         assert Range("x", 0.1, 1.0).nearest(7) == 1.0
@@ -273,7 +271,7 @@ class TestTraining:
         asked = config(steps=512, evaluations=1, samples=1)
         told = []
         settings = {"n_steps": 16, "hidden": (4,), "batch_size": 64}
-        value = TrainingObjective(asked, tmp_path)(
+        value = TrainingRuns(asked, tmp_path)(
             settings, 3, lambda steps, value: told.append((steps, value))
         )
         assert math.isfinite(value)
@@ -289,7 +287,7 @@ class TestTraining:
 
         asked = config(steps=512, evaluations=1, samples=1)
         with pytest.raises(Enough):
-            TrainingObjective(asked, tmp_path)(
+            TrainingRuns(asked, tmp_path)(
                 {"n_steps": 16, "hidden": (4,), "batch_size": 64}, 0, give_up
             )
         assert list(tmp_path.iterdir()) == []
@@ -303,7 +301,7 @@ class TestCommandLine:
 
     @pytest.fixture(autouse=True)
     def _fake(self, monkeypatch):
-        monkeypatch.setattr(objective_module, "TrainingObjective", lambda c, folder: Fake(c))
+        monkeypatch.setattr(study, "TrainingRuns", lambda c, folder: Fake(c))
 
     def test_prints_and_writes_what_train_takes(self, tmp_path, capsys):
         out = tmp_path / "search"
@@ -311,11 +309,12 @@ class TestCommandLine:
         text = capsys.readouterr().out
         assert "for each at most 5 trials of 1 runs and 4 runs on fresh seeds" in text
         assert "2,700 environment steps" in text
-        file = out / "Reacher-v5-ppo-danp.toml"
+        file = out / "Reacher-v5.toml"
         assert f"Next: nprobot train --env Reacher-v5 --algo ppo --rule danp --defaults {file}" in (
             text
         )
-        tuned = defaults.load(file)
+        other, tuned = defaults.load(file)
+        assert (other.rule, tuned.rule) == ("bp", "danp")
         assert tuned.settings["samples"] == 4
         assert tuned.score.seeds == (FRESH, FRESH + 1)
         assert tuned.score.command == (
@@ -323,39 +322,37 @@ class TestCommandLine:
         )
         assert tuned.search["command"] == "nprobot " + " ".join(self.ARGUMENTS)
         assert tuned.search["trials"] == 5
-        other = defaults.load(out / "Reacher-v5-ppo-bp.toml")
         assert "samples" not in other.settings
         assert "sigma" not in other.settings
         assert other.search["command"] == tuned.search["command"]
 
-    def test_with_feedback(self, tmp_path, capsys):
+    def test_the_flag_of_earlier_versions_names_rules_with_feedback(self, tmp_path, capsys):
         """Backprop in the same command is searched without."""
         out = tmp_path / "search"
         arguments = ["tune", "--env", "Reacher-v5", "--rule", "np", "bp"]
         rest = ["--feedback", "--trials", "2", "--steps", "30", "--fresh-seeds", "1"]
         assert main([*arguments, *rest, "--out", str(out)]) == 0
-        assert "NP + feedback, BP; for each" in capsys.readouterr().out
-        tuned = defaults.load(out / "Reacher-v5-ppo-np-feedback.toml")
-        assert tuned.settings["feedback"] is True
-        assert tuned.score.command.endswith("--rule np --feedback --steps 30 --seed 1000")
-        assert "feedback" not in defaults.load(out / "Reacher-v5-ppo-bp.toml").settings
+        said = capsys.readouterr()
+        assert "--rule np+feedback" in said.err
+        assert "NP + feedback, BP; for each" in said.out
+        bp, tuned = defaults.load(out / "Reacher-v5.toml")
+        assert (bp.rule, tuned.rule) == ("bp", "np+feedback")
+        assert tuned.score.command.endswith("--rule np+feedback --steps 30 --seed 1000")
 
-    def test_the_same_command_goes_on(self, tmp_path, capsys):
+    def test_the_same_command_continues(self, tmp_path, capsys):
         arguments = [*self.ARGUMENTS, "--out", str(tmp_path / "search")]
         assert main(arguments) == 0
         first = capsys.readouterr().out
         assert main(arguments) == 0
         second = capsys.readouterr().out
-        assert "going on after 9 of 9 runs" in second
+        assert "continuing after 9 of 9 runs" in second
         assert first.splitlines()[-1] == second.splitlines()[-1]
 
-    def test_ctrl_c_says_how_to_go_on(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr(
-            objective_module, "TrainingObjective", lambda c, folder: Fake(c, die_at=3)
-        )
+    def test_ctrl_c_says_how_to_continue(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(study, "TrainingRuns", lambda c, folder: Fake(c, die_at=3))
         arguments = [*self.ARGUMENTS, "--out", str(tmp_path / "search")]
         assert main(arguments) == 130
-        assert f"go on: nprobot {' '.join(arguments)}" in capsys.readouterr().out
+        assert f"continue: nprobot {' '.join(arguments)}" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -364,7 +361,7 @@ class TestCommandLine:
             (["--rule", "dnap"], "or danp?"),
             (["--algo", "pp"], "did you mean ppo"),
             (["--trials", "0"], "trials must be 1 or more"),
-            (["--feedback", "--rule", "danp"], "feedback is for np, inp, dnp, dinp, got danp"),
+            (["--feedback", "--rule", "danp"], "feedback is for np, inp, dnp, dinp, not"),
             (["--env", "CartPole-v1", "--algo", "sac"], "takes continuous actions"),
         ],
     )
@@ -389,8 +386,8 @@ def test_a_real_search(tmp_path, capsys):
         *("--fresh-seeds", "1", "--evaluations", "1", "--out", str(tmp_path / "search")),
     ]
     assert main(arguments) == 0
-    file = tmp_path / "search" / "InvertedPendulum-v5-ppo-danp.toml"
-    tuned = defaults.load(file)
+    file = tmp_path / "search" / "InvertedPendulum-v5.toml"
+    (tuned,) = defaults.load(file)
     capsys.readouterr()
     run = ["train", "--defaults", str(file), "--steps", "2048", "--seed", str(FRESH)]
     assert main([*run, "--out", str(tmp_path / "run")]) == 0

@@ -1,4 +1,4 @@
-"""A robot that does nothing but remember what its actuators did, and a way to drive it."""
+"""A robot that does nothing but remember what its actuators did, and ways to drive it."""
 
 from __future__ import annotations
 
@@ -42,18 +42,43 @@ def still():
 
 
 @pytest.fixture
-def drive():
-    """Drives a still robot through one episode: realised actions, shape (T, d)."""
+def episodes():
+    """Realised actions of several episodes, one for each reset seed, shape (count, steps, size)."""
 
-    def run(models, commands, *, seed=0, clip="none", size=None, **robot):
-        commands = np.asarray(commands, np.float64)
-        if commands.ndim == 1:
-            commands = commands[:, None]
-        env = Still(size or commands.shape[1], **robot)
-        wrapped = NoisyActuators(env, models, clip=clip)
-        wrapped.reset(seed=seed)
+    def run(models, seeds=(0,), *, size=1, steps=1, command=0.0, secret=None):
+        env = Still(size)
+        wrapped = NoisyActuators(env, models, clip="none", seed=secret)
+        for seed in seeds:
+            wrapped.reset(seed=seed)
+            for _ in range(steps):
+                wrapped.step(np.full(size, command))
+        return np.array(env.received).reshape(len(seeds), steps, size)
+
+    return run
+
+
+@pytest.fixture
+def received():
+    """What a robot is told in one episode of commands, one array a step."""
+
+    def run(models, commands, env, **arguments):
+        wrapped = NoisyActuators(env, models, **arguments)
+        wrapped.reset(seed=0)
         for command in commands:
             wrapped.step(command)
-        return np.array(env.received)
+        return env.received
+
+    return run
+
+
+@pytest.fixture
+def drive(received):
+    """The same of a still robot, unclipped, from and as one array of shape (T, d)."""
+
+    def run(models, commands, **robot):
+        commands = np.asarray(commands, np.float64)
+        commands = commands[:, None] if commands.ndim == 1 else commands
+        env = Still(commands.shape[1], **robot)
+        return np.array(received(models, commands, env, clip="none"))
 
     return run

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+import pytest
 from gymnasium.vector import SyncVectorEnv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,6 @@ from nprobot.envs.actuators import (
     NoisyActuators,
     NoisyActuatorsVector,
     RandomDelay,
-    model_from_dict,
     scale_noise,
 )
 
@@ -25,23 +23,7 @@ SIZE = 3
 few = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-class Robot(gymnasium.Env):
-    """Three actuators with ranges of their own, and episodes of a given length."""
-
-    action_space = Box(np.array([-1.0, 0.0, -3.0]), np.array([1.0, 0.5, 2.0]), dtype=np.float64)
-    observation_space = Box(-1, 1, (1,))
-    dt = 0.02
-
-    def __init__(self, steps=7):
-        self.steps = steps
-
-    def reset(self, *, seed=None, options=None):
-        self.elapsed = 0
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        self.elapsed += 1
-        return np.zeros(1, np.float32), 0.0, False, self.elapsed >= self.steps, {}
+LOW, HIGH = np.array([-1.0, 0.0, -3.0]), np.array([1.0, 0.5, 2.0])
 
 
 def magnitudes():
@@ -88,56 +70,58 @@ chains = st.lists(models(), min_size=1, max_size=5)
 seeds = st.integers(0, 2**32)
 
 
-def commands(steps, seed=0):
-    generator = np.random.default_rng(seed)
-    low, high = Robot.action_space.low, Robot.action_space.high
-    return generator.uniform(low - 0.2, high + 0.2, (steps, SIZE))
+def commands(steps):
+    return np.random.default_rng(0).uniform(LOW - 0.2, HIGH + 0.2, (steps, SIZE))
 
 
-def realised(chain, steps=25, *, seed=0, secret=None, **arguments):
-    oracle = ActuatorOracle()
-    env = NoisyActuators(Robot(), chain, oracle=oracle, seed=secret, **arguments)
-    env.reset(seed=seed)
-    for command in commands(steps):
-        if env.step(command)[3]:
-            env.reset()
-    return np.array(oracle.realised)
+@pytest.fixture
+def robot(still):
+    """Three actuators with ranges of their own, and episodes of a given length."""
+    return lambda steps=7: still(SIZE, LOW, HIGH, steps=steps)
 
 
-@few
-@given(models())
-def test_every_model_survives_a_dictionary(model):
-    assert model_from_dict(model.to_dict()) == model
+@pytest.fixture
+def realised(robot):
+    def realise(chain, *, seed=0, **arguments):
+        oracle = ActuatorOracle()
+        env = NoisyActuators(robot(), chain, oracle=oracle, **arguments)
+        env.reset(seed=seed)
+        for command in commands(25):
+            if env.step(command)[3]:
+                env.reset()
+        return np.array(oracle.realised)
+
+    return realise
 
 
 @few
 @given(chains, seeds)
-def test_equal_seeds_make_equal_actions_inside_the_range(chain, seed):
+def test_equal_seeds_make_equal_actions_inside_the_range(realised, chain, seed):
     first = realised(chain, seed=seed)
     assert (first == realised(chain, seed=seed)).all()
     assert np.isfinite(first).all()
-    assert (first >= Robot.action_space.low).all()
-    assert (first <= Robot.action_space.high).all()
+    assert (first >= LOW).all()
+    assert (first <= HIGH).all()
 
 
 @few
 @given(chains, seeds)
-def test_without_noise_nothing_depends_on_the_seed(chain, seed):
+def test_without_noise_nothing_depends_on_the_seed(realised, chain, seed):
     quiet = [m for m in scale_noise(chain, 0) if not isinstance(m, RandomDelay)]
     assert (realised(quiet, seed=seed, clip="none") == realised(quiet, clip="none")).all()
 
 
 @few
 @given(chains, st.lists(st.integers(1, 9), min_size=1, max_size=4), seeds)
-def test_a_vector_is_as_many_single_wrappers(chain, lengths, seed):
+def test_a_vector_is_as_many_single_wrappers(robot, chain, lengths, seed):
     oracle = ActuatorOracle()
     vector = NoisyActuatorsVector(
-        SyncVectorEnv([lambda n=n: Robot(n) for n in lengths]), chain, oracle=oracle, seed=seed
+        SyncVectorEnv([lambda n=n: robot(n) for n in lengths]), chain, oracle=oracle, seed=seed
     )
     alone = [ActuatorOracle() for _ in lengths]
     singles = SyncVectorEnv(
         [
-            lambda i=i, n=n: NoisyActuators(Robot(n), chain, seed=seed + i, oracle=alone[i])
+            lambda i=i, n=n: NoisyActuators(robot(n), chain, seed=seed + i, oracle=alone[i])
             for i, n in enumerate(lengths)
         ]
     )
@@ -152,24 +136,3 @@ def test_a_vector_is_as_many_single_wrappers(chain, lengths, seed):
             v[row] for v, active in zip(oracle.realised, oracle.active, strict=True) if active[row]
         ]
         assert (np.array(stepped) == np.array(one.realised)).all()
-
-
-@few
-@given(chains, st.integers(0, 20), seeds)
-def test_a_saved_run_goes_on_as_if_nothing_had_happened(chain, before, secret):
-    whole = realised(chain, 20 + before, secret=secret)
-    oracle = ActuatorOracle()
-    env = NoisyActuators(Robot(), chain, seed=secret)
-    env.reset(seed=0)
-    path = commands(20 + before)
-    for command in path[:before]:
-        if env.step(command)[3]:
-            env.reset()
-    again = NoisyActuators(Robot(), chain, seed=secret, oracle=oracle)
-    again.reset(seed=77)
-    again.restore_actuators(env.save_actuators())
-    again.unwrapped.elapsed = env.unwrapped.elapsed
-    for command in path[before:]:
-        if again.step(command)[3]:
-            again.reset()
-    assert (np.array(oracle.realised) == whole[before:]).all()

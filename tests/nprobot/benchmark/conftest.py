@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nprobot.benchmark.spec import RunSpec
+from nprobot.benchmark import RunSpec
+from nprobot.benchmark.rows import FORMAT
 
 TINY = """
 about = "for tests"
@@ -63,6 +64,7 @@ def made_up_row(learner, seed, value, *, env="Reacher-v5", rule=None, algo="ppo"
         samples=None, seed=seed,
     )  # fmt: skip
     row = spec.to_dict() | {
+        "format": FORMAT,
         "key": spec.key,
         "status": status,
         "suite": "made-up",

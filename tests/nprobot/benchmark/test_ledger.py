@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import nprobot
-from nprobot.benchmark.environments import make_vector
-from nprobot.benchmark.ledger import Metered, multiply_adds
-from nprobot.benchmark.sb3 import Spending, build
-from nprobot.benchmark.spec import RunSpec
+from nprobot.benchmark import METHODS, RunSpec
+from nprobot.benchmark.execution import Recorder
+from nprobot.benchmark.ledger import Phase, multiply_adds
 
 SIZES = [5, 7, 6, 3]
 BATCH = 10
@@ -78,37 +77,46 @@ def test_the_products_that_torch_has():
     assert multiply_adds(lambda: a + a) == 0
 
 
-def test_calls_after_the_first_are_taken_to_cost_the_same():
-    calls = []
-    metered = Metered(lambda n: calls.append(torch.ones(n, n) @ torch.ones(n, n)), probes=2)
-    for n in (2, 2, 2, 2):
-        metered(n)
-    assert len(calls) == 4
-    assert metered.multiply_adds == 4 * 8
+def products(n):
+    return torch.ones(n, 1) @ torch.ones(1, 1)
 
 
-def test_calls_while_warming_up_are_counted_by_themselves():
-    warm = [True, True, False, False]
-    metered = Metered(lambda n: torch.ones(n, 1) @ torch.ones(1, 1), idle=lambda: warm[0])
-    for n in (1, 1, 5, 5):
-        metered(n)
-        warm.pop(0)
-    assert metered.multiply_adds == 1 + 1 + 5 + 5
+def test_times_after_the_first_are_taken_to_cost_the_same():
+    phase = Phase(probes=2)
+    for n in (2, 4, 100, 100):
+        phase.begin()
+        products(n)
+        phase.end()
+    assert phase.multiply_adds == 2 * (2 + 4)
+
+
+def test_warming_up_is_counted_by_itself():
+    phase = Phase(probes=1)
+    for n, idle in ((1, True), (2, True), (5, False), (5, False)):
+        phase.begin()
+        products(n)
+        phase.end(idle=idle)
+    assert phase.multiply_adds == 1 + 2 + 5 + 5
+
+
+def test_nothing_is_counted_after_a_failure():
+    phase = Phase(probes=9)
+    phase.begin()
+    phase.abandon()
+    products(7)
+    assert phase.multiply_adds == 0
 
 
 @pytest.mark.parametrize(("rule", "samples"), [("bp", None), ("anp", 3)])
 def test_a_whole_run_of_ppo_is_billed(rule, samples):
     spec = RunSpec(
-        env="InvertedPendulum-v5", actuators="ideal", steps=128, learner="x", algo="ppo", rule=rule,
-        samples=samples, settings={"n_steps": 32, "batch_size": 32, "n_epochs": 2}, envs=2,
-        hidden=(8,),
+        env="InvertedPendulum-v5", steps=128, learner="x", algo="ppo", rule=rule, samples=samples,
+        settings={"n_steps": 32, "batch_size": 32, "n_epochs": 2}, envs=2, hidden=(8,),
+        episodes=1, points=1, point_episodes=1,
     )  # fmt: skip
-    env = make_vector(spec, normalise="on", gamma=0.99)
-    model = build(spec, env)
-    spending = Spending(model, spec)
-    model.learn(spec.steps)
-    ledger = spending.ledger()
-    env.close()
+    recorder = Recorder(spec, lambda steps: None)
+    ledger = METHODS["ppo"].run(spec, recorder)
+    recorder.close()
     one = 4 * 8 + 8 * 1
     updates, rollout = 2, 64
     learned = 2 * 2 * updates * rollout  # actor and critic, two epochs

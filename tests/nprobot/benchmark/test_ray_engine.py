@@ -10,10 +10,7 @@ import time
 
 import pytest
 
-from nprobot.benchmark.ray_engine import Ray
-from nprobot.benchmark.running import bench
-from nprobot.benchmark.store import read
-from nprobot.benchmark.suite import load
+from nprobot.benchmark import Ray, bench, load, read
 from nprobot.errors import MissingPackageError
 
 INSTALLED = importlib.util.find_spec("ray") is not None
@@ -68,4 +65,4 @@ if INSTALLED:
 
         mine = psutil.Process().children(recursive=True)
         titles = {child.pid: " ".join(child.cmdline()) for child in mine if child.is_running()}
-        return [pid for pid, title in titles.items() if title.startswith("ray::work")]
+        return [pid for pid, title in titles.items() if title.startswith("ray::on_cluster")]

@@ -8,10 +8,13 @@ import re
 import numpy as np
 import pytest
 
+from nprobot import catalogue
+from nprobot.benchmark.figures import looks
 from nprobot.benchmark.findings import by_task, caveats, headline
-from nprobot.benchmark.reporting import report
+from nprobot.benchmark.page import report
 from nprobot.benchmark.results import Results
-from nprobot.benchmark.store import Store
+from nprobot.benchmark.rows import FORMAT, open_rows
+from nprobot.benchmark.suite import load
 
 
 @pytest.fixture
@@ -70,6 +73,25 @@ def test_losses_are_said_in_words(rows):
     assert "NP, K = 8" in headline(results, "ideal")[0]
 
 
+def test_rows_say_that_another_version_wrote_them(rows):
+    assert "earlier version" not in " ".join(caveats(Results.of(rows)))
+    rows[0] |= {"format": FORMAT - 1, "versions": {"nprobot": "0.0.9"}}
+    assert "1 of 20 runs are of an earlier version (nprobot 0.0.9" in " ".join(
+        caveats(Results.of(rows))
+    )
+
+
+def test_no_two_learners_of_core_differ_by_their_colour_alone():
+    rows = [run.to_dict() | {"status": "done", "return_mean": 0.0} for run in load("core").runs]
+    found = looks(Results.of(rows))
+    shapes = {
+        name: (look["marker"], look["markerfacecolor"] == "white", look["linestyle"])
+        for name, look in found.items()
+    }
+    assert len(set(shapes.values())) == len(shapes)
+    assert found["DANP, K = 8"]["color"] == catalogue.rules()["danp"].colour
+
+
 def test_learners_that_did_not_run_everywhere_are_left_out_of_averages(rows, made_up):
     rows.append(made_up("CMA-ES", 0, 8.0, algo="cma-es"))
     results = Results.of(rows)
@@ -78,7 +100,7 @@ def test_learners_that_did_not_run_everywhere_are_left_out_of_averages(rows, mad
 
 
 def test_without_anchors_there_are_no_scores_but_a_report(tmp_path, made_up):
-    with Store(tmp_path) as store:
+    with open_rows(tmp_path) as store:
         store.append(made_up("NP", 0, 1.0, rule="np"))
     made = report(tmp_path)
     assert np.isnan(made.results.scale(made.results.tasks[0]))
@@ -87,7 +109,7 @@ def test_without_anchors_there_are_no_scores_but_a_report(tmp_path, made_up):
 
 def test_the_page_has_everything_in_it_and_fetches_nothing(tmp_path, rows, made_up):
     rows.append(made_up("NP, K = 8", 7, 0.0, rule="np", status="failed"))
-    with Store(tmp_path) as store:
+    with open_rows(tmp_path) as store:
         for row in rows:
             store.append(row)
     made = report(tmp_path, markdown=tmp_path / "tables.md")
@@ -107,9 +129,10 @@ def test_the_page_has_everything_in_it_and_fetches_nothing(tmp_path, rows, made_
         assert len(list(csv.DictReader(file))) == 3 * (len(rows) - 1)
     tables = (tmp_path / "tables.md").read_text()
     assert "| learner | IQM |" in tables and "BP wins" in tables
+    assert "**12.00 ± 0.00**" in tables and "&" not in tables
 
 
 def test_names_cannot_break_the_page(tmp_path, made_up):
-    with Store(tmp_path) as store:
+    with open_rows(tmp_path) as store:
         store.append(made_up("<script>alert(1)</script>", 0, 1.0, rule="np"))
     assert "<script" not in report(tmp_path).page.read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nprobot.benchmark.spec import RunSpec
+from nprobot.benchmark.methods import RunSpec
 from nprobot.benchmark.suite import SHIPPED, load, parse
 from nprobot.errors import ConfigError, UnknownNameError
 
@@ -15,9 +15,9 @@ LEARNER = '[[learners]]\nname = "BP"\nalgo = "ppo"\nrule = "bp"\n'
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_suite_loads_and_has_anchors(name):
     suite = load(name)
-    tasks = {(run.env, run.hardware, run.steps) for run in suite.runs}
+    tasks = {(run.env, run.actuators, run.steps) for run in suite.runs}
     for task in tasks:
-        here = [r for r in suite.runs if (r.env, r.hardware, r.steps) == task]
+        here = [r for r in suite.runs if (r.env, r.actuators, r.steps) == task]
         assert any(run.rule == "bp" for run in here), task
         assert any(run.algo == "random" for run in here), task
     assert len({run.key for run in suite.runs}) == len(suite.runs)
@@ -38,7 +38,7 @@ def test_core_is_what_was_promised():
             assert {r.env for r in runs} == set(envs)
 
 
-@pytest.mark.parametrize("name", ["core", "full", "hardware", "regression"])
+@pytest.mark.parametrize("name", ["core", "full", "actuators", "regression"])
 def test_every_hyperparameter_of_a_shipped_suite_has_a_source(name):
     assert "not given" not in load(name).sources.values()
 
@@ -57,6 +57,16 @@ def test_rules_and_samples_multiply_and_are_named():
     assert [run.samples for run in runs] == [None, 1, 8, 1, 8]
 
 
+def test_what_earlier_versions_wrote_is_understood():
+    text = 'hardware = ["servo"]\n' + TASK + '[[learners]]\nalgo = "ppo"\nrule = ["np", "dnp"]\n'
+    runs = parse(text + "settings = { feedback = true, sigma = 0.1 }", "t").runs
+    assert [run.learner for run in runs] == ["NP + feedback, K = 1", "DNP + feedback, K = 1"]
+    assert [run.rule for run in runs] == ["np+feedback", "dnp+feedback"]
+    assert {run.actuators for run in runs} == {"servo"}
+    assert all(run.settings == {"sigma": 0.1} for run in runs)
+    assert load("hardware") == load("actuators")
+
+
 def test_settings_of_one_environment_override():
     extra = '[learners.where."Reacher-v5"]\nlearning_rate = 0.5\n'
     text = TASK + LEARNER + "settings = { learning_rate = 0.1, gamma = 0.9 }\n" + extra
@@ -67,20 +77,22 @@ def test_settings_of_one_environment_override():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tasks = 3", "tasks is missing"),
-        ("sedes = 3\n" + TASK + LEARNER, r"sedes: there is no such key; did you mean seeds"),
-        (TASK.replace("steps", "step") + LEARNER, r"tasks\[1\]\.step: .* steps"),
-        (TASK.replace("1000", "0") + LEARNER, r"tasks\[1\]\.steps must be a whole number from 1"),
-        (TASK + LEARNER.replace('"ppo"', '"pppo"'), r"learners\[1\]\.algo: .* did you mean ppo"),
-        (TASK + LEARNER.replace('"bp"', '"dnap"'), r"learners\[1\]\.rule: .* danp"),
+        ("tasks = 3", "tasks must be"),
+        (LEARNER, "tasks is missing"),
+        ("sedes = 3\n" + TASK + LEARNER, "unknown option 'sedes'; did you mean seeds"),
+        (TASK.replace("steps", "stops") + LEARNER, r"tasks\[1\]: steps is missing"),
+        (TASK + "env_kwargs = 3\n" + LEARNER, r"tasks\[1\]: unknown option 'env_kwargs'"),
+        (TASK.replace("1000", "0") + LEARNER, r"tasks\[1\]: steps must be 1 or more"),
+        (TASK + LEARNER.replace('"ppo"', '"pppo"'), r"learners\[1\]: .* did you mean ppo"),
+        (TASK + LEARNER.replace('"bp"', '"dnap"'), r"learners\[1\]: .* danp"),
         (TASK + LEARNER.replace('rule = "bp"\n', ""), "'ppo' needs a rule"),
-        (TASK + LEARNER + "settings = { lr = 1.0 }", r"settings\.lr: there is no such key"),
-        (TASK + LEARNER + 'settings = { gamma = "x" }', r"settings\.gamma must be a number"),
-        (TASK + LEARNER + 'settings = { normalise = "x" }', "one of on, off"),
-        ('hardware = "servos"\n' + TASK + LEARNER, "hardware: .*did you mean servo"),
+        (TASK + LEARNER + "settings = { lr = 1.0 }", r"learners\[1\]: unknown setting 'lr'"),
+        (TASK + LEARNER + 'settings = { gamma = "x" }', r"learners\[1\]: gamma must be a number"),
+        (TASK + LEARNER + 'settings = { normalise = "x" }', "unknown normalise 'x'"),
+        ('hardware = "servos"\n' + TASK + LEARNER, "did you mean servo"),
         (TASK + LEARNER + LEARNER, "two are called 'BP'"),
         (TASK + LEARNER + 'only = ["Hopper-v5"]', "name 'Hopper-v5', which no task has"),
-        ("seeds = [0, -1]\n" + TASK + LEARNER, "seeds must be a number of seeds"),
+        ("seeds = [0, -1]\n" + TASK + LEARNER, "seeds must be"),
         ("[[tasks", "not a TOML file"),
     ],
 )

@@ -21,10 +21,10 @@ from nprobot.errors import (
 )
 from nprobot.regression import fit, resume
 from nprobot.regression.folder import FitFolder
-from nprobot.regression.reporting import Silent
 from nprobot.runs import checkpoints as checkpoint_folder
 from nprobot.runs.checkpoints import newest_whole
 from nprobot.runs.files import lock_run
+from nprobot.runs.reporting import Silent
 
 FILES = [
     *("checkpoint.json", "model.json", "model.safetensors"),
@@ -149,7 +149,7 @@ def test_a_fit_has_a_checkpoint_from_its_beginning(tmp_path, monkeypatch):
     def killed(run):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nprobot.regression.runner.Run.run", killed)
+    monkeypatch.setattr("nprobot.regression.run.Fit.run", killed)
     with pytest.raises(KeyboardInterrupt):
         fit([6], data(), "danp", out=tmp_path / "fit", **OPTIONS)
     monkeypatch.undo()

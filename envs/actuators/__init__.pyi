@@ -1,0 +1,34 @@
+"""Public names of the package; `__init__.py` imports each on first use."""
+
+from .actuation import ActuatorOracle as ActuatorOracle
+from .actuator_model import ActuatorModel as ActuatorModel
+from .actuator_noise import DeviceMismatch as DeviceMismatch
+from .actuator_noise import EpisodeBias as EpisodeBias
+from .actuator_noise import GainDrift as GainDrift
+from .actuator_noise import OffsetDrift as OffsetDrift
+from .actuator_noise import OrnsteinUhlenbeckNoise as OrnsteinUhlenbeckNoise
+from .actuator_noise import SignalDependentNoise as SignalDependentNoise
+from .actuator_noise import TelegraphNoise as TelegraphNoise
+from .actuator_noise import WhiteNoise as WhiteNoise
+from .mechanics import Backlash as Backlash
+from .mechanics import DeadZone as DeadZone
+from .mechanics import GainLoss as GainLoss
+from .mechanics import Lag as Lag
+from .mechanics import Quantisation as Quantisation
+from .mechanics import Saturation as Saturation
+from .noisy_actuators import READING as READING
+from .noisy_actuators import NoisyActuators as NoisyActuators
+from .noisy_actuators import NoisyActuatorsVector as NoisyActuatorsVector
+from .presets import MODELS as MODELS
+from .presets import PRESETS as PRESETS
+from .presets import SENSORS as SENSORS
+from .presets import Preset as Preset
+from .presets import model_from_dict as model_from_dict
+from .presets import resolve as resolve
+from .presets import scale_noise as scale_noise
+from .timing import Delay as Delay
+from .timing import DroppedCommands as DroppedCommands
+from .timing import Latency as Latency
+from .timing import RandomDelay as RandomDelay
+from .timing import SampleAndHold as SampleAndHold
+from .timing import StuckCommands as StuckCommands

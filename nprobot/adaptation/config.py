@@ -1,0 +1,79 @@
+"""The configuration of an adaptation: for how long a policy learns on the robot, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta
+
+from nprobot import catalogue
+from nprobot.catalogue import NoiseSource
+from nprobot.errors import ConfigError, UnknownNameError
+from nprobot.options import Count, Options, Positive, Seed, Share
+
+
+@dataclass(frozen=True)
+class AdaptationConfig(Options):
+    """How it learns.
+
+    Raises:
+        ConfigError: a value is not allowed, or options do not fit each other.
+        UnknownNameError: there are no such actuators.
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {"hardware": "actuators", "noise": "noise_source"}
+
+    steps: Count = 100_000
+    """Control steps of all robots together, calibration included."""
+    calibration: Annotated[int, Meta(ge=0)] = 20_000
+    """The first of them, in which the policy stays as it is and a critic learns what to expect; at
+    their end the faults strike."""
+    robots: Count = 8
+    """Identical robots side by side, which learn together."""
+    actuators: str | None = None
+    """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard.
+    Left out: ideal ones."""
+    noise_source: NoiseSource = "network"
+    """Where perturbations come from: network (a noisy chip; nobody reads its noise), actuators
+    (their own noise, by a noisy sensor; needs --actuators), injected (by the learner)."""
+    node_noise: Positive = 0.05
+    """Standard deviation of the noise in the network, in half ranges of an action."""
+    learning_rate: Positive = 3e-4
+    """Of the policy."""
+    batch: Count = 512
+    """Control steps between two updates, of all robots together."""
+    critic_epochs: Count = 4
+    """Steps of the critic on the transitions between two updates."""
+    gamma: Share = 0.99
+    """Discount factor."""
+    seed: Seed = 0
+    """Of everything random."""
+    frozen: bool = False
+    """Learn nothing; for comparison."""
+
+    def check(self) -> None:
+        """Refuse options that do not fit each other."""
+        if self.calibration >= self.steps:
+            raise ConfigError(
+                f"calibration takes the first {self.calibration} of {self.steps} steps; some "
+                "must be left for learning"
+            )
+        presets = catalogue.actuator_presets()
+        if self.actuators is not None and self.actuators not in presets:
+            known = f"Known: {', '.join(presets)}."
+            raise UnknownNameError("actuators", self.actuators, presets, known)
+        if self.noise_source == "actuators" and self.actuators is None:
+            raise ConfigError(
+                "noise_source 'actuators' learns from noisy actuators, and these are ideal; name "
+                "actuators, such as torque-motor"
+            )
+
+    @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON object as this version would have written it."""
+        upgraded = super().upgraded(values)
+        if "learn" in upgraded:
+            upgraded["frozen"] = not upgraded.pop("learn")
+        return upgraded

@@ -1,0 +1,119 @@
+"""What commands share: exit codes, text that can be copied, and how long work looks."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from nprobot.runs.reporting import Progress
+
+DONE = 0
+FAILED = 1
+"""The work was asked for rightly and failed."""
+MISUSED = 2
+"""Something was asked for that does not exist or makes no sense."""
+INTERRUPTED = 130
+"""By Ctrl-C; 128 + the number of the signal, as shells do."""
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def facts(heading: str, rows: dict[str, str]) -> Table:
+    """A table of names and values."""
+    table = Table(title=heading, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: neither wrapped nor coloured, so that paths can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Display:
+    """Shows the news of a run, a fit, a search or a benchmark; a `nprobot.runs.reporting.Reporter`.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._last_line = time.monotonic()
+        self._task: TaskID | None = None
+        self._bar: RichProgress | None = None
+        if console.is_terminal:
+            self._bar = RichProgress(
+                BarColumn(bar_width=30),
+                TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}"),
+                TextColumn("{task.fields[figures]}"),
+                console=console,
+            )
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def progress(self, progress: Progress) -> None:
+        """Move the bar; without a terminal a line, if the last one is some time ago."""
+        shown = figures(progress)
+        if self._bar is None:
+            if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+                place = f"{progress.done:,} of {progress.total:,} {progress.unit}"
+                self.message(f"{place}: {shown}" if shown else place)
+            return
+        if self._task is None:
+            self._task = self._bar.add_task("", total=progress.total, unit="", figures="")
+        self._bar.update(
+            self._task,
+            completed=progress.done,
+            total=progress.total,
+            unit=progress.unit,
+            figures=shown,
+        )
+
+    def message(self, text: str) -> None:
+        """A line above the bar."""
+        self._last_line = time.monotonic()
+        say(self.console, text)
+
+
+def figures(progress: Progress) -> str:
+    """How well, how fast, how long."""
+    parts = [progress.figures] if progress.figures else []
+    if not math.isnan(progress.per_second):
+        parts.append(f"{progress.per_second:,.0f} {progress.unit}/s")
+    if not math.isnan(progress.seconds_left):
+        parts.append(f"{duration(progress.seconds_left)} left")
+    return ", ".join(parts)
