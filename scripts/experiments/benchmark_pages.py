@@ -4,7 +4,7 @@
     nprobot bench core --out runs/fresh --env HalfCheetah-v5 InvertedDoublePendulum-v5 \
         --seeds 5 6 7 8 9 10 11 12 \
         --learner BP "NP + feedback, K = 1" "NP + feedback, K = 8"   # fresh_seeds.jsonl
-    python scripts/benchmark_pages.py                    # tables in README.md and docs/, figures
+    python scripts/experiments/benchmark_pages.py    # tables in README.md and docs/, figures
 
 What is said about them stays a person's.
 """
@@ -13,19 +13,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
-from rows import FIGURES, ROOT, put_section
+import tyro
+from pages import DOCS, FIGURES, markdown, put_section
+from rows import RESULTS, ROOT, Row, Rows, column, select
 
-from nprobot.benchmark import Results as Report
-from nprobot.benchmark import read
+from nprobot.benchmark import Results, read
 from nprobot.benchmark.aggregates import improvement
 from nprobot.benchmark.page import MARKDOWN, draw, render, sections
 
-Row = dict[str, Any]
-RESULTS = ROOT / "results" / "benchmark"
-VARIANCE, README = ROOT / "docs" / "variance.md", ROOT / "README.md"
-BENCHMARK = ROOT / "docs" / "benchmark.md"
 FOUR = ("Reacher-v5", "HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5")
 ALL = ("InvertedPendulum-v5", *FOUR, "Swimmer-v5", "nprobot/ArmReach-v0")
 NOW = (
@@ -43,8 +39,6 @@ OF_ALL = (
     *("NP, K = 1", "DNP, K = 8", "ANP, K = 8", "NP, K = 8"),
     *("SB3 PPO, its defaults", "ARS", "CMA-ES"),
 )
-
-
 DRAWN = ("BP", "NP + feedback, K = 1", "DANP, K = 8", "ARS", "CMA-ES")
 """Whose curves are shown: more would hide each other."""
 PARTS = {
@@ -54,7 +48,6 @@ PARTS = {
     "What a run spends": "ledger",
 }
 """Parts of a report that the page has, and its places for them."""
-
 SEARCHED = {
     **{"BP": ("bp", None), "NP + feedback, K = 1": ("np+feedback", 1)},
     "NP + feedback, K = 8": ("np+feedback", 8),
@@ -67,57 +60,47 @@ REPORTED = range(5)
 """Seeds of the comparison; others are of a search."""
 
 
-class Results:
-    """The finished runs, by learner and task."""
-
-    def __init__(self, *names: str) -> None:
-        self.rows: list[Row] = []
-        for name in names:
-            self.rows += read(RESULTS / f"{name}.jsonl")
-
-    def of(self, learner: str, task: str) -> list[Row]:
-        """In the order of their seeds."""
-        found = [
-            row
-            for row in self.rows
-            if (row["learner"], row["env"], row["status"]) == (learner, task, "done")
-        ]
-        return sorted(found, key=lambda row: int(row["seed"]))
-
-    def returns(self, learner: str, task: str) -> list[float]:
-        """Of each seed."""
-        return [row["return_mean"] for row in self.of(learner, task)]
-
-    def share(self, learner: str, task: str) -> str:
-        """How much of BP's way from the random policy the mean of the seeds is."""
-        if not (own := self.returns(learner, task)):
-            return "–"
-        start, end = (statistics.fmean(self.returns(n, task)) for n in ("random", "BP"))
-        few = "" if len(own) > 2 else f" ({len(own)} seed{'s' * (len(own) > 1)})"
-        return f"{100 * (statistics.fmean(own) - start) / (end - start):.0f} %{few}"
-
-    def cell(self, learner: str, task: str) -> str:
-        """Mean and each seed."""
-        if not (own := self.returns(learner, task)):
-            return "–"
-        places = 1 if max(map(abs, own)) < 100 else 0
-        mean, *each = (f"{x:.{places}f}".replace("-", "−") for x in (statistics.fmean(own), *own))
-        return f"**{mean}** ({', '.join(each)})"
-
-    def cost(self, learner: str, tasks: Sequence[str]) -> tuple[str, str]:
-        """Passes forward and backward, and CPU seconds, mean over runs."""
-        own = [row for task in tasks for row in self.of(learner, task)]
-        forward, backward, seconds = (
-            statistics.fmean(row[name] for row in own)
-            for name in ("forward_passes", "backward_passes", "cpu_seconds")
-        )
-        passes = (f"{x / 1e6:.1f} M" if x else "none" for x in (forward, backward))
-        return " / ".join(passes), f"{seconds:.0f}"
+def write() -> None:
+    """Replace the tables and figures."""
+    core = finished("core")
+    put_report(read(RESULTS / "benchmark" / "core.jsonl"))
+    both = core + finished("core_earlier")
+    variance = DOCS / "variance.md"
+    searched = settings_table(core + finished("search_anchor"), ALL[1:])
+    put_section("settings", searched, variance)
+    put_section("returns", returns_table(both, (*NOW, *EARLIER), FOUR), variance)
+    put_section("fresh", fresh_table(finished("fresh_seeds"), both), variance)
+    put_section("shares", shares_table(both, (*NOW[1:-1], *EARLIER), FOUR), variance)
+    put_section("shares", shares_table(both, OF_ALL, ALL), ROOT / "README.md")
 
 
-def heading(*cells: str) -> list[str]:
-    """The first two lines of a table."""
-    return [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
+def finished(name: str) -> Rows:
+    """The finished runs of a benchmark."""
+    return select(read(RESULTS / "benchmark" / f"{name}.jsonl"), status="done")
+
+
+def put_report(rows: Rows) -> None:
+    """What the report of a benchmark shows, into the page: tables, findings, two figures."""
+    shown = Results.of(row for row in rows if row["learner"] in ("BP", "random", *OF_ALL))
+    pictures = draw(shown)
+    (FIGURES / "benchmark_scores.png").write_bytes(pictures["scores"])
+    drawn = Results.of(row for row in rows if row["learner"] in DRAWN)
+    (FIGURES / "benchmark_curves.png").write_bytes(draw(drawn)["curves_env_steps"])
+    for part in render(MARKDOWN, shown, sections(shown, pictures)).split("## ")[1:]:
+        title, _, text = part.partition("\n")
+        if name := PARTS.get(title.partition(":")[0]):
+            put_section(name, [text.strip()], DOCS / "benchmark.md")
+
+
+def returns(rows: Rows, learner: str, task: str) -> list[float]:
+    """Of each seed, in their order."""
+    own = sorted(select(rows, learner=learner, env=task), key=lambda row: int(row["seed"]))
+    return column(own, "return_mean")
+
+
+def short(task: str) -> str:
+    """A task without its namespace."""
+    return task.rpartition("/")[2]
 
 
 def label(learner: str) -> str:
@@ -125,38 +108,62 @@ def label(learner: str) -> str:
     return f"*{learner}*" if learner in EARLIER else learner
 
 
-def returns_table(results: Results, learners: Sequence[str], tasks: Sequence[str]) -> list[str]:
+def number(value: float, places: int) -> str:
+    """With a real minus sign."""
+    return f"{value:.{places}f}".replace("-", "−")
+
+
+def returns_table(rows: Rows, learners: Sequence[str], tasks: Sequence[str]) -> list[str]:
     """Returns of every seed, and what they cost."""
-    names = [task.rpartition("/")[2] for task in tasks]
-    lines = heading("PPO, 300k steps", *names, "passes forward / backward", "CPU s")
+    lines = []
     for learner in learners:
-        cells = [results.cell(learner, task) for task in tasks]
-        lines.append(f"| {' | '.join([label(learner), *cells, *results.cost(learner, tasks)])} |")
-    return lines
+        cells = [label(learner)]
+        for task in tasks:
+            own = returns(rows, learner, task)
+            places = 1 if max(map(abs, own), default=0) < 100 else 0
+            numbers = ", ".join(number(value, places) for value in own)
+            mean = f"**{number(statistics.fmean(own), places)}** ({numbers})" if own else "–"
+            cells.append(mean)
+        every = [row for task in tasks for row in select(rows, learner=learner, env=task)]
+        forward, backward, seconds = (
+            statistics.fmean(column(every, name))
+            for name in ("forward_passes", "backward_passes", "cpu_seconds")
+        )
+        passes = (f"{count / 1e6:.1f} M" if count else "none" for count in (forward, backward))
+        lines.append([*cells, " / ".join(passes), f"{seconds:.0f}"])
+    spent = ("passes forward / backward", "CPU s")
+    return markdown(("PPO, 300k steps", *map(short, tasks), *spent), lines)
 
 
-def shares_table(results: Results, learners: Sequence[str], tasks: Sequence[str]) -> list[str]:
+def way(rows: Rows, own: Sequence[float], task: str) -> float:
+    """How much of BP's way from the random policy the mean of some returns is, per cent."""
+    start, end = (statistics.fmean(returns(rows, name, task)) for name in ("random", "BP"))
+    return 100 * (statistics.fmean(own) - start) / (end - start)
+
+
+def shares_table(rows: Rows, learners: Sequence[str], tasks: Sequence[str]) -> list[str]:
     """How much of BP's way from the random policy each learner goes."""
-    lines = heading("% of BP's way", *(task.rpartition("/")[2] for task in tasks))
+    lines = []
     for learner in learners:
-        cells = [results.share(learner, task) for task in tasks]
-        lines.append(f"| {' | '.join([label(learner), *cells])} |")
-    return lines
+        cells = [label(learner)]
+        for task in tasks:
+            own = returns(rows, learner, task)
+            few = "" if len(own) > 2 else f" ({len(own)} seed{'s' * (len(own) > 1)})"
+            cells.append(f"{way(rows, own, task):.0f} %{few}" if own else "–")
+        lines.append(cells)
+    return markdown(("% of BP's way", *map(short, tasks)), lines)
 
 
-def settings_table(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+def settings_table(rows: Rows, tasks: Sequence[str]) -> list[str]:
     """Returns under every setting that was tried: reported seeds, and in brackets another one."""
-    names = [task.rpartition("/")[2] for task in tasks]
-    lines = heading("300k steps", *names)
-    for learner, which in SEARCHED.items():
-        own = [r for r in rows if (r["rule"], r["samples"]) == which and is_searched(r)]
+    lines = []
+    for learner, (rule, samples) in SEARCHED.items():
+        own = [row for row in select(rows, rule=rule, samples=samples) if is_searched(row)]
         for setting in sorted({setting_of(row) for row in own}):
-            cells = [
-                settings_cell([r for r in own if (setting_of(r), r["env"]) == (setting, task)])
-                for task in tasks
-            ]
-            lines.append(f"| {' | '.join([f'{learner}, {setting}', *cells])} |")
-    return lines
+            found = [row for row in own if setting_of(row) == setting]
+            cells = (settings_cell(select(found, env=task)) for task in tasks)
+            lines.append((f"{learner}, {setting}", *cells))
+    return markdown(("300k steps", *map(short, tasks)), lines)
 
 
 def is_searched(row: Row) -> bool:
@@ -165,35 +172,8 @@ def is_searched(row: Row) -> bool:
     return (
         row["algo"] == "ppo"
         and row["settings"]["batch_size"] == batch
-        and row["rule"] != "np"
         and row["env"] != "InvertedPendulum-v5"
     )
-
-
-def fresh_table(fresh: Results, start: Results) -> list[str]:
-    """What remains of the settings' returns on seeds that nobody has chosen by.
-
-    Args:
-        fresh: these runs.
-        start: with those of the random policy.
-    """
-    columns = ("seeds", "mean ± sd", "median", "% of BP's way", "P(beats BP)")
-    lines = heading("task, learner", *columns)
-    for task in FRESH:
-        low = statistics.fmean(start.returns("random", task))
-        backprop = fresh.returns("BP", task)
-        for learner in NOW[:3]:
-            own = fresh.returns(learner, task)
-            mean, middle = statistics.fmean(own), statistics.median(own)
-            way = (mean - low) / (statistics.fmean(backprop) - low)
-            cells = [f"{task}, {learner}", str(len(own))]
-            cells += [f"{mean:.0f} ± {statistics.stdev(own):.0f}", f"{middle:.0f}"]
-            if learner == "BP":
-                cells += ["100", "–"]
-            else:
-                cells += [f"{100 * way:.0f}", str(improvement([own], [backprop]))]
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
 
 
 def setting_of(row: Row) -> str:
@@ -208,49 +188,43 @@ def setting_of(row: Row) -> str:
     return ", ".join(words)
 
 
-def settings_cell(rows: Sequence[Row]) -> str:
+def settings_cell(rows: Rows) -> str:
     """Mean and each of the reported seeds, and the others."""
+
+    def text(value: float) -> str:
+        return number(value, 1 if abs(value) < 200 else 0)
+
     rows = sorted(rows, key=lambda row: int(row["seed"]))
     own = [row["return_mean"] for row in rows if row["seed"] in REPORTED]
     others = [row["return_mean"] for row in rows if row["seed"] not in REPORTED]
     parts = []
     if own:
-        mean, *each = map(number, (statistics.fmean(own), *own))
-        parts.append(f"**{mean}** ({', '.join(each)})")
+        parts.append(f"**{text(statistics.fmean(own))}** ({', '.join(map(text, own))})")
     if others:
-        parts.append(f"[{', '.join(map(number, others))}]")
+        parts.append(f"[{', '.join(map(text, others))}]")
     return " ".join(parts) or "–"
 
 
-def number(value: float) -> str:
-    """Four digits or so, and a real minus sign."""
-    return f"{value:.{1 if abs(value) < 200 else 0}f}".replace("-", "−")
+def fresh_table(fresh: Rows, before: Rows) -> list[str]:
+    """What remains of the settings' returns on seeds that nobody has chosen by.
 
-
-def put_report(rows: Sequence[Row]) -> None:
-    """What the report of a benchmark shows, into the page: tables, findings, two figures."""
-    shown = Report.of(row for row in rows if row["learner"] in ("BP", "random", *OF_ALL))
-    pictures = draw(shown)
-    (FIGURES / "benchmark_scores.png").write_bytes(pictures["scores"])
-    drawn = Report.of(row for row in rows if row["learner"] in DRAWN)
-    (FIGURES / "benchmark_curves.png").write_bytes(draw(drawn)["curves_env_steps"])
-    for part in render(MARKDOWN, shown, sections(shown, pictures)).split("## ")[1:]:
-        title, _, text = part.partition("\n")
-        if name := PARTS.get(title.partition(":")[0]):
-            put_section(name, [text.strip()], BENCHMARK)
-
-
-def main() -> None:
-    """Replace the tables."""
-    put_report(Results("core").rows)
-    results = Results("core", "core_earlier")
-    searched = Results("core", "search_anchor").rows
-    put_section("settings", settings_table(searched, ALL[1:]), VARIANCE)
-    put_section("returns", returns_table(results, (*NOW, *EARLIER), FOUR), VARIANCE)
-    put_section("fresh", fresh_table(Results("fresh_seeds"), results), VARIANCE)
-    put_section("shares", shares_table(results, (*NOW[1:-1], *EARLIER), FOUR), VARIANCE)
-    put_section("shares", shares_table(results, OF_ALL, ALL), README)
+    Args:
+        fresh: these runs.
+        before: with those of the random policy.
+    """
+    lines = []
+    for task in FRESH:
+        backprop = returns(fresh, "BP", task)
+        for learner in NOW[:3]:
+            own = returns(fresh, learner, task)
+            mean = f"{statistics.fmean(own):.0f} ± {statistics.stdev(own):.0f}"
+            cells = [f"{task}, {learner}", str(len(own)), mean, f"{statistics.median(own):.0f}"]
+            share = f"{way(fresh + select(before, learner='random'), own, task):.0f}"
+            better = "–" if learner == "BP" else str(improvement([own], [backprop]))
+            lines.append([*cells, share, better])
+    heading = ("task, learner", "seeds", "mean ± sd", "median", "% of BP's way", "P(beats BP)")
+    return markdown(heading, lines)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(write, description=__doc__)

@@ -5,36 +5,31 @@ common norm. With the exact gradient in our update only that is left of what tel
 with feedback and SB3's clipping, only the estimate. Tasks, settings, seeds and final returns are
 those of the benchmark, from its rows.
 
-    python scripts/clipping.py run      # results/clipping/rows.csv; a finished row is not repeated
-    python scripts/clipping.py report   # table in docs/variance.md
+    python scripts/experiments/clipping.py run      # results/clipping/rows.csv
+    python scripts/experiments/clipping.py report   # table in docs/variance.md
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 from unittest import mock
 
-from rows import ROOT, append, command_line, put_section, read
+from pages import DOCS, each, markdown, put_section
+from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from torch import nn
 from typing_extensions import override
 
-from nprobot import PPO
+from nprobot import PPO, benchmark
 from nprobot.algorithms.ppo import _fuse
-from nprobot.benchmark import RunSpec, execute
-from nprobot.benchmark import read as read_rows
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.sb3_networks import Actor, Critic
 
-ROWS = ROOT / "results" / "clipping" / "rows.csv"
-BENCHMARK = ROOT / "results" / "benchmark"
-PAGE = ROOT / "docs" / "variance.md"
+ROWS = RESULTS / "clipping" / "rows.csv"
 CHEETAH, DOUBLE = "HalfCheetah-v5", "InvertedDoublePendulum-v5"
 EACH, TOGETHER = "each", "together"
-BP, K1, K8 = "BP", "NP + feedback, K = 1", "NP + feedback, K = 8"
+BP, K8 = "BP", "NP + feedback, K = 8"
 K1_CONSTANT = "NP + feedback, 3e-4 constant, 8 envs"
 
 
@@ -91,65 +86,56 @@ class ClippedTogether(PPO):
         return [*super()._clip([chain.from_iterable(networks)]), 0.0]
 
 
-def main() -> None:
-    """Run or report."""
-    if command_line(__doc__, "run", "report").parse_args().stage == "report":
-        put_section("clipping", table(), PAGE)
-        return
-    done = {(row["env"], row["learner"], int(row["seed"])) for row in read(ROWS)}
-    for case in CASES:
-        for seed in case.seeds:
-            if (case.env, case.learner, seed) not in done:
-                run(case, seed)
+def run(only: Only = ()) -> None:
+    """Train what has no row."""
+    jobs = [
+        {"env": case.env, "learner": case.learner, "seed": seed}
+        for case in CASES
+        for seed in case.seeds
+    ]
+    keep(ROWS, jobs, train, only=only)
 
 
-def run(case: Case, seed: int) -> None:
-    """Train and keep the row."""
-    there = benchmark_rows(case)[0]
-    spec = RunSpec.of_row(there).replace(seed=seed)
+def train(env: str, learner: str, seed: int) -> Row:
+    """Train with the settings of the benchmark."""
+    case = next(own for own in CASES if (own.env, own.learner) == (env, learner))
+    spec = benchmark.RunSpec.of_row(benchmark_rows(case)[0]).replace(seed=seed)
     exact = spec.rule == "bp"
     with mock.patch("nprobot.algorithms.ppo.PPO", OurUpdate if exact else ClippedTogether):
-        row = execute(spec)
-    kept = {"env": case.env, "learner": case.learner, "clipped": EACH if exact else TOGETHER}
-    kept |= {"seed": seed, "steps": spec.steps, "return": f"{row['return_mean']:.4f}"}
-    kept |= {"cpu_seconds": f"{row['cpu_seconds']:.0f}"}
-    append(ROWS, [{**kept, **row["versions"], "commit": row["commit"]}])
-    print(kept, flush=True)
+        row = benchmark.execute(spec)
+    found = {"clipped": EACH if exact else TOGETHER, "steps": spec.steps}
+    found["return"] = f"{row['return_mean']:.4f}"
+    return {**found, "cpu_seconds": f"{row['cpu_seconds']:.0f}"}
 
 
-def benchmark_rows(case: Case) -> list[dict[str, Any]]:
+def benchmark_rows(case: Case) -> Rows:
     """What the benchmark has of a learner."""
-    found = []
-    for name in ("core", "search_anchor"):
-        rows = read_rows(BENCHMARK / f"{name}.jsonl")
-        found += [row for row in rows if row["env"] == case.env]
-    return [row for row in found if row["learner"] in case.names and row["status"] == "done"]
+    files = (RESULTS / "benchmark" / f"{name}.jsonl" for name in ("core", "search_anchor"))
+    rows: Rows = [row for file in files for row in benchmark.read(file)]
+    own = select(rows, env=case.env, status="done")
+    return [row for row in own if row["learner"] in case.names]
 
 
-def table() -> list[str]:
+def report() -> None:
     """Mean return and every seed, with the clipping of the benchmark and with the other."""
-    lines = ["| return after 300k steps | gradients clipped together | each |", "|---|---|---|"]
+    rows, lines = read(ROWS), []
     for case in CASES:
-        there = {row["seed"]: row["return_mean"] for row in benchmark_rows(case)}
-        here = {
-            int(row["seed"]): float(row["return"])
-            for row in read(ROWS)
-            if (row["env"], row["learner"]) == (case.env, case.learner)
-        }
+        there = returns(benchmark_rows(case), "return_mean")
+        here = returns(select(rows, env=case.env, learner=case.learner), "return")
         exact = case.learner == BP
-        gradient = (
-            "exact gradient" if exact else f"NP + feedback, K = {8 if case.learner == K8 else 1}"
-        )
-        together, each = (there, here) if exact else (here, there)
-        lines.append(f"| {case.env}, {gradient} | {cell(together)} | {cell(each)} |")
-    return lines
+        estimate = f"NP + feedback, K = {8 if case.learner == K8 else 1}"
+        pair = (there, here) if exact else (here, there)
+        gradient = "exact gradient" if exact else estimate
+        lines.append((f"{case.env}, {gradient}", *(each(own, 0) for own in pair)))
+    heading = ("return after 300k steps", "gradients clipped together", "each")
+    put_section("clipping", markdown(heading, lines), DOCS / "variance.md")
 
 
-def cell(returns: dict[int, float]) -> str:
-    """Mean and seeds in order."""
-    ordered = [returns[seed] for seed in sorted(returns)]
-    return f"**{statistics.fmean(ordered):.0f}** ({', '.join(f'{value:.0f}' for value in ordered)})"
+def returns(rows: Rows, name: str) -> list[float]:
+    """In the order of the seeds; of two rows with the same seed the later."""
+    by_seed = dict(zip(map(int, column(rows, "seed")), column(rows, name), strict=True))
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, report)
