@@ -18,6 +18,7 @@ teacher is SAC by backpropagation, half way through its learning.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import time
@@ -154,7 +155,7 @@ def train(
     _, train_freq, gradient_steps = TASKS[task]
     name, rule_kwargs = RULES[rule]
     settings: dict[str, Any] = {
-        **COMMON,
+        **copy.deepcopy(COMMON),  # SB3 writes into `policy_kwargs`
         **{"rule": name, "rule_kwargs": rule_kwargs, "seed": seed},
         **{"train_freq": train_freq, "gradient_steps": gradient_steps},
         "learning_rate": LinearSchedule(learning_rate, 0.0, 1.0),
@@ -291,7 +292,7 @@ def teacher() -> tuple[Tensor, Tensor]:
         env,
         LinearSchedule(3e-3, 0.0, 1.0),
         rule="bp",
-        **COMMON | {"tau": 0.005, "gamma": 0.99},
+        **copy.deepcopy(COMMON) | {"tau": 0.005, "gamma": 0.99},
         gradient_steps=2,
         ent_coef="auto_0.01",
         seed=9,

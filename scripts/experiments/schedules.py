@@ -26,8 +26,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
 
 import nprobot
 
@@ -126,7 +125,7 @@ def train(learner: str, variant: str, seed: int) -> dict[str, Any]:
     average = averaged(model, own.batch, prepare)
     model.learn(STEPS, callback=Grow(int(options.get("grow", 1))))
     final = score(model, env, seed)
-    model.policy.load_state_dict(average.module.state_dict())
+    model.policy.load_state_dict(average)
     mean = score(model, env, seed)
     spent = round(time.process_time() - started, 1)
     found = {"return": round(final, 3), "return_averaged": round(mean, 3), "episodes": EPISODES}
@@ -135,8 +134,8 @@ def train(learner: str, variant: str, seed: int) -> dict[str, Any]:
 
 def averaged(
     model: BaseAlgorithm, batch: int, prepare: Callable[[nn.Module], None] | None
-) -> AveragedModel:
-    """A running average of the policy's weights, kept up by the optimiser's own steps.
+) -> dict[str, Tensor]:
+    """A running average of the policy's state, kept up by the optimiser's own steps.
 
     Args:
         model: its optimiser's `step` is wrapped.
@@ -144,17 +143,16 @@ def averaged(
         prepare: what to do to the gradients before each step.
     """
     updates = AVERAGED_ROLLOUTS * EPOCHS * ENVS * N_STEPS // batch
-    average = AveragedModel(
-        model.policy, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / updates), use_buffers=True
-    )
     optimizer = model.policy.optimizer
     plain: Callable[[], Any] = optimizer.step
+    average: dict[str, Tensor] = {}
 
     def step() -> None:
         if prepare is not None:
             prepare(model.policy)
         plain()
-        average.update_parameters(model.policy)
+        for name, value in model.policy.state_dict().items():
+            average.setdefault(name, value.clone()).lerp_(value, 1 / updates)
 
     optimizer.step = step  # type: ignore[method-assign]
     return average
