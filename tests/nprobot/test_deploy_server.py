@@ -23,7 +23,7 @@ zmq = pytest.importorskip("zmq")
 
 POLICY = zoo.load_policy("InvertedPendulum")
 OBSERVATION = [0.0, 0.02, 0.0, -0.1]
-CLIENT = Path(__file__).parents[2] / "scripts" / "deploy_client.py"
+CLIENT = Path(__file__).parents[2] / "scripts" / "examples" / "deploy_client.py"
 
 
 @pytest.fixture

@@ -2,40 +2,35 @@
 
 PPO on Reacher-v5, 100k steps, three seeds; each learner at its own best rate and batch. After every
 run the same episodes measure the final weights and their running average (Polyak), so averaging
-costs no runs. A finished row is not repeated, so a cut-off costs one run.
+costs no runs.
 
-    python scripts/schedules.py run      # results/schedules/rows.csv, about 25 minutes
-    python scripts/schedules.py report   # table in docs/variance.md
+    python scripts/experiments/schedules.py run      # results/schedules/rows.csv, 25 minutes
+    python scripts/experiments/schedules.py report   # table in docs/variance.md
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from rows import append, put_section, read, versions
+from pages import DOCS, markdown, put_section, spread
+from rows import RESULTS, Only, column, command, keep, read, select
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
 
 import nprobot
 
-ROOT = Path(__file__).parents[1]
-ROWS = ROOT / "results" / "schedules" / "rows.csv"
-PAGE = ROOT / "docs" / "variance.md"
+ROWS = RESULTS / "schedules" / "rows.csv"
 TASK, STEPS, ENVS, N_STEPS, EPOCHS = "Reacher-v5", 100_000, 8, 256, 10
 SEEDS = (0, 1, 2)
 EPISODES = 50
@@ -48,7 +43,7 @@ class Learner:
     """A rule with the rate and batch that searches found for it, and whether it clips."""
 
     rule: str
-    rule_kwargs: dict[str, Any] | None
+    settings: dict[str, Any] | None
     rate: float
     batch: int
     clip: float
@@ -56,12 +51,12 @@ class Learner:
 
 LEARNERS = {
     "BP": Learner("bp", None, 1e-3, 64, 0.5),
-    "NP + feedback, K = 1": Learner("np", {"feedback": True}, 3e-3, 256, 0.5),
+    "NP + feedback, K = 1": Learner("np+feedback", {"samples": 1, "sigma": 1e-3}, 3e-3, 256, 0.5),
     "DANP, K = 8": Learner(
-        "danp", {"samples": 8, "decorrelation_lr": 1e-3}, 3e-3, 256, float("inf")
+        "danp", {"samples": 8, "sigma": 1e-2, "decorrelation_lr": 1e-3}, 3e-3, 256, float("inf")
     ),
 }
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "as it is: linear decay, momentum 0.9": {},
     "constant rate": {"decay": False},
     "momentum 0": {"momentum": 0.0},
@@ -89,10 +84,17 @@ class Grow(BaseCallback):
         return True
 
 
-def run(name: str, variant: str, seed: int) -> dict[str, Any]:
+def run(only: Only = ()) -> None:
+    """Train and measure what has no row."""
+    jobs = itertools.product(SEEDS, VARIANTS, LEARNERS)
+    named = [{"learner": name, "variant": variant, "seed": seed} for seed, variant, name in jobs]
+    keep(ROWS, named, train, only=only)
+
+
+def train(learner: str, variant: str, seed: int) -> dict[str, Any]:
     """Train once; measure the final weights and their average."""
-    learner, options = LEARNERS[name], VARIANTS[variant]
-    clip = learner.clip
+    own, options = LEARNERS[learner], VARIANTS[variant]
+    clip = own.clip
     if options.get("outliers"):
         clip = float("inf")
     elif options.get("flip_clip"):
@@ -103,10 +105,10 @@ def run(name: str, variant: str, seed: int) -> dict[str, Any]:
     model = nprobot.PPO(
         "MlpPolicy",
         env,
-        LinearSchedule(learner.rate, 0.0, 1.0) if options.get("decay", True) else learner.rate,
-        rule=learner.rule,
-        rule_kwargs=learner.rule_kwargs,
-        batch_size=learner.batch,
+        LinearSchedule(own.rate, 0.0, 1.0) if options.get("decay", True) else own.rate,
+        rule=own.rule,
+        rule_kwargs=own.settings,
+        batch_size=own.batch,
         n_steps=N_STEPS,
         n_epochs=EPOCHS,
         max_grad_norm=clip,
@@ -120,22 +122,20 @@ def run(name: str, variant: str, seed: int) -> dict[str, Any]:
         prepare = scale_layers
     elif options.get("outliers"):
         prepare = ClipOutliers()
-    average = averaged(model, learner.batch, prepare)
+    average = averaged(model, own.batch, prepare)
     model.learn(STEPS, callback=Grow(int(options.get("grow", 1))))
     final = score(model, env, seed)
-    model.policy.load_state_dict(average.module.state_dict())
+    model.policy.load_state_dict(average)
     mean = score(model, env, seed)
-    return {
-        "env": TASK, "steps": STEPS, "learner": name, "variant": variant, "seed": seed,
-        "return": round(final, 3), "return_averaged": round(mean, 3), "episodes": EPISODES,
-        "cpu_seconds": round(time.process_time() - started, 1), **versions(),
-    }  # fmt: skip
+    spent = round(time.process_time() - started, 1)
+    found = {"return": round(final, 3), "return_averaged": round(mean, 3), "episodes": EPISODES}
+    return {"env": TASK, "steps": STEPS, **found, "cpu_seconds": spent}
 
 
 def averaged(
     model: BaseAlgorithm, batch: int, prepare: Callable[[nn.Module], None] | None
-) -> AveragedModel:
-    """A running average of the policy's weights, kept up by the optimiser's own steps.
+) -> dict[str, Tensor]:
+    """A running average of the policy's state, kept up by the optimiser's own steps.
 
     Args:
         model: its optimiser's `step` is wrapped.
@@ -143,17 +143,16 @@ def averaged(
         prepare: what to do to the gradients before each step.
     """
     updates = AVERAGED_ROLLOUTS * EPOCHS * ENVS * N_STEPS // batch
-    average = AveragedModel(
-        model.policy, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / updates), use_buffers=True
-    )
     optimizer = model.policy.optimizer
     plain: Callable[[], Any] = optimizer.step
+    average: dict[str, Tensor] = {}
 
     def step() -> None:
         if prepare is not None:
             prepare(model.policy)
         plain()
-        average.update_parameters(model.policy)
+        for name, value in model.policy.state_dict().items():
+            average.setdefault(name, value.clone()).lerp_(value, 1 / updates)
 
     optimizer.step = step  # type: ignore[method-assign]
     return average
@@ -191,45 +190,19 @@ def score(model: BaseAlgorithm, env: VecNormalize, seed: int) -> float:
     return float(mean)
 
 
-def main() -> None:
-    """Run or report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", choices=("run", "report"))
-    if parser.parse_args().what == "report":
-        put_section("schedules", table(read(ROWS)), PAGE)
-        return
-    torch.set_num_threads(1)
-    done = {(row["learner"], row["variant"], int(row["seed"])) for row in read(ROWS)}
-    for seed, variant, name in itertools.product(SEEDS, VARIANTS, LEARNERS):
-        if (name, variant, seed) not in done:
-            row = run(name, variant, seed)
-            append(ROWS, [row])
-            print(row, flush=True)
-
-
-def table(rows: list[dict[str, str]]) -> list[str]:
+def report() -> None:
     """Mean ± standard deviation over seeds, of final and of averaged weights."""
-    lines = [
-        f"| {TASK}, {STEPS // 1000}k steps: final (averaged weights) | {' | '.join(LEARNERS)} |",
-        f"|{'---|' * (1 + len(LEARNERS))}",
-    ]
+    rows, lines = read(ROWS), []
     for variant in VARIANTS:
-        cells = []
+        cells = [variant]
         for name in LEARNERS:
-            own = [row for row in rows if (row["learner"], row["variant"]) == (name, variant)]
-            final = [float(row["return"]) for row in own]
-            mean = [float(row["return_averaged"]) for row in own]
-            spread = f" ± {statistics.stdev(final):.2f}" if len(own) > 1 else ""
-            cells.append(
-                f"{statistics.fmean(final):.2f}{spread} ({statistics.fmean(mean):.2f})"
-                if own
-                else "–"
-            )
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
-    return lines
+            own = select(rows, learner=name, variant=variant)
+            mean = f" ({statistics.fmean(column(own, 'return_averaged')):.2f})" if own else "–"
+            cells.append(spread(column(own, "return"), 2) + mean)
+        lines.append(cells)
+    heading = (f"{TASK}, {STEPS // 1000}k steps: final (averaged weights)", *LEARNERS)
+    put_section("schedules", markdown(heading, lines), DOCS / "variance.md")
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, report)

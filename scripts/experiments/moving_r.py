@@ -4,8 +4,8 @@ Every step of R changes what the layers compute, whatever the weights do. After 
 more update of the policy, each minibatch moves it twice: by the weights and by R. Both moves are
 measured as the KL divergence of the action distributions on the whole rollout, in nats.
 
-    python scripts/moving_r.py run      # results/moving_r/rows.csv, about 5 minutes
-    python scripts/moving_r.py report   # table in docs/variance.md
+    python scripts/experiments/moving_r.py run      # results/moving_r/rows.csv, about 5 minutes
+    python scripts/experiments/moving_r.py report   # table in docs/variance.md
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import statistics
 from typing import Any
 
 import torch
-from rows import ROOT, append, command_line, put_section, read, versions
+from pages import DOCS, markdown, put_section
+from rows import RESULTS, Only, column, command, keep, read, select
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import nprobot
 
-ROWS = ROOT / "results" / "moving_r" / "rows.csv"
-PAGE = ROOT / "docs" / "variance.md"
+ROWS = RESULTS / "moving_r" / "rows.csv"
 TASKS, RATES, SEEDS = ("Reacher-v5", "HalfCheetah-v5"), (1e-3, 1e-4, 1e-5), (0, 1, 2)
 STEPS, ENVS, N_STEPS = 40_960, 8, 256
 
@@ -79,58 +79,45 @@ def divergence(old: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> float:
     return float(terms.sum(-1).mean())
 
 
-def run(task: str, rate: float, seed: int) -> dict[str, Any]:
+def run(only: Only = ()) -> None:
+    """Train and measure what has no row."""
+    jobs = itertools.product(SEEDS, TASKS, RATES)
+    named = [{"env": task, "decorrelation_lr": rate, "seed": seed} for seed, task, rate in jobs]
+    keep(ROWS, named, train, only=only)
+
+
+def train(env: str, decorrelation_lr: float, seed: int) -> dict[str, Any]:
     """Train, then measure one update."""
-    env = VecNormalize(make_vec_env(task, ENVS, seed=seed))
     model = nprobot.PPO(
         "MlpPolicy",
-        env,
+        VecNormalize(make_vec_env(env, ENVS, seed=seed)),
         3e-3,
         rule="danp",
-        rule_kwargs={"samples": 8, "decorrelation_lr": rate},
-        n_steps=N_STEPS,
+        rule_kwargs={"samples": 8, "sigma": 1e-2, "decorrelation_lr": decorrelation_lr},
+        **{"n_steps": N_STEPS, "batch_size": 256, "max_grad_norm": float("inf")},
         seed=seed,
         device="cpu",
     )
     model.learn(STEPS)
     moves = Moves(model)
     model.learn(ENVS * N_STEPS, reset_num_timesteps=False)
-    return {
-        "env": task, "decorrelation_lr": rate, "seed": seed, "steps": STEPS,
-        "kl_by_weights": statistics.fmean(moves.by_weights),
-        "kl_by_r": statistics.fmean(moves.by_r), **versions(),
-    }  # fmt: skip
+    by_weights, by_r = statistics.fmean(moves.by_weights), statistics.fmean(moves.by_r)
+    return {"steps": STEPS, "kl_by_weights": by_weights, "kl_by_r": by_r}
 
 
-def table(rows: list[dict[str, str]]) -> list[str]:
+def report() -> None:
     """KL by the weights and by R, a row a task."""
-    lines = [
-        "| KL of a step of weights / R, nats | " + " | ".join(f"η_R = {r:g}" for r in RATES) + " |",
-        f"|{'---|' * (1 + len(RATES))}",
-    ]
+    rows, lines = read(ROWS), []
     for task in TASKS:
-        cells = []
+        cells = [task]
         for rate in RATES:
-            own = [r for r in rows if (r["env"], float(r["decorrelation_lr"])) == (task, rate)]
-            pair = [statistics.fmean(float(r[f"kl_by_{k}"]) for r in own) for k in ("weights", "r")]
+            own = select(rows, env=task, decorrelation_lr=rate)
+            pair = [statistics.fmean(column(own, f"kl_by_{who}")) for who in ("weights", "r")]
             cells.append(" / ".join(f"{kl:.1e}" for kl in pair))
-        lines.append(f"| {task} | {' | '.join(cells)} |")
-    return lines
-
-
-def main() -> None:
-    """Run or report."""
-    if command_line(__doc__, "run", "report").parse_args().stage == "report":
-        put_section("moving r", table(read(ROWS)), PAGE)
-        return
-    torch.set_num_threads(1)
-    done = {(r["env"], float(r["decorrelation_lr"]), int(r["seed"])) for r in read(ROWS)}
-    for seed, task, rate in itertools.product(SEEDS, TASKS, RATES):
-        if (task, rate, seed) not in done:
-            row = run(task, rate, seed)
-            append(ROWS, [row])
-            print(row, flush=True)
+        lines.append(cells)
+    heading = ("KL of a step of weights / R, nats", *(f"η_R = {rate:g}" for rate in RATES))
+    put_section("moving r", markdown(heading, lines), DOCS / "variance.md")
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, report)

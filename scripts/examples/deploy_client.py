@@ -4,7 +4,7 @@ It needs pyzmq and nothing of nprobot; the messages are JSON, so any language ca
 The robot here is a toy of a few lines: a pole on a cart.
 
     nprobot deploy zoo:InvertedPendulum --serve      # in one terminal
-    python scripts/deploy_client.py                  # in another
+    python scripts/examples/deploy_client.py         # in another
 """
 
 import argparse

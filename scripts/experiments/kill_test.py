@@ -2,15 +2,14 @@
 
 Each command below runs once to its end. Then the same command is started again and again, killed
 after a random time and resumed, up to six times a run, and what it leaves behind is compared, file
-by file: weights, R, optimiser, normalisers, replay buffer, traces, generators, simulator and
-actuators, counters and logs. Only what a clock or a process id says may differ.
+by file: weights, R, optimiser, normalisers, replay buffer, traces, generators, actuators, counters
+and logs. Only what a clock or a process id says may differ.
 
-    python scripts/kill_test.py --kills 50 --out results/kill_test
+    python scripts/experiments/kill_test.py --kills 50 --out results/kill_test
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import json
@@ -21,29 +20,31 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import tyro
+from rows import Row, append, column, read, select
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 SMALL = ("--samples", "2", "--hidden", "16", "16", "--seed", "3", "--checkpoint-every")
 REPLAY = ("--steps", "180", *SMALL, "20", "--learning-starts", "40", "--batch-size", "16")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "ppo": (
-        *("train", "--env", "Reacher-v5", "--hardware", "worn-gearbox", "--envs", "2"),
-        *("--steps", "640", *SMALL, "128", "--n-steps", "64", "--evaluate-every", "256"),
+        *("train", "--env", "Reacher-v5", "--rule", "danp", "--actuators", "worn-gearbox"),
+        *("--envs", "2", "--steps", "640", *SMALL, "128", "--n-steps", "64"),
+        *("--evaluate-every", "256"),
     ),
     "ppo, two workers": (
         *("train", "--env", "InvertedPendulum-v5", "--envs", "2", "--workers", "2"),
         *("--steps", "640", *SMALL, "128", "--n-steps", "64"),
     ),
     "nrl": (
-        *("train", "--algo", "nrl", "--env", "Reacher-v5", "--hardware", "torque-motor"),
+        *("train", "--algo", "nrl", "--env", "Reacher-v5", "--actuators", "torque-motor"),
         *("--sensor", "current-sense", "--envs", "2", "--steps", "640", *SMALL, "64"),
     ),
-    "sac": ("train", "--algo", "sac", "--env", "Pendulum-v1", *REPLAY),
+    "sac": ("train", "--algo", "sac", "--rule", "danp", "--env", "Pendulum-v1", *REPLAY),
     "td3": ("train", "--algo", "td3", "--env", "InvertedPendulum-v5", *REPLAY),
     "fit": (
         *("fit", "--task", "arm-inverse-dynamics", "--rule", "danp", "--epochs", "12"),
@@ -55,47 +56,38 @@ KILLS_A_RUN = 6
 CLOCK = {"time/fps", "time/time_elapsed", "seconds", "elapsed_seconds"}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One run that was killed and resumed until it was done."""
+def run(
+    kills: int = 50,
+    seed: int = 0,
+    only: tuple[str, ...] = tuple(COMMANDS),
+    out: Path | None = None,
+) -> None:
+    """Kill, resume, compare, and say how it went.
 
-    command: str
-    number: int
-    kills: int
-    seconds_alive: str
-    identical: bool
-    differs: str
-
-
-def main() -> None:
-    """Kill, resume, compare, and say how it went."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=50, help="in all")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
-    parser.add_argument("--out", type=Path, help="folder for rows.csv; those there count")
-    options = parser.parse_args()
-    luck = random.Random(options.seed)
-    rows = [] if options.out is None else read(options.out / "rows.csv")
-    luck.seed(options.seed + len(rows))
+    Args:
+        kills: in all.
+        seed: of the moments.
+        only: these commands.
+        out: folder for rows.csv; rows that are there count.
+    """
+    rows = [] if out is None else read(out / "rows.csv")
+    luck = random.Random(seed + len(rows))
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("NPROBOT_CACHE", f"{folder}/cache")
         runs = Runs(Path(folder), luck, len(rows))
-        while (left := options.kills - sum(row.kills for row in rows)) > 0:
-            for name in options.only:
-                mine = sum(row.kills for row in rows if row.command == name)
-                share = -(-options.kills // len(options.only))
-                if left > 0 and mine < share:
-                    rows.append(runs.kill(name, min(left, share - mine, KILLS_A_RUN)))
-                    left -= rows[-1].kills
-                    print(rows[-1], flush=True)
-                    if options.out is not None:
-                        write(options.out / "rows.csv", rows)
-    kills, good = sum(r.kills for r in rows), sum(r.kills for r in rows if r.identical)
-    print(f"{kills} kills in {len(rows)} runs; {good} in runs that ended bit-identical")
-    raise SystemExit(good != kills)
+        while (left := kills - sum(column(rows, "kills"))) > 0:
+            for name in only:
+                share = -(-kills // len(only)) - sum(column(select(rows, command=name), "kills"))
+                if min(left, share) > 0:
+                    row = runs.kill(name, int(min(left, share, KILLS_A_RUN)))
+                    left -= row["kills"]
+                    rows.append(row)
+                    print(row, flush=True)
+                    if out is not None:
+                        append(out / "rows.csv", [row])
+    total, good = (sum(column(own, "kills")) for own in (rows, select(rows, identical=True)))
+    print(f"{total:.0f} kills in {len(rows)} runs; {good:.0f} in runs that ended bit-identical")
+    raise SystemExit(good != total)
 
 
 class Runs:
@@ -155,10 +147,15 @@ class Runs:
         found = contents(path)
         differs = [key for key in expected | found if expected.get(key) != found.get(key)]
         alive = " ".join(f"{seconds:.2f}" for seconds in lives)
-        return Row(name, self._number, len(lives), alive, not differs, " ".join(differs))
+        return {
+            **{"command": name, "number": self._number, "kills": len(lives)},
+            **{"seconds_alive": alive, "identical": not differs, "differs": " ".join(differs)},
+        }
 
     def _start(self, arguments: list[str]) -> BaseProcess:
-        process = self._context.Process(target=run, args=(arguments, str(self.folder / "output")))
+        process = self._context.Process(
+            target=run_command, args=(arguments, str(self.folder / "output"))
+        )
         process.start()
         return process
 
@@ -167,7 +164,7 @@ class Runs:
             raise SystemExit((self.folder / "output").read_text())
 
 
-def run(arguments: list[str], output: str) -> None:
+def run_command(arguments: list[str], output: str) -> None:
     """`nprobot` with these arguments, what it prints appended to a file."""
     from nprobot.cli import main as nprobot
 
@@ -222,32 +219,5 @@ def _scalars(file: Path) -> Iterator[tuple[int, str, float]]:
                 yield event.step, value.tag, value.tensor.float_val[0]
 
 
-def read(file: Path) -> list[Row]:
-    """Rows that were written before."""
-    if not file.exists():
-        return []
-    with file.open(newline="") as stream:
-        return [
-            Row(
-                row["command"],
-                int(row["number"]),
-                int(row["kills"]),
-                row["seconds_alive"],
-                row["identical"] == "True",
-                row["differs"],
-            )
-            for row in csv.DictReader(stream)
-        ]
-
-
-def write(file: Path, rows: list[Row]) -> None:
-    """Write the rows so far."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(vars(rows[0])))
-        writer.writeheader()
-        writer.writerows(vars(row) for row in rows)
-
-
 if __name__ == "__main__":
-    main()
+    tyro.cli(run, description=__doc__)
