@@ -9,10 +9,13 @@ from __future__ import annotations
 import gymnasium
 import lazy_loader as lazy
 
+ARM_TRACK = "nprobot/ArmTrack-v0"
+#: The environment that a fitted inverse dynamics of our arm controls.
+
 #: Environment id → (entry point, steps an episode; None where the environment ends it itself).
 ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "nprobot/ArmReach-v0": ("nprobot.envs.arm_reach:ArmReachEnv", 100),
-    "nprobot/ArmTrack-v0": ("nprobot.envs.arm_track:ArmTrackEnv", None),
+    ARM_TRACK: ("nprobot.envs.arm_track:ArmTrackEnv", None),
 }
 
 #: The same for robots that `pip install 'nprobot[robots]'` brings.

@@ -5,5 +5,6 @@ from . import datasets as datasets
 from .actuators import NoisyActuators as NoisyActuators
 from .actuators import NoisyActuatorsVector as NoisyActuatorsVector
 
+ARM_TRACK: str
 ENVIRONMENTS: dict[str, tuple[str, int | None]]
 OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]]

@@ -17,6 +17,7 @@ from .algorithms.nrl import NRL as NRL
 from .algorithms.ppo import PPO as PPO
 from .algorithms.sac import SAC as SAC
 from .algorithms.td3 import TD3 as TD3
+from .deploy.policy_folder import export as export
 from .learning.alignment import Alignment as Alignment
 from .learning.alignment import alignment as alignment
 from .learning.captured_step import CapturedStep as CapturedStep

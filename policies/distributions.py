@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
+from stable_baselines3.common.distributions import TanhBijector
 from torch import Tensor
 
 from ..errors import ArchitectureError
@@ -34,8 +35,8 @@ class ActionDistribution(ABC):
         """
 
     @abstractmethod
-    def entropy(self, outputs: tuple[Tensor, ...]) -> Tensor:
-        """Entropy of every sample's distribution in nats, shape (..., B)."""
+    def entropy(self, outputs: tuple[Tensor, ...]) -> Tensor | None:
+        """Entropy of each sample's distribution in nats, (..., B); None without a closed form."""
 
 
 class DiagonalGaussian(ActionDistribution):
@@ -48,10 +49,23 @@ class DiagonalGaussian(ActionDistribution):
         constant = 0.5 * math.log(2 * math.pi) * mean.shape[-1]
         return -0.5 * z.square().sum(-1) - log_std.sum(-1) - constant
 
-    def entropy(self, outputs: tuple[Tensor, ...]) -> Tensor:
+    def entropy(self, outputs: tuple[Tensor, ...]) -> Tensor | None:
         """See the base class."""
         _, log_std = outputs
         return log_std.sum(-1) + 0.5 * (1 + math.log(2 * math.pi)) * log_std.shape[-1]
+
+
+class SquashedGaussian(DiagonalGaussian):
+    """Independent Gaussians squashed by tanh, as gSDE has them with ``squash_output=True``."""
+
+    def log_prob(self, outputs: tuple[Tensor, ...], actions: Tensor) -> Tensor:
+        """See the base class."""
+        gaussian = TanhBijector.inverse(actions)
+        correction = TanhBijector().log_prob_correction(gaussian).sum(-1)
+        return super().log_prob(outputs, gaussian) - correction
+
+    def entropy(self, outputs: tuple[Tensor, ...]) -> None:
+        """None: it has no closed form."""
 
 
 class Categorical(ActionDistribution):
@@ -97,14 +111,20 @@ class Bernoulli(ActionDistribution):
         return (p * F.softplus(-logits) + (1 - p) * F.softplus(logits)).sum(-1)
 
 
-def action_distribution(space: spaces.Space[object]) -> ActionDistribution:
+def action_distribution(
+    space: spaces.Space[object], *, squashed: bool = False
+) -> ActionDistribution:
     """The distribution that SB3 uses for an action space.
+
+    Args:
+        space: of the actions.
+        squashed: whether continuous actions go through a tanh.
 
     Raises:
         ArchitectureError: the space is none of `Box`, `Discrete`, `MultiDiscrete`, `MultiBinary`.
     """
     if isinstance(space, spaces.Box):
-        return DiagonalGaussian()
+        return SquashedGaussian() if squashed else DiagonalGaussian()
     if isinstance(space, spaces.Discrete):
         return Categorical([int(space.n)])
     if isinstance(space, spaces.MultiDiscrete):

@@ -8,8 +8,8 @@ its own local rule (`LearningRule.decorrelate`) and gets no gradient.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,9 @@ class DecorrelatedConv2d(nn.Conv2d):
         return a
 
 
+DecorrelatedLayer = DecorrelatedLinear | DecorrelatedConv2d
+
+
 class BiasHead(nn.Module):
     """Nodes with a bias and no input, such as a Gaussian policy's state-independent log std.
 
@@ -129,7 +132,7 @@ def patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
 def decorrelate(network: Module) -> Module:
     """Swap every `Linear` (and `Conv2d`) of a network, in place, for its decorrelated version.
 
-    The parameters stay the same objects, so an optimiser made before goes on working, and R starts
+    The parameters stay the same objects, so an optimiser made before keeps working, and R starts
     as the identity, so the outputs do not change. Layers that are decorrelated already stay.
 
     Args:
@@ -158,7 +161,42 @@ def fold(network: Module) -> Module:
 
 def is_decorrelated(network: nn.Module) -> bool:
     """Whether a network has at least one decorrelated layer."""
-    return any(isinstance(m, DecorrelatedLinear | DecorrelatedConv2d) for m in network.modules())
+    return any(map(is_decorrelated_layer, network.modules()))
+
+
+def fit_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as a network takes it, whether one of the two decorrelates or both do.
+
+    Args:
+        network: plain or decorrelated.
+        state: of a network of the same layers, plain or decorrelated.
+
+    Returns:
+        The state with R multiplied into the weights of plain layers, and with the identity as R of
+        decorrelated layers of which it has only the weight.
+    """
+    fitted = dict(state)
+    modules = dict(network.named_modules(remove_duplicate=False))  # a state dict has all names
+    for name, R in state.items():
+        layer, _, key = name.rpartition(".")
+        if key == "R" and not is_decorrelated_layer(modules.get(layer)):
+            weight = fitted[f"{layer}.weight"]
+            fitted[f"{layer}.weight"] = (weight.flatten(1) @ R).view_as(weight)
+            del fitted[name]
+    for layer, module in modules.items():
+        if is_decorrelated_layer(module) and f"{layer}.weight" in fitted:
+            fitted.setdefault(f"{layer}.R", torch.eye(len(module.R)))
+    return fitted
+
+
+def folded_state(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the plain network that computes the same; what `fold` makes, without it."""
+    return fit_state(nn.Module(), network.state_dict())
+
+
+def is_decorrelated_layer(module: nn.Module | None) -> TypeGuard[DecorrelatedLayer]:
+    """Whether a module is a layer with an R."""
+    return isinstance(module, DecorrelatedLinear | DecorrelatedConv2d)
 
 
 def _swap(module: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> nn.Module:

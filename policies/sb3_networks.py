@@ -13,6 +13,7 @@ from stable_baselines3.td3.policies import Actor as SB3DeterministicActor
 from torch import Tensor, nn
 
 from ..errors import ArchitectureError
+from .gsde import StateDependentStd
 from .layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear
 
 Observation = Tensor | dict[str, Tensor]
@@ -28,10 +29,10 @@ class Actor(nn.Module):
         policy: an SB3 actor-critic policy.
 
     Raises:
-        ArchitectureError: actor and critic share parameters, or the policy is of another make.
+        ArchitectureError: the policy is of another make.
     """
 
-    log_std: BiasHead | None
+    log_std: BiasHead | StateDependentStd | None
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         super().__init__()
@@ -39,12 +40,19 @@ class Actor(nn.Module):
         self.features = policy.pi_features_extractor
         self.body = policy.mlp_extractor.policy_net
         self.head = policy.action_net
-        log_std = getattr(policy, "log_std", None)
-        self.log_std = BiasHead(log_std) if log_std is not None else None
+        self.log_std = None
+        if policy.use_sde:
+            self.log_std = StateDependentStd(policy.log_std, policy.action_dist)  # type: ignore[arg-type]
+        elif (log_std := getattr(policy, "log_std", None)) is not None:
+            self.log_std = BiasHead(log_std)
 
     def forward(self, observation: Observation) -> tuple[Tensor, ...]:
         """Mean and log std of a Gaussian, (B, n) each; or the logits, (B, n), alone."""
-        latent = self.body(self.features(observation))
+        return self.outputs(self.features(observation))
+
+    def outputs(self, features: Tensor) -> tuple[Tensor, ...]:
+        """What `forward` returns, from what the features extractor makes of the observations."""
+        latent = self.body(features)
         outputs = self.head(latent)
         return (outputs,) if self.log_std is None else (outputs, self.log_std(latent))
 
@@ -61,8 +69,31 @@ class Critic(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """State values, shape (B, 1)."""
-        values: Tensor = self.head(self.body(self.features(observation)))
+        return self.outputs(self.features(observation))
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """What `forward` returns, from what the features extractor makes of the observations."""
+        values: Tensor = self.head(self.body(features))
         return values
+
+
+class SharedActorCritic(nn.Module):
+    """Actor and critic on one features extractor, which runs once and learns from both.
+
+    Args:
+        actor: of a policy.
+        critic: of the same policy.
+    """
+
+    def __init__(self, actor: Actor, critic: Critic) -> None:
+        super().__init__()
+        self.actor = actor
+        self.critic = critic
+
+    def forward(self, observation: Observation) -> tuple[Tensor, ...]:
+        """The actor's outputs, and after them the values, (B, 1)."""
+        features = self.actor.features(observation)
+        return (*self.actor.outputs(features), self.critic.outputs(features))
 
 
 class GaussianActor(nn.Module):
@@ -73,18 +104,19 @@ class GaussianActor(nn.Module):
 
     Args:
         actor: of an SB3 `SACPolicy`.
-
-    Raises:
-        ArchitectureError: it explores by gSDE.
     """
+
+    log_std: nn.Module
 
     def __init__(self, actor: StochasticActor) -> None:
         super().__init__()
-        _refuse_sde(actor.use_sde)
         self.features = actor.features_extractor
         self.body = actor.latent_pi
         self.mean = actor.mu
-        self.log_std = actor.get_submodule("log_std")  # a layer, as there is no gSDE
+        log_std: nn.Module | nn.Parameter = actor.log_std
+        if isinstance(log_std, nn.Parameter):  # of gSDE
+            log_std = StateDependentStd(log_std, actor.action_dist)
+        self.log_std = log_std
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation, each (B, n); neither squashed nor clamped."""
@@ -122,7 +154,8 @@ class DeterministicActor(nn.Module):
 class QNetwork(nn.Module):
     """From preprocessed observations and actions to the value that one of the critics gives them.
 
-    Shares its modules with the critic; see `GaussianActor`.
+    Shares its modules with the critic; see `GaussianActor`. A features extractor that the critic
+    shares with the actor learns from the actor's loss alone, as in SB3, so it is no part of this.
 
     Args:
         critic: of an SB3 `SACPolicy` or `TD3Policy`.
@@ -131,13 +164,19 @@ class QNetwork(nn.Module):
 
     def __init__(self, critic: ContinuousCritic, index: int) -> None:
         super().__init__()
-        self.features = critic.features_extractor
+        self.shared = critic.share_features_extractor
+        self._extractor = (critic.features_extractor,)  # in a tuple it is no submodule
+        if not self.shared:
+            self.features = critic.features_extractor
         self.body = critic.q_networks[index]
 
     def forward(self, inputs: tuple[Observation, Tensor]) -> Tensor:
         """Values, shape (B, 1), of (observation, actions (B, n))."""
         observation, actions = inputs
-        values: Tensor = self.body(torch.cat([self.features(observation), actions], dim=1))
+        features: Tensor = self._extractor[0](observation)
+        if self.shared:
+            features = features.detach()
+        values: Tensor = self.body(torch.cat([features, actions], dim=1))
         return values
 
 
@@ -229,35 +268,21 @@ def effective_parameters(network: nn.Module) -> list[Tensor]:
     return effective
 
 
-def check_separate(actor: nn.Module, critic: nn.Module) -> None:
-    """Refuse an actor and a critic that share parameters.
-
-    Raises:
-        ArchitectureError: they do.
-    """
-    shared = {id(p) for p in actor.parameters()}
-    if any(id(p) in shared for p in critic.parameters()):
-        raise ArchitectureError(
-            "actor and critic share a features extractor with parameters, so the noise of one "
-            "would blur the credit of the other; pass "
-            "policy_kwargs=dict(share_features_extractor=False)"
-        )
+def shares_parameters(policy: ActorCriticPolicy) -> bool:
+    """Whether actor and critic have a features extractor with parameters in common."""
+    shared = {id(p) for p in policy.pi_features_extractor.parameters()}
+    return any(id(p) in shared for p in policy.vf_features_extractor.parameters())
 
 
 def _check(policy: ActorCriticPolicy) -> None:
-    _refuse_sde(policy.use_sde)
+    if hasattr(policy, "lstm_actor"):
+        raise ArchitectureError(
+            f"{type(policy).__name__} is recurrent; PPO here learns policies without memory. "
+            "sb3_contrib's RecurrentPPO learns this one, by backpropagation"
+        )
     extractor = policy.mlp_extractor
     if not hasattr(extractor, "policy_net") or not hasattr(extractor, "value_net"):
         raise ArchitectureError(
             f"{type(extractor).__name__} has no policy_net and value_net; node perturbation needs "
             "actor and critic as two networks, as SB3's MlpExtractor has them"
-        )
-    check_separate(policy.pi_features_extractor, policy.vf_features_extractor)
-
-
-def _refuse_sde(use_sde: bool) -> None:
-    if use_sde:
-        raise ArchitectureError(
-            "use_sde=True makes the exploration noise depend on the features through a matrix that "
-            "node perturbation cannot reach; use the default use_sde=False, or rule='bp'"
         )

@@ -30,7 +30,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
 
 import nprobot
-from nprobot.learning.feedback import learning_rows
+from nprobot.learning.feedback import LONGEST, WIDE
 from nprobot.policies import mlp
 
 NETWORKS = [([17, 64, 64, 6], 64), ([17, 256, 256, 6], 256), ([21, 512, 512, 512, 7], 256)]
@@ -88,7 +88,8 @@ def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
 
     NP and ANP: K noisy passes, a clean one, an outer product. INP: one pass a layer, begun there.
     With decorrelation: x* = R x, the product W R, C = mean x* x*ᵀ and C R for every layer. With
-    feedback: for every hidden layer the guess and a least-squares problem.
+    feedback: for every hidden layer the guess and, every eighth step at best, a least-squares
+    problem.
     """
     layers = [batch * d * h for d, h in pairwise(sizes)]
     forward = sum(layers)
@@ -101,10 +102,10 @@ def bound(name: str, sizes: list[int], batch: int, draws: int) -> float:
         extra = sum(2 * batch * d * d + h * d * d + d**3 for d, h in pairwise(sizes))
     if name.endswith(FEEDBACK):
         for h, out in pairwise(sizes[1:]):
-            rows = learning_rows(batch, h)
-            square, size = (rows * rows * h, rows) if rows < h else (rows * h * h, h)
+            rows = min(batch, h, WIDE)
+            square, size = (rows * rows * h, rows) if h > WIDE else (rows * h * h, h)
             learning = 2 * rows * h * out + square + size**3 // 3 + size * size * out
-            extra += batch * h * out + learning
+            extra += batch * h * out + learning // LONGEST
     return (draws * noisy + 2 * forward + extra) / (3 * forward)
 
 

@@ -96,7 +96,7 @@ def finished(name: str, steps: int) -> bool:
     if command(name)[0] == "train":
         return steps >= (RunFolder.open(RUNS / name).config.steps or 0)
     fit = FitFolder.open(RUNS / name)
-    rows = fit.read_progress(fit.config.epochs)
+    rows = fit.read_progress()
     return bool(rows) and rows[-1]["epoch"] >= fit.config.epochs
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nprobot.envs.actuators import ActuatorModel, GainDrift, GainLoss, OffsetDrift
@@ -15,28 +14,13 @@ AT_ONCE = 1e-6
 """The same for what happens suddenly, s."""
 
 
-def _gain(size: float, at: float, actuators: tuple[int, ...], seconds: float) -> ActuatorModel:
-    return GainLoss(size, at, actuators=actuators)
-
-
-def _offset(size: float, at: float, actuators: tuple[int, ...], seconds: float) -> ActuatorModel:
-    return OffsetDrift(
-        size / seconds, diffusion=0.0, limit=abs(size), start=at, actuators=actuators
-    )
-
-
-def _fade(size: float, at: float, actuators: tuple[int, ...], seconds: float) -> ActuatorModel:
-    lost = size - 1.0
-    return GainDrift(lost / seconds, diffusion=0.0, limit=abs(lost), start=at, actuators=actuators)
-
-
-KINDS: dict[str, tuple[Callable[[float, float, tuple[int, ...], float], ActuatorModel], str]] = {
-    "gain": (_gain, "what is left of the gain, at once"),
-    "offset": (_offset, "an error of every command, in half ranges, at once"),
-    "drift": (_offset, f"an error of every command that grows for {SECONDS:g} s, in half ranges"),
-    "fade": (_fade, f"what is left of the gain after it has faded for {SECONDS:g} s"),
+KINDS = {
+    "gain": "what is left of the gain, at once",
+    "offset": "an error of every command, in half ranges, at once",
+    "drift": f"an error of every command that grows for {SECONDS:g} s, in half ranges",
+    "fade": f"what is left of the gain after it has faded for {SECONDS:g} s",
 }
-"""Kinds of faults: what makes their model, and what their size means."""
+"""Kinds of faults, and what their size means."""
 SUDDEN = ("gain", "offset")
 
 
@@ -78,9 +62,12 @@ class ActuatorFault:
             at: when it strikes, seconds of the device's time.
             settled: whether a drift has come to its end at once.
         """
-        make, _ = KINDS[self.kind]
+        own = (self.actuator,)
+        if self.kind == "gain":
+            return GainLoss(self.size, at, actuators=own)
         seconds = AT_ONCE if settled or self.kind in SUDDEN else SECONDS
-        return make(self.size, at, (self.actuator,), seconds)
+        kind, end = (GainDrift, self.size - 1) if self.kind == "fade" else (OffsetDrift, self.size)
+        return kind(end / seconds, diffusion=0.0, limit=abs(end), start=at, actuators=own)
 
     @classmethod
     def parse(cls, text: str) -> ActuatorFault:
@@ -103,17 +90,3 @@ class ActuatorFault:
 def usual_faults(actuators: int) -> tuple[ActuatorFault, ...]:
     """One actuator loses 60 % of its gain, another (the same, if there is one) starts to drift."""
     return ActuatorFault("gain", 0, 0.4), ActuatorFault("drift", min(1, actuators - 1), 0.2)
-
-
-def check_actuators(faults: Sequence[ActuatorFault], actuators: int) -> None:
-    """Refuse faults of actuators that a robot does not have.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    for fault in faults:
-        if fault.actuator >= actuators:
-            raise ConfigError(
-                f"the fault {fault} is of actuator {fault.actuator}; this robot has "
-                f"{actuators}, numbered from 0 to {actuators - 1}"
-            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -196,26 +197,11 @@ def architecture(policy: Policy) -> dict[str, Any]:
     others = [o for o in policy.operations if o.name not in ("linear", "flatten")]
     activation: Callable[[], nn.Module] = nn.Tanh
     if others:
-        activation = _Activation(MODULES[others[0].name], dict(others[0].settings))
+        activation = functools.partial(MODULES[others[0].name], **others[0].settings)
     return {
         "net_arch": [len(operation.arrays["bias"]) for operation in linear[:-1]],
         "activation_fn": activation,
     }
-
-
-class _Activation:
-    """Makes activations of one kind, with settings; can be copied and compared."""
-
-    def __init__(self, kind: type[nn.Module], settings: dict[str, float]) -> None:
-        self.kind = kind
-        self.settings = settings
-
-    def __call__(self) -> nn.Module:
-        return self.kind(**self.settings)
-
-    @override
-    def __repr__(self) -> str:
-        return repr(self())
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ from nprobot.training.environments import Env
 from nprobot.training.evaluation import Evaluation, evaluate
 
 from .config import AdaptationConfig
-from .faults import ActuatorFault, check_actuators
+from .faults import ActuatorFault
 from .learner import MakeRobot, check_trainable, make_learner, read_network
 
 RECOVERED = 0.8
@@ -120,8 +120,14 @@ def adapt(
     config, reporter = config or AdaptationConfig(), reporter or Silent()
     robot = make_robot()
     period = control_period(robot)
-    check_actuators(faults, int(np.prod(robot.action_space.shape or (1,))))
+    motors = int(np.prod(robot.action_space.shape or (1,)))
     robot.close()
+    for fault in faults:
+        if fault.actuator >= motors:
+            raise ConfigError(
+                f"the fault {fault} is of actuator {fault.actuator}; this robot has {motors}, "
+                f"numbered from 0 to {motors - 1}"
+            )
     actuators = () if config.actuators is None else (config.actuators,)
     struck = math.ceil(config.calibration / config.robots) * period
     models = [*actuators, *(fault.model(struck) for fault in faults)]
@@ -294,9 +300,9 @@ def _provenance(
     return {
         **{key: value for key, value in result.policy.provenance.items() if key != "command"},
         "description": (
-            f"It has learned on by NRL, {result.steps:,} steps, on a robot with {robot} actuators"
-            f"{told}. There the return was {before.mean:.1f} before and is {after.mean:.1f} after; "
-            "the score below is that one."
+            f"It was trained further by NRL, {result.steps:,} steps, on a robot with {robot} "
+            f"actuators{told}. There the return was {before.mean:.1f} before and is "
+            f"{after.mean:.1f} after; the score below is that one."
         ),
         "evaluation": {
             "env": after.env,

@@ -1,23 +1,44 @@
-"""What our algorithms share: rule, arguments of stable-baselines3, state for a checkpoint."""
+"""What our algorithms share: rule, stable-baselines3's arguments and files, and checkpoints."""
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
-from torch import Tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+from typing_extensions import override
 
 from nprobot import catalogue
 from nprobot.errors import ArchitectureError, RuleError
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import learning_rule
+from nprobot.policies.gsde import StateDependentStd
+from nprobot.policies.layers import (
+    BiasHead,
+    fit_state,
+    fold,
+    folded_state,
+    is_decorrelated,
+    is_decorrelated_layer,
+)
+from nprobot.policies.sb3_networks import Actor, Critic
 from nprobot.runs.state import restore_optimizer
+
+from .checks import check_device, check_spaces
+from .observing import observe
 
 
 def make_rule(
@@ -44,24 +65,53 @@ def make_rule(
     return learning_rule(rule or default, **{"seed": seed, **(settings or {})})
 
 
+def with_settings(rule: LearningRule, settings: Mapping[str, Any]) -> LearningRule:
+    """A rule like another one but for some settings.
+
+    Raises:
+        RuleError: a setting is out of range.
+    """
+    names = ("sigma", "samples", "noise", "decorrelation_lr", "whitening", "decorrelation_interval")
+    own = {name: getattr(rule, name) for name in names}
+    return learning_rule(rule.name, **own | {"antithetic": rule.source.antithetic, **settings})
+
+
 def sb3_arguments(algorithm: str, rule: LearningRule, given: Mapping[str, Any]) -> dict[str, Any]:
     """What to make stable-baselines3's algorithm with.
 
     Args:
         algorithm: name in the catalogue.
         rule: where its estimate is noisy, some defaults are others than stable-baselines3's.
-        given: arguments by name; None for the default.
+        given: arguments by name; None for the default, but of `max_grad_norm` for no limit.
     """
     arguments = {name: value for name, value in given.items() if value is not None}
-    if rule.entry.guided:
-        return arguments
-    own = dict(catalogue.ALGORITHMS[algorithm].unguided)
-    if own.pop("lr_schedule", None) == "linear":
-        own["learning_rate"] = LinearSchedule(own["learning_rate"], 0.0, 1.0)
-    if hidden := own.pop("hidden", None):
-        network = {"net_arch": list(hidden)} | dict(arguments.get("policy_kwargs", {}))
-        arguments["policy_kwargs"] = network
-    return own | arguments
+    if "max_grad_norm" in given:
+        arguments["max_grad_norm"] = given["max_grad_norm"]
+    if not rule.entry.guided:
+        own = dict(catalogue.ALGORITHMS[algorithm].unguided)
+        if own.pop("lr_schedule", None) == "linear":
+            own["learning_rate"] = LinearSchedule(own["learning_rate"], 0.0, 1.0)
+        if hidden := own.pop("hidden", None):
+            network = {"net_arch": list(hidden)} | dict(arguments.get("policy_kwargs", {}))
+            arguments["policy_kwargs"] = network
+        arguments = own | arguments
+    if arguments.get("max_grad_norm", 0.0) is None:
+        arguments["max_grad_norm"] = float("inf")  # stable-baselines3 compares with it
+    return arguments
+
+
+def by_name(algorithm: type[BaseAlgorithm], values: Sequence[Any]) -> dict[str, Any]:
+    """Arguments by position, after policy and environment, in the order of an SB3 algorithm.
+
+    Raises:
+        TypeError: there are more than it takes.
+    """
+    names = list(inspect.signature(algorithm).parameters)[2:]
+    if len(values) > len(names):
+        raise TypeError(
+            f"{algorithm.__name__} takes {len(names) + 2} arguments, got {len(values) + 2}"
+        )
+    return dict(zip(names, values, strict=False))
 
 
 class Resumable(BaseAlgorithm):
@@ -72,6 +122,26 @@ class Resumable(BaseAlgorithm):
     """
 
     rule: LearningRule
+    continuous: ClassVar[bool] = True
+    """Whether it takes bounded continuous actions alone."""
+    schedule_timesteps: int | None = None
+    """Steps of the whole run, for schedules; None for where the present call of `learn` ends."""
+
+    @classmethod
+    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_spaces(
+            venv.observation_space, venv.action_space, cls.__name__, continuous=cls.continuous
+        )
+        observe(venv)
+        return venv
+
+    def __repr__(self) -> str:
+        policy = getattr(self, "policy_class", None)
+        return (
+            f"{type(self).__name__}({getattr(policy, '__name__', policy)}, rule={self.rule!r}, "
+            f"num_timesteps={self.num_timesteps})"
+        )
 
     @property
     def forward_passes(self) -> int:
@@ -131,6 +201,18 @@ class Resumable(BaseAlgorithm):
         self._last_original_obs = counters["raw_observations"]
         self._last_episode_starts = counters["episode_starts"]
 
+    @override
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # What remained when the data were begun: with what remains after, the last update of each
+        # call of `learn` would have no rate, and a call of one update would learn nothing.
+        total = max(total_timesteps, self.schedule_timesteps or 0)
+        remaining = 1.0 - (num_timesteps - self._steps_of_an_update()) / total
+        self._current_progress_remaining = min(max(remaining, 0.0), 1.0)
+
+    def _steps_of_an_update(self) -> int:
+        """Environment steps since progress was last updated."""
+        raise NotImplementedError
+
     def restart_episodes(self) -> np.ndarray[Any, Any]:
         """End the running episodes as at a time limit, and begin new ones.
 
@@ -165,3 +247,245 @@ class Resumable(BaseAlgorithm):
                     f"{given.get(name)}, in the run's configuration it has {expected.get(name)} "
                     "(None: there is none)"
                 )
+
+
+class RuleAlgorithm(Resumable):
+    """A stable-baselines3 algorithm with one more argument, the rule that estimates the gradients.
+
+    Its arguments are stable-baselines3's, by the same names and in the same order, and by name:
+
+    Args:
+        policy: as in SB3, ``"MlpPolicy"`` for example.
+        env: as in SB3.
+        args: SB3's other arguments by position, from `learning_rate` on.
+        rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
+        rule_kwargs: settings for a rule given by name (its own where silent), such as
+            ``{"samples": 1}``. Its seed comes from `seed`.
+        alignment_interval: compare the estimate with backpropagation's gradient in every n-th
+            update and log the cosines, ``train/alignment_actor`` and ``train/alignment_critic``; 0
+            for never. Costs a backward pass then, for show: learning does not see it.
+        schedule_timesteps: steps of the whole run, for schedules, where `learn` is called for parts
+            of it. Left out: up to where the present call of `learn` ends.
+        kwargs: every other argument of SB3's, with its meaning and default.
+
+    Raises:
+        RuleError: unknown rule.
+        ConfigError: the device is not there, or the optimiser cannot be used.
+        EnvironmentUnavailableError: it would learn wrongly in these spaces.
+        ArchitectureError: the policy does something that would not learn.
+        UnsupportedLayerError: the policy has layers that perturbation cannot reach.
+    """
+
+    name: ClassVar[str]
+    """In the catalogue."""
+    plain: ClassVar[type[BaseAlgorithm]]
+    """The algorithm of stable-baselines3."""
+
+    _decorrelation: dict[str, tuple[Tensor, Tensor]] | None = None
+    """W and R of decorrelated layers, in a file whose policy is plain."""
+    _default_rule: LearningRule | None = None
+    """What `load` makes a model with, before the file says which rule it learned by."""
+    _highest_rate = 0.0
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *args: Any,
+        rule: str | LearningRule | None = None,
+        rule_kwargs: dict[str, Any] | None = None,
+        alignment_interval: int = 0,
+        schedule_timesteps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = by_name(self.plain, args)
+        if twice := given.keys() & kwargs.keys():
+            raise TypeError(f"{type(self).__name__} got {', '.join(sorted(twice))} twice")
+        given |= kwargs
+        check_device(given.get("device", "auto"))
+        self.rule = make_rule(rule, rule_kwargs, given.get("seed"))
+        self._default_rule = self.rule
+        self.alignment_interval = alignment_interval
+        self.schedule_timesteps = schedule_timesteps
+        arguments = self._adapted(policy, sb3_arguments(self.name, self.rule, given))
+        super().__init__(policy, env, **arguments)
+
+    def _adapted(self, policy: str | type[BasePolicy], arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of SB3's, with what the rule needs of them."""
+        return arguments
+
+    @override
+    def _setup_model(self) -> None:
+        settings = vars(self).pop("rule_kwargs", None)  # of `load`
+        if isinstance(self.rule, str):
+            self.rule = make_rule(self.rule, settings, self.seed)
+        elif settings:
+            self.rule = with_settings(self.rule, {"seed": self.seed, **settings})
+        super()._setup_model()  # type: ignore[safe-super]
+        for module in self.policy.modules():  # the policy, and its actor and critics
+            if isinstance(module, BaseModel):
+                module.save = partial(save_policy, module)  # type: ignore[method-assign]
+        if self.rule.name != "bp":
+            self._look_at_policy()
+
+    def _look_at_policy(self) -> None:
+        """Find the networks that learn, and check them if they are others than before."""
+        raise NotImplementedError
+
+    @override
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._setup_learn(*args, **kwargs)
+        if self.rule.name != "bp":
+            self._look_at_policy()  # its modules may be others now
+            self._highest_rate = max(self.lr_schedule(i / 100) for i in range(101))
+        return prepared
+
+    @override
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        if self.rule.name == "bp":
+            BaseAlgorithm._update_current_progress_remaining(self, num_timesteps, total_timesteps)
+        else:
+            super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+
+    def _share_of_rate(self) -> float:
+        """The learning rate now, as a share of the schedule's highest; 0 where all are 0.
+
+        R follows the schedule of the weights, or it would keep moving under weights at rest.
+        """
+        rate = self.lr_schedule(self._current_progress_remaining)
+        return rate / self._highest_rate if self._highest_rate > 0.0 else 0.0
+
+    @override
+    @classmethod
+    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a model; arguments as in SB3, and two more by name.
+
+        Args:
+            path: file of `save`, or of stable-baselines3's.
+            args: SB3's other arguments, from `env` on.
+            kwargs: the same by name; `rule` and `rule_kwargs` to continue by another rule than the
+                one that it has learned by; other attributes to change.
+        """
+        changes = {
+            name: value
+            for name, value in kwargs.items()
+            if value is not None or name not in ("rule", "rule_kwargs")
+        }
+        if "policy_kwargs" in changes:
+            # SB3 compares them with the stored ones, of which one is ours.
+            data = load_from_zip_file(path, custom_objects=changes.get("custom_objects"))[0] or {}
+            stored, ours = data.get("policy_kwargs", {}), "share_features_extractor"
+            own = {ours: stored[ours]} if ours in stored else {}
+            changes["policy_kwargs"] = own | changes["policy_kwargs"]
+            if not isinstance(path, str | Path):
+                path.seek(0)
+        model = super().load(path, *args, **changes)
+        if model.rule is model._default_rule:
+            warnings.warn(
+                f"{path if isinstance(path, str | Path) else 'the file'} does not say by which "
+                f"rule its model learned, as a plain stable-baselines3 file; it continues by "
+                f"{model.rule.entry.title} ({model.rule.name!r}). For another one give "
+                "load(..., rule=...), such as rule='bp' for backpropagation",
+                stacklevel=2,
+            )
+        model._default_rule = None
+        return model
+
+    @override
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
+        """As in SB3, of plain and of decorrelated policies: R is multiplied in, or starts as I."""
+        params = load_path_or_dict
+        if not isinstance(params, dict):
+            _, params, _ = load_from_zip_file(params, device=device, load_data=False)
+        if "policy" in params:
+            params = {**params, "policy": fit_state(self.policy, params["policy"])}
+        super().set_parameters(params, exact_match, device)
+        self._restore_decorrelation()
+
+    @override
+    def save(
+        self,
+        path: Any,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """As in SB3. A decorrelated policy is saved folded, for SB3 to read, and beside it W, R."""
+        if is_decorrelated(self.policy):
+            self._decorrelation = {
+                name: (layer.weight.detach().cpu(), layer.R.cpu())
+                for name, layer in self.policy.named_modules()
+                if is_decorrelated_layer(layer)
+            }
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self._decorrelation = None
+
+    @override
+    def get_parameters(self) -> dict[str, Any]:
+        """As in SB3."""
+        parameters = super().get_parameters()
+        if self._decorrelation is not None:  # while it is being saved
+            parameters["policy"] = folded_state(self.policy)
+        return parameters
+
+    @torch.no_grad()
+    def _restore_decorrelation(self) -> None:
+        """Take W and R apart again, which a file has as one; but not if that one has learned on."""
+        layers = dict(self.policy.named_modules())
+        for name, (weight, R) in (self._decorrelation or {}).items():
+            layer = layers.get(name)
+            if not is_decorrelated_layer(layer):
+                continue
+            weight, R = weight.to(layer.weight), R.to(layer.R)
+            together = (weight.flatten(1) @ R).view_as(weight)
+            if torch.allclose(together, layer.weight, 1e-4, 1e-6):
+                layer.weight.copy_(weight)
+                layer.R.copy_(R)
+        self._decorrelation = None
+
+    @override
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_default_rule"]
+
+
+def save_policy(policy: BaseModel, path: Any) -> None:  # noqa: ANN401 - whatever torch writes to
+    """What SB3's ``policy.save(path)`` does, so that its class's ``load(path)`` gives the same one.
+
+    With R multiplied into the weights, as the class makes plain layers; and with the choice of one
+    or two features extractors, which SB3 forgets.
+    """
+    data = {
+        name: fold(value) if isinstance(value, nn.Module) else value
+        for name, value in policy._get_constructor_parameters().items()
+    }
+    shared = getattr(policy, "share_features_extractor", None)
+    if shared is not None and accepts(type(policy), "share_features_extractor"):
+        data["share_features_extractor"] = shared
+    torch.save({"state_dict": folded_state(policy), "data": data}, path)
+
+
+def accepts(kind: type, name: str) -> bool:
+    """Whether a class takes an argument of a name."""
+    parameters = inspect.signature(kind).parameters
+    some = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return some or name in parameters
+
+
+def same_modules(some: Iterable[nn.Module], others: Iterable[nn.Module]) -> bool:
+    """Whether views of a policy hold the same modules and parameters of it."""
+    return _parts(some) == _parts(others)
+
+
+def _parts(views: Iterable[nn.Module]) -> list[int]:
+    found: list[int] = []
+    for view in views:
+        found += [id(p) for p in view.parameters()]
+        found += [id(m) for m in view.modules() if m is not view and not isinstance(m, _MADE)]
+    return found
+
+
+_MADE = (Actor, Critic, BiasHead, StateDependentStd)
+"""Modules that a view makes for itself."""

@@ -28,6 +28,8 @@ class ClippedSurrogate:
 
     Attributes:
         log_ratio: log ρ of the clean pass, shape (B,), once the loss has been evaluated on it.
+        surrogate: the first term of the loss there, shape (B,).
+        entropy: H there, shape (B,); −log π(a|s) where the entropy has no closed form.
     """
 
     def __init__(
@@ -46,18 +48,34 @@ class ClippedSurrogate:
         self.clip_range = clip_range
         self.entropy_coefficient = entropy_coefficient
         self.log_ratio: Tensor | None = None
+        self.surrogate: Tensor | None = None
+        self.entropy: Tensor | None = None
 
     def __call__(self, outputs: tuple[Tensor, ...]) -> Tensor:
         """Losses, shape (..., B), from the actor's outputs (..., B, n)."""
-        log_ratio = self.distribution.log_prob(outputs, self.actions) - self.old_log_prob
-        if log_ratio.dim() == 1:
-            self.log_ratio = log_ratio.detach()
+        log_prob = self.distribution.log_prob(outputs, self.actions)
+        log_ratio = log_prob - self.old_log_prob
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
         loss = -torch.minimum(ratio * self.advantages, clipped * self.advantages)
-        if self.entropy_coefficient:
-            loss = loss - self.entropy_coefficient * self.distribution.entropy(outputs)
+        clean = log_ratio.dim() == 1
+        if clean:
+            self.log_ratio, self.surrogate = log_ratio.detach(), loss.detach()
+        if clean or self.entropy_coefficient:
+            entropy = self.distribution.entropy(outputs)
+            if entropy is None:
+                entropy = -log_prob
+            if clean:
+                self.entropy = entropy.detach()
+            if self.entropy_coefficient:
+                loss = loss - self.entropy_coefficient * entropy
         return loss
+
+    def terms(self) -> tuple[float, float]:
+        """Means of the surrogate and of the negative entropy, both losses, in the clean pass."""
+        assert self.surrogate is not None, "evaluated before the clean pass"
+        assert self.entropy is not None, "evaluated before the clean pass"
+        return float(self.surrogate.mean()), -float(self.entropy.mean())
 
     def approximate_kl(self) -> float:
         """Estimate of KL(π_old ‖ π) of the clean pass (Schulman's k3 estimator), in nats."""
@@ -81,6 +99,9 @@ class SquaredValueError:
         old_values: V(s) when the data were collected, shape (B,).
         clip_range: how far V may move from `old_values`; None for as far as it likes.
         coefficient: weight of the loss.
+
+    Attributes:
+        error: ``(V(s) − R)²`` of the clean pass, shape (B,), once the loss has been evaluated.
     """
 
     def __init__(
@@ -90,6 +111,7 @@ class SquaredValueError:
         self.old_values = old_values
         self.clip_range = clip_range
         self.coefficient = coefficient
+        self.error: Tensor | None = None
 
     def __call__(self, values: Tensor) -> Tensor:
         """Losses, shape (..., B), from the critic's outputs (..., B, 1)."""
@@ -97,7 +119,32 @@ class SquaredValueError:
         if self.clip_range is not None:
             change = (values - self.old_values).clamp(-self.clip_range, self.clip_range)
             values = self.old_values + change
-        return self.coefficient * (values - self.returns).square()
+        error = (values - self.returns).square()
+        if error.dim() == 1:
+            self.error = error.detach()
+        return self.coefficient * error
+
+    def mean(self) -> float:
+        """Mean of the squared errors in the clean pass."""
+        assert self.error is not None, "evaluated before the clean pass"
+        return float(self.error.mean())
+
+
+class SharedLoss:
+    """Loss of actor and critic in one network: the sum of both.
+
+    Args:
+        surrogate: of the actor's outputs, all but the last.
+        value_error: of the critic's, the last.
+    """
+
+    def __init__(self, surrogate: ClippedSurrogate, value_error: SquaredValueError) -> None:
+        self.surrogate = surrogate
+        self.value_error = value_error
+
+    def __call__(self, outputs: tuple[Tensor, ...]) -> Tensor:
+        """Losses, shape (..., B), from the outputs of a `SharedActorCritic`, (..., B, n)."""
+        return self.surrogate(outputs[:-1]) + self.value_error(outputs[-1])
 
 
 _SQUASHING_EPSILON = 1e-6
@@ -132,20 +179,24 @@ class SoftActionValue:
         critic: run forward only.
         noise: ξ, shape (B, action size).
         temperature: α.
+        limited: whether the log standard deviation is kept in SB3's limits; not under gSDE.
 
     Attributes:
         log_prob: log π(a|s) of the clean pass, shape (B,), once the loss has been evaluated on it.
     """
 
-    def __init__(self, critic: FrozenCritic, noise: Tensor, temperature: Tensor) -> None:
+    def __init__(
+        self, critic: FrozenCritic, noise: Tensor, temperature: Tensor, *, limited: bool = True
+    ) -> None:
         self.critic = critic
         self.noise = noise
         self.temperature = temperature
+        self.limited = limited
         self.log_prob: Tensor | None = None
 
     def __call__(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         """Losses, shape (..., B), from mean and log standard deviation (..., B, n)."""
-        actions, log_prob = squashed_gaussian(outputs, self.noise)
+        actions, log_prob = squashed_gaussian(outputs, self.noise, limited=self.limited)
         if log_prob.dim() == 1:
             self.log_prob = log_prob.detach()
         return self.temperature * log_prob - self.critic(actions).amin(0)
@@ -168,18 +219,22 @@ class ActionValue:
         return -self.critic(torch.tanh(outputs))[0]
 
 
-def squashed_gaussian(outputs: tuple[Tensor, Tensor], noise: Tensor) -> tuple[Tensor, Tensor]:
+def squashed_gaussian(
+    outputs: tuple[Tensor, Tensor], noise: Tensor, *, limited: bool = True
+) -> tuple[Tensor, Tensor]:
     """Actions of a Gaussian squashed by tanh, and their log density.
 
     Args:
-        outputs: mean and log standard deviation, tensors (..., B, n); the latter is clamped here.
+        outputs: mean and log standard deviation, tensors (..., B, n).
         noise: standard normal ξ, shape (B, n).
+        limited: whether the latter is clamped to SB3's limits.
 
     Returns:
         Actions (..., B, n) and log densities (..., B).
     """
     mean, log_std = outputs
-    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    if limited:
+        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
     actions = torch.tanh(mean + log_std.exp() * noise)
     gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)) - log_std
     squashing = torch.log(1 - actions.square() + _SQUASHING_EPSILON)

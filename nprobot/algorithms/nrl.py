@@ -30,6 +30,7 @@ from nprobot.policies.chip.nonidealities import ChipSpec
 from nprobot.policies.direct_policy import DirectPolicy
 
 from .base import Resumable, make_rule
+from .checks import check_device
 from .nrl_exploration import ActuatorNoise, Exploration, HiddenNoise, InjectedNoise
 from .nrl_prediction import Prediction, RunningMeanPrediction, Transition, ValuePrediction
 
@@ -125,6 +126,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        check_device(device)
         one_of("noise_source", noise_source, NOISE_SOURCES)
         one_of("baseline", baseline, BASELINES)
         self.rule = make_rule(rule, rule_kwargs, seed, catalogue.HIDDEN_NOISE_RULE)
@@ -273,6 +275,10 @@ class NRL(Resumable, OnPolicyAlgorithm):
         return super().learn(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
+
+    @override
+    def _steps_of_an_update(self) -> int:
+        return self.n_steps * self.n_envs
 
     @override
     def _memory(self) -> dict[str, Any]:

@@ -10,8 +10,11 @@ import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -23,11 +26,11 @@ from nprobot.policies.sb3_networks import (
     FrozenCritic,
     Observation,
     QNetwork,
-    check_separate,
     effective_parameters,
 )
 
-from .base import Resumable
+from .base import RuleAlgorithm, same_modules
+from .checks import ViewChecks, check_optimizer, sample
 
 
 class NetworkLearner:
@@ -40,28 +43,38 @@ class NetworkLearner:
     Args:
         rule: any rule.
         actor: view of the actor, see `nprobot.policies.sb3_networks`.
-        actor_optimizer: SB3's.
-        critic: SB3's, with its optimiser.
-
-    Raises:
-        ArchitectureError: actor and critic share parameters.
+        policy: SB3's, with the actor, the critics and their optimisers.
     """
 
-    def __init__(
-        self,
-        rule: LearningRule,
-        actor: nn.Module,
-        actor_optimizer: torch.optim.Optimizer,
-        critic: ContinuousCritic,
-    ) -> None:
-        check_separate(actor, critic)
+    def __init__(self, rule: LearningRule, actor: nn.Module, policy: SACPolicy | TD3Policy) -> None:
         self.rule = rule
+        self.policy = policy
         self.actor = actor
-        self.critic = critic
-        self.actor_optimizer = actor_optimizer
-        self.critic_optimizer: torch.optim.Optimizer = critic.optimizer
-        self.q_networks = [QNetwork(critic, i) for i in range(critic.n_critics)]
+        self.critic: ContinuousCritic = policy.critic
+        self.q_networks = [QNetwork(self.critic, i) for i in range(self.critic.n_critics)]
+        # A shared features extractor learns and decorrelates with the actor.
+        self._critics = (
+            self.critic
+            if not self.critic.share_features_extractor
+            else nn.ModuleList(self.q_networks)
+        )
         self._last: dict[str, list[tuple[nn.Module, Tree, Loss]]] = {}
+
+    @property
+    def views(self) -> dict[str, nn.Module]:
+        """The networks that learn, by name."""
+        critics = {f"critic {i}": network for i, network in enumerate(self.q_networks)}
+        return {"actor": self.actor, **critics}
+
+    @property
+    def actor_optimizer(self) -> torch.optim.Optimizer:
+        """SB3's, as it is now."""
+        return self.policy.actor.optimizer
+
+    @property
+    def critic_optimizer(self) -> torch.optim.Optimizer:
+        """SB3's, as it is now."""
+        return self.policy.critic.optimizer
 
     def step_critics(
         self, observations: Observation, actions: Tensor, loss: Loss, scale: float
@@ -82,7 +95,7 @@ class NetworkLearner:
         losses = [self.rule.backward(network, inputs, loss) for network in self.q_networks]
         self.critic_optimizer.step()
         # In one call: an extractor that the networks share has one R, to be moved once.
-        self.rule.decorrelate(self.critic, scale=scale)
+        self.rule.decorrelate(self._critics, scale=scale)
         self._last["critic"] = [(network, inputs, loss) for network in self.q_networks]
         return float(torch.stack(losses).sum(0).mean())
 
@@ -135,8 +148,98 @@ class NetworkLearner:
         return values
 
 
-class OffPolicyMemory(Resumable, OffPolicyAlgorithm):
-    """What an off-policy algorithm keeps between two updates: the replay buffer, last gradients."""
+class OffPolicyRule(RuleAlgorithm, OffPolicyAlgorithm):
+    """What SAC and TD3 by a rule share beside their networks; see `RuleAlgorithm`.
+
+    A checkpoint holds, too, the replay buffer and the last gradients.
+    """
+
+    policy: SACPolicy | TD3Policy
+    learner: NetworkLearner
+    _unseen: ViewChecks | None = None
+    """What the next update compares on its first batch."""
+
+    def _view(self) -> nn.Module:
+        """The actor as a network that learns."""
+        raise NotImplementedError
+
+    def _said(
+        self,
+        observations: Any,  # noqa: ANN401 - SB3's own types
+        inputs: Observation,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the view of the actor says, and what SB3's actor says, by the same names."""
+        raise NotImplementedError
+
+    @override
+    def _look_at_policy(self) -> None:
+        self._create_aliases()  # type: ignore[attr-defined]  # the policy may be another
+        if self.rule.decorrelated:
+            for network in (self.policy.actor, self.policy.critic):
+                decorrelate(network)
+        learner = NetworkLearner(self.rule, self._view(), self.policy)
+        optimizers = [learner.actor_optimizer, learner.critic_optimizer]
+        for optimizer in optimizers:
+            check_optimizer(optimizer)
+        before: NetworkLearner | None = getattr(self, "learner", None)
+        new = before is None or not same_modules(before.views.values(), learner.views.values())
+        if new:
+            if before is not None:
+                self.rule.forget()
+            self.learner = learner
+        checks = ViewChecks(self.policy, self.learner.views, optimizers)
+        if new:
+            observations = sample(self.observation_space, 3, self.device)
+            actions = sample(self.action_space, 3, self.device).reshape(3, -1).float().clamp(-1, 1)
+            self._compare(checks, observations, actions)
+            checks.separate_samples(self._inputs(self._preprocess(observations), actions))
+        self._unseen = checks
+
+    def _compare_first(self, batch: ReplayBufferSamples) -> None:
+        """See, on the first batch, that the views compute what the policy does."""
+        if self._unseen is not None:
+            self._compare(self._unseen, batch.observations, batch.actions)
+            self._unseen = None
+
+    def _compare(self, checks: ViewChecks, observations: Any, actions: Tensor) -> None:  # noqa: ANN401
+        inputs = self._preprocess(observations)
+        networks = self.learner.q_networks
+
+        def ours() -> dict[str, Tensor]:
+            said = self._said(observations, inputs)[0]
+            values = {f"value of critic {i}": q((inputs, actions)) for i, q in enumerate(networks)}
+            return said | values
+
+        def theirs() -> dict[str, Tensor]:
+            said = self._said(observations, inputs)[1]
+            values = self.policy.critic(observations, actions)
+            return said | {f"value of critic {i}": q for i, q in enumerate(values)}
+
+        checks.compare(self._inputs(inputs, actions), ours, theirs)
+
+    def _inputs(self, observations: Observation, actions: Tensor) -> dict[str, Tree]:
+        """Of every view."""
+        views = self.learner.views
+        return {
+            name: observations if name == "actor" else (observations, actions) for name in views
+        }
+
+    def _preprocess(self, observations: Any) -> Observation:  # noqa: ANN401 - SB3's own types
+        return preprocess_obs(observations, self.observation_space, self.policy.normalize_images)
+
+    @override
+    def _steps_of_an_update(self) -> int:
+        return self.n_envs
+
+    @override
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "learner", "_unseen"]
+
+    @override
+    def dump_logs(self) -> None:
+        if self.rule.name != "bp" and self._n_updates:
+            record(self.logger, self.learner.diagnostics())
+        super().dump_logs()
 
     @override
     def _memory(self) -> dict[str, Any]:
@@ -188,13 +291,6 @@ def follow(network: nn.Module, target: nn.Module, tau: float) -> None:
     """
     with torch.no_grad():
         polyak_update(effective_parameters(network), target.parameters(), tau)
-
-
-def prepare(rule: LearningRule, *networks: nn.Module) -> None:
-    """Swap in decorrelated layers if the rule asks for them."""
-    if rule.decorrelated:
-        for network in networks:
-            decorrelate(network)
 
 
 def bootstrapped(batch: ReplayBufferSamples, values: Tensor, gamma: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -10,113 +10,136 @@ import numpy as np
 import stable_baselines3
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.type_aliases import GymEnv, RolloutBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nprobot.learning.activity import tensors
 from nprobot.learning.alignment import alignment
-from nprobot.learning.rule import LearningRule, Loss
+from nprobot.learning.rule import Loss
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
-from nprobot.policies.sb3_networks import Actor, Critic, Observation
+from nprobot.policies.sb3_networks import (
+    Actor,
+    Critic,
+    Observation,
+    SharedActorCritic,
+    shares_parameters,
+)
 
-from .base import Resumable, make_rule, sb3_arguments
-from .losses import ClippedSurrogate, SquaredValueError
+from .base import RuleAlgorithm, accepts, same_modules
+from .checks import ViewChecks, check_optimizer, sample
+from .losses import ClippedSurrogate, SharedLoss, SquaredValueError
 
 
-class PPO(Resumable, stable_baselines3.PPO):
+class PPO(RuleAlgorithm, stable_baselines3.PPO):
     """SB3's PPO with one more argument, the rule that estimates the gradients.
 
     Everything else is SB3's: policies by name, callbacks, `learn`, `predict`, `save`, `load`,
     loggers, `VecNormalize`. With ``rule="bp"`` it *is* SB3's PPO, weight for weight. Under the
     perturbation rules no backward pass runs: the actor learns from what noise on its nodes does to
     the clipped surrogate of every transition, the critic from what noise does to its squared error.
-    They are separate networks with noise of their own; the log standard deviation of a Gaussian
-    policy is a layer of nodes that have only a bias.
+    They are separate networks with noise of their own, unless they share a features extractor with
+    parameters: then they are one network, which learns from the sum of both losses. The log
+    standard deviation of a Gaussian policy is a layer of nodes that have only a bias; under gSDE it
+    is one of nodes that have a matrix (`nprobot.policies.gsde`).
 
-    Args:
-        policy: as in SB3, ``"MlpPolicy"`` for example. Under perturbation rules
-            ``share_features_extractor`` is False.
-        env: as in SB3.
-        rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
-        rule_kwargs: settings for a rule given by name (its own where silent), such
-            as ``{"samples": 1}``. Its seed comes from `seed`.
-        alignment_interval: compare the estimate with backpropagation's gradient in every n-th
-            update and log the cosines, ``train/alignment_actor`` and ``train/alignment_critic``; 0
-            for never. Costs a backward pass then, for show: learning does not see it.
-        learning_rate: as in SB3, a number or a schedule.
-        batch_size: as in SB3.
-        max_grad_norm: as in SB3; under perturbation rules it clips the actor and the critic each.
-            Infinity turns clipping off, which is the default of those without feedback.
-        kwargs: every other argument of SB3's PPO, with its meaning and default.
+    Arguments, in the order of SB3's, are those of `RuleAlgorithm`. Under perturbation rules
+    ``share_features_extractor`` is False unless you ask for it, and `max_grad_norm` clips the actor
+    and the critic each; None turns clipping off, which is the default of those without feedback.
 
-    Where an argument is None its default is SB3's, also for rules with learned feedback: their
+    Where an argument is left out its default is SB3's, also for rules with learned feedback: their
     estimate lies along the gradient, so what is known for backpropagation carries over. For the
     other rules it is in `nprobot.catalogue.ALGORITHMS`, `unguided`.
 
-    Raises:
-        RuleError: unknown rule.
-        ArchitectureError: the policy does not keep actor and critic apart, or uses gSDE.
-        UnsupportedLayerError: the policy has parameters that perturbation cannot reach.
+    Attributes:
+        actor: view of the policy's actor.
+        critic: view of its critic.
+        networks: what is perturbed, by name: these two, or both as one.
     """
 
-    rule: LearningRule
+    policy: ActorCriticPolicy
     actor: Actor
     critic: Critic
+    networks: dict[str, nn.Module]
 
-    _OURS: ClassVar[list[str]] = ["actor", "critic"]
+    name: ClassVar[str] = "ppo"
+    plain: ClassVar[type[BaseAlgorithm]] = stable_baselines3.PPO
+    continuous: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str | None,
-        learning_rate: float | Schedule | None = None,
-        *,
-        rule: str | LearningRule | None = None,
-        rule_kwargs: dict[str, Any] | None = None,
-        alignment_interval: int = 0,
-        batch_size: int | None = None,
-        max_grad_norm: float | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        seed: int | None = None,
-        _init_setup_model: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        self.rule = make_rule(rule, rule_kwargs, seed)
-        self.alignment_interval = alignment_interval
-        given = {
-            "learning_rate": learning_rate,
-            "batch_size": batch_size,
-            "max_grad_norm": max_grad_norm,
-        }
-        arguments = sb3_arguments("ppo", self.rule, given)
-        if self.rule.name != "bp":
-            policy_kwargs = {"share_features_extractor": False} | (policy_kwargs or {})
-        super().__init__(
-            policy,
-            env,  # type: ignore[arg-type]
-            policy_kwargs=policy_kwargs,
-            seed=seed,
-            _init_setup_model=_init_setup_model,
-            **arguments,
-            **kwargs,
-        )
+    _OURS: ClassVar[list[str]] = ["actor", "critic", "networks", "distribution", "_unseen"]
+    _unseen: ViewChecks | None = None
+    """What the next update compares on its first batch."""
 
     @override
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        if self.rule.name == "bp":
-            return
+    def _adapted(self, policy: str | type[BasePolicy], arguments: dict[str, Any]) -> dict[str, Any]:
+        kind = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
+        if self.rule.name == "bp" or not accepts(kind, "share_features_extractor"):
+            return arguments
+        settings = {"share_features_extractor": False} | (arguments.get("policy_kwargs") or {})
+        return arguments | {"policy_kwargs": settings}
+
+    @override
+    def _look_at_policy(self) -> None:
         if self.rule.decorrelated:
             decorrelate(self.policy)
-        self.actor = Actor(self.policy)
-        self.critic = Critic(self.policy)
-        self.distribution = action_distribution(self.action_space)
+        if self.max_grad_norm is None:  # of a file from an earlier version
+            self.max_grad_norm = float("inf")
+        check_optimizer(self.policy.optimizer)
         _fuse(self.policy.optimizer)
+        actor, critic = Actor(self.policy), Critic(self.policy)
+        networks: dict[str, nn.Module] = {"actor": actor, "critic": critic}
+        if shares_parameters(self.policy):
+            networks = {"actor_critic": SharedActorCritic(actor, critic)}
+        before: dict[str, nn.Module] = getattr(self, "networks", {})
+        new = not same_modules(before.values(), networks.values())
+        if new:
+            if before:
+                self.rule.forget()
+            self.actor, self.critic, self.networks = actor, critic, networks
+            self.distribution = action_distribution(
+                self.action_space, squashed=self.policy.squash_output
+            )
+        checks = ViewChecks(self.policy, self.networks, [self.policy.optimizer])
+        if new:
+            observations = sample(self.observation_space, 3, self.device)
+            actions = sample(self.action_space, 3, self.device).reshape(3, -1).float()
+            self._compare(checks, observations, actions)
+            inputs = self._preprocess(observations)
+            checks.separate_samples(dict.fromkeys(self.networks, inputs))
+        self._unseen = checks
+
+    def _compare(self, checks: ViewChecks, observations: Any, actions: Tensor) -> None:  # noqa: ANN401
+        """See that the views compute what the policy does."""
+        inputs = self._preprocess(observations)
+
+        def ours() -> dict[str, Tensor]:
+            *outputs, value = tensors(tuple(view(inputs) for view in self.networks.values()))
+            said = {
+                "log-probability": self.distribution.log_prob(tuple(outputs), actions),
+                "value": value,
+            }
+            entropy = self.distribution.entropy(tuple(outputs))
+            return said if entropy is None else said | {"entropy": entropy}
+
+        def theirs() -> dict[str, Tensor]:
+            discrete = isinstance(self.action_space, spaces.Discrete)
+            value, log_prob, entropy = self.policy.evaluate_actions(
+                observations, actions.long().flatten() if discrete else actions
+            )
+            said = {"log-probability": log_prob, "value": value}
+            return said if entropy is None else said | {"entropy": entropy}
+
+        checks.compare(dict.fromkeys(self.networks, inputs), ours, theirs)
+
+    @override
+    def _steps_of_an_update(self) -> int:
+        return self.n_steps * self.n_envs
 
     @override
     def _excluded_save_params(self) -> list[str]:
@@ -140,17 +163,19 @@ class PPO(Resumable, stable_baselines3.PPO):
         progress = self._current_progress_remaining
         clip_range = self.clip_range(progress)  # type: ignore[operator]
         clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
-        # R follows the schedule of the weights, or it would go on moving under weights at rest.
-        decay = self.lr_schedule(progress) / self.lr_schedule(1.0)
+        share_of_rate = self._share_of_rate()
         # Once an update: listing parameters takes as long as clipping them.
-        learned = [list(network.parameters()) for network in (self.actor, self.critic)]
+        learned = {name: list(network.parameters()) for name, network in self.networks.items()}
         terms: dict[str, list[float]] = {}
         kl: list[float] = []
         go_on = True
-        for _ in range(self.n_epochs):
+        for epoch in range(self.n_epochs):
             kl.clear()
             for batch in minibatches(self.rollout_buffer, self.batch_size):
-                observations = self._preprocess(batch)
+                observations = self._preprocess(batch.observations)
+                if self._unseen is not None:
+                    self._compare(self._unseen, batch.observations, batch.actions)
+                    self._unseen = None
                 surrogate = ClippedSurrogate(
                     self.distribution,
                     batch.actions,
@@ -162,31 +187,40 @@ class PPO(Resumable, stable_baselines3.PPO):
                 value_error = SquaredValueError(
                     batch.returns, batch.old_values, clip_range_vf, self.vf_coef
                 )
-                for parameter in chain(*learned):
+                (first, loss), *others = self._losses(surrogate, value_error).items()
+                for parameter in chain(*learned.values()):
                     parameter.grad = None
-                actor_loss = self.rule.backward(self.actor, observations, surrogate)
+                self.rule.backward(self.networks[first], observations, loss)
                 kl.append(surrogate.approximate_kl())
                 if self.target_kl is not None and kl[-1] > 1.5 * self.target_kl:
                     go_on = False
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch}: KL divergence {kl[-1]:.2f}")
                     break
-                critic_loss = self.rule.backward(self.critic, observations, value_error)
+                for name, loss in others:
+                    self.rule.backward(self.networks[name], observations, loss)
                 norms = self._clip(learned)
                 self.policy.optimizer.step()
-                self.rule.decorrelate(self.actor, scale=decay)
-                self.rule.decorrelate(self.critic, scale=decay)
+                for network in self.networks.values():
+                    self.rule.decorrelate(network, scale=share_of_rate)
+                gain, entropy_loss = surrogate.terms()
+                value_loss = value_error.mean()
+                total = gain + self.ent_coef * entropy_loss + self.vf_coef * value_loss
                 _append(
                     terms,
-                    policy_gradient_loss=float(actor_loss.mean()),
-                    value_loss=float(critic_loss.mean()) / self.vf_coef,
+                    policy_gradient_loss=gain,
+                    entropy_loss=entropy_loss,
+                    value_loss=value_loss,
                     clip_fraction=surrogate.clip_fraction(),
-                    grad_norm_actor=norms[0],
-                    grad_norm_critic=norms[1],
+                    **norms,
                 )
             self._n_updates += 1
             if not go_on:
                 break
         for name, values in terms.items():
             self.logger.record(f"train/{name}", np.mean(values))
+        if terms:
+            self.logger.record("train/loss", total)
         self.logger.record("train/approx_kl", np.mean(kl))
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
@@ -194,13 +228,18 @@ class PPO(Resumable, stable_baselines3.PPO):
         self._log_state()
         update = self._n_updates // self.n_epochs
         if self.alignment_interval and update % self.alignment_interval == 0:
-            self._log_alignment(observations, {"actor": surrogate, "critic": value_error})
+            self._log_alignment(observations, self._losses(surrogate, value_error))
 
-    def _preprocess(self, batch: RolloutBufferSamples) -> Observation:
-        observations = preprocess_obs(
-            batch.observations, self.observation_space, self.policy.normalize_images
-        )
-        return observations
+    def _losses(
+        self, surrogate: ClippedSurrogate, value_error: SquaredValueError
+    ) -> dict[str, Loss]:
+        """Of each network, by its name."""
+        if "actor" in self.networks:
+            return {"actor": surrogate, "critic": value_error}
+        return {"actor_critic": SharedLoss(surrogate, value_error)}
+
+    def _preprocess(self, observations: Any) -> Observation:  # noqa: ANN401 - SB3's own types
+        return preprocess_obs(observations, self.observation_space, self.policy.normalize_images)
 
     def _advantages(self, batch: RolloutBufferSamples) -> Tensor:
         advantages = batch.advantages
@@ -208,20 +247,20 @@ class PPO(Resumable, stable_baselines3.PPO):
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         return advantages
 
-    def _clip(self, networks: Iterable[Iterable[nn.Parameter]]) -> list[float]:
-        """Clip the gradient of each network and return their norms before that.
+    def _clip(self, networks: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, float]:
+        """Clip the gradient of each network and return their norms before that, by name.
 
         As `clip_grad_norm_` does, in a quarter of its time, which showed: a twentieth of an update.
         """
-        norms = []
-        for parameters in networks:
+        norms = {}
+        for name, parameters in networks.items():
             gradients = [p.grad for p in parameters if p.grad is not None]
             norm = 0.0
             if gradients:
                 norm = float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients])))
-            if self.max_grad_norm is not None and norm > self.max_grad_norm:
+            if norm > self.max_grad_norm:
                 torch._foreach_mul_(gradients, self.max_grad_norm / (norm + 1e-6))
-            norms.append(norm)
+            norms[f"grad_norm_{name}"] = norm
         return norms
 
     def _log_state(self) -> None:
@@ -235,7 +274,7 @@ class PPO(Resumable, stable_baselines3.PPO):
             self.logger.record("train/std", float(std))
         self.logger.record("train/node_noise", self.rule.sigma)
         if self.rule.decorrelated:
-            for name, network in (("actor", self.actor), ("critic", self.critic)):
+            for name, network in self.networks.items():
                 loss = self.rule.decorrelation_loss(network)
                 self.logger.record(f"train/decorrelation_loss_{name}", loss)
         self._log_norms()
@@ -247,7 +286,7 @@ class PPO(Resumable, stable_baselines3.PPO):
 
     def _log_alignment(self, observations: Observation, losses: dict[str, Loss]) -> None:
         for name, loss in losses.items():
-            result = alignment(self.rule, getattr(self, name), observations, loss)
+            result = alignment(self.rule, self.networks[name], observations, loss)
             self.logger.record(f"train/alignment_{name}", result.cosine)
 
 

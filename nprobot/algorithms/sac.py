@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import stable_baselines3
 import torch
-from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
-from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 from torch import Tensor
 from typing_extensions import override
 
-from nprobot.learning.rule import LearningRule
-from nprobot.policies.sb3_networks import FrozenCritic, GaussianActor
+from nprobot.policies.sb3_networks import FrozenCritic, GaussianActor, Observation
 
-from .base import make_rule, sb3_arguments
 from .losses import SoftActionValue, SquaredTemporalDifference, squashed_gaussian
 from .off_policy import (
-    NetworkLearner,
-    OffPolicyMemory,
+    OffPolicyRule,
     append,
     bootstrapped,
     follow,
     means,
-    prepare,
     record,
 )
 
 
-class SAC(OffPolicyMemory, stable_baselines3.SAC):
+class SAC(OffPolicyRule, stable_baselines3.SAC):
     """SB3's SAC with one more argument, the rule that estimates the gradients.
 
     Everything else is SB3's: policies by name, replay buffers, action noise, `train_freq`,
@@ -46,72 +42,47 @@ class SAC(OffPolicyMemory, stable_baselines3.SAC):
       mean of ``−(log π + target entropy)``, a number that the actor's clean pass leaves behind;
     - target networks are plain and follow ``W R`` (`nprobot.algorithms.off_policy.follow`).
 
-    Args:
-        policy: as in SB3, ``"MlpPolicy"`` for example.
-        env: as in SB3.
-        learning_rate: as in SB3, a number or a schedule. Follows to all optimisers and, as a factor
-            on η_R, to the decorrelation.
-        rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
-        rule_kwargs: settings for a rule given by name, such as ``{"samples": 1}``
-            (`nprobot.algorithms.base` where silent). Its seed comes from
-            `seed`.
-        alignment_interval: compare the estimates with backpropagation's gradient in every
-            so-manieth call of `train` and log the cosines; 0 for never.
-        policy_kwargs: as in SB3.
-        seed: as in SB3.
-        kwargs: every other argument of SB3's SAC, with its meaning and default.
+    Under gSDE a node of the standard deviation has a matrix (`nprobot.policies.gsde`). A features
+    extractor that actor and critics share learns from the actor's loss alone, as in SB3.
 
-    Where an argument is None its default is SB3's; under rules without feedback some are others,
-    `unguided` in `nprobot.catalogue.ALGORITHMS`. Rewards should be of the order of 1
-    (`VecNormalize`): the noise of an estimate grows with the values.
-
-    Raises:
-        RuleError: unknown rule.
-        ArchitectureError: actor and critics share parameters, or the policy uses gSDE.
-        UnsupportedLayerError: the policy has parameters that perturbation cannot reach.
+    Arguments, in the order of SB3's, are those of `nprobot.algorithms.base.RuleAlgorithm`. Where
+    one is left out its default is SB3's; under rules without feedback some are others, `unguided`
+    in `nprobot.catalogue.ALGORITHMS`. Rewards should be of the order of 1 (`VecNormalize`): the
+    noise of an estimate grows with the values.
     """
 
-    rule: LearningRule
-    learner: NetworkLearner
+    policy: SACPolicy
 
-    def __init__(
+    name: ClassVar[str] = "sac"
+    plain: ClassVar[type[BaseAlgorithm]] = stable_baselines3.SAC
+
+    @override
+    def _view(self) -> GaussianActor:
+        return GaussianActor(self.policy.actor)
+
+    @override
+    def _said(
         self,
-        policy: str | type[SACPolicy],
-        env: GymEnv | str,
-        learning_rate: float | Schedule | None = None,
-        *,
-        rule: str | LearningRule | None = None,
-        rule_kwargs: dict[str, Any] | None = None,
-        alignment_interval: int = 0,
-        policy_kwargs: dict[str, Any] | None = None,
-        seed: int | None = None,
-        _init_setup_model: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        self.rule = make_rule(rule, rule_kwargs, seed)
-        self.alignment_interval = alignment_interval
-        given = {"learning_rate": learning_rate, "policy_kwargs": policy_kwargs, **kwargs}
-        super().__init__(
-            policy,
-            env,
-            seed=seed,
-            _init_setup_model=_init_setup_model,
-            **sb3_arguments("sac", self.rule, given),
-        )
-
-    @override
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        if self.rule.name == "bp":
-            return
-        # The optimisers hold the parameters, and these stay the same objects.
-        prepare(self.rule, self.actor, self.critic)
-        actor = GaussianActor(self.actor)
-        self.learner = NetworkLearner(self.rule, actor, self.actor.optimizer, self.critic)
-
-    @override
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "learner"]
+        observations: Any,
+        inputs: Observation,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        mean, log_std = self.learner.actor(inputs)
+        if not self.use_sde:
+            log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        actor = self.policy.actor
+        *parameters, more = actor.get_action_dist_params(observations)
+        gaussian = actor.action_dist.proba_distribution(*parameters, **more).distribution
+        ours = {
+            "mean": mean,
+            "standard deviation": log_std.exp(),
+            "action": torch.tanh(mean),
+        }
+        theirs = {
+            "mean": gaussian.mean,
+            "standard deviation": gaussian.stddev,
+            "action": actor(observations, deterministic=True),
+        }
+        return ours, theirs
 
     @override
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -132,11 +103,11 @@ class SAC(OffPolicyMemory, stable_baselines3.SAC):
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
-        # R follows the schedule of the weights, or it would go on moving under weights at rest.
-        scale = self.lr_schedule(self._current_progress_remaining) / self.lr_schedule(1.0)
+        scale = self._share_of_rate()
         terms: dict[str, list[float]] = {}
         for step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            self._compare_first(batch)
             observations = self._preprocess(batch.observations)
             noise = torch.randn_like(batch.actions)
             temperature = self._temperature()
@@ -145,7 +116,7 @@ class SAC(OffPolicyMemory, stable_baselines3.SAC):
             critic_loss = self.learner.step_critics(observations, batch.actions, td_error, scale)
 
             critic = FrozenCritic(self.critic, observations)
-            soft_value = SoftActionValue(critic, noise, temperature)
+            soft_value = SoftActionValue(critic, noise, temperature, limited=not self.use_sde)
             actor_loss = self.learner.step_actor(observations, soft_value, critic, scale)
 
             assert soft_value.log_prob is not None, "the actor has had its clean pass"
@@ -168,7 +139,8 @@ class SAC(OffPolicyMemory, stable_baselines3.SAC):
     def _targets(self, batch: ReplayBufferSamples, temperature: Tensor) -> Tensor:
         """``r + γ (min_i Q'_i(s', a') − α log π(a'|s'))`` with a' drawn, shape (B,)."""
         outputs = self.learner.actor(self._preprocess(batch.next_observations))
-        actions, log_prob = squashed_gaussian(outputs, torch.randn_like(batch.actions))
+        noise = torch.randn_like(batch.actions)
+        actions, log_prob = squashed_gaussian(outputs, noise, limited=not self.use_sde)
         values = torch.cat(self.critic_target(batch.next_observations, actions), dim=1)
         self.rule.forward_passes += len(actions) * (1 + self.critic.n_critics)
         return bootstrapped(batch, values.amin(1) - temperature * log_prob, self.gamma)
@@ -189,12 +161,3 @@ class SAC(OffPolicyMemory, stable_baselines3.SAC):
         append(terms, ent_coef_loss=float(self.log_ent_coef * derivative))
         self.log_ent_coef.grad = derivative.expand_as(self.log_ent_coef).clone()
         self.ent_coef_optimizer.step()
-
-    def _preprocess(self, observations: Any) -> Any:  # noqa: ANN401 - SB3's own types
-        return preprocess_obs(observations, self.observation_space, self.policy.normalize_images)
-
-    @override
-    def dump_logs(self) -> None:
-        if self.rule.name != "bp" and self._n_updates:
-            record(self.logger, self.learner.diagnostics())
-        super().dump_logs()

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import stable_baselines3
 import torch
-from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 from typing_extensions import override
 
-from nprobot.learning.rule import LearningRule
-from nprobot.policies.sb3_networks import DeterministicActor, FrozenCritic
+from nprobot.policies.sb3_networks import DeterministicActor, FrozenCritic, Observation
 
-from .base import make_rule, sb3_arguments
 from .losses import ActionValue, SquaredTemporalDifference
 from .off_policy import (
-    NetworkLearner,
-    OffPolicyMemory,
+    OffPolicyRule,
     append,
     bootstrapped,
     follow,
     means,
-    prepare,
     record,
 )
 
 
-class TD3(OffPolicyMemory, stable_baselines3.TD3):
+class TD3(OffPolicyRule, stable_baselines3.TD3):
     """SB3's TD3 with one more argument, the rule that estimates the gradients.
 
     Everything else is SB3's: policies by name, replay buffers, action noise, `train_freq`,
@@ -43,72 +39,31 @@ class TD3(OffPolicyMemory, stable_baselines3.TD3):
     - target networks, the actor's too, are plain and follow ``W R``
       (`nprobot.algorithms.off_policy.follow`).
 
-    Args:
-        policy: as in SB3, ``"MlpPolicy"`` for example.
-        env: as in SB3.
-        learning_rate: as in SB3, a number or a schedule. Follows to both optimisers and, as a
-            factor on η_R, to the decorrelation.
-        rule: a name for `nprobot.learning_rule`, or a rule. Left out: NP with learned feedback.
-        rule_kwargs: settings for a rule given by name, such as ``{"samples": 1}``
-            (`nprobot.algorithms.base` where silent). Its seed comes from
-            `seed`.
-        alignment_interval: compare the estimates with backpropagation's gradient in every
-            so-manieth call of `train` and log the cosines; 0 for never.
-        policy_kwargs: as in SB3.
-        seed: as in SB3.
-        kwargs: every other argument of SB3's TD3, with its meaning and default.
+    A features extractor that actor and critics share learns from the actor's loss alone, as in SB3.
 
-    Where an argument is None its default is SB3's; under rules without feedback some are others,
-    `unguided` in `nprobot.catalogue.ALGORITHMS`. Rewards should be of the order of 1
-    (`VecNormalize`): the noise of an estimate grows with the values.
-
-    Raises:
-        RuleError: unknown rule.
-        ArchitectureError: actor and critics share parameters.
-        UnsupportedLayerError: the policy has parameters that perturbation cannot reach.
+    Arguments, in the order of SB3's, are those of `nprobot.algorithms.base.RuleAlgorithm`. Where
+    one is left out its default is SB3's; under rules without feedback some are others, `unguided`
+    in `nprobot.catalogue.ALGORITHMS`. Rewards should be of the order of 1 (`VecNormalize`): the
+    noise of an estimate grows with the values.
     """
 
-    rule: LearningRule
-    learner: NetworkLearner
+    policy: TD3Policy
 
-    def __init__(
+    name: ClassVar[str] = "td3"
+    plain: ClassVar[type[BaseAlgorithm]] = stable_baselines3.TD3
+
+    @override
+    def _view(self) -> DeterministicActor:
+        return DeterministicActor(self.policy.actor)
+
+    @override
+    def _said(
         self,
-        policy: str | type[TD3Policy],
-        env: GymEnv | str,
-        learning_rate: float | Schedule | None = None,
-        *,
-        rule: str | LearningRule | None = None,
-        rule_kwargs: dict[str, Any] | None = None,
-        alignment_interval: int = 0,
-        policy_kwargs: dict[str, Any] | None = None,
-        seed: int | None = None,
-        _init_setup_model: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        self.rule = make_rule(rule, rule_kwargs, seed)
-        self.alignment_interval = alignment_interval
-        given = {"learning_rate": learning_rate, "policy_kwargs": policy_kwargs, **kwargs}
-        super().__init__(
-            policy,
-            env,
-            seed=seed,
-            _init_setup_model=_init_setup_model,
-            **sb3_arguments("td3", self.rule, given),
-        )
-
-    @override
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        if self.rule.name == "bp":
-            return
-        # The optimisers hold the parameters, and these stay the same objects.
-        prepare(self.rule, self.actor, self.critic)
-        actor = DeterministicActor(self.actor)
-        self.learner = NetworkLearner(self.rule, actor, self.actor.optimizer, self.critic)
-
-    @override
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "learner"]
+        observations: Any,
+        inputs: Observation,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        ours = torch.tanh(self.learner.actor(inputs))
+        return {"action": ours}, {"action": self.policy.actor(observations)}
 
     @override
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
@@ -129,12 +84,12 @@ class TD3(OffPolicyMemory, stable_baselines3.TD3):
         assert self.replay_buffer is not None, "set up with the model"
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
-        # R follows the schedule of the weights, or it would go on moving under weights at rest.
-        scale = self.lr_schedule(self._current_progress_remaining) / self.lr_schedule(1.0)
+        scale = self._share_of_rate()
         terms: dict[str, list[float]] = {}
         for _ in range(gradient_steps):
             self._n_updates += 1
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            self._compare_first(batch)
             observations = self._preprocess(batch.observations)
 
             td_error = SquaredTemporalDifference(self._targets(batch), 1.0)
@@ -163,12 +118,3 @@ class TD3(OffPolicyMemory, stable_baselines3.TD3):
         values = torch.cat(self.critic_target(batch.next_observations, actions), dim=1)
         self.rule.forward_passes += len(actions) * (1 + self.critic.n_critics)
         return bootstrapped(batch, values.amin(1), self.gamma)
-
-    def _preprocess(self, observations: Any) -> Any:  # noqa: ANN401 - SB3's own types
-        return preprocess_obs(observations, self.observation_space, self.policy.normalize_images)
-
-    @override
-    def dump_logs(self) -> None:
-        if self.rule.name != "bp" and self._n_updates:
-            record(self.logger, self.learner.diagnostics())
-        super().dump_logs()

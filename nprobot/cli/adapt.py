@@ -1,7 +1,8 @@
-"""`nprobot adapt`: let a trained policy continue to learn on a robot that breaks."""
+"""`nprobot adapt` and `nprobot deploy --adapt`: a trained policy continues to learn on a robot."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +15,13 @@ from nprobot.adaptation.config import AdaptationConfig
 from nprobot.adaptation.faults import KINDS, ActuatorFault, usual_faults
 from nprobot.deploy.controller import load_policy
 from nprobot.deploy.simulation import make_robot
+from nprobot.errors import ConfigError
 from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy
 
-from .console import facts, say
-from .display import Display
-from .exit_codes import DONE, INTERRUPTED
 from .options import OLD_FLAGS, parse
+from .terminal import DONE, INTERRUPTED, Display, facts, say
 
 if TYPE_CHECKING:
     from nprobot.adaptation import Adapted
@@ -72,7 +72,7 @@ class Adapt:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    kinds = "\n".join(f"  {kind:<7} {about}" for kind, (_, about) in KINDS.items())
+    kinds = "\n".join(f"  {kind:<7} {about}" for kind, about in KINDS.items())
     old = {**OLD_FLAGS, "--noise": "--noise-source"}
     options = parse(Adapt, arguments, "adapt", HELP.format(kinds=kinds), old_flags=old)
     config, robot = options.learning, options.robot
@@ -91,6 +91,74 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     say(console, f"Next: nprobot deploy {out}")
     return DONE
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """Learning on the robot."""
+
+    adapt: bool = False
+    """Continue to learn on this robot with NRL, by forward passes only, and say what that
+    changed."""
+    adapt_steps: int = 50_000
+    """Control steps that it learns for; in the first fifth it only finds out what to expect."""
+    adapt_out: Path | None = None
+    """The policy folder for what was learned. Left out: adapted-NAME-TIME."""
+
+
+def adapt_on_robot(
+    policy: DeployablePolicy,
+    reference: str,
+    make_robot: Callable[[], Env],
+    actuators: str | None,
+    options: AdaptOptions,
+    *,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Learn on one robot, keep what was learned, and say what changed; returns the exit code.
+
+    Args:
+        policy: what it starts from.
+        reference: how the user named it.
+        make_robot: makes the robot with ideal actuators.
+        actuators: preset of its actuators; None for ideal ones.
+        options: of the command.
+        seed: of everything random.
+        as_json: print one JSON object instead of a table.
+
+    Raises:
+        RuleError: NRL cannot train the policy.
+        ExistsError: the folder is there already.
+    """
+    if options.adapt_steps < 5:
+        raise ConfigError(f"--adapt-steps must be 5 or more, got {options.adapt_steps}")
+    config = AdaptationConfig(
+        steps=options.adapt_steps,
+        calibration=options.adapt_steps // 5,
+        robots=1,
+        actuators=actuators,
+        seed=seed,
+    )
+    out = options.adapt_out or default_folder(reference)
+    console = Console(stderr=as_json)
+    result = learn(policy, make_robot, (), config, out, console)
+    if as_json:
+        before, after = result.before, result.after
+        found = {
+            "env": after.env,
+            "steps": result.steps,
+            "return_before": before.mean,
+            "return_after": after.mean,
+            "returns_before": before.returns,
+            "returns_after": after.returns,
+            "policy": str(out),
+        }
+        print(json.dumps(found))
+    else:
+        show(console, result)
+        say(console, f"Policy: {out}")
+    return INTERRUPTED if result.interrupted else DONE
 
 
 def default_folder(reference: str) -> Path:

@@ -17,11 +17,10 @@ from nprobot.benchmark.running import Plan, Processes, Ray, bench, check, estima
 from nprobot.benchmark.suite import SHIPPED, Suite, load
 from nprobot.errors import ConfigError
 
-from .console import duration, say
-from .display import Display
-from .exit_codes import DONE as ALL_DONE
-from .exit_codes import FAILED as SOME_FAILED
 from .options import parse as parse_options
+from .terminal import DONE as ALL_DONE
+from .terminal import FAILED as SOME_FAILED
+from .terminal import Display, duration, say
 
 WIDEST = 200
 """Columns of text that no table here exceeds."""

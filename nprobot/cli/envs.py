@@ -28,9 +28,8 @@ from nprobot.training.environments import (
     silence_mujoco,
 )
 
-from .console import say
-from .exit_codes import DONE
 from .options import parse
+from .terminal import DONE, say
 
 FAMILIES = ("nprobot.", "gymnasium.envs.mujoco.", "gymnasium.envs.classic_control.")
 """Modules whose environments are control problems."""

@@ -6,28 +6,28 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from nprobot.catalogue import learner_title
 from nprobot.deploy.rendering import check_film, choose_backend, film_episode
+from nprobot.envs import ARM_TRACK
 from nprobot.policies.files import policy_file
-from nprobot.policies.files.policy import recorded_rule
+from nprobot.policies.files.policy import Policy, recorded_rule
 from nprobot.runs.folder import find_policy
 from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import Evaluation, evaluate
 
-from .console import facts, say
-from .exit_codes import DONE
 from .options import parse
-
-ARM_TRACK = "nprobot/ArmTrack-v0"
+from .terminal import DONE, facts, say
 
 HELP = """\
 Run a policy without exploration and without learning, from its policy file alone.
@@ -79,8 +79,6 @@ def main(arguments: Sequence[str]) -> int:
     result = evaluate(policy, env, actuators=actuators, episodes=options.episodes, seed=seed)
     tracking = []
     if result.env == ARM_TRACK:
-        from .arm_tracking import measure, tracking_table
-
         tracking = measure(policy, episodes=options.episodes, seed=options.seed)
     if options.json:
         extra = {"tracking": tracking} if tracking else {}
@@ -122,3 +120,63 @@ def as_json(result: Evaluation, folder: Path) -> dict[str, object]:
         "return_sd": None if math.isnan(result.sd) else result.sd,
         "policy": str(folder),
     }
+
+
+COLUMNS = {
+    "position_error": ("joint error", 1000, "mrad"),
+    "feedback_torque": ("PD torque", 1, "N·m"),
+    "torque_error": ("wrong torque", 1, "N·m"),
+}
+
+
+def measure(policy: Policy, *, episodes: int, seed: int) -> list[dict[str, Any]]:
+    """Track with PD control alone, with the policy, and with exact inverse dynamics.
+
+    Args:
+        policy: a controller of `nprobot/ArmTrack-v0`.
+        episodes: how many references.
+        seed: where they come from.
+
+    Returns:
+        A row a controller and robot: `position_error` in rad RMS, `feedback_torque` and
+        `torque_error` in N·m RMS. Where the policy gives the whole torque (``control="torque"``),
+        there is no PD control to compare with.
+    """
+    from nprobot.regression.tracking import SHIFTED, track
+
+    kwargs = {} if policy.task is None or policy.task.id != ARM_TRACK else policy.task.kwargs
+    controllers: dict[str, Any] = {"this policy": policy}
+    if kwargs.get("control", "feedforward") == "feedforward":
+        controllers = {"PD alone": None, **controllers, "exact model": "exact"}
+    rows = []
+    robots: Mapping[str, Mapping[str, float]] = {"as it is": {}, "loaded": SHIFTED}
+    for robot, shift in robots.items():
+        for name, controller in controllers.items():
+            result = track(controller, episodes=episodes, seed=seed, env_kwargs={**kwargs, **shift})
+            values = {column: getattr(result, column) for column in COLUMNS}
+            rows.append({"robot": robot, "controller": name, **values})
+    return rows
+
+
+def tracking_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows of `measure` for a person."""
+    from nprobot.regression.tracking import SHIFTED
+
+    table = Table(
+        *("arm", "controller", *(f"{name}, {unit}" for name, _, unit in COLUMNS.values())),
+        box=box.SIMPLE_HEAD,
+        title="tracking, root mean squares over steps and joints",
+        title_justify="left",
+        title_style="bold",
+        caption=f"loaded: {SHIFTED['payload']:g} kg payload, friction × "
+        f"{SHIFTED['friction_scale']:g}",
+        caption_justify="left",
+    )
+    for column in table.columns[2:]:
+        column.justify = "right"
+    seen = ""
+    for row in rows:
+        numbers = [f"{row[name] * scale:.2f}" for name, (_, scale, _) in COLUMNS.items()]
+        table.add_row("" if row["robot"] == seen else row["robot"], row["controller"], *numbers)
+        seen = row["robot"]
+    return table

@@ -13,9 +13,8 @@ from rich.console import Console
 from nprobot.deploy.policy_folder import EPISODES, export_run
 from nprobot.training.environments import silence_mujoco
 
-from .console import facts, say
-from .exit_codes import DONE
 from .options import parse
+from .terminal import DONE, facts, say
 
 HELP = """\
 Make a policy folder: the policy file, scores, a card with the learning curve,

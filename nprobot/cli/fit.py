@@ -23,10 +23,8 @@ from nprobot.regression.folder import FitFolder
 from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 
-from .console import duration, facts, say
-from .display import Display
-from .exit_codes import DONE, INTERRUPTED
 from .options import parse
+from .terminal import DONE, INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset
@@ -190,15 +188,15 @@ def show(console: Console, result: FitResult) -> None:
 
 def error_table(result: FitResult) -> Table:
     """The errors of the best model, a row a target, or a row a split for classification."""
-    rows = result.rows()
-    splits = list(result.scores)
-    if "target" not in rows[0]:
-        table = Table(*rows[0], box=box.SIMPLE_HEAD)
-        for row in rows:
-            table.add_row(row["split"], f"{row['accuracy']:.2%}", f"{row['cross_entropy']:.4f}")
+    scores = result.scores
+    if result.model.classes:
+        table = Table("split", "accuracy", "cross_entropy", box=box.SIMPLE_HEAD)
+        for split, score in scores.items():
+            values = score.columns()
+            table.add_row(split, f"{values['accuracy']:.2%}", f"{values['cross_entropy']:.4f}")
         return table
     table = Table(
-        *("target", "RMSE (test)", *splits),
+        *("target", "RMSE (test)", *scores),
         box=box.SIMPLE_HEAD,
         title="normalised mean squared error (nMSE: mean squared error / variance)",
         title_justify="left",
@@ -206,11 +204,11 @@ def error_table(result: FitResult) -> Table:
     )
     for column in table.columns[1:]:
         column.justify = "right"
-    by_target: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        by_target.setdefault(row["target"], {})[row["split"]] = row
+    by_target: dict[str, list[dict[str, Any]]] = {}
+    for row in result.rows():
+        by_target.setdefault(row["target"], []).append(row)
     for target, found in by_target.items():
-        test = found["test"]
+        test = next(row for row in found if row["split"] == "test")
         error = f"{test['rmse']:.4g} {test['unit']}" if test["rmse"] != "" else ""
-        table.add_row(target, error, *(f"{found[name]['nmse']:.4f}" for name in splits))
+        table.add_row(target, error, *(f"{row['nmse']:.4f}" for row in found))
     return table

@@ -18,9 +18,8 @@ from nprobot.policies import zoo
 from nprobot.policies.files.card import network_name
 from nprobot.policies.files.policy import recorded_rule
 
-from .console import say
-from .exit_codes import DONE
 from .options import parse
+from .terminal import DONE, say
 
 WIDEST = 200
 """Columns of text that no table here exceeds."""

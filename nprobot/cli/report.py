@@ -10,9 +10,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from .console import say
-from .exit_codes import DONE
 from .options import parse
+from .terminal import DONE, say
 
 HELP = """\
 Make the report of a benchmark: one HTML page with everything in it, its

@@ -17,10 +17,8 @@ from nprobot.training.config import RunConfig
 from nprobot.training.environments import find_spec, silence_mujoco
 from nprobot.training.folder import RunFolder
 
-from .console import duration, facts, say
-from .display import Display
-from .exit_codes import INTERRUPTED
 from .options import parse
+from .terminal import INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.training.run import Result

@@ -16,10 +16,8 @@ from nprobot.training.environments import check_spaces, find_spec, make, silence
 from nprobot.tuning import study
 from nprobot.tuning.config import TuneConfig
 
-from .console import facts, say
-from .display import Display
-from .exit_codes import DONE, INTERRUPTED
 from .options import parse
+from .terminal import DONE, INTERRUPTED, Display, facts, say
 
 if TYPE_CHECKING:
     from nprobot.defaults import TunedDefaults

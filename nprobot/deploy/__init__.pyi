@@ -6,6 +6,7 @@ from .flight_recorder import FlightRecord as FlightRecord
 from .flight_recorder import FlightRecorder as FlightRecorder
 from .flight_recorder import Replay as Replay
 from .flight_recorder import replay as replay
+from .policy_folder import export as export
 from .policy_folder import export_run as export_run
 from .rendering import Film as Film
 from .rendering import choose_backend as choose_backend

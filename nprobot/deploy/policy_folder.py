@@ -1,4 +1,4 @@
-"""From a run to a policy folder that can be given away: policy, scores, card, curve, ONNX."""
+"""From a run or a model to a policy folder to give away: policy, scores, card, curve, ONNX."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nprobot.envs import ARM_TRACK
 from nprobot.errors import DeployError, ExistsError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.onnx_file import check_agreement, save_onnx
-from nprobot.policies.files.policy import Policy
+from nprobot.policies.files.policy import ControlTask, Policy
 from nprobot.regression.folder import FitFolder, draw_errors
 from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
+from nprobot.training import environments
 from nprobot.training.environments import find_spec
-from nprobot.training.evaluation import Evaluation, evaluate
+from nprobot.training.evaluation import Evaluation, check_fit, evaluate
 from nprobot.training.folder import RunFolder
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
     from nprobot.regression.tracking import Tracking
 
 EPISODES = 100
 DEFAULT_FOLDER = "policy"
 """Where in a run its export goes."""
-ARM_TRACK = "nprobot/ArmTrack-v0"
 TRACKING_EPISODES = 20
 """Episodes, at most, on which a controller of the arm is compared with PD control alone."""
 
@@ -99,6 +102,108 @@ def export_run(
         tracking = _tracking(policy, evaluation)
     made = _provenance(policy.provenance, home, evaluation, tracking, licence)
     policy = replace(policy, provenance=made)
+    return _write(policy, target, home, evaluation, onnx=onnx, reference=reference)
+
+
+def export(
+    model: BaseAlgorithm,
+    folder: str | Path,
+    *,
+    env: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    onnx: bool = False,
+    episodes: int = EPISODES,
+    seed: int = 0,
+    licence: str | None = None,
+) -> ExportedPolicy:
+    """Make a policy folder from a model in Python: policy file, scores, card.
+
+    The policy carries the observation normaliser of the model's environment (`VecNormalize`), the
+    bounds of its actions, and which environment it is. `nprobot deploy FOLDER` runs it. The folder
+    appears whole or not at all.
+
+    Args:
+        model: `nprobot.PPO`, `NRL`, `SAC`, `TD3`, or stable-baselines3's.
+        folder: the folder to make.
+        env: gymnasium id of the environment; by default what the model's own says.
+        env_kwargs: its arguments; by default those of the model's own.
+        onnx: also write `policy.onnx`, checked against numpy and torch to 1e-5.
+        episodes: deterministic episodes that measure it; 0 for none, and none without an id.
+        seed: of those episodes.
+        licence: under which the policy may be used, such as "MIT".
+
+    Raises:
+        ExistsError: `folder` is there already.
+        ArchitectureError: the model has something that a policy file cannot describe.
+        EnvironmentUnavailableError: the environment cannot be made, or is not the model's: a
+            wrapper around that, say, changes its observations.
+        DeployError: `episodes` is negative.
+    """
+    from nprobot.policies.files.from_sb3 import export_policy
+
+    if episodes < 0:
+        raise DeployError(f"episodes must be 0 or more, got {episodes}")
+    target = Path(folder)
+    if target.exists():
+        raise ExistsError(f"{target} is there already; choose another folder, or remove it")
+    policy = export_policy(model, _task(model, env, env_kwargs), _made_by(model))
+    evaluation = None
+    if policy.task is not None:
+        made = environments.make(policy.task.id, policy.task.kwargs)
+        try:
+            check_fit(policy, made, policy.task.id)
+            task = replace(policy.task, control_rate=environments.control_rate(made))
+        finally:
+            made.close()
+        policy = replace(policy, task=task)
+        evaluation = evaluate(policy, episodes=episodes, seed=seed) if episodes else None
+    provenance = _provenance(policy.provenance, None, evaluation, None, licence)
+    policy = replace(policy, provenance=provenance)
+    return _write(policy, target, None, evaluation, onnx=onnx, reference=target.name)
+
+
+def _task(
+    model: BaseAlgorithm, env: str | None, kwargs: Mapping[str, Any] | None
+) -> ControlTask | None:
+    """The environment of a model, as far as it is known."""
+    if env is not None:
+        return ControlTask(env, kwargs or {})
+    spec = model.env.get_attr("spec")[0] if model.env is not None else None
+    if spec is None:
+        return None
+    given = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+    return ControlTask(spec.id, given if kwargs is None else kwargs)
+
+
+def _made_by(model: BaseAlgorithm) -> dict[str, Any]:
+    """How a model was trained, as far as it knows."""
+    rule = getattr(model, "rule", None)
+    made = {
+        "algorithm": type(model).__name__.lower(),
+        "rule": "bp" if rule is None else rule.name,
+        "seed": model.seed,
+        "steps": model.num_timesteps,
+        "versions": versions(),
+    }
+    if rule is not None:
+        made |= {
+            "samples": rule.samples,
+            "forward_passes": rule.forward_passes,
+            "backward_passes": rule.backward_passes,
+        }
+    return made
+
+
+def _write(
+    policy: Policy,
+    target: Path,
+    home: Home | None,
+    evaluation: Evaluation | None,
+    *,
+    onnx: bool,
+    reference: str,
+) -> ExportedPolicy:
+    """Write a policy folder, and rename it into place."""
     writing = target.with_name(f".{target.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)  # left by an export that was cut off
     policy_file.save(policy, writing)

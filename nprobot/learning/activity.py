@@ -55,6 +55,7 @@ class Activity:
     Args:
         network: any module whose parameters live in supported layers.
         inputs: tensor (B, ...), or a tuple or dict of such.
+        frozen: whether layers without a trainable parameter have nodes, too.
 
     Attributes:
         outputs: of the clean pass.
@@ -66,10 +67,10 @@ class Activity:
         UnsupportedLayerError: a parameter lives in a module that is not supported.
     """
 
-    def __init__(self, network: nn.Module, inputs: Tree) -> None:
+    def __init__(self, network: nn.Module, inputs: Tree, *, frozen: bool = False) -> None:
         self.network = network
         self.inputs = inputs
-        self.layers, others = node_layers(network)
+        self.layers, others = node_layers(network, frozen=frozen)
         self._stand_ins: list[tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = [
             (layer.module.__dict__, partial(self._run, layer)) for layer in self.layers
         ]
@@ -103,8 +104,8 @@ class Activity:
         """
         if len(noise) != len(self.calls):
             raise RuleError(
-                f"noise must hold one tensor for each of the {len(self.calls)} perturbed layers, "
-                f"in forward order; got {len(noise)}"
+                f"perturbations must be tensors for each of the {len(self.calls)} perturbed layers"
+                f", in forward order; got {len(noise)}"
             )
         flat = []
         for call, given in zip(self.calls, noise, strict=True):
@@ -112,7 +113,7 @@ class Activity:
             wanted = (noise[0].shape[0], self.batch, *units)
             if tuple(given.shape) != wanted:
                 raise RuleError(
-                    f"noise of layer {call.layer.name!r} must have the shape (K, B, units) = "
+                    f"perturbations of layer {call.layer.name!r} must have shape (K, B, units) = "
                     f"{wanted}, got {tuple(given.shape)}"
                 )
             flat.append(given.reshape(*wanted[:2], -1).to(self.like))
@@ -149,6 +150,26 @@ class Activity:
         handler = partial(self._noisy, calls, noise, noisy, activity, record)
         outputs = self._intercepted(handler, tree_map(partial(repeat, draws), self.inputs))
         return tree_map(lambda y: y.reshape(draws, -1, *y.shape[1:]), outputs)
+
+    def replayed(self, stand_in: Callable[[int, Tensor], Tensor]) -> Tree:
+        """Outputs of what lies between the layers, none of which computes anything.
+
+        With autograd on it records what lies between them, and nothing of the layers.
+
+        Args:
+            stand_in: from the index of a layer call and the inputs that reach it to what takes the
+                place of its pre-activations.
+        """
+        calls = iter(enumerate(self.calls))
+
+        def handler(layer: NodeLayer, x: Tensor) -> Tensor:
+            index, call = next(calls, (-1, None))
+            if call is None or call.layer is not layer:
+                raise _out_of_order(layer)
+            a = stand_in(index, x)
+            return a.clone() if index in self._overwritten else a
+
+        return self._intercepted(handler, self.inputs)
 
     def accumulate(self, node_error: Tensor) -> None:
         """Add the gradient that node errors make to every parameter's `.grad`.
@@ -200,10 +221,7 @@ class Activity:
     ) -> Tensor:
         index, call = next(calls, (-1, None))
         if call is None or call.layer is not layer:
-            raise RuleError(
-                f"layer {layer.name!r} ran at another place in the noisy pass than in the clean "
-                "one; the order of the layers must not depend on their activity"
-            )
+            raise _out_of_order(layer)
         clean = call.pre_activation
         if index < noisy.start:
             a = repeat(noise.shape[0], clean)
@@ -232,19 +250,29 @@ class Activity:
         the bookkeeping of `nn.Module.__setattr__`.
         """
         self._handler = handler
-        before = [attributes.get("forward") for attributes, _ in self._stand_ins]
-        for attributes, forward in self._stand_ins:
+        stand_ins = self._stand_ins
+        if torch.is_grad_enabled():
+            stand_ins = stand_ins[: len(self.layers)]
+        before = [attributes.get("forward") for attributes, _ in stand_ins]
+        for attributes, forward in stand_ins:
             attributes["forward"] = forward
         try:
             return self.network(inputs)
         finally:
-            for (attributes, _), own in zip(self._stand_ins, before, strict=True):
+            for (attributes, _), own in zip(stand_ins, before, strict=True):
                 del attributes["forward"]
                 if own is not None:
                     attributes["forward"] = own
 
     def _run(self, layer: NodeLayer, x: Tensor) -> Tensor:
         return self._handler(layer, x)
+
+
+def _out_of_order(layer: NodeLayer) -> RuleError:
+    return RuleError(
+        f"layer {layer.name!r} ran at another place in the noisy pass than in the clean "
+        "one; the order of the layers must not depend on their activity"
+    )
 
 
 def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:

@@ -12,314 +12,530 @@ dL/dy, the error of the outputs, found by perturbing the *outputs*, which takes 
 loss and no pass through the network. Nodes that *are* outputs get their error from e exactly and
 need no noise. For the others there are two kinds of feedback:
 
-- *layerwise*: ``g⁰_l = s_l ⊙ (B_l g⁰_{l+1})``. The slope s_l of every unit is measured, as the
-  change of its activity over the change of its pre-activation in the first noisy pass. B_l learns
-  from the same pass how the next layer's pre-activations follow the changes of this layer's
-  activity. That relation is linear, and the next layer's own noise is known, so a few samples tell
-  nearly all of it: B_l moves to their least-squares answer. The other samples are guessed with the
-  new B_l at once; those that it was learned from with the old one, so that no guess knows the noise
-  that it will be multiplied by.
+- *layerwise*: the guess passes down from layer to layer. Each layer with weights keeps a matrix B,
+  an accumulated least-squares fit of the change of its own pre-activation, less its own noise, on
+  the change of its own input between two passes (`Fit`). It is local to the layer, and the same for
+  all kinds of layers; what lies between them has no weights and is not learned (`wiring`).
 - *direct*: ``g⁰_l = B_l e``. B_l learns how noise in layer l moves the outputs, averaged over
   inputs, by least mean squares. It asks nothing of what lies between, and explains less.
 
-Only activities and noise are read: no derivative of the network, no weights, no backward pass of
-the network. B_l of layerwise feedback comes to what ``(W R)ᵀ`` of the next layer is; it is measured
-through the noise, as a "weight mirror" is (Akrout et al., NeurIPS 2019), not copied.
+A guess comes from what was learned in *earlier* steps alone: one that knew the noise that it is
+multiplied by would bias the estimate. Only activities and noise are read, no weights. B of a layer
+comes to what ``(W R)ᵀ`` is; it is measured through the noise, as a "weight mirror" is (Akrout et
+al., NeurIPS 2019), not copied.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nprobot.errors import RuleError
 
-from .activity import Activity, Call, NoisyCall, Tree, share, tensors, tree_map
-from .nodes import LinearNodes
-
-KINDS = ("layerwise", "direct")
+from .activity import Activity, NoisyCall, Tree, share, tensors, tree_map
+from .wiring import Edge, Wiring, check_wiring, output_sizes, signature
 
 DIRECT_LR = 0.01
 """Step size of direct feedback, whose targets are noisy."""
-LAYERWISE_LR = 1.0
-"""Share of the way to the least-squares answer that layerwise feedback goes in one step."""
-RIDGE = 0.01
-"""Regularisation of that answer, in units of the mean square of the changes."""
+RIDGE = 1e-3
+"""Regularisation of a fit, in units of the mean square of an input."""
+LONGEST = 8
+"""Most steps from one answer of a fit to the next."""
+BLUR = (0.005, 0.02)
+"""What the correction may add to the variance of an estimate, relative to its square, as a guess is
+old: above the second, a fit answers twice as often; below the first, half as often."""
+WIDE = 256
+"""More inputs than that, and a fit solves for as many rows of a step instead of for its inputs."""
+HIDDEN_LR = 0.3
+"""Share of the way to a step's answer that B goes where own noise blurs the rows it is from."""
+HIDDEN_RIDGE = 3e-2
+"""Regularisation of that answer; what it holds back comes with the next steps."""
+HIDDEN_ROWS = 4096
+"""Rows of a step that are enough there."""
+TRUST_MEMORY = 0.9
+"""Weight of the past in the measure of how much of a layer's response its fit explains."""
 
 
-@dataclass(slots=True, eq=False)
-class Link:
-    """Where the guess for the nodes of one layer call comes from."""
+class Fit:
+    """The linear map of one layer, as its inputs and pre-activations show it.
 
-    index: int
-    call: Call
-    columns: slice | None
-    """The outputs that the nodes are; None if they are hidden."""
-    target: int | None
-    """Index of the call that they feed, for layerwise feedback; None for direct."""
-
-    @property
-    def hidden(self) -> bool:
-        """Whether the nodes need a guess, and noise."""
-        return self.columns is None
-
-
-@dataclass(slots=True, eq=False)
-class Response:
-    """What noise did to one layer call and to what it feeds, in the first noisy pass.
-
-    For direct feedback it is the noise of all passes and what it did to the outputs.
-    """
-
-    changes: Tensor
-    """What B_l is fed, backwards: changes of the activity, or noise; shape (rows, N_l)."""
-    effects: Tensor
-    """What that did to the nodes, or outputs, that B_l comes from; shape (rows, ·)."""
-    slopes: Tensor | None
-    """Measured slopes s_l, shape (B, N_l); None for direct feedback."""
-
-
-class Feedback:
-    """The feedback matrices of the networks that one rule has met.
+    ``P ← ρP + xᵀx``, ``C ← ρC + xᵀa`` over rows of inputs and pre-activations (or their changes),
+    and B = (P + λI)⁻¹(C + λB): the ridge draws towards the last answer, so what the data are silent
+    on stays. A wide layer keeps no P: it moves B to the answer of a step's rows that is next to it.
 
     Args:
-        kind: ``"layerwise"``, which falls back to direct feedback for layers that do not feed a
-            dense layer unit by unit; or ``"direct"``.
-        lr: step size of the matrices, in [0, 1]; None for `LAYERWISE_LR` and `DIRECT_LR`.
+        inputs: d.
+        nodes: n.
+        like: gives device and type.
 
     Attributes:
-        matrices: for every network, by the number that the rule gives it, B_l of every layer call,
-            shape (N_l, nodes of the next layer) or (N_l, outputs); None where the nodes are outputs
-            themselves.
-
-    Raises:
-        RuleError: unknown kind, or a step size out of range.
+        matrix: B, shape (d, n); 0 at first.
+        guide: B as the guess takes it: times the share of the layer's response that it explains,
+            0 to 1, measured on rows that it has not learned from yet.
+        steps: how many it has seen.
+        interval: steps from one answer to the next, where every step could have one.
     """
 
-    def __init__(self, kind: str, lr: float | None) -> None:
-        if kind not in KINDS:
-            near = difflib.get_close_matches(str(kind), KINDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise RuleError(f"unknown feedback {kind!r}{hint} Known: True, {', '.join(KINDS)}")
-        if lr is not None and not 0.0 <= lr <= 1.0:
-            raise RuleError(f"feedback_lr must be in [0, 1], got {lr!r}")
-        self.kind = kind
-        self.lr = lr
-        self.matrices: dict[int, list[Tensor | None]] = {}
+    _STATE = ("matrix", "guide", "square", "product", "explained")
 
-    def links(self, network: int, activity: Activity) -> list[Link]:
-        """How feedback reaches each layer call; makes the matrices when first asked.
+    def __init__(self, inputs: int, nodes: int, like: Tensor) -> None:
+        self.matrix = like.new_zeros(inputs, nodes)
+        self.guide = like.new_zeros(inputs, nodes)
+        self.wide = inputs > WIDE
+        self.square = like.new_zeros(0 if self.wide else inputs, 0 if self.wide else inputs)
+        self.product = like.new_zeros(0 if self.wide else inputs, nodes)
+        # Starts in full: a first answer is better than none.
+        self.explained = like.new_full((2,), 1e-24)
+        self.steps = 0
+        self.interval = 1
+
+    def suits(self, inputs: int, nodes: int, like: Tensor) -> bool:
+        """Whether it is of such a layer; moves it to the device and type of `like`."""
+        if self.matrix.shape != (inputs, nodes):
+            return False
+        if self.matrix.device != like.device or self.matrix.dtype != like.dtype:
+            for name in self._STATE:
+                setattr(self, name, getattr(self, name).to(like))
+            self.interval = 1
+        return True
+
+    def observe(self, x: Tensor, a: Tensor, memory: float) -> None:
+        """Take in rows of inputs (rows, d) and of pre-activations (rows, n).
 
         Args:
-            network: its number.
-            activity: of the clean pass.
+            x: inputs, or changes of them.
+            a: what they made.
+            memory: ρ, weight of all earlier rows.
         """
-        links = []
-        outputs = tensors(activity.outputs)
-        for index, call in enumerate(activity.calls):
-            columns = output_columns(call, outputs)
-            target = None
-            if columns is None and self.kind == "layerwise":
-                target = _fed_by(index, activity.calls)
-            links.append(Link(index, call, columns, target))
-        if network not in self.matrices:
-            # From zero: before it has learned anything, the guess is no guess.
-            size = sum(map(_units, outputs))
-            self.matrices[network] = [
-                activity.like.new_zeros(
-                    _units(link.call.pre_activation),
-                    size
-                    if link.target is None
-                    else _units(activity.calls[link.target].pre_activation),
-                )
-                if link.hidden
-                else None
-                for link in links
-            ]
-        return links
+        if not self.wide:
+            self.square.addmm_(x.mT, x, beta=memory)
+            self.product.addmm_(x.mT, a, beta=memory)
 
-    def guess(
-        self,
-        network: int,
-        links: list[Link],
-        responses: dict[int, Response],
-        error: Tensor,
-        before: dict[int, Tensor],
-    ) -> Tensor:
-        """``g⁰`` of every node, shape (B, N).
+    def solve(self, x: Tensor, a: Tensor, lr: float, ridge: float = RIDGE) -> Tensor:
+        """Move B to the answer, and judge the old one by the newest rows.
+
+        Everything stays where it is, as a captured step starts from there the next time.
 
         Args:
-            network: its number.
-            links: of its layer calls.
-            responses: by index of the call; of the hidden ones.
-            error: e, shape (B, outputs).
-            before: what `learn` has returned. Samples from which B_l has just learned are guessed
-                with what it was before: a guess that knew their noise would bias the estimate.
-        """
-        batch = len(error)
-        total = error.new_empty(batch, links[-1].call.nodes.stop)
-        for link in reversed(links):
-            guess = share(total, link.call)
-            if link.columns is not None:
-                guess.copy_(error[:, link.columns])
-                continue
-            matrix = self.matrices[network][link.index]
-            assert matrix is not None
-            source = error if link.target is None else share(total, links[link.target].call)
-            response = responses[link.index]
-            known = min(batch, response.changes.shape[0]) if link.index in before else 0
-            if known:
-                old = before[link.index].mT
-                torch.mm(source.narrow(0, 0, known), old, out=guess.narrow(0, 0, known))
-            if known < batch:
-                rest = (0, known, batch - known)
-                torch.mm(source.narrow(*rest), matrix.mT, out=guess.narrow(*rest))
-            if response.slopes is not None:
-                guess.mul_(response.slopes)
-        return total
-
-    def learn(
-        self, network: int, links: list[Link], responses: dict[int, Response], sigma: float
-    ) -> dict[int, Tensor]:
-        """One step of every matrix towards what the noisy pass has shown.
-
-        Args:
-            network: its number.
-            links: of its layer calls.
-            responses: by index of the call; of the hidden ones.
-            sigma: standard deviation of the noise.
+            x: the rows of the last `observe`.
+            a: what they made.
+            lr: share of the way to the answer.
+            ridge: λ, in units of the mean square of an input.
 
         Returns:
-            What the matrices that have learned were before, by index of the call.
+            The share of the newest rows' response that the old B did not explain.
         """
-        before: dict[int, Tensor] = {}
-        for link in links:
-            matrix = self.matrices[network][link.index]
-            if matrix is None:
-                continue
-            changes, effects = responses[link.index].changes, responses[link.index].effects
-            # A captured step goes on from where its matrices are, so they have to stay there.
-            in_place = matrix.is_cuda and torch.cuda.is_current_stream_capturing()
-            before[link.index] = matrix.clone() if in_place else matrix
-            unexplained = torch.addmm(effects, changes, matrix, alpha=-1)
-            if link.target is None:
-                lr = DIRECT_LR if self.lr is None else self.lr
-                alpha = lr / (len(changes) * sigma**2)
-                learned = torch.addmm(matrix, changes.mT, unexplained, alpha=alpha)
-            else:
-                lr = LAYERWISE_LR if self.lr is None else self.lr
-                learned = torch.add(matrix, _least_squares(changes, unexplained), alpha=lr)
-            self.matrices[network][link.index] = matrix.copy_(learned) if in_place else learned
-        return before
+        guessed = x @ self.matrix
+        left = a - guessed
+        whole, rest, own = [torch.linalg.vector_norm(part) for part in (a, left, guessed)]
+        # |a − g|² = |a|² − 2 a·g + |g|²
+        square_own = own.square()
+        newest = torch.stack([0.5 * (whole.square() - rest.square() + square_own), square_own])
+        self.explained.lerp_(newest, 1 - TRUST_MEMORY).clamp_min_(1e-24)
+        trust = (self.explained[0] / self.explained[1]).clamp_(0.0, 1.0)
+        square = x @ x.mT if self.wide else self.square.clone()
+        diagonal = square.diagonal()
+        strength = ridge * diagonal.mean() + 1e-24
+        diagonal.add_(strength)
+        factor, _ = torch.linalg.cholesky_ex(square)
+        if self.wide:
+            self.matrix.addmm_(x.mT, torch.cholesky_solve(left, factor), alpha=lr)
+        else:
+            right = torch.addcmul(self.product, self.matrix, strength)
+            self.matrix.lerp_(torch.cholesky_solve(right, factor), lr)
+        torch.mul(self.matrix, trust, out=self.guide)
+        unexplained: Tensor = (rest / whole.clamp_min_(1e-24)).square_()
+        return unexplained
 
-    def direct_responses(
-        self, network: int, links: list[Link], activity: Activity, outputs: Tree, noise: Tensor
-    ) -> dict[int, Response]:
-        """What passes with noise everywhere say to direct feedback, by index of the call.
+    def adapt(self, unexplained: float, nodes: int) -> None:
+        """Choose how many steps to wait: as many as the guess of a network of N nodes can bear.
 
-        Each layer learns from what the others leave unexplained.
+        What a guess leaves of its own size, in square, the correction of node perturbation blows up
+        N times.
+        """
+        low, high = BLUR
+        if unexplained * nodes > high:
+            self.interval = max(1, self.interval // 2)
+        elif unexplained * nodes < low:
+            self.interval = min(LONGEST, self.interval * 2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that it has accumulated."""
+        tensors = {name: getattr(self, name).clone() for name in self._STATE}
+        return tensors | {"steps": self.steps, "interval": self.interval}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Fit:
+        """The inverse of `state_dict`."""
+        inputs, nodes = state["matrix"].shape
+        fit = cls(inputs, nodes, state["matrix"])
+        for name in cls._STATE:
+            setattr(fit, name, state[name].clone())
+        fit.steps, fit.interval = int(state["steps"]), int(state["interval"])
+        return fit
+
+
+class Passed:
+    """What noisy passes did, beside the clean one.
+
+    Args:
+        activity: of the clean pass.
+        noise: of every node in all passes, (K, B, N).
+        sigma: its standard deviation.
+
+    Attributes:
+        moved: change of each call's pre-activations in the first draw, (B, units); summed over
+            passes if each had noise in another layer.
+        inputs: change of the inputs of the calls that are fed by others, (B, ...), likewise.
+        slopes: of `Wiring.slopes`.
+        outputs: for each pass its outputs, every tensor (K, B, ...), and which calls were noisy.
+    """
+
+    def __init__(self, activity: Activity, noise: Tensor, sigma: float) -> None:
+        self.activity = activity
+        self.noise = noise
+        self.sigma = sigma
+        self.moved: list[Tensor] = []
+        self.inputs: dict[int, Tensor] = {}
+        self.slopes: dict[Edge, Tensor] = {}
+        self.outputs: list[tuple[Tree, Sequence[int]]] = []
+
+    def add(
+        self, wiring: Wiring, outputs: Tree, seen: Sequence[NoisyCall], noisy: Sequence[int]
+    ) -> None:
+        """Note a pass.
+
+        Args:
+            wiring: of the network.
+            outputs: of the pass, each tensor (K, B, ...).
+            seen: what its calls saw.
+            noisy: indices of the calls whose noise it had.
+        """
+        activity, moved, inputs = self.activity, [], {}
+        batch, several = activity.batch, len(self.noise) > 1
+        for index, (call, other) in enumerate(zip(activity.calls, seen, strict=True)):
+            a, x = other.pre_activation, other.raw_inputs
+            if several:
+                a, x = a.narrow(0, 0, batch), x.narrow(0, 0, batch)
+            change = a - call.pre_activation
+            moved.append(change if change.dim() == 2 else change.flatten(1))
+            if wiring.fed[index]:
+                inputs[index] = x - call.raw_inputs
+        # Rounding decides the sign of a change much below σ.
+        floor = 1e-3 * self.sigma
+        self.slopes |= wiring.slopes(activity, moved, inputs, noisy, floor=floor)
+        if self.moved:
+            for total, change in zip(self.moved, moved, strict=True):
+                total += change
+            for index, change in inputs.items():
+                self.inputs[index] += change
+        else:
+            self.moved, self.inputs = moved, inputs
+        self.outputs.append((outputs, noisy))
+
+
+class Feedback(ABC):
+    """What one rule has learned of the networks that it has met, each by its number.
+
+    Args:
+        lr: step size; see the kinds.
+        wiring: of `Wiring`.
+
+    Attributes:
+        wirings: of the networks met since the rule was made, copied or loaded.
+
+    Raises:
+        RuleError: a step size out of range, or an unknown wiring.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, lr: float | None, wiring: str) -> None:
+        if lr is not None and not 0.0 <= lr <= 1.0:
+            raise RuleError(f"feedback_lr must be in [0, 1], got {lr!r}")
+        self.lr = lr
+        self.mode = check_wiring(wiring)
+        self.wirings: dict[int, Wiring] = {}
+
+    def wiring(self, network: int, activity: Activity) -> Wiring:
+        """How errors pass between the layers of a network; looked at when it is new.
 
         Args:
             network: its number.
-            links: of its layer calls.
-            activity: of the clean pass.
-            outputs: of the noisy passes.
-            noise: of every node, (K, B, N).
+            activity: of a pass through it.
         """
-        direct = [link for link in links if link.hidden and link.target is None]
-        if not direct:
-            return {}
-        noises = [noise[..., link.call.nodes].flatten(0, 1) for link in direct]
-        matrices = [self.matrices[network][link.index] for link in direct]
-        shares = [own @ b for own, b in zip(noises, matrices, strict=True) if b is not None]
-        effects = (flatten(outputs, 2) - flatten(activity.outputs, 1)).flatten(0, 1)
-        effects = effects - torch.stack(shares).sum(0)
-        return {
-            link.index: Response(own, effects + share, None)
-            for link, own, share in zip(direct, noises, shares, strict=True)
-        }
+        known = self.wirings.get(network)
+        if known is None or known.signature != signature(activity):
+            known = self.wirings[network] = Wiring(activity, self.mode)
+            self.meet(network, activity, known)
+        return known
 
-    def state_dict(self) -> dict[str, dict[int, Any]]:
-        """The matrices by network and layer call."""
-        matrices = {
-            n: [m if m is None else m.clone() for m in own] for n, own in self.matrices.items()
-        }
-        return {"matrices": matrices}
+    @abstractmethod
+    def meet(self, network: int, activity: Activity, wiring: Wiring) -> None:
+        """Get ready for a network that is new, or is not as it was."""
 
-    def load_state_dict(self, state: dict[str, dict[int, Any]]) -> None:
+    @abstractmethod
+    def guess(self, network: int, error: Tensor, passed: Passed) -> Tensor:
+        """``g⁰`` of every node, shape (B, N), from what earlier steps have taught.
+
+        Args:
+            network: its number.
+            error: e, shape (B, outputs).
+            passed: what this step's noisy passes did.
+        """
+
+    @abstractmethod
+    def learn(self, network: int, passed: Passed) -> None:
+        """Learn from this step's noisy passes."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        """What was learned, by network and layer."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[int, Mapping[str, Any]]) -> None:
         """Go on from a saved state."""
-        self.matrices = {int(n): list(own) for n, own in state["matrices"].items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: what was seen of networks stays behind, as of the rule."""
+        return vars(self) | {"wirings": {}}
 
 
-def layerwise_response(
-    link: Link, activity: Activity, seen: list[NoisyCall], noise: Tensor, sigma: float
-) -> Response:
-    """What the first noisy pass shows of one call and the call that it feeds.
-
-    Args:
-        link: of the call; its target is not None.
-        activity: of the clean pass.
-        seen: what the calls saw in the noisy pass.
-        noise: of the pass's every node, (K, B, N); 0 where there was none.
-        sigma: standard deviation of the noise.
-    """
-    assert link.target is not None
-    target, batch = activity.calls[link.target], activity.batch
-    own, fed = seen[link.index].pre_activation, seen[link.target]
-    changes = fed.raw_inputs.narrow(0, 0, batch) - target.raw_inputs
-    moved = own.narrow(0, 0, batch) - link.call.pre_activation
-    rows = learning_rows(batch, changes.shape[1])
-    effects = fed.pre_activation.narrow(0, 0, rows) - target.pre_activation.narrow(0, 0, rows)
-    effects -= share(noise[0], target).narrow(0, 0, rows)
-    # As moved / moved², with a floor: rounding decides the sign of a change much below σ.
-    slopes = (changes * moved).div_(moved.square_().add_((1e-3 * sigma) ** 2))
-    return Response(changes.narrow(0, 0, rows), effects, slopes)
-
-
-def learning_rows(batch: int, units: int) -> int:
-    """From how many samples the layerwise feedback of a layer learns in one step.
-
-    As many as units would tell all that there is to know; three quarters of that come as near in
-    two steps, for half of the cost. At most half of the batch, as the others gain at once.
-    """
-    return max(1, min(batch // 2, max(48, 3 * units // 4)))
-
-
-def output_error(activity: Activity, delta_loss: Callable[[Tree], Tensor], step: float) -> Tensor:
-    """``dL/dy`` of every output, shape (B, outputs), by central differences of the loss alone.
+class LayerwiseFeedback(Feedback):
+    """A guess that passes down from layer to layer, by a fit of each.
 
     Args:
-        activity: of the clean pass.
-        delta_loss: from outputs (K, B, ...) to the change of the loss, (K, B).
-        step: how far an output is moved; the error is of the order of its square.
+        lr: share of the way to the fit's answer that B goes; None for all of it.
+        wiring: of `Wiring`.
+
+    Attributes:
+        fits: by the number of a network and the name of a layer.
     """
-    return error_and_change(activity, (), delta_loss, step)[0]
+
+    kind = "layerwise"
+
+    def __init__(self, lr: float | None, wiring: str) -> None:
+        super().__init__(lr, wiring)
+        self.fits: dict[int, dict[str, Fit]] = {}
+        self._calls: dict[int, list[tuple[int, Fit]]] = {}
+
+    @override
+    def meet(self, network: int, activity: Activity, wiring: Wiring) -> None:
+        fits = self.fits.setdefault(network, {})
+        self._calls[network] = []
+        for index, call in enumerate(activity.calls):
+            if not wiring.fed[index]:
+                continue
+            inputs = call.layer.input_rows(call.raw_inputs[:1]).shape[1]
+            nodes = call.layer.node_rows(call.pre_activation[:1]).shape[1]
+            fit = fits.get(call.layer.name)
+            if fit is None or not fit.suits(inputs, nodes, activity.like):
+                fit = fits[call.layer.name] = Fit(inputs, nodes, activity.like)
+            self._calls[network].append((index, fit))
+
+    @override
+    def guess(self, network: int, error: Tensor, passed: Passed) -> Tensor:
+        return self.pull(network, passed.activity, error, passed.slopes)
+
+    def pull(
+        self, network: int, activity: Activity, error: Tensor, slopes: Mapping[Edge, Tensor]
+    ) -> Tensor:
+        """Errors of all nodes, shape (rows, N), from those of the outputs, (rows, outputs)."""
+        guides = {index: fit.guide for index, fit in self._calls[network]}
+        return self.wirings[network].pull(activity, error, guides, slopes)
+
+    def maps(self, network: int) -> dict[int, Tensor]:
+        """B of each call that is fed by others, (d, n)."""
+        return {index: fit.matrix for index, fit in self._calls[network]}
+
+    @override
+    def learn(self, network: int, passed: Passed) -> None:
+        activity = passed.activity
+        for index, fit in self._calls[network]:
+            fit.steps += 1
+            if fit.steps % fit.interval:
+                continue
+            call = activity.calls[index]
+            inputs, nodes = fit.matrix.shape
+            a = passed.moved[index]
+            places = a.shape[1] // nodes
+            samples = min(activity.batch, -(-min(inputs, WIDE) // places))
+            a = (a - share(passed.noise[0], call)).narrow(0, 0, samples)
+            a = call.layer.node_rows(a.view(samples, *call.pre_activation.shape[1:]))
+            x = call.layer.input_rows(passed.inputs[index].narrow(0, 0, samples))
+            # Exact but for rounding: as many rows as inputs tell all, and older ones are of
+            # weights that have moved.
+            fit.observe(x, a, max(1 - len(x) / inputs, 0.0))
+            unexplained = fit.solve(x, a, 1.0 if self.lr is None else self.lr)
+            if not unexplained.is_cuda:  # a captured step is the same every time
+                fit.adapt(unexplained.item(), activity.size)
+
+    def learn_activity(self, network: int, activity: Activity) -> None:
+        """Learn from inputs and pre-activations whose noise is hidden.
+
+        A layer's own noise has nothing to do with its inputs, so the fit is right on average, and
+        the more its inputs vary, the better: between passes and between samples.
+
+        Args:
+            network: its number.
+            activity: of passes.
+        """
+        for index, fit in self._calls[network]:
+            call = activity.calls[index]
+            inputs, nodes = fit.matrix.shape
+            places = call.pre_activation[0].numel() // nodes
+            most = WIDE if fit.wide else HIDDEN_ROWS
+            step = max(1, activity.batch * places // most)
+            x = call.layer.input_rows(call.raw_inputs[::step])
+            a = call.layer.node_rows(call.pre_activation[::step])
+            x, a = x - x.mean(0), a - a.mean(0)
+            fit.observe(x, a, max(1 - len(x) / inputs, 0.0))
+            fit.solve(x, a, HIDDEN_LR if self.lr is None else self.lr, HIDDEN_RIDGE)
+
+    @override
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        return {
+            network: {name: fit.state_dict() for name, fit in fits.items()}
+            for network, fits in self.fits.items()
+        }
+
+    @override
+    def load_state_dict(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+        self.wirings.clear()
+        self.fits = {
+            int(network): {name: Fit.from_state(fit) for name, fit in fits.items()}
+            for network, fits in state.items()
+        }
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_calls": {}}
+
+
+class DirectFeedback(Feedback):
+    """A guess that goes from the outputs to every layer at once: ``g⁰_l = B_l e``.
+
+    Args:
+        lr: of B, by least mean squares of the change of the outputs on the noise of the layer;
+            None for `DIRECT_LR`.
+        wiring: of `Wiring`, which tells what the outputs are.
+
+    Attributes:
+        matrices: by the number of a network and the index of a layer call, shape (N_l, outputs).
+    """
+
+    kind = "direct"
+
+    def __init__(self, lr: float | None, wiring: str) -> None:
+        super().__init__(lr, wiring)
+        self.matrices: dict[int, dict[int, Tensor]] = {}
+
+    @override
+    def meet(self, network: int, activity: Activity, wiring: Wiring) -> None:
+        outputs = sum(output_sizes(activity.outputs))
+        matrices = self.matrices.setdefault(network, {})
+        for index, (call, known) in enumerate(zip(activity.calls, wiring.known, strict=True)):
+            if known is not None:
+                continue
+            shape = (call.nodes.stop - call.nodes.start, outputs)
+            if index not in matrices or matrices[index].shape != shape:
+                matrices[index] = activity.like.new_zeros(shape)
+            matrices[index] = matrices[index].to(activity.like)
+
+    @override
+    def guess(self, network: int, error: Tensor, passed: Passed) -> Tensor:
+        total = error.new_empty(len(error), passed.activity.size)
+        known = self.wirings[network].known
+        for index, (call, columns) in enumerate(zip(passed.activity.calls, known, strict=True)):
+            own = share(total, call)
+            if columns is None:
+                torch.mm(error, self.matrices[network][index].mT, out=own)
+            else:
+                own.copy_(error[:, columns])
+        return total
+
+    @override
+    def learn(self, network: int, passed: Passed) -> None:
+        matrices = self.matrices[network]
+        activity = passed.activity
+        clean = flatten(activity.outputs, 1)
+        lr = DIRECT_LR if self.lr is None else self.lr
+        for outputs, noisy in passed.outputs:
+            noises = {
+                index: share(passed.noise, activity.calls[index]).flatten(0, 1)
+                for index in noisy
+                if index in matrices
+            }
+            # Each layer learns from what all together leave unexplained.
+            left = (flatten(outputs, 2) - clean).flatten(0, 1)
+            for index, noise in noises.items():
+                left = torch.addmm(left, noise, matrices[index], alpha=-1)
+            for index, noise in noises.items():
+                matrices[index].addmm_(noise.mT, left, alpha=lr / (len(noise) * passed.sigma**2))
+
+    @override
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        return {
+            network: {str(index): {"matrix": m.clone()} for index, m in own.items()}
+            for network, own in self.matrices.items()
+        }
+
+    @override
+    def load_state_dict(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+        self.wirings.clear()
+        self.matrices = {
+            int(network): {int(index): saved["matrix"].clone() for index, saved in own.items()}
+            for network, own in state.items()
+        }
+
+
+KINDS: Mapping[str, type[Feedback]] = {
+    kind.kind: kind for kind in (LayerwiseFeedback, DirectFeedback)
+}
+
+
+def make_feedback(kind: str, lr: float | None, wiring: str) -> Feedback:
+    """Feedback by name.
+
+    Raises:
+        RuleError: unknown name, a step size out of range, or an unknown wiring.
+    """
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise RuleError(f"unknown feedback {kind!r}{hint} Known: True, {', '.join(KINDS)}")
+    return KINDS[kind](lr, wiring)
 
 
 def error_and_change(
-    activity: Activity, outputs: Tree, delta_loss: Callable[[Tree], Tensor], step: float
+    activity: Activity,
+    outputs: Tree,
+    delta_loss: Callable[[Tree], Tensor],
+    step: float,
 ) -> tuple[Tensor, Tensor]:
-    """`output_error` and δL of noisy outputs, from one evaluation of the loss.
+    """``dL/dy`` of every output by central differences of the loss alone, and δL of noisy outputs.
 
-    A loss is many small operations, which take as long for a few rows as for some more.
+    Both from one evaluation of the loss: a loss is many small operations, which take as long for a
+    few rows as for some more.
 
     Args:
         activity: of the clean pass.
         outputs: of the noisy passes, (K, B, ...); may be none.
         delta_loss: from outputs (K, B, ...) to the change of the loss, (K, B).
-        step: how far an output is moved.
+        step: how far an output is moved; the error is of the order of its square.
 
     Returns:
         The error, shape (B, outputs), and δL, shape (K, B).
     """
     clean, noisy = tensors(activity.outputs), tensors(outputs)
-    sizes = [_units(y) for y in clean]
+    sizes = output_sizes(activity.outputs)
     count = sum(sizes)
     both = _there_and_back(count, step, clean[0].dtype, clean[0].device)
     moved = [
@@ -331,7 +547,8 @@ def error_and_change(
     parts = iter(moved)
     change = delta_loss(tree_map(lambda _: next(parts), activity.outputs))
     up, down = change[:count], change[count : 2 * count]
-    return ((up - down) / (2 * step)).mT, change[2 * count :]
+    error = ((up - down) / (2 * step)).mT.to(clean[0].dtype)
+    return error, change[2 * count :]
 
 
 @cache
@@ -341,57 +558,6 @@ def _there_and_back(size: int, step: float, dtype: torch.dtype, device: torch.de
     return torch.cat([directions, -directions])
 
 
-def output_columns(call: Call, outputs: list[Tensor]) -> slice | None:
-    """Which outputs the nodes of a call are; None if something comes between."""
-    start = 0
-    a = call.pre_activation
-    for y in outputs:
-        size = _units(y)
-        if a.data_ptr() == y.data_ptr() and a.numel() == y.numel():
-            return slice(start, start + size)
-        start += size
-    return None
-
-
 def flatten(outputs: Tree, leading: int) -> Tensor:
     """All outputs of a sample side by side, keeping the first `leading` axes."""
     return torch.cat([y.flatten(leading) for y in tensors(outputs)], dim=-1)
-
-
-def _fed_by(index: int, calls: list[Call]) -> int | None:
-    """The dense layer call whose inputs are, by their shape, the activity of call `index`.
-
-    A wrong match costs variance, not correctness: its response is 0 and so is the guess.
-    """
-    a = calls[index].pre_activation
-    for later in range(index + 1, len(calls)):
-        call = calls[later]
-        if isinstance(call.layer, LinearNodes) and call.raw_inputs.shape == a.shape:
-            return later if a.dim() == 2 else None
-    return None
-
-
-def _least_squares(x: Tensor, y: Tensor) -> Tensor:
-    """The smallest M with ``x M ≈ y``, for x of shape (rows, n); regularised.
-
-    Solved in the smaller of the two spaces, of samples or of units; for many columns of y by an
-    explicit inverse, which takes half the time and loses nothing next to the regularisation.
-    """
-    rows, units = x.shape
-    square = x @ x.mT if rows < units else x.mT @ x
-    trace = square.trace()
-    # On a GPU a number that is fetched halts the step; on the CPU a float is added faster.
-    mean = (trace if trace.is_cuda else trace.item()) / len(square)
-    square.diagonal().add_(RIDGE * mean * rows / max(rows, units) + torch.finfo(x.dtype).tiny)
-    factor, _ = torch.linalg.cholesky_ex(square)
-    right = y if rows < units else x.mT @ y
-    if 2 * right.shape[1] > len(right):
-        answer = torch.cholesky_inverse(factor) @ right
-    else:
-        answer = torch.cholesky_solve(right, factor)
-    return x.mT @ answer if rows < units else answer
-
-
-def _units(x: Tensor) -> int:
-    """How many numbers there are to a sample."""
-    return x.numel() // x.shape[0]

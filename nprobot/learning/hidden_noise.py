@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import torch
@@ -26,9 +26,11 @@ from typing_extensions import override
 from nprobot.errors import RuleError
 from nprobot.policies.chip.crossbar import ChipLayer
 
-from .activity import Activity, Call, Tree, repeat, share, tree_map
+from .activity import Activity, Call, Tree, first_tensor, repeat, share, tree_map
+from .feedback import error_and_change
 from .nodes import NodeLayer
 from .rule import Loss, per_sample
+from .wiring import Edge, Wiring
 
 Draw = Callable[[Tensor], Tensor]
 """From pre-activations to noise of their shape."""
@@ -41,16 +43,29 @@ class PartlyNoisy(Activity):
         network: with layers on a chip.
         inputs: as of `Activity`.
         draw: noise for the layers that are not.
+        quiet: names of those that need none.
+        frozen: as of `Activity`.
     """
 
-    def __init__(self, network: nn.Module, inputs: Tree, draw: Draw) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Tree,
+        draw: Draw,
+        quiet: Collection[str] = (),
+        *,
+        frozen: bool = False,
+    ) -> None:
         self._draw = draw
-        super().__init__(network, inputs)
+        self._quiet = quiet
+        super().__init__(network, inputs, frozen=frozen)
 
     @override
     def pre_activation(self, layer: NodeLayer, x: Tensor) -> Tensor:
         a = layer.pre_activation(x)
-        return a if isinstance(layer.module, ChipLayer) else a + self._draw(a)
+        if isinstance(layer.module, ChipLayer) or layer.name in self._quiet:
+            return a
+        return a + self._draw(a)
 
 
 class NoisyPasses:
@@ -71,16 +86,16 @@ class NoisyPasses:
         self, network: nn.Module, inputs: Tree, passes: int, draw: Draw | None = None
     ) -> None:
         self.passes = passes
-        repeated = tree_map(partial(repeat, passes), inputs)
-        if draw is None:
-            self.activity = Activity(network, repeated)
-        else:
-            self.activity = PartlyNoisy(network, repeated, draw)
+        self.activity = self.run(network, tree_map(partial(repeat, passes), inputs), draw)
         self.batch = self.activity.batch // passes
         self.outputs: Tree = tree_map(self._unflatten, self.activity.outputs)
         self.pre_activations = torch.cat(
             [self._unflatten(call.pre_activation).flatten(2) for call in self.activity.calls], -1
         )
+
+    def run(self, network: nn.Module, inputs: Tree, draw: Draw | None) -> Activity:
+        """The activity of all passes, inputs being repeated for them."""
+        return Activity(network, inputs) if draw is None else PartlyNoisy(network, inputs, draw)
 
     def losses(self, loss: Loss) -> Tensor:
         """Loss of every pass and sample, shape (M, B)."""
@@ -138,6 +153,115 @@ class NoisyPasses:
 
     def _unflatten(self, x: Tensor) -> Tensor:
         return x.reshape(self.passes, self.batch, *x.shape[1:])
+
+
+class GuidedPasses(NoisyPasses):
+    """Several noisy passes that learned feedback learns from.
+
+    Args:
+        network: as of `NoisyPasses`.
+        inputs: as of `NoisyPasses`.
+        passes: M, from 2.
+        draw: noise for hidden layers that are not on the chip.
+        wiring: of the network, if it is known.
+    """
+
+    def __init__(
+        self, network: nn.Module, inputs: Tree, passes: int, draw: Draw, wiring: Wiring | None
+    ) -> None:
+        # Outputs have an error without noise; which layers they are is known from the second step.
+        self._quiet = wiring.known_layers if wiring else ()
+        super().__init__(network, inputs, passes, draw)
+
+    @override
+    def run(self, network: nn.Module, inputs: Tree, draw: Draw | None) -> Activity:
+        assert draw is not None
+        return PartlyNoisy(network, inputs, draw, self._quiet, frozen=True)
+
+    def losses_and_error(self, loss: Loss, step: float) -> tuple[Tensor, Tensor, bool]:
+        """What the loss says of the outputs of all passes.
+
+        Args:
+            loss: of outputs.
+            step: how far an output is moved.
+
+        Returns:
+            Losses, shape (M, B); e = dL/dy, (M · B, outputs); and whether the loss itself is noisy:
+            says something else when asked again, as a critic on a chip does.
+        """
+        passes, batch = self.passes, self.batch
+
+        def of_rows(outputs: Tree) -> Tensor:
+            """Losses (draws, M · B) of outputs (draws, M · B, ...)."""
+            draws = first_tensor(outputs).shape[0]
+            rows = tree_map(lambda y: y.reshape(draws * passes, batch, *y.shape[2:]), outputs)
+            return per_sample(loss, rows, (draws * passes, batch)).view(draws, -1)
+
+        # Alone at first: some losses note how things stand from what they are first asked for.
+        first = per_sample(loss, tree_map(lambda y: y[0], self.outputs), (batch,))
+        as_read = tree_map(lambda y: y.unsqueeze(0), self.activity.outputs)
+        error, losses = error_and_change(self.activity, as_read, of_rows, step)
+        losses = losses.view(passes, batch)
+        apart = (losses[0] - first).square().mean() > 1e-8 * first.square().mean()
+        losses[0] = first
+        return losses, error, bool(apart)
+
+    def slopes(self, wiring: Wiring) -> dict[Edge, Tensor]:
+        """Slopes of all units, between each pass and the next.
+
+        Within what large moves have shown: 0 to 1 for the usual activation functions. A slope
+        outside is one of a jump, or of rounding.
+        """
+        calls = self.activity.calls
+        moved = [self._to_next(call.pre_activation).flatten(1) for call in calls]
+        inputs = {
+            index: self._to_next(call.raw_inputs)
+            for index, (call, fed) in enumerate(zip(calls, wiring.fed, strict=True))
+            if fed
+        }
+        slopes = wiring.slopes(self.activity, moved, inputs, range(len(calls)))
+        return {edge: slope.clamp_(*edge.bounds) for edge, slope in slopes.items()}
+
+    def own_noise(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """What layers' inputs do not explain of δa: their own noise, (M − 1, B, N), as inferred.
+
+        Each pass is compared with the mean of the others.
+
+        Args:
+            maps: from the rows of a call's inputs to those of its nodes, (d, n).
+        """
+        parts = []
+        for index, call in enumerate(self.activity.calls):
+            a = call.layer.node_rows(call.pre_activation)
+            if index in maps:
+                a = a - call.layer.input_rows(call.raw_inputs) @ maps[index]
+            # Rows are (M · B, places, n) here, and the nodes of a sample (n, places).
+            a = a.view(self.activity.batch, -1, a.shape[-1])
+            units = call.pre_activation.dim()
+            a = a.mT if units > 2 and call.pre_activation.shape[1] == a.shape[-1] else a
+            parts.append(a.flatten(1))
+        return _less_others(self._unflatten(torch.cat(parts, -1)))
+
+    def least_noise(self) -> float:
+        """Root mean square of the noise of the chip's quietest layer, as one pass has it."""
+        calls = [c for c in self.activity.calls if isinstance(c.layer.module, ChipLayer)]
+        moved = [self._to_next(call.pre_activation).square().mean() for call in calls]
+        return float(torch.stack(moved).min().div_(2).sqrt())
+
+    def _to_next(self, x: Tensor) -> Tensor:
+        return x.roll(-self.batch, 0) - x
+
+
+def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:
+    """Node perturbation's estimate of what a guess leaves: ``(δL − Σ g·ε) ε / E[ε²]``.
+
+    Args:
+        guess: of the node errors in all passes, (M, B, N).
+        own: noise ε, as inferred, (M − 1, B, N).
+        losses: of all passes, (M, B).
+    """
+    left: Tensor = _less_others(losses) - torch.linalg.vecdot(own, guess[:-1])
+    return left.unsqueeze(-1) * own / own.square().mean((0, 1)).clamp_min_(1e-24)
 
 
 class Reference(ABC):

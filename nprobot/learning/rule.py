@@ -227,6 +227,11 @@ class LearningRule(ABC):
                 settings += f", {name}=True" if getattr(self, name) else ""
         return f"{type(self).__name__}({self.name!r}, {settings})"
 
+    def forget(self) -> None:
+        """Forget all that is kept of networks, as where others take their places."""
+        self._forget_networks()
+        self._decorrelate_calls = {}
+
     def _forget_networks(self) -> None:
         self._network_index: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         self._layer_inputs: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
@@ -260,6 +265,9 @@ class LearningRule(ABC):
 class PerturbationRule(LearningRule):
     """A rule that needs forward passes only; autograd is off while it runs."""
 
+    frozen_nodes: ClassVar[bool] = False
+    """Whether layers that are frozen are perturbed, too."""
+
     @override
     @torch.no_grad()
     def backward(
@@ -276,7 +284,7 @@ class PerturbationRule(LearningRule):
                     "the network is on a chip whose noise is its own: none can be put in its place"
                 )
             return self.learn_from_hidden_noise(network, inputs, loss)
-        activity = Activity(network, inputs)
+        activity = Activity(network, inputs, frozen=self.frozen_nodes)
         clean_loss = per_sample(loss, activity.outputs, (activity.batch,))
         if perturbations is None:
             shape = (self.samples, activity.batch, activity.size)
@@ -303,7 +311,8 @@ class PerturbationRule(LearningRule):
         """
         raise NoiseInaccessibleError(
             f"{self.name!r} multiplies the loss by the noise of every node, and this network is on "
-            "a chip whose noise cannot be read; 'anp' and 'danp' need only its activity"
+            "a chip whose noise cannot be read; 'np+feedback', 'dnp+feedback', 'anp' and 'danp' "
+            "need only its activity"
         )
 
     def noisy_passes(self, activity: Activity) -> int:

@@ -18,18 +18,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot import catalogue
-from nprobot.errors import RuleError
+from nprobot.errors import NoiseInaccessibleError, RuleError
 
 from .activity import Activity, NoisyCall, Tree, first_tensor, share
-from .feedback import (
-    Feedback,
-    Response,
-    error_and_change,
-    flatten,
-    layerwise_response,
-    output_error,
-)
-from .hidden_noise import NoisyPasses, make_reference
+from .feedback import LayerwiseFeedback, Passed, error_and_change, make_feedback
+from .hidden_noise import GuidedPasses, NoisyPasses, make_reference, residual_error
 from .rule import LearningRule, Loss, PerturbationRule, per_sample
 
 
@@ -147,6 +140,12 @@ class ActivityNodePerturbation(PerturbationRule):
         return losses[0]
 
     @override
+    def forget(self) -> None:
+        super().forget()
+        self.reference.load_state_dict({})
+        self._chip_sigma = {}
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         own = {"reference": self.reference.state_dict(), "chip_sigma": dict(self._chip_sigma)}
         return super().state_dict() | own
@@ -162,17 +161,40 @@ class ActivityNodePerturbation(PerturbationRule):
 class FeedbackRule(PerturbationRule):
     """What the two rules with learned feedback share.
 
+    Layers that are frozen have nodes, too, so that a guess can pass through them.
+
     Args:
         feedback: ``"layerwise"`` or ``"direct"``; see `nprobot.learning.feedback`.
         feedback_lr: step size of the feedback matrices; None for the kind's own.
+        wiring: ``"auto"`` or ``"forward"``; see `nprobot.learning.wiring`.
         settings: of `LearningRule`.
     """
 
+    frozen_nodes = True
+
     def __init__(
-        self, *, feedback: str = "layerwise", feedback_lr: float | None = None, **settings: Any
+        self,
+        *,
+        feedback: str = "layerwise",
+        feedback_lr: float | None = None,
+        wiring: str = "auto",
+        **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.feedback = Feedback(feedback, feedback_lr)
+        self.feedback = make_feedback(feedback, feedback_lr, wiring)
+
+    def wiring(self, network: nn.Module) -> str | None:
+        """How errors pass between a network's layers: ``"forward"``, or by autograd and why.
+
+        None before the first `backward`. Layers' weights have no part in either.
+        """
+        known = self.feedback.wirings.get(self._index(network))
+        return None if known is None else str(known)
+
+    @override
+    def forget(self) -> None:
+        super().forget()
+        self.feedback.load_state_dict({})
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -181,7 +203,9 @@ class FeedbackRule(PerturbationRule):
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.feedback.load_state_dict(state["feedback"])
+        saved = state["feedback"]
+        # Version 0.1 kept matrices of another kind; new ones are learned in a few steps.
+        self.feedback.load_state_dict({} if "matrices" in saved else saved)
 
 
 @catalogue.rule(
@@ -189,6 +213,7 @@ class FeedbackRule(PerturbationRule):
     title="NP + feedback",
     about="node perturbation of what a learned guess of the node errors leaves unexplained",
     citation="this package",
+    hidden_noise=True,
     # One noisy pass does, as little variance is left; so little to average that curvature shows,
     # which a small sigma takes away.
     settings={"sigma": 1e-3, "samples": 1},
@@ -199,30 +224,92 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
     """NP with learned feedback: ``g⁰_l + (δL − Σ_m g⁰_m·ε_m) ε_l / σ²``; see `feedback`.
 
     One noisy pass, and evaluations of the loss; unbiased as NP is, whatever the feedback matrices.
+
+    On a network whose noise is hidden the guess alone is the estimate, or with a correction from
+    the noise as it is inferred; see `nprobot.learning.hidden_noise`.
+
+    Args:
+        correction: strength of that correction, 0 to 1.
+        settings: of `FeedbackRule`.
+
+    Raises:
+        RuleError: a setting is out of range.
     """
+
+    def __init__(self, *, correction: float = 0.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        if not 0.0 <= correction <= 1.0:
+            raise RuleError(f"correction must be in [0, 1], got {correction!r}")
+        self.correction = float(correction)
+        # By network: how noisy its chip has shown to be, and how far outputs are moved if not σ.
+        self._chip_sigma: dict[int, float] = {}
+        self._error_step: dict[int, float] = {}
 
     @override
     def node_error(
         self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
     ) -> Tensor:
         network = self._index(activity.network)
-        links = self.feedback.links(network, activity)
-        for link in links:
-            if not link.hidden:  # its error is known
-                share(noise, link.call).zero_()
+        wiring = self.feedback.wiring(network, activity)
+        for call, known in zip(activity.calls, wiring.known, strict=True):
+            if known is not None:  # its error is known
+                share(noise, call).zero_()
         seen: list[NoisyCall] = []
         outputs = activity.perturbed(noise, record=seen)
-        responses = {
-            link.index: layerwise_response(link, activity, seen, noise, self.sigma)
-            for link in links
-            if link.target is not None
-        }
-        responses |= self.feedback.direct_responses(network, links, activity, outputs, noise)
-        before = self.feedback.learn(network, links, responses, self.sigma)
+        passed = Passed(activity, noise, self.sigma)
+        passed.add(wiring, outputs, seen, range(len(seen)))
         error, change = error_and_change(activity, outputs, delta_loss, self.sigma)
-        guess = self.feedback.guess(network, links, responses, error, before)
+        guess = self.feedback.guess(network, error, passed)
+        self.feedback.learn(network, passed)
         residual = change - torch.linalg.vecdot(noise, guess)
         return average(residual / self.sigma**2, noise).add_(guess, alpha=1 / activity.batch)
+
+    @override
+    def learn_from_hidden_noise(self, network: nn.Module, inputs: Tree, loss: Loss) -> Tensor:
+        if not isinstance(self.feedback, LayerwiseFeedback):
+            raise NoiseInaccessibleError(
+                "direct feedback has to know the noise, and this network is on a chip whose noise "
+                "cannot be read; layerwise feedback needs only its activity"
+            )
+        index = self._index(network)
+        passes = GuidedPasses(
+            network,
+            inputs,
+            self.samples + 1,
+            partial(self.source.normal_like, scale=self._chip_sigma.get(index, self.sigma)),
+            self.feedback.wirings.get(index),
+        )
+        activity = passes.activity
+        wiring = self.feedback.wiring(index, activity)
+        step = self._error_step.get(index, self.sigma)
+        losses, error, noisy_loss = passes.losses_and_error(loss, step)
+        guess = self.feedback.pull(index, activity, error, passes.slopes(wiring))
+        guess = guess.view(*losses.shape, -1)
+        if self.correction:
+            own = passes.own_noise(self.feedback.maps(index))
+            guess[:-1] += self.correction * residual_error(guess, own, losses)
+        self.feedback.learn_activity(index, activity)
+        passes.accumulate(guess / losses.numel())
+        if index not in self._chip_sigma and (seen := passes.least_noise()):
+            # Once: what the learner adds comes to the chip's nodes, too, and would add up.
+            self._chip_sigma[index] = seen
+            if noisy_loss:  # its slope shows only over a distance
+                self._error_step[index] = max(self.sigma, seen)
+        self.remember_inputs(passes.layer_inputs())
+        self.forward_passes += activity.batch
+        return losses[0]
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        own = {"chip_sigma": dict(self._chip_sigma), "error_step": dict(self._error_step)}
+        return super().state_dict() | own
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        for name in ("chip_sigma", "error_step"):
+            values = {int(index): float(value) for index, value in state.get(name, {}).items()}
+            setattr(self, f"_{name}", values)
 
 
 @catalogue.rule(
@@ -242,39 +329,35 @@ class FeedbackIterativeNodePerturbation(FeedbackRule, IterativeNodePerturbation)
 
     @override
     def noisy_passes(self, activity: Activity) -> int:
-        links = self.feedback.links(self._index(activity.network), activity)
-        return sum(link.hidden for link in links)
+        wiring = self.feedback.wiring(self._index(activity.network), activity)
+        return sum(known is None for known in wiring.known)
 
     @override
     def node_error(
         self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
     ) -> Tensor:
         network = self._index(activity.network)
-        error = output_error(activity, delta_loss, self.sigma)
-        links = self.feedback.links(network, activity)
-        hidden = [link for link in links if link.hidden]
-        silent = torch.zeros_like(noise[:1])  # nothing but the layer's own noise in its passes
-        clean = flatten(activity.outputs, 1)
+        error, _ = error_and_change(activity, (), delta_loss, self.sigma)
+        wiring = self.feedback.wiring(network, activity)
+        passed = Passed(activity, noise, self.sigma)
         changes: dict[int, Tensor] = {}
-        responses: dict[int, Response] = {}
-        for link in hidden:
+        for index, (call, known) in enumerate(zip(activity.calls, wiring.known, strict=True)):
+            if known is not None:  # its error is known
+                share(noise, call).zero_()
+                continue
             seen: list[NoisyCall] = []
-            outputs = activity.perturbed(noise, start=link.index, stop=link.index + 1, record=seen)
-            changes[link.index] = delta_loss(outputs)
-            if link.target is not None:
-                response = layerwise_response(link, activity, seen, silent, self.sigma)
-            else:
-                own = noise[..., link.call.nodes].flatten(0, 1)
-                response = Response(own, (flatten(outputs, 2) - clean).flatten(0, 1), None)
-            responses[link.index] = response
-        before = self.feedback.learn(network, links, responses, self.sigma)
-        guess = self.feedback.guess(network, links, responses, error, before)
+            outputs = activity.perturbed(noise, start=index, stop=index + 1, record=seen)
+            passed.add(wiring, outputs, seen, [index])
+            changes[index] = delta_loss(outputs)
+        guess = self.feedback.guess(network, error, passed)
+        self.feedback.learn(network, passed)
         total = guess / activity.batch
-        for link in hidden:
-            own = noise[..., link.call.nodes]
-            explained = torch.linalg.vecdot(own, guess[:, link.call.nodes])
-            weight = own.shape[-1] * (changes[link.index] - explained) / square_norm(own)
-            total[:, link.call.nodes] += average(weight, own)
+        for index, change in changes.items():
+            call = activity.calls[index]
+            own = share(noise, call).clone()
+            explained = torch.linalg.vecdot(own, share(guess, call))
+            weight = own.shape[-1] * (change - explained) / square_norm(own)
+            share(total, call).add_(average(weight, own))
         return total
 
 
@@ -340,6 +423,8 @@ def learning_rule(
     keep_scale: bool = False,
     feedback: bool | str = False,
     feedback_lr: float | None = None,
+    wiring: str = "auto",
+    correction: float = 0.0,
     reference: str = "second-pass",
     reference_rate: float = 0.1,
 ) -> LearningRule:
@@ -374,6 +459,11 @@ def learning_rule(
             layer, or ``"direct"``, from the outputs to every layer. True for a rule without is the
             name of the rule with feedback, said in another way.
         feedback_lr: step size of the feedback matrices; None for what suits the kind.
+        wiring: how feedback passes what has no weights: ``"auto"``, forward only where every unit
+            moves its own place (activation functions, sums, concatenations, reshapes), else by
+            autograd with no weight in it; ``"forward"`` refuses a network that needs autograd.
+        correction: where the noise is hidden, how much of what a guess leaves of the loss corrects
+            it, by the noise as inferred: 0, the default, to 1. See `nprobot.learning.hidden_noise`.
         reference: what ANP and DANP compare a noisy pass with where the network's own noise is
             hidden: ``"second-pass"``, or ``"running-mean"``, which needs no second pass but rows
             that continue from batch to batch (`nprobot.learning.hidden_noise.RunningMean`).
@@ -405,8 +495,14 @@ def learning_rule(
     }
     if entry.feedback:
         kind = feedback if isinstance(feedback, str) else "layerwise"
-        settings |= {"feedback": kind, "feedback_lr": feedback_lr}
-    if entry.hidden_noise:
+        settings |= {"feedback": kind, "feedback_lr": feedback_lr, "wiring": wiring}
+    elif wiring != "auto":
+        raise RuleError(f"wiring={wiring!r} is for rules with feedback, not for {entry.name!r}")
+    if entry.feedback and entry.hidden_noise:
+        settings |= {"correction": correction}
+    elif correction:
+        raise RuleError(f"correction={correction!r} is for np+feedback, not for {entry.name!r}")
+    if entry.hidden_noise and not entry.feedback:
         settings |= {"reference": reference, "reference_rate": reference_rate}
     elif reference != "second-pass":
         raise RuleError(f"reference={reference!r} is for anp and danp, not for {entry.name!r}")

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nprobot.envs import ARM_TRACK
 from nprobot.envs.arm import JOINT_NAMES, JOINTS, TORQUE_LIMITS
 from nprobot.envs.arm_track import ArmTrackEnv
 from nprobot.errors import ArchitectureError
@@ -32,7 +33,6 @@ from nprobot.policies.layers import fold
 
 from .model import FittedModel, describe_network
 
-ARM_TRACK = "nprobot/ArmTrack-v0"
 # Standardised inputs are not clipped, as in the model; a policy file needs a number.
 _NO_CLIP = 1e9
 _EPSILON = 1e-12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +18,6 @@ from nprobot.training.build import SCHEDULES
 
 from .config import FitConfig
 from .model import FittedModel
-
-
-class FitScore(Protocol):
-    """How good a model is on the rows of one split."""
-
-    @property
-    def error(self) -> float:
-        """What checkpoints are chosen by: lower is better."""
-
-    def columns(self) -> dict[str, float]:
-        """The overall figures by name."""
-
-    def __str__(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +34,7 @@ class RegressionScore:
 
     @property
     def error(self) -> float:
-        """Mean nMSE over the targets that vary; infinite if none does."""
+        """Mean nMSE of the targets that vary, by which checkpoints are chosen; infinite if none."""
         known = [value for value in self.nmse if not math.isnan(value)]
         return sum(known) / len(known) if known else math.inf
 
@@ -73,7 +60,7 @@ class ClassificationScore:
 
     @property
     def error(self) -> float:
-        """Share of rows with a wrong label."""
+        """Share of rows with a wrong label, by which checkpoints are chosen."""
         return 1 - self.accuracy
 
     def columns(self) -> dict[str, float]:
@@ -84,24 +71,15 @@ class ClassificationScore:
         return f"accuracy {self.accuracy:.1%}"
 
 
-class Objective(Protocol):
-    """What is learned."""
-
-    def targets(self, model: FittedModel, split: Split) -> Tensor:
-        """Targets as `loss` takes them, one row a sample."""
-
-    def loss(self, targets: Tensor) -> Loss:
-        """The loss of a batch with these targets, per sample."""
-
-    def score(self, model: FittedModel, split: Split) -> FitScore:
-        """How good a model is on a split, in the units of the data."""
+FitScore = RegressionScore | ClassificationScore
+"""How good a model is on the rows of one split."""
 
 
 class Regression:
     """Squared error of standardised targets."""
 
     def targets(self, model: FittedModel, split: Split) -> Tensor:
-        """Standardised targets, `(rows, targets)`."""
+        """What `loss` takes: standardised targets, `(rows, targets)`."""
         raw = torch.tensor(split.targets, dtype=torch.float64, device=model.device)
         return ((raw - model.target_mean) / model.target_scale).to(model.dtype)
 
@@ -121,7 +99,7 @@ class Classification:
     """Cross-entropy of the softmax of the outputs."""
 
     def targets(self, model: FittedModel, split: Split) -> Tensor:
-        """Labels, `(rows,)`."""
+        """What `loss` takes: labels, `(rows,)`."""
         return torch.tensor(split.targets, device=model.device)
 
     def loss(self, targets: Tensor) -> Loss:
@@ -140,6 +118,10 @@ class Classification:
         losses = self.loss(labels)(outputs)
         right = outputs.argmax(-1) == labels
         return ClassificationScore(float(right.double().mean()), float(losses.double().mean()))
+
+
+Objective = Regression | Classification
+"""What is learned: both give a loss per sample, and judge a model in the units of the data."""
 
 
 @dataclass(frozen=True)

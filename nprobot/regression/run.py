@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from nprobot import catalogue
+from nprobot.envs import ARM_TRACK
 from nprobot.envs.datasets import Dataset, linear_regression, mean_predictor
 from nprobot.errors import (
     ArchitectureError,
@@ -40,7 +41,7 @@ from nprobot.runs.state import load_state, save_state
 from nprobot.runs.versions import changed_since, versions
 
 from .config import CHANGEABLE, RULE_OPTIONS, FitConfig
-from .controller import ARM_TRACK, export_model, is_arm_model
+from .controller import export_model, is_arm_model
 from .data import Data, as_dataset, fingerprint
 from .folder import EpochRow, FitFolder, draw_errors, write_table
 from .learner import (

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from nprobot.envs import ARM_TRACK
 from nprobot.envs.arm import JOINTS
 from nprobot.envs.arm_track import ArmTrackEnv
 from nprobot.errors import ConfigError
@@ -18,7 +19,7 @@ from nprobot.policies.files.policy import Policy
 from nprobot.training import environments
 from nprobot.training.evaluation import check_fit, episode_seeds, run_episodes
 
-from .controller import ARM_TRACK, feedforward_policy
+from .controller import feedforward_policy
 from .model import FittedModel
 
 Array = NDArray[Any]

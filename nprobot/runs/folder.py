@@ -1,4 +1,4 @@
-"""A run on disk, whoever makes it: the folder, its `config.json`, and what each session of it did."""
+"""A run on disk, whatever makes it: the folder, its `config.json`, what each session of it did."""
 
 from __future__ import annotations
 

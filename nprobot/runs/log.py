@@ -32,7 +32,7 @@ PATTERN = "events.out.tfevents.*"
 class RunLog(Logger):
     """SB3's logger for a run.
 
-    A resumed run goes on in the same files with the same columns as if it had never stopped:
+    A resumed run continues in the same files with the same columns as if it had never stopped:
     ``time/iterations``, ``time/time_elapsed`` and ``time/fps`` count all of its sessions.
 
     Args:
@@ -40,7 +40,8 @@ class RunLog(Logger):
         elapsed: tells how long the run has taken, all sessions together, s.
         saved: from `state`: what is there beyond that is of work that was lost, and is dropped.
             None for a new run, or one that starts again.
-        every: of the rows that come with ``time/iterations``, only every n-th is written. SB3's own interval begins anew in every session.
+        every: of the rows that come with ``time/iterations``, only every n-th is written. SB3's
+            own interval begins anew in every session.
 
     Attributes:
         lost: what is missing of what was logged before, in words; empty if nothing is.

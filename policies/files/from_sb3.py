@@ -128,9 +128,10 @@ def _layers(policy: BasePolicy) -> list[nn.Module]:
         return [policy.actor.features_extractor, policy.actor.mu]
     if isinstance(policy, DQNPolicy):
         return [policy.q_net.features_extractor, policy.q_net.q_net]
-    if isinstance(policy, ActorCriticPolicy) and not policy.squash_output:
+    if isinstance(policy, ActorCriticPolicy):
         extractor = policy.pi_features_extractor
-        return [extractor, policy.mlp_extractor.policy_net, policy.action_net]
+        squashing = [nn.Tanh()] if policy.squash_output else []  # of gSDE
+        return [extractor, policy.mlp_extractor.policy_net, policy.action_net, *squashing]
     raise ArchitectureError(f"policies of class {type(policy).__name__} cannot be exported")
 
 

@@ -63,7 +63,7 @@ SMALL = {"n_steps": 8, "policy_kwargs": {"net_arch": [16]}, "device": "cpu", "se
 
 
 def made(make=nprobot.NRL, n_envs=4, sensor=False, **kwargs):
-    sensor = sensor or kwargs.get("noise") == "actuators"
+    sensor = sensor or kwargs.get("noise_source") == "actuators"
     env = reach(n_envs, wrapper=noisy_actuators if sensor else None)
     return make("MlpPolicy", env, **SMALL | kwargs)
 
@@ -73,10 +73,10 @@ def weights(model, network="actor"):
 
 
 MODES = {
-    "network": {"noise": "network"},
-    "network and actuators": {"noise": "network", "sensor": True},
-    "actuators": {"noise": "actuators"},
-    "injected": {"noise": "injected"},
+    "network": {"noise_source": "network"},
+    "network and actuators": {"noise_source": "network", "sensor": True},
+    "actuators": {"noise_source": "actuators"},
+    "injected": {"noise_source": "injected"},
     "running mean": {"baseline": "running-mean"},
     "three references": {"references": 3},
     "no decorrelation": {"rule": "np"},

@@ -46,6 +46,73 @@ def convolution():
     )
 
 
+class Residual(nn.Module):
+    """A block whose output is added to its input."""
+
+    def __init__(self, units=16):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, units), nn.Linear(units, 3)
+        self.block = nn.Sequential(nn.Linear(units, units), nn.Tanh(), nn.Linear(units, units))
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        return self.last(torch.tanh(x + self.block(x)))
+
+
+class Gated(nn.Module):
+    """Units times units of another layer, and inputs beside units."""
+
+    def __init__(self, units=16):
+        super().__init__()
+        self.value, self.gate = nn.Linear(6, units), nn.Linear(6, units)
+        self.hidden, self.head = nn.Linear(units, units), nn.Linear(6 + units, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.value(x)) * torch.sigmoid(self.gate(x))
+        return self.head(torch.cat([x, torch.tanh(self.hidden(h))], -1))
+
+
+class Normalised(nn.Module):
+    def __init__(self, units=16):
+        super().__init__()
+        self.first, self.hidden = nn.Linear(6, units), nn.Linear(units, units)
+        self.norm = nn.LayerNorm(units, elementwise_affine=False)
+        self.head = nn.Linear(units, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.hidden(self.norm(torch.tanh(self.first(x))))))
+
+
+class Attention(nn.Module):
+    """Self-attention over a sequence, with a residual sum and a mean over the sequence."""
+
+    def __init__(self, units=8):
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, units), nn.Linear(units, 3)
+        self.query, self.key, self.value, self.out = (nn.Linear(units, units) for _ in range(4))
+
+    def forward(self, x):
+        h = self.embed(x)
+        scores = self.query(h) @ self.key(h).mT / h.shape[-1] ** 0.5
+        h = h + self.out(torch.softmax(scores, -1) @ self.value(h))
+        return self.head(torch.tanh(h).mean(1))
+
+
+def convolutions():
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 3, padding=1), nn.ELU()),
+        *(nn.Conv2d(6, 8, 3, stride=2), nn.ELU(), nn.Flatten()),
+        *(nn.Linear(72, 16), nn.Tanh(), nn.Linear(16, 3)),
+    )
+
+
+def pooled():
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 3, padding=1), nn.ELU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 8, 2), nn.ELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+    )
+
+
 def tuple_loss(y):
     left, right = y
     return left.square().mean(-1) + right.abs().sum(-1)

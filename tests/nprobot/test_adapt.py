@@ -123,7 +123,7 @@ def test_a_sudden_fault_strikes_its_actuator_at_its_time(text, after):
 
 
 @pytest.mark.parametrize(("text", "after"), [("drift:1=0.2", 1.4), ("fade:1=0.25", 0.25)])
-def test_a_drift_takes_its_time_goes_on_over_episodes_and_ends(text, after):
+def test_a_drift_takes_its_time_over_episodes_and_ends(text, after):
     fault = ActuatorFault.parse(text)
     steps = round(SECONDS / Dial.dt)
     did = realised(fault.model(at=1.0), steps + 40, 1.0)

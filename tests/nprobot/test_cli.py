@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from nprobot.cli import app, main
-from nprobot.cli.console import duration
+from nprobot import cli as app
+from nprobot.cli import main
 from nprobot.cli.envs import control_environments, describe
-from nprobot.cli.run_display import figures
+from nprobot.cli.terminal import duration, figures
 from nprobot.policies.files import policy_file
 from nprobot.runs.folder import find_policy
 from nprobot.runs.reporting import Progress
@@ -97,7 +97,7 @@ def test_a_wrong_name_gets_near_matches_and_code_2(arguments, near, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--steps", "0"], "steps must be above 0"),
+        (["train", "--steps", "0"], "steps must be 1 or more"),
         (["train", "--sigma", "-1"], "sigma must be above 0"),
         (["train", "--env", "FrozenLake-v1"], "Discrete"),
         (["train", "--env-kwargs", "friction", "3"], "friction"),
@@ -120,7 +120,7 @@ def test_train_ends_with_a_table_and_the_next_command(run, capsys, tmp_path):
     out = tmp_path / "run"
     assert main(["train", *SMALL, "--seed", "5", "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "InvertedPendulum-v5: PPO with DANP, K = 1, seed 5" in text
+    assert "InvertedPendulum-v5: PPO with NP + feedback, K = 1, seed 5" in text
     for expected in ("20 deterministic episodes", "256", "forward passes", "backward passes"):
         assert expected in text
     assert f"Run: {out}\n" in text
@@ -146,7 +146,7 @@ def test_options_end_up_in_the_configuration(run):
 def test_resume_keeps_what_is_not_given(tmp_path, capsys):
     path = str(tmp_path / "run")
     assert main(["train", *SMALL, "--rule", "np", "--out", path]) == 0
-    assert main(["train", "--resume", path, "--rule", "danp"]) == 2  # the default, but given
+    assert main(["train", "--resume", path, "--rule", "np+feedback"]) == 2  # the default, but given
     assert "keeps its rule, np" in capsys.readouterr().err
     assert main(["train", "--resume", path, "--steps", "512"]) == 0
     config = RunFolder.open(tmp_path / "run").config
@@ -167,7 +167,7 @@ def test_evaluate_takes_a_policy_folder(run, capsys):
     assert main(["evaluate", str(run / "checkpoints" / "last"), "--episodes", "3"]) == 0
     out = capsys.readouterr().out
     assert "InvertedPendulum-v5" in out
-    assert "PPO with DANP, 256 steps, seed 5" in out
+    assert "PPO with NP + feedback, 256 steps, seed 5" in out
 
 
 def test_evaluate_refuses_another_robot(run, capsys):
@@ -203,7 +203,7 @@ def test_without_options_a_pendulum_learns_to_balance(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train"]) == 0
     (path,) = (tmp_path / "runs").iterdir()
-    assert path.name.startswith("InvertedPendulum-v5-ppo-danp-0-")
+    assert path.name.startswith("InvertedPendulum-v5-ppo-np+feedback-0-")
     assert evaluate(policy_file.load(find_policy(path)), seed=1).mean >= 950
 
 
@@ -214,7 +214,7 @@ def test_envs_lists_ours_and_gymnasiums(capsys):
     assert "Reacher-v4" not in listed
     assert "FrozenLake-v1" not in listed
     assert listed["CartPole-v1"]["tuned"] == []
-    assert {entry["rule"] for entry in listed["Reacher-v5"].pop("tuned")} >= {"bp", "danp"}
+    assert {entry["rule"] for entry in listed["Reacher-v5"].pop("tuned")} >= {"danp"}
     assert listed["Reacher-v5"] == {
         "id": "Reacher-v5",
         "control": "continuous",
@@ -249,4 +249,6 @@ def test_durations(seconds, text):
 
 def test_figures_leave_out_what_is_not_known():
     assert figures(Progress(0, 100)) == ""
-    assert figures(Progress(50, 100, 3.25, 10.0)) == "return 3.2, 10 steps/s, 5 s left"
+    assert figures(Progress(50, 100, "steps", "return 3.2", 10.0)) == (
+        "return 3.2, 10 steps/s, 5 s left"
+    )

@@ -24,6 +24,7 @@ from nprobot.training.run import train
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = RunConfig(
+        rule="danp",
         steps=256,
         envs=2,
         samples=1,

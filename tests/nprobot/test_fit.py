@@ -113,6 +113,11 @@ def test_growing_weights_are_reported(toy):
     assert "epoch 3 of 3, validation nMSE" in quiet.seen[-1].figures
 
 
+def test_ctrl_c_ends_a_fit_that_is_not_kept_at_once(toy):
+    with pytest.raises(KeyboardInterrupt):
+        fit([8], toy, "np", reporter=Watch(1), **SMALL)
+
+
 def test_learned_feedback_learns_what_noise_alone_does_not(toy):
     settings = SMALL | {"samples": 1, "epochs": 20}
     without, learned = (

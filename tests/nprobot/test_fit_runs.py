@@ -44,7 +44,7 @@ def test_resume_is_bit_exact(toy, tmp_path, rule):
     assert resumed.forward_passes == whole.forward_passes
 
 
-def test_resume_goes_on_from_the_last_model_not_from_the_best(toy, tmp_path):
+def test_resume_continues_from_the_last_model_not_from_the_best(toy, tmp_path):
     settings = {"epochs": 6, "batch_size": 32, "learning_rate": 0.3, "lr_schedule": "constant"}
     settings["seed"] = 2
     whole = fit([8], toy, "bp", out=tmp_path / "whole", **settings)

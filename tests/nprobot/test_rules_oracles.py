@@ -153,7 +153,7 @@ def test_one_loss_for_a_whole_batch_would_teach_nothing():
     truth = backprop_gradients(net, x, loss)
 
     def cosine(per_batch):
-        rule = nprobot.learning_rule("np", samples=64, seed=3)
+        rule = nprobot.learning_rule("np", samples=64, noise="gaussian", seed=3)
 
         def used(y):
             losses = loss(y)

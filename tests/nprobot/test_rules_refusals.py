@@ -60,12 +60,12 @@ def test_losses_whose_sum_overflows_are_fine():
 )
 def test_wrong_noise_shapes_are_refused(noise, message):
     with pytest.raises(RuleError, match=message):
-        step(noise=noise)
+        step(perturbations=noise)
 
 
 def test_backprop_takes_no_noise():
-    with pytest.raises(RuleError, match="no noise"):
-        step("bp", noise=[torch.zeros(1, 4, 6)])
+    with pytest.raises(RuleError, match="no perturbations"):
+        step("bp", perturbations=[torch.zeros(1, 4, 6)])
 
 
 def test_unsupported_layers_are_named():
@@ -117,7 +117,7 @@ def test_settings_out_of_range_are_refused(settings):
 
 
 def test_unknown_rules_are_refused_with_the_nearest():
-    with pytest.raises(RuleError, match=r"'damp'; did you mean 'danp'\?.*Known: np"):
+    with pytest.raises(RuleError, match=r"'damp'; did you mean danp\?.*Known: np"):
         nprobot.learning_rule("damp")
 
 

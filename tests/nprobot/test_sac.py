@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import nprobot
 from nprobot.algorithms.losses import SoftActionValue, squashed_gaussian
-from nprobot.errors import ArchitectureError, RuleError
+from nprobot.errors import RuleError
 from nprobot.policies import is_decorrelated, load_trusted_sb3_zip
 from nprobot.policies.sb3_networks import FrozenCritic
 
@@ -248,19 +248,6 @@ def test_alignment_does_not_change_learning():
         runs.append((weights(model.learn(50)), model.rule.forward_passes))
     assert torch.equal(runs[0][0], runs[1][0])
     assert runs[0][1] == runs[1][1]
-
-
-def test_gsde_and_shared_extractors_are_refused():
-    with pytest.raises(ArchitectureError, match="use_sde=False"):
-        nprobot.SAC("MlpPolicy", "Pendulum-v1", rule="danp", use_sde=True, buffer_size=10)
-    with pytest.raises(ArchitectureError, match="share_features_extractor=False"):
-        nprobot.SAC(
-            "CnnPolicy",
-            Toy(IMAGE, spaces.Box(-1, 1, (2,))),
-            rule="danp",
-            policy_kwargs={"share_features_extractor": True},
-            buffer_size=10,
-        )
 
 
 @pytest.mark.parametrize("algorithm", [nprobot.SAC, nprobot.TD3, nprobot.PPO])

@@ -13,7 +13,6 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.vec_env import VecNormalize
 
 import nprobot
-from nprobot.errors import ArchitectureError
 from nprobot.policies import is_decorrelated
 
 from .off_policy_helpers import ALL_RULES, Toy, no_backward, ours_by_bp, passes_of, small, weights
@@ -169,14 +168,3 @@ def test_logger_normaliser_and_alignment(tmp_path):
         *("decorrelation_loss_actor", "decorrelation_loss_critic", "node_noise", "forward_passes"),
         *("alignment_actor", "alignment_critic"),
     }
-
-
-def test_shared_extractors_are_refused():
-    with pytest.raises(ArchitectureError, match="share_features_extractor=False"):
-        nprobot.TD3(
-            "CnnPolicy",
-            Toy(IMAGE, spaces.Box(-1, 1, (2,))),
-            rule="danp",
-            policy_kwargs={"share_features_extractor": True},
-            buffer_size=10,
-        )

@@ -46,7 +46,7 @@ def check_end(launcher, path, code, reason):
     assert "cannot write " in error
     assert reason in error
     assert f"The last good checkpoint is {path / 'checkpoints'}/step_000000256." in error
-    assert f"go on: nprobot train --resume {path}" in error
+    assert f"continue: nprobot train --resume {path}" in error
     assert not list((path / "checkpoints").glob(".writing*"))
 
 

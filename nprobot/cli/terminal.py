@@ -1,4 +1,4 @@
-"""How long work looks on the screen: a bar on a terminal, short lines anywhere else."""
+"""What commands share: exit codes, text that can be copied, and how long work looks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,43 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 
 from nprobot.runs.reporting import Progress
 
-from .console import duration, say
+DONE = 0
+FAILED = 1
+"""The work was asked for rightly and failed."""
+MISUSED = 2
+"""Something was asked for that does not exist or cannot be."""
+INTERRUPTED = 130
+"""By Ctrl-C; 128 + the number of the signal, as shells do."""
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def facts(heading: str, rows: dict[str, str]) -> Table:
+    """A table of names and values."""
+    table = Table(title=heading, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: neither wrapped nor coloured, so that paths can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
 
 SECONDS_BETWEEN_LINES = 10.0
 
