@@ -1,8 +1,8 @@
 """What a run spends: environment steps, network passes, multiply-adds, seconds, memory.
 
 Multiply-adds are those of matrix products. All rollouts of a learner do the same products, and so
-do all its updates, so the first ones are counted, product by product as torch carries them out, and
-the others are taken to cost what those did. Nothing can be forgotten that way: the products with
+do all its updates, so some are counted, product by product as torch carries them out, and the
+others are taken to cost what those did. Nothing can be forgotten that way: the products with
 the decorrelation matrices, those of an update of R and those of the learned feedback are in it, and
 a pass that an algorithm saves is not.
 """
@@ -122,29 +122,28 @@ _FACTORS = {
 
 
 class Phase:
-    """Work that comes again and again and costs the same each time.
+    """Work that comes again and again and costs the same each time, but for the first.
 
-    The first times are counted, the others are taken to cost what those did.
+    The first time, when networks are also checked, is counted by itself. The next ones are counted,
+    too, and the others are taken to cost what those did.
 
     Args:
-        probes: times to count.
-
-    Attributes:
-        multiply_adds: of all times so far.
+        probes: times to count after the first.
     """
 
     def __init__(self, probes: int) -> None:
         self._probes = probes
         self._products: MatrixProducts | None = None
-        self._times = 0
+        self._times = -1
         self._counted = 0
-        self._idle = 0
+        self._by_itself = 0
 
     @property
     def multiply_adds(self) -> int:
         """Of all times so far."""
         counted = min(self._times, self._probes)
-        return self._idle + (self._counted * self._times // counted if counted else 0)
+        alike = self._counted * self._times // counted if counted > 0 else 0
+        return self._by_itself + alike
 
     def begin(self) -> None:
         """The work begins."""
@@ -163,10 +162,11 @@ class Phase:
         if products is not None:
             products.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             total = products.total
-        if idle:
-            self._idle += total
+        if idle or self._times < 0:
+            self._by_itself += total
         else:
             self._counted += total
+        if not idle:
             self._times += 1
 
     def abandon(self) -> None:
