@@ -316,13 +316,14 @@ def control_table() -> list[str]:
 def tables() -> None:
     """Put the rows into the page, between the marks of each table."""
     page = PAGE.read_text(encoding="utf-8")
-    for name, lines in {
-        "regression": error_table("regression", "noise"),
-        "size": error_table("size", "noise"),
-        "chips": error_table("chips", "chip"),
-        "correction": correction_table(),
-        "control": control_table(),
+    for name, table in {
+        "regression": lambda: error_table("regression", "noise"),
+        "size": lambda: error_table("size", "noise"),
+        "chips": lambda: error_table("chips", "chip"),
+        "correction": correction_table,
+        "control": control_table,
     }.items():
+        lines = table() if read(name) else [f"No rows yet: `hidden_noise.py {name}` makes them."]
         begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
         before, _, rest = page.partition(begin)
         page = before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
