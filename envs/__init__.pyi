@@ -7,5 +7,4 @@ from .actuators import NoisyActuatorsVector as NoisyActuatorsVector
 
 ARM_TRACK: str
 ENVIRONMENTS: dict[str, tuple[str, int | None]]
-OPTIONAL_ARM_TRACK: str
-ENVIRONMENTS: dict[str, tuple[str, int | None]]
+OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]]

@@ -11,7 +11,6 @@ What a field may hold stands in its type, and `msgspec` compares:
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 import types
@@ -108,10 +107,15 @@ def choices(hint: Any) -> tuple[str, ...]:  # noqa: ANN401 - a type
     return ()
 
 
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
+    """Types of the fields of a class, by name; found out once."""
+    if cls not in _HINTS:
+        hints = typing.get_type_hints(cls, include_extras=True)
+        _HINTS[cls] = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return _HINTS[cls]
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401

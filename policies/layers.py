@@ -132,7 +132,7 @@ def patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
 def decorrelate(network: Module) -> Module:
     """Swap every `Linear` (and `Conv2d`) of a network, in place, for its decorrelated version.
 
-    The parameters stay the same objects, so an optimiser made before goes on working, and R starts
+    The parameters stay the same objects, so an optimiser made before keeps working, and R starts
     as the identity, so the outputs do not change. Layers that are decorrelated already stay.
 
     Args:

@@ -371,9 +371,8 @@ class RuleAlgorithm(Resumable):
             for name, value in kwargs.items()
             if value is not None or name not in ("rule", "rule_kwargs")
         }
-        if (
-            "policy_kwargs" in changes
-        ):  # SB3 compares them with the stored ones, of which one is ours
+        if "policy_kwargs" in changes:
+            # SB3 compares them with the stored ones, of which one is ours.
             data = load_from_zip_file(path, custom_objects=changes.get("custom_objects"))[0] or {}
             stored, ours = data.get("policy_kwargs", {}), "share_features_extractor"
             own = {ours: stored[ours]} if ours in stored else {}

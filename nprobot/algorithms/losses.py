@@ -179,20 +179,24 @@ class SoftActionValue:
         critic: run forward only.
         noise: ξ, shape (B, action size).
         temperature: α.
+        limited: whether the log standard deviation is kept in SB3's limits; not under gSDE.
 
     Attributes:
         log_prob: log π(a|s) of the clean pass, shape (B,), once the loss has been evaluated on it.
     """
 
-    def __init__(self, critic: FrozenCritic, noise: Tensor, temperature: Tensor) -> None:
+    def __init__(
+        self, critic: FrozenCritic, noise: Tensor, temperature: Tensor, *, limited: bool = True
+    ) -> None:
         self.critic = critic
         self.noise = noise
         self.temperature = temperature
+        self.limited = limited
         self.log_prob: Tensor | None = None
 
     def __call__(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         """Losses, shape (..., B), from mean and log standard deviation (..., B, n)."""
-        actions, log_prob = squashed_gaussian(outputs, self.noise)
+        actions, log_prob = squashed_gaussian(outputs, self.noise, limited=self.limited)
         if log_prob.dim() == 1:
             self.log_prob = log_prob.detach()
         return self.temperature * log_prob - self.critic(actions).amin(0)
@@ -215,18 +219,22 @@ class ActionValue:
         return -self.critic(torch.tanh(outputs))[0]
 
 
-def squashed_gaussian(outputs: tuple[Tensor, Tensor], noise: Tensor) -> tuple[Tensor, Tensor]:
+def squashed_gaussian(
+    outputs: tuple[Tensor, Tensor], noise: Tensor, *, limited: bool = True
+) -> tuple[Tensor, Tensor]:
     """Actions of a Gaussian squashed by tanh, and their log density.
 
     Args:
-        outputs: mean and log standard deviation, tensors (..., B, n); the latter is clamped here.
+        outputs: mean and log standard deviation, tensors (..., B, n).
         noise: standard normal ξ, shape (B, n).
+        limited: whether the latter is clamped to SB3's limits.
 
     Returns:
         Actions (..., B, n) and log densities (..., B).
     """
     mean, log_std = outputs
-    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    if limited:
+        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
     actions = torch.tanh(mean + log_std.exp() * noise)
     gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)) - log_std
     squashing = torch.log(1 - actions.square() + _SQUASHING_EPSILON)

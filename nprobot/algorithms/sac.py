@@ -67,12 +67,14 @@ class SAC(OffPolicyRule, stable_baselines3.SAC):
         inputs: Observation,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         mean, log_std = self.learner.actor(inputs)
+        if not self.use_sde:
+            log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
         actor = self.policy.actor
         *parameters, more = actor.get_action_dist_params(observations)
         gaussian = actor.action_dist.proba_distribution(*parameters, **more).distribution
         ours = {
             "mean": mean,
-            "standard deviation": log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp(),
+            "standard deviation": log_std.exp(),
             "action": torch.tanh(mean),
         }
         theirs = {
@@ -114,7 +116,7 @@ class SAC(OffPolicyRule, stable_baselines3.SAC):
             critic_loss = self.learner.step_critics(observations, batch.actions, td_error, scale)
 
             critic = FrozenCritic(self.critic, observations)
-            soft_value = SoftActionValue(critic, noise, temperature)
+            soft_value = SoftActionValue(critic, noise, temperature, limited=not self.use_sde)
             actor_loss = self.learner.step_actor(observations, soft_value, critic, scale)
 
             assert soft_value.log_prob is not None, "the actor has had its clean pass"
@@ -137,7 +139,8 @@ class SAC(OffPolicyRule, stable_baselines3.SAC):
     def _targets(self, batch: ReplayBufferSamples, temperature: Tensor) -> Tensor:
         """``r + γ (min_i Q'_i(s', a') − α log π(a'|s'))`` with a' drawn, shape (B,)."""
         outputs = self.learner.actor(self._preprocess(batch.next_observations))
-        actions, log_prob = squashed_gaussian(outputs, torch.randn_like(batch.actions))
+        noise = torch.randn_like(batch.actions)
+        actions, log_prob = squashed_gaussian(outputs, noise, limited=not self.use_sde)
         values = torch.cat(self.critic_target(batch.next_observations, actions), dim=1)
         self.rule.forward_passes += len(actions) * (1 + self.critic.n_critics)
         return bootstrapped(batch, values.amin(1) - temperature * log_prob, self.gamma)

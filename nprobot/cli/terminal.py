@@ -18,7 +18,7 @@ DONE = 0
 FAILED = 1
 """The work was asked for rightly and failed."""
 MISUSED = 2
-"""Something was asked for that does not exist or makes no sense."""
+"""Something was asked for that does not exist or cannot be."""
 INTERRUPTED = 130
 """By Ctrl-C; 128 + the number of the signal, as shells do."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .activity import Activity, Call, Tree
 from .rule import LearningRule, Loss
+from .rules import FeedbackRule
 
 Pairs = Sequence[tuple[Tensor | None, Tensor | None]]
 """Estimate and gradient of some parameters; None where a parameter got none."""
@@ -39,6 +40,8 @@ class Alignment:
     samples: int
     layers: tuple[LayerAlignment, ...]
     total: LayerAlignment
+    wiring: str | None = None
+    """How learned feedback passes between the layers, of a rule that has it."""
 
     @property
     def cosine(self) -> float:
@@ -55,6 +58,8 @@ class Alignment:
             f"{row.norm_ratio:>12.2f}"
             for row in (*self.layers, self.total)
         ]
+        if self.wiring:
+            lines.append(f"feedback passes between the layers {self.wiring}")
         return "\n".join(lines)
 
 
@@ -86,6 +91,7 @@ def alignment(rule: LearningRule, network: nn.Module, inputs: Tree, loss: Loss) 
         _clear(parameters)
         rule.backward(network, inputs, loss)
         estimate = {id(p): p.grad for p in parameters}
+        wiring = rule.wiring(network) if isinstance(rule, FeedbackRule) else None
         _clear(parameters)
         with torch.enable_grad():
             activity = Activity(network, inputs)
@@ -116,7 +122,7 @@ def alignment(rule: LearningRule, network: nn.Module, inputs: Tree, loss: Loss) 
         rows.append(_compare(call.layer.name or "network", own.shape[1], pairs, variances[-1]))
     pairs = [(estimate[key], gradient[key]) for key in gradient]
     total = _compare("all", activity.size, pairs, sum(variances))
-    return Alignment(rule.name, rule.samples, tuple(rows), total)
+    return Alignment(rule.name, rule.samples, tuple(rows), total, wiring)
 
 
 def _variance(rule: LearningRule, call: Call, own: Tensor, square: Tensor) -> float:

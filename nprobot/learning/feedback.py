@@ -151,7 +151,8 @@ class Fit:
             right = torch.addcmul(self.product, self.matrix, strength)
             self.matrix.lerp_(torch.cholesky_solve(right, factor), lr)
         torch.mul(self.matrix, trust, out=self.guide)
-        return (rest / whole.clamp_min_(1e-24)).square_()
+        unexplained: Tensor = (rest / whole.clamp_min_(1e-24)).square_()
+        return unexplained
 
     def adapt(self, unexplained: float, nodes: int) -> None:
         """Choose how many steps to wait: as many as the guess of a network of N nodes can bear.

@@ -178,12 +178,16 @@ class GuidedPasses(NoisyPasses):
         assert draw is not None
         return PartlyNoisy(network, inputs, draw, self._quiet, frozen=True)
 
-    def losses_and_error(self, loss: Loss, step: float) -> tuple[Tensor, Tensor]:
-        """Losses, shape (M, B), and e = dL/dy of the outputs of all passes, (M · B, outputs).
+    def losses_and_error(self, loss: Loss, step: float) -> tuple[Tensor, Tensor, bool]:
+        """What the loss says of the outputs of all passes.
 
         Args:
             loss: of outputs.
             step: how far an output is moved.
+
+        Returns:
+            Losses, shape (M, B); e = dL/dy, (M · B, outputs); and whether the loss itself is noisy:
+            says something else when asked again, as a critic on a chip does.
         """
         passes, batch = self.passes, self.batch
 
@@ -198,8 +202,9 @@ class GuidedPasses(NoisyPasses):
         as_read = tree_map(lambda y: y.unsqueeze(0), self.activity.outputs)
         error, losses = error_and_change(self.activity, as_read, of_rows, step)
         losses = losses.view(passes, batch)
+        apart = (losses[0] - first).square().mean() > 1e-8 * first.square().mean()
         losses[0] = first
-        return losses, error
+        return losses, error, bool(apart)
 
     def slopes(self, wiring: Wiring) -> dict[Edge, Tensor]:
         """Slopes of all units, between each pass and the next.
@@ -208,9 +213,9 @@ class GuidedPasses(NoisyPasses):
         outside is one of a jump, or of rounding.
         """
         calls = self.activity.calls
-        moved = [self._less_next(call.pre_activation).flatten(1) for call in calls]
+        moved = [self._to_next(call.pre_activation).flatten(1) for call in calls]
         inputs = {
-            index: self._less_next(call.raw_inputs)
+            index: self._to_next(call.raw_inputs)
             for index, (call, fed) in enumerate(zip(calls, wiring.fed, strict=True))
             if fed
         }
@@ -240,11 +245,11 @@ class GuidedPasses(NoisyPasses):
     def least_noise(self) -> float:
         """Root mean square of the noise of the chip's quietest layer, as one pass has it."""
         calls = [c for c in self.activity.calls if isinstance(c.layer.module, ChipLayer)]
-        moved = [self._less_next(call.pre_activation).square().mean() for call in calls]
+        moved = [self._to_next(call.pre_activation).square().mean() for call in calls]
         return float(torch.stack(moved).min().div_(2).sqrt())
 
-    def _less_next(self, x: Tensor) -> Tensor:
-        return x - x.roll(-self.batch, 0)
+    def _to_next(self, x: Tensor) -> Tensor:
+        return x.roll(-self.batch, 0) - x
 
 
 def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:
@@ -255,7 +260,7 @@ def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:
         own: noise ε, as inferred, (M − 1, B, N).
         losses: of all passes, (M, B).
     """
-    left = _less_others(losses) - torch.linalg.vecdot(own, guess[:-1])
+    left: Tensor = _less_others(losses) - torch.linalg.vecdot(own, guess[:-1])
     return left.unsqueeze(-1) * own / own.square().mean((0, 1)).clamp_min_(1e-24)
 
 

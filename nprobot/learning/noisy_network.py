@@ -21,9 +21,9 @@ class NoisyNetwork(nn.Module):
     Every layer's pre-activations carry noise, in learning and afterwards. Inputs and
     pre-activations of the layers can be read, as on hardware; the noise, its generators and what
     the chip makes of the weights are not to be found. So rules that have to know the noise (NP,
-    INP, DNP, DINP) raise `NoiseInaccessibleError`, and ANP and DANP learn from several noisy
-    passes; see `nprobot.learning.hidden_noise`. Backpropagation differentiates the weights as
-    written around the noisy activity.
+    INP, DNP, DINP) raise `NoiseInaccessibleError`; NP and DNP with learned feedback, ANP and DANP
+    learn from several noisy passes; see `nprobot.learning.hidden_noise`. Backpropagation
+    differentiates the weights as written around the noisy activity.
 
     Args:
         network: any module. Its layers move to the chip, in place: they stay the same objects, so
@@ -42,7 +42,7 @@ class NoisyNetwork(nn.Module):
         models: what is wrong with the chip.
 
     Raises:
-        ConfigError: a model makes no sense, or the network cannot be put on a chip.
+        ConfigError: a model has an impossible value, or the network cannot be put on a chip.
     """
 
     def __init__(

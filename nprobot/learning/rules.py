@@ -194,7 +194,7 @@ class FeedbackRule(PerturbationRule):
     @override
     def forget(self) -> None:
         super().forget()
-        self.feedback.matrices = {}
+        self.feedback.load_state_dict({})
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -241,7 +241,9 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         if not 0.0 <= correction <= 1.0:
             raise RuleError(f"correction must be in [0, 1], got {correction!r}")
         self.correction = float(correction)
+        # By network: how noisy its chip has shown to be, and how far outputs are moved if not σ.
         self._chip_sigma: dict[int, float] = {}
+        self._error_step: dict[int, float] = {}
 
     @override
     def node_error(
@@ -279,9 +281,10 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         )
         activity = passes.activity
         wiring = self.feedback.wiring(index, activity)
-        losses, error = passes.losses_and_error(loss, self.sigma)
+        step = self._error_step.get(index, self.sigma)
+        losses, error, noisy_loss = passes.losses_and_error(loss, step)
         guess = self.feedback.pull(index, activity, error, passes.slopes(wiring))
-        guess = guess.unflatten(0, losses.shape)
+        guess = guess.view(*losses.shape, -1)
         if self.correction:
             own = passes.own_noise(self.feedback.maps(index))
             guess[:-1] += self.correction * residual_error(guess, own, losses)
@@ -290,19 +293,23 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         if index not in self._chip_sigma and (seen := passes.least_noise()):
             # Once: what the learner adds comes to the chip's nodes, too, and would add up.
             self._chip_sigma[index] = seen
+            if noisy_loss:  # its slope shows only over a distance
+                self._error_step[index] = max(self.sigma, seen)
         self.remember_inputs(passes.layer_inputs())
         self.forward_passes += activity.batch
         return losses[0]
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"chip_sigma": dict(self._chip_sigma)}
+        own = {"chip_sigma": dict(self._chip_sigma), "error_step": dict(self._error_step)}
+        return super().state_dict() | own
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        sigmas = state.get("chip_sigma", {})
-        self._chip_sigma = {int(index): float(sigma) for index, sigma in sigmas.items()}
+        for name in ("chip_sigma", "error_step"):
+            values = {int(index): float(value) for index, value in state.get(name, {}).items()}
+            setattr(self, f"_{name}", values)
 
 
 @catalogue.rule(

@@ -94,14 +94,12 @@ class Wiring:
         self.edges = [[edge for edge in edges if edge.source == i] for i in range(len(self.fed))]
         self.known: list[slice | None] = []
         for own in self.edges:
-            output = len(own) == 1 and own[0].target is None and own[0].identity
-            alone = output and not own[0].shared
+            alone = len(own) == 1 and own[0].target is None and own[0].identity
             self.known.append(slice(own[0].start, own[0].start + own[0].size) if alone else None)
         if self.reason:
             logging.getLogger(__name__).info(
                 "feedback passes down by autograd, with no weight in it: %s", self.reason
             )
-
         names = [name for name, _ in self.signature[2:]]
         self.known_layers = frozenset(
             name
@@ -309,7 +307,8 @@ def _with_company(edge: Edge, edges: list[Edge]) -> Edge:
         and edge.start < other.start + other.size
         for other in edges
     )
-    return replace(edge, shared=shared)
+    # What the others' units are just now decides whether it looks like the identity.
+    return replace(edge, shared=shared, identity=edge.identity and not shared)
 
 
 def _pull_by_autograd(activity: Activity, error: Tensor, matrices: Mapping[int, Tensor]) -> Tensor:

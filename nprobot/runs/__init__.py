@@ -1,1 +1,1 @@
-"""A run on disk, whoever makes it: folder, description, log, checkpoints, curve, lock, seeds."""
+"""A run on disk, whatever makes it: folder, description, log, checkpoints, curve, lock, seeds."""

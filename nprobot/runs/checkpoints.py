@@ -5,7 +5,7 @@
         last                points at the newest
         damaged_step_…      set aside when a run went on from an earlier one
 
-What is in the files is the business of whoever writes them.
+What is in the files is up to the room that writes them.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def as_damaged(checkpoint: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise DamagedFileError(
-            f"checkpoint {checkpoint.name} makes no sense: {type(error).__name__}: {error}"
+            f"checkpoint {checkpoint.name} is damaged: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -182,7 +182,7 @@ def set_aside(path: Path) -> None:
 
 
 def keep_up_to(folder: Path, checkpoint: Path | None) -> None:
-    """Leave only what a run goes on from: later checkpoints are set aside, unfinished ones go.
+    """Leave only what a run continues from: later checkpoints are set aside, unfinished ones go.
 
     Args:
         folder: of the checkpoints.
@@ -241,7 +241,7 @@ def _files(path: Path) -> dict[str, Any]:
         )
     files = content.get("files")
     if not isinstance(files, dict) or not all(_is_entry(n, e) for n, e in files.items()):
-        raise DamagedFileError(f"{damaged} makes no sense")
+        raise DamagedFileError(f"{damaged} does not list its files")
     return files
 
 

@@ -23,7 +23,7 @@ def reporting_storage(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file: whoever reads it, and whenever we are killed, sees the old one or the new.
+    """Replace a file: a reader sees the old one or the new, even if this process is killed.
 
     Raises:
         StorageError: the disk is full, the folder read-only, ….

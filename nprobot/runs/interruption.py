@@ -22,7 +22,7 @@ def interruptible(work: Stoppable, say: Callable[[str], None], unit: str) -> Ite
 
     Args:
         work: is asked to stop.
-        say: tells whoever pressed.
+        say: tells the user.
         unit: what is finished first, such as ``"update"``.
     """
     if threading.current_thread() is not threading.main_thread():

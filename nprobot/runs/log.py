@@ -32,7 +32,7 @@ PATTERN = "events.out.tfevents.*"
 class RunLog(Logger):
     """SB3's logger for a run.
 
-    A resumed run goes on in the same files with the same columns as if it had never stopped:
+    A resumed run continues in the same files with the same columns as if it had never stopped:
     ``time/iterations``, ``time/time_elapsed`` and ``time/fps`` count all of its sessions.
 
     Args:

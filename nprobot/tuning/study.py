@@ -24,8 +24,8 @@ from nprobot.errors import (
     MissingPackageError,
     NonFiniteError,
     RunFailedError,
-    StorageError,
 )
+from nprobot.runs.files import reporting_storage
 from nprobot.runs.reporting import Progress, Reporter
 from nprobot.runs.versions import versions
 from nprobot.training.config import EVALUATION_EPISODES
@@ -110,13 +110,10 @@ def search(
         FileError: `folder` holds another search.
         RunFailedError: no trial has come to its end, or a run has failed for another reason than
             its settings; the search can be continued.
+        StorageError: the disk is full, the folder read-only, ….
     """
-    try:
+    with reporting_storage(folder):
         return _Search(config, open_study(config, folder), runs, reporter).run(command)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(f"the search in {folder} cannot be kept: {error}") from error
 
 
 def open_study(config: TuneConfig, folder: Path) -> optuna.Study:

@@ -170,8 +170,10 @@ def test_a_guess_reaches_through_any_architecture(name, kind):
         rule.backward(net, x, loss)
         optimizer.step()
     assert rule.wiring(net).partition(":")[0] == wired
-    learned, alone = (nprobot.alignment(r, net, x, loss).cosine for r in (rule, plain))
-    assert learned > 0.9 > alone
+    learned, alone = (nprobot.alignment(r, net, x, loss) for r in (rule, plain))
+    assert learned.cosine > 0.9 > alone.cosine
+    assert f"between the layers {wired}" in str(learned)
+    assert alone.wiring is None
 
 
 @pytest.mark.parametrize("kind", ["mlp", "residual", "gates, concatenation", "convolutions"])

@@ -219,6 +219,25 @@ def test_the_correction_lessens_the_bias_of_a_wrong_guess():
     assert cosines[1] > max(cosines[0] + 0.02, 0.95), cosines
 
 
+def test_a_loss_that_is_noisy_itself_is_asked_over_a_distance():
+    """As that of an actor is whose critic is on a chip."""
+    net, x, loss = setting(batch=256)
+    loss(net(x)).mean().backward()
+    truth = gradients(net)
+    chip = NoisyNetwork(net, 0.05, seed=0)
+    rule = learning_rule("np+feedback", seed=0)
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(y):
+        clean = loss(y)
+        return clean + 0.05 * torch.randn(clean.shape, generator=generator)
+
+    for _ in range(30):
+        rule.backward(chip, x, noisy)
+    found = mean_gradient(chip, 20, lambda: rule.backward(chip, x, noisy))
+    assert cosine_similarity(found, truth, dim=0) > 0.9
+
+
 def test_direct_feedback_has_to_know_the_noise():
     rule = learning_rule("np+feedback", feedback="direct")
     net, x, loss = setting()

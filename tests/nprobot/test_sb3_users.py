@@ -394,6 +394,17 @@ def test_a_file_is_loaded_with_the_policy_arguments_that_it_was_made_with(tmp_pa
     assert nprobot.PPO.load(buffer, policy_kwargs=kwargs)
 
 
+def test_a_plain_file_whose_networks_share_their_features_learns_on(tmp_path):
+    kwargs = {"features_extractor_kwargs": {"features_dim": 8}}
+    given = settings(nprobot.PPO, policy_kwargs=kwargs)
+    stable_baselines3.PPO("CnnPolicy", Toy(IMAGE, TWO), **given).save(tmp_path / "theirs")
+    ours = nprobot.PPO.load(tmp_path / "theirs", env=Toy(IMAGE, TWO), rule="np+feedback")
+    assert list(ours.networks) == ["actor_critic"]
+    before = weights(ours)
+    ours.learn(32)
+    assert not torch.equal(before, weights(ours))
+
+
 class Recurrent(ActorCriticPolicy):
     """As sb3_contrib's has one."""
 
@@ -658,6 +669,11 @@ def test_the_gradient_of_a_state_dependent_spread(full, expln):
     torch.testing.assert_close(head(latent).exp(), expected.stddev)
     (error * expected.stddev.log()).sum().backward()
     torch.testing.assert_close(head.gradient(error, latent), log_std.grad)
+
+
+def test_the_spread_of_gsde_has_no_limit_but_its_own():
+    kwargs = {"log_std_init": 5.0, "net_arch": [16]}
+    assert model(nprobot.SAC, use_sde=True, policy_kwargs=kwargs).learn(30)
 
 
 @pytest.mark.parametrize("squashed", [False, True])

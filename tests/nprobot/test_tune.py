@@ -1,4 +1,4 @@
-"""The tuner: what it tries, what it gives up, how it goes on, and what it refuses."""
+"""The tuner: what it tries, what it gives up, how it continues, and what it refuses."""
 
 import json
 import math

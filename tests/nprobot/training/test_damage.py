@@ -211,7 +211,7 @@ class TestForeign:
         (checkpoints / "secret").write_text("secret")
         files = {"../secret": {"bytes": 6, "sha256": ""}}
         sign(checkpoints / LAST, files=files)
-        with pytest.raises(DamagedFileError, match="makes no sense"):
+        with pytest.raises(DamagedFileError, match="does not list"):
             check(checkpoints / LAST)
 
 
