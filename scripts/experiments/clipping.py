@@ -11,7 +11,7 @@ those of the benchmark, from its rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from unittest import mock
@@ -21,10 +21,8 @@ from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from torch import nn
 from typing_extensions import override
 
-from nprobot import PPO, benchmark
-from nprobot.algorithms.ppo import _fuse
-from nprobot.policies.distributions import action_distribution
-from nprobot.policies.sb3_networks import Actor, Critic
+from nprobot import PPO, benchmark, catalogue
+from nprobot.learning.rules import Backpropagation
 
 ROWS = RESULTS / "clipping" / "rows.csv"
 CHEETAH, DOUBLE = "HalfCheetah-v5", "InvertedDoublePendulum-v5"
@@ -63,27 +61,19 @@ CASES = (
 )
 
 
-class OurUpdate(PPO):
-    """Our update for every rule, backpropagation among them."""
-
-    @override
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self.actor, self.critic = Actor(self.policy), Critic(self.policy)
-        self.distribution = action_distribution(self.action_space)
-        _fuse(self.policy.optimizer)  # rounds otherwise, and so ends elsewhere
-
-    @override
-    def train(self) -> None:
-        self._train()
+@catalogue.rule(
+    name="exact", title="Exact gradient", about="BP in our update", citation="", perturbs=False
+)
+class ExactGradient(Backpropagation):
+    """Backpropagation that goes through our update, not stable-baselines3's."""
 
 
 class ClippedTogether(PPO):
     """One norm for actor and critic, as in SB3."""
 
     @override
-    def _clip(self, networks: Iterable[Iterable[nn.Parameter]]) -> list[float]:
-        return [*super()._clip([chain.from_iterable(networks)]), 0.0]
+    def _clip(self, networks: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, float]:
+        return super()._clip({"both": list(chain(*networks.values()))})
 
 
 def run(only: Only = ()) -> None:
@@ -100,11 +90,14 @@ def train(env: str, learner: str, seed: int) -> Row:
     """Train with the settings of the benchmark."""
     case = next(own for own in CASES if (own.env, own.learner) == (env, learner))
     spec = benchmark.RunSpec.of_row(benchmark_rows(case)[0]).replace(seed=seed)
-    exact = spec.rule == "bp"
-    with mock.patch("nprobot.algorithms.ppo.PPO", OurUpdate if exact else ClippedTogether):
-        row = benchmark.execute(spec)
-    found = {"clipped": EACH if exact else TOGETHER, "steps": spec.steps}
-    found["return"] = f"{row['return_mean']:.4f}"
+    if spec.rule == "bp":
+        clipped, row = EACH, benchmark.execute(spec.replace(rule=f"{__name__}:exact"))
+    else:
+        with mock.patch("nprobot.algorithms.ppo.PPO", ClippedTogether):
+            clipped, row = TOGETHER, benchmark.execute(spec)
+    if row["status"] != "done":
+        raise SystemExit(f"{env}, {learner}, seed {seed}: {row['error']}")
+    found = {"clipped": clipped, "steps": spec.steps, "return": f"{row['return_mean']:.4f}"}
     return {**found, "cpu_seconds": f"{row['cpu_seconds']:.0f}"}
 
 
