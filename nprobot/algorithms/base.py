@@ -483,7 +483,9 @@ def _parts(views: Iterable[nn.Module]) -> list[int]:
     found: list[int] = []
     for view in views:
         found += [id(p) for p in view.parameters()]
-        found += [id(m) for m in view.modules() if m is not view and not isinstance(m, _MADE)]
+        # Leaves only: a slice of a Sequential is a new container of the same modules.
+        leaves = (m for m in view.modules() if not any(True for _ in m.children()))
+        found += [id(m) for m in leaves if m is not view and not isinstance(m, _MADE)]
     return found
 
 

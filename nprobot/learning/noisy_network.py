@@ -76,5 +76,5 @@ class NoisyNetwork(nn.Module):
         raise NoiseInaccessibleError(
             "NoisyNetwork cannot be copied or pickled: the copy would let the chip's noise be "
             "tried out in advance. Save its state_dict(), or copy the network off the chip with "
-            "digital()"
+            "off_chip_copy()"
         )

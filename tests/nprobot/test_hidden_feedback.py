@@ -22,7 +22,7 @@ from nprobot.policies.chip.crossbar import (
     ChipLinear,
     put_on_chip,
 )
-from nprobot.policies.chip.models import (
+from nprobot.policies.chip.nonidealities import (
     Converter,
     GaussianNoise,
     Offset,
@@ -75,7 +75,7 @@ def test_the_estimate_points_where_the_gradient_on_the_device_does(name, kind):
 
 def on_the_device(chip, x):
     """A noiseless twin of a chip, from what the chip shows of itself on average."""
-    twin = chip.digital()
+    twin = chip.off_chip_copy()
     layers = [m for m in chip.modules() if isinstance(m, ChipLayer)]
     others = [m for m in twin.modules() if isinstance(m, nn.Linear)]
     with torch.no_grad():
@@ -249,7 +249,7 @@ def test_saved_state_continues_exactly():
     rule, twin = (learning_rule("dnp+feedback", seed=0) for _ in range(2))
     net, x, loss = setting(True)
     chip = NoisyNetwork(net, GaussianNoise(0.05), seed=0)
-    other = NoisyNetwork(chip.digital(), GaussianNoise(0.05), seed=0)
+    other = NoisyNetwork(chip.off_chip_copy(), GaussianNoise(0.05), seed=0)
     plain = learning_rule("anp", samples=1)
     for _ in range(7):
         rule.backward(chip, x, loss)

@@ -343,7 +343,7 @@ def test_the_network_is_the_users_own_and_can_be_taken_off_the_chip():
     assert noisy.network is net
     assert noisy.models == nprobot.policies.chip.PRESETS["spintronic"]
     assert "Offset(value=0.042092" in repr(noisy)
-    twin = noisy.digital()
+    twin = noisy.off_chip_copy()
     with torch.no_grad():
         assert torch.equal(twin(X.float()[:, :3]), twin(X.float()[:, :3]))
     for copier in (pickle.dumps, copy.deepcopy):

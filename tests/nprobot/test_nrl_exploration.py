@@ -80,7 +80,9 @@ def test_the_acting_pass_is_the_one_that_is_reinforced():
 
 def test_offsets_of_the_chip_teach_nothing():
     chip = nprobot.NoisyNetwork(mlp([2, 3, 1]), 0.1, seed=0)
-    offset = nprobot.NoisyNetwork(chip.digital(), [0.1, nprobot.policies.chip.Offset(5)], seed=0)
+    offset = nprobot.NoisyNetwork(
+        chip.off_chip_copy(), [0.1, nprobot.policies.chip.Offset(5)], seed=0
+    )
     with torch.no_grad():
         for net in (chip, offset):
             trial = HiddenNoise().act(net, torch.ones(5000, 2))

@@ -227,7 +227,7 @@ def test_networks_that_stay_keep_their_feedback():
     ppo.learn(32)
     ppo.learn(32, reset_num_timesteps=False)
     assert ppo.actor is actor
-    assert len(ppo.rule.feedback.matrices) == 2
+    assert len(ppo.rule.feedback.fits) == 2
 
 
 # --- schedules

@@ -146,7 +146,7 @@ class TestGroups:
 
         make = EnvRecipe("InvertedPendulum-v5")
         ours = SideBySide(make, 3, 0, 10.0)
-        theirs = DummyVecEnv([lambda i=i: Monitor(make(i)) for i in range(3)])
+        theirs = DummyVecEnv([lambda i=i: Monitor(make.make(i)) for i in range(3)])
         for vector in (ours, theirs):
             vector.seed(5)
         assert (ours.reset() == theirs.reset()).all()
@@ -178,9 +178,12 @@ class TestGroups:
         for _ in range(5):
             assert (near.step(action)[0] == far.step(action)[0]).all()
         third = SideBySide(make, 3, 0, 60.0)
-        third.restore(far.save())
+        for vector in (far, third):
+            vector.seed(2)
+        assert (far.reset() == third.reset()).all()
+        third.restore_actuators(far.save_actuators())
         for _ in range(5):
-            assert (near.step(action)[0] == third.step(action)[0]).all()
+            assert (far.step(action)[0] == third.step(action)[0]).all()
         assert far.get_attr("render_mode", [1]) == [None]
         for vector in (near, far, third):
             vector.close()
