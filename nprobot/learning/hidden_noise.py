@@ -30,7 +30,12 @@ from .activity import Activity, Call, Tree, first_tensor, repeat, share, tree_ma
 from .feedback import error_and_change
 from .nodes import NodeLayer
 from .rule import Loss, per_sample
-from .wiring import Edge, Wiring
+from .wiring import Edge, Wiring, replay
+
+NEAR = 0.3
+"""Share of a unit's usual difference between passes from which on a slope is measured over it."""
+LEAST_MOVE = 1e-3
+"""What counts as usual where there is hardly any noise."""
 
 Draw = Callable[[Tensor], Tensor]
 """From pre-activations to noise of their shape."""
@@ -207,19 +212,21 @@ class GuidedPasses(NoisyPasses):
         return losses, error, bool(apart)
 
     def slopes(self, wiring: Wiring) -> dict[Edge, Tensor]:
-        """Slopes of all units, between each pass and the next.
+        """Slopes of all units, from each pass to the next, by a replay of what is between layers.
 
-        Within what large moves have shown: 0 to 1 for the usual activation functions. A slope
-        outside is one of a jump, or of rounding.
+        Where a unit hardly differs between the two, as noise of few levels and coarse read-outs
+        have it, to a point as far as it usually differs. Within what large moves have shown: 0 to
+        1 for the usual activation functions; a slope outside is one of a jump.
         """
         calls = self.activity.calls
-        moved = [self._to_next(call.pre_activation).flatten(1) for call in calls]
+        moved = [self._away(self._to_next(call.pre_activation).flatten(1)) for call in calls]
+        seen = replay(self.activity, dict(enumerate(moved)))
         inputs = {
-            index: self._to_next(call.raw_inputs)
+            index: seen[index] - call.raw_inputs.flatten(1)
             for index, (call, fed) in enumerate(zip(calls, wiring.fed, strict=True))
             if fed
         }
-        slopes = wiring.slopes(self.activity, moved, inputs, range(len(calls)))
+        slopes = wiring.slopes(self.activity, moved, inputs, range(len(calls)), floor=1e-12)
         return {edge: slope.clamp_(*edge.bounds) for edge, slope in slopes.items()}
 
     def own_noise(self, maps: Mapping[int, Tensor]) -> Tensor:
@@ -250,6 +257,11 @@ class GuidedPasses(NoisyPasses):
 
     def _to_next(self, x: Tensor) -> Tensor:
         return x.roll(-self.batch, 0) - x
+
+    def _away(self, moved: Tensor) -> Tensor:
+        """Moves, none of them much shorter than a unit's usual one, nor lost to rounding."""
+        least = NEAR * moved.square().mean(0).sqrt_().clamp_min_(LEAST_MOVE)
+        return torch.where(moved.abs() < least, torch.copysign(least, moved), moved)
 
 
 def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:
