@@ -7,6 +7,13 @@ activity-based node perturbation needs; a constant offset of the noise drops out
 is the form published for spintronic noise (artcogsys/MTJ-Node-Perturbation): δa = a⁽¹⁾ − a⁽²⁾,
 δL = L⁽¹⁾ − L⁽²⁾, and the outer product with the inputs of pass 1.
 
+Learned feedback takes as many passes, and needs no comparison of losses (`GuidedPasses`). Every
+layer's map is fitted to its own inputs and pre-activations as read: its own noise has nothing to do
+with its inputs, and blurs the fit without bias. The guess of the node errors that passes down by
+these maps is the estimate. It is biased by what the maps are wrong by; what they leave of a layer's
+differences is the layer's own noise, inferred, from which node perturbation can correct the guess
+(`residual_error`), for the price of its variance.
+
 Layers of the network that are not on the chip, such as the log standard deviation of a policy, have
 no noise of their own, and would learn nothing, or only from what comes to them from the chip. They
 get some from the learner, as strong as the chip's nodes have shown theirs to be in the first step.
