@@ -35,7 +35,7 @@ from nprobot.policies.chip.crossbar import ChipLayer
 
 from .activity import Activity, Call, Tree, first_tensor, repeat, share, tree_map
 from .feedback import error_and_change
-from .nodes import NodeLayer
+from .nodes import ConvolutionNodes, NodeLayer
 from .rule import Loss, per_sample
 from .wiring import Edge, Wiring, replay
 
@@ -246,13 +246,12 @@ class GuidedPasses(NoisyPasses):
         """
         parts = []
         for index, call in enumerate(self.activity.calls):
-            a = call.layer.node_rows(call.pre_activation)
+            a = call.pre_activation
             if index in maps:
-                a = a - call.layer.input_rows(call.raw_inputs) @ maps[index]
-            # Rows are (M · B, places, n) here, and the nodes of a sample (n, places).
-            a = a.view(self.activity.batch, -1, a.shape[-1])
-            units = call.pre_activation.dim()
-            a = a.mT if units > 2 and call.pre_activation.shape[1] == a.shape[-1] else a
+                rows = call.layer.node_rows(a)
+                rows = rows - call.layer.input_rows(call.raw_inputs) @ maps[index]
+                rows = rows.view(self.activity.batch, -1, rows.shape[-1])
+                a = rows.mT if isinstance(call.layer, ConvolutionNodes) else rows
             parts.append(a.flatten(1))
         return _less_others(self._unflatten(torch.cat(parts, -1)))
 
