@@ -7,6 +7,13 @@ activity-based node perturbation needs; a constant offset of the noise drops out
 is the form published for spintronic noise (artcogsys/MTJ-Node-Perturbation): δa = a⁽¹⁾ − a⁽²⁾,
 δL = L⁽¹⁾ − L⁽²⁾, and the outer product with the inputs of pass 1.
 
+Learned feedback takes as many passes, and needs no comparison of losses (`GuidedPasses`). Every
+layer's map is fitted to its own inputs and pre-activations as read: its own noise has nothing to do
+with its inputs, and blurs the fit without bias. The guess of the node errors that passes down by
+these maps is the estimate. It is biased by what the maps are wrong by; what they leave of a layer's
+differences is the layer's own noise, inferred, from which node perturbation can correct the guess
+(`residual_error`), for the price of its variance.
+
 Layers of the network that are not on the chip, such as the log standard deviation of a policy, have
 no noise of their own, and would learn nothing, or only from what comes to them from the chip. They
 get some from the learner, as strong as the chip's nodes have shown theirs to be in the first step.
@@ -28,9 +35,14 @@ from nprobot.policies.chip.crossbar import ChipLayer
 
 from .activity import Activity, Call, Tree, first_tensor, repeat, share, tree_map
 from .feedback import error_and_change
-from .nodes import NodeLayer
+from .nodes import ConvolutionNodes, NodeLayer
 from .rule import Loss, per_sample
-from .wiring import Edge, Wiring
+from .wiring import Edge, Wiring, replay
+
+NEAR = 0.3
+"""Share of a unit's usual difference between passes from which on a slope is measured over it."""
+LEAST_MOVE = 1e-3
+"""What counts as usual where there is hardly any noise."""
 
 Draw = Callable[[Tensor], Tensor]
 """From pre-activations to noise of their shape."""
@@ -207,19 +219,21 @@ class GuidedPasses(NoisyPasses):
         return losses, error, bool(apart)
 
     def slopes(self, wiring: Wiring) -> dict[Edge, Tensor]:
-        """Slopes of all units, between each pass and the next.
+        """Slopes of all units, from each pass to the next, by a replay of what is between layers.
 
-        Within what large moves have shown: 0 to 1 for the usual activation functions. A slope
-        outside is one of a jump, or of rounding.
+        Where a unit hardly differs between the two, as noise of few levels and coarse read-outs
+        have it, to a point as far as it usually differs. Within what large moves have shown: 0 to
+        1 for the usual activation functions; a slope outside is one of a jump.
         """
         calls = self.activity.calls
-        moved = [self._to_next(call.pre_activation).flatten(1) for call in calls]
+        moved = [self._away(self._to_next(call.pre_activation).flatten(1)) for call in calls]
+        seen = replay(self.activity, dict(enumerate(moved)))
         inputs = {
-            index: self._to_next(call.raw_inputs)
+            index: seen[index] - call.raw_inputs.flatten(1)
             for index, (call, fed) in enumerate(zip(calls, wiring.fed, strict=True))
             if fed
         }
-        slopes = wiring.slopes(self.activity, moved, inputs, range(len(calls)))
+        slopes = wiring.slopes(self.activity, moved, inputs, range(len(calls)), floor=1e-12)
         return {edge: slope.clamp_(*edge.bounds) for edge, slope in slopes.items()}
 
     def own_noise(self, maps: Mapping[int, Tensor]) -> Tensor:
@@ -232,13 +246,12 @@ class GuidedPasses(NoisyPasses):
         """
         parts = []
         for index, call in enumerate(self.activity.calls):
-            a = call.layer.node_rows(call.pre_activation)
+            a = call.pre_activation
             if index in maps:
-                a = a - call.layer.input_rows(call.raw_inputs) @ maps[index]
-            # Rows are (M · B, places, n) here, and the nodes of a sample (n, places).
-            a = a.view(self.activity.batch, -1, a.shape[-1])
-            units = call.pre_activation.dim()
-            a = a.mT if units > 2 and call.pre_activation.shape[1] == a.shape[-1] else a
+                rows = call.layer.node_rows(a)
+                rows = rows - call.layer.input_rows(call.raw_inputs) @ maps[index]
+                rows = rows.view(self.activity.batch, -1, rows.shape[-1])
+                a = rows.mT if isinstance(call.layer, ConvolutionNodes) else rows
             parts.append(a.flatten(1))
         return _less_others(self._unflatten(torch.cat(parts, -1)))
 
@@ -250,6 +263,11 @@ class GuidedPasses(NoisyPasses):
 
     def _to_next(self, x: Tensor) -> Tensor:
         return x.roll(-self.batch, 0) - x
+
+    def _away(self, moved: Tensor) -> Tensor:
+        """Moves, none of them much shorter than a unit's usual one, nor lost to rounding."""
+        least = NEAR * moved.square().mean(0).sqrt_().clamp_min_(LEAST_MOVE)
+        return torch.where(moved.abs() < least, torch.copysign(least, moved), moved)
 
 
 def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:

@@ -37,9 +37,6 @@ from .activity import Activity, Call, Tree, share, tensors
 WIRINGS = ("auto", "forward")
 """The names that `wiring` knows."""
 
-LITTLE = 0.01
-"""Share of a unit's mean square change below which its change at a sample tells little."""
-
 Signature = tuple[Any, ...]
 
 
@@ -118,7 +115,7 @@ class Wiring:
         inputs: Mapping[int, Tensor],
         sources: Iterable[int],
         *,
-        floor: float | None = None,
+        floor: float,
     ) -> dict[Edge, Tensor]:
         """The slope of every unit at every edge that has one, shapes (rows, size).
 
@@ -127,8 +124,7 @@ class Wiring:
             moved: change of the pre-activations of each call in another pass, (rows, units).
             inputs: change of the inputs of calls in it, (rows, ...).
             sources: calls from which edges are wanted.
-            floor: changes of a pre-activation much below it count for little; None for a share of
-                how much it changes at other samples, whose slopes come in where it changes less.
+            floor: changes of a pre-activation much below it count for little.
         """
         slopes: dict[Edge, Tensor] = {}
         if self.kind == "autograd":
@@ -140,8 +136,8 @@ class Wiring:
                 if edge.identity:
                     continue
                 if edge.target is None or edge.shared:
-                    base = base or _replay(activity, {})
-                    alone = alone or _replay(activity, {source: moved[source]})
+                    base = base or replay(activity, {})
+                    alone = alone or replay(activity, {source: moved[source]})
                     change = alone[edge.target] - base[edge.target]
                 else:
                     change = inputs[edge.target]
@@ -222,15 +218,10 @@ def output_sizes(outputs: Tree) -> list[int]:
     return [y.numel() // y.shape[0] for y in tensors(outputs)]
 
 
-def _ratio(change: Tensor, moved: Tensor, floor: float | None) -> Tensor:
+def _ratio(change: Tensor, moved: Tensor, floor: float) -> Tensor:
     """``change / moved`` as change · moved / (moved² + floor²), which rounding does not blow up."""
-    product = change * moved
-    if floor is not None:
-        return product.div_(torch.addcmul(_square(floor, moved.dtype, moved.device), moved, moved))
-    square = moved.square()
-    mean = square.mean(0).clamp_min_(1e-24)
-    product += LITTLE * product.mean(0)
-    return product.div_(square.addcmul_(mean, mean.new_tensor(LITTLE)))
+    below = _square(floor, moved.dtype, moved.device)
+    return (change * moved).div_(torch.addcmul(below, moved, moved))
 
 
 @cache
@@ -238,8 +229,11 @@ def _square(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(value**2, dtype=dtype, device=device)
 
 
-def _replay(activity: Activity, moved: Mapping[int, Tensor]) -> dict[int | None, Tensor]:
-    """Inputs of all calls, and outputs (None), each row flat, with some calls' nodes moved."""
+def replay(activity: Activity, moved: Mapping[int, Tensor]) -> dict[int | None, Tensor]:
+    """Inputs of all calls, and outputs (None), each row flat, with some calls' nodes moved.
+
+    No layer computes, on a chip or off it.
+    """
     seen: dict[int | None, Tensor] = {}
 
     def stand_in(index: int, x: Tensor) -> Tensor:
@@ -258,7 +252,7 @@ def _edges(activity: Activity) -> tuple[list[Edge], list[bool], str]:
     edges: list[Edge] = []
     fed = [False] * len(calls)
     reason = ""
-    base = _replay(activity, {})
+    base = replay(activity, {})
     generator = torch.Generator().manual_seed(0)
     for source, call in enumerate(calls):
         a = call.pre_activation.flatten(1)
@@ -266,7 +260,7 @@ def _edges(activity: Activity) -> tuple[list[Edge], list[bool], str]:
         far = 1.0 + torch.rand(a.shape, generator=generator).to(a) + a.abs()
         # Both halves of the units, up and down: a rectifier may be deaf on one side.
         probes = [(mask, sign) for mask in (chosen, ~chosen) for sign in (1.0, -1.0)]
-        seen = [_replay(activity, {source: far * mask * sign}) for mask, sign in probes]
+        seen = [replay(activity, {source: far * mask * sign}) for mask, sign in probes]
         for target in base:
             takes = target is None or calls[target].layer.takes_inputs
             follow = torch.stack([other[target] != base[target] for other in seen])

@@ -15,6 +15,7 @@ import nprobot
 from nprobot import NoisyNetwork, learning_rule
 from nprobot.errors import NoiseInaccessibleError
 from nprobot.learning import wiring
+from nprobot.learning.hidden_noise import GuidedPasses
 from nprobot.policies import mlp
 from nprobot.policies.chip.crossbar import (
     ChipDecorrelatedLinear,
@@ -41,6 +42,7 @@ CHIPS = {
     "read in few levels": [0.05, Converter(8.0, 255)],
     "mismatched": [WeightMismatch(0.5), 0.05],
     "analog": "analog",
+    "ideal": "ideal",
 }
 
 
@@ -163,7 +165,7 @@ def test_any_architecture_on_a_chip(make, shape, wired):
 def test_the_networks_that_others_learn(kind):
     make, inputs, loss = NETWORKS[kind]
     chip = NoisyNetwork(make(), 0.02, seed=0)
-    rule = learning_rule("np+feedback", seed=0)
+    rule = learning_rule("np+feedback", seed=0, correction=0.01)
     for _ in range(5):
         losses = rule.backward(chip, inputs, loss)
     assert losses.shape == (4,)
@@ -193,6 +195,25 @@ def test_outputs_off_the_chip_are_left_without_noise():
     rule.backward(net, x, loss)
     with mock.patch.object(rule.source, "normal_like", side_effect=AssertionError):
         rule.backward(net, x, loss)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_own_noise_is_inferred(kind):
+    """Once a layer is known, what its inputs do not explain is its noise: as large as that is."""
+    make, inputs, loss = NETWORKS[kind]
+    chip = NoisyNetwork(make(), 0.02, seed=0)
+    rule = learning_rule("np+feedback", seed=0, correction=1e-9)
+    seen = []
+
+    def note(passes, maps, original=GuidedPasses.own_noise):
+        seen.append(original(passes, maps))
+        return seen[-1]
+
+    with mock.patch.object(GuidedPasses, "own_noise", note):
+        for _ in range(400):
+            rule.backward(chip, inputs, loss)
+    own = torch.stack(seen[-100:]).square().mean((0, 1, 2)).sqrt()
+    torch.testing.assert_close(own, torch.full_like(own, 0.02 * 2**0.5), rtol=0.4, atol=0.0)
 
 
 def test_the_correction_lessens_the_bias_of_a_wrong_guess():
