@@ -105,7 +105,7 @@ class Runs:
         self._context.set_forkserver_preload(
             ["nprobot.cli.train", "nprobot.training.run", "nprobot.regression.run"]
         )
-        # Loads the libraries, so that no run is timed while that goes on.
+        # Loads the libraries, so that no run is timed while they load.
         process = self._context.Process(target=int)
         process.start()
         process.join()

@@ -88,7 +88,10 @@ CRITIC_STEPS = (300, 750, 1500)
 """Gradient steps after which the test error is taken."""
 ROWS, TEST_ROWS, BATCH = 6000, 1000, 256
 CRITIC: dict[str, Any] = {
-    **{"samples": 8, "sigma": 1e-2, "noise": "rademacher", "decorrelation_lr": 1e-3}
+    "samples": 8,
+    "sigma": 1e-2,
+    "noise": "rademacher",
+    "decorrelation_lr": 1e-3,
 }
 """Settings of a rule that regresses a critic, where nothing else is said."""
 
