@@ -27,7 +27,7 @@ from nprobot.policies.chip.nonidealities import (
     Converter,
     GaussianNoise,
     Offset,
-    TelegraphNoise,
+    TelegraphNodeNoise,
     WeightMismatch,
 )
 
@@ -38,7 +38,7 @@ NAMES = ["np+feedback", "dnp+feedback"]
 CHIPS = {
     "white": 0.05,
     "offsets": [0.05, Offset(0.3, spread=0.3)],
-    "telegraph": TelegraphNoise(0.05, 0.1),
+    "telegraph": TelegraphNodeNoise(0.05, 0.1),
     "read in few levels": [0.05, Converter(8.0, 255)],
     "mismatched": [WeightMismatch(0.5), 0.05],
     "analog": "analog",
