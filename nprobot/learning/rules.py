@@ -188,7 +188,8 @@ class FeedbackRule(PerturbationRule):
 
         None before the first `backward`. Layers' weights have no part in either.
         """
-        known = self.feedback.wirings.get(self._index(network))
+        index = self._network_index.get(network, -1)
+        known = self.feedback.wirings.get(index)
         return None if known is None else str(known)
 
     @override
@@ -204,7 +205,7 @@ class FeedbackRule(PerturbationRule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         saved = state["feedback"]
-        # Version 0.1 kept matrices of another kind; new ones are learned in a few steps.
+        # Earlier versions kept matrices of another kind; new ones are learned in a few steps.
         self.feedback.load_state_dict({} if "matrices" in saved else saved)
 
 
