@@ -207,6 +207,8 @@ class ViewChecks:
                 calls = Activity(view, inputs[name]).calls
                 ran |= {id(p) for call in calls for p in call.layer.module.parameters()}
         used = _parameters_behind(expected.values())
+        with torch.no_grad():
+            theirs()  # the policy keeps its last distribution; with a graph it could not be copied
         if lost := self._named(p for p in self.learned if id(p) in used and id(p) not in ran):
             raise ArchitectureError(
                 f"{type(self.policy).__name__} uses the parameters {lost} without running their "

@@ -689,3 +689,10 @@ def test_gsde_estimates_point_along_the_gradient(squashed):
     assert min(layer.cosine for layer in result.layers) > 0.95
     assert result.cosine == pytest.approx(1, abs=0.05)
     assert result.total.norm_ratio == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("algorithm", [nprobot.PPO, nprobot.SAC, nprobot.TD3])
+def test_a_policy_can_be_copied_as_soon_as_it_is_made(algorithm):
+    policy = algorithm("MlpPolicy", "Pendulum-v1", seed=0).policy
+    other = copy.deepcopy(policy)
+    assert all((a == b).all() for a, b in zip(policy.parameters(), other.parameters(), strict=True))
