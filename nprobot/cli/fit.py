@@ -57,7 +57,7 @@ class FitNetwork:
 
 
 @dataclass(frozen=True)
-class Output:
+class FitOutput:
     """Where the fit is kept, and where it computes."""
 
     out: Path | None = None
@@ -76,7 +76,7 @@ class FitOptions:
     source: Source = field(default_factory=Source)
     fit: FitConfig = field(default_factory=FitConfig)
     network: FitNetwork = field(default_factory=FitNetwork)
-    output: Output = field(default_factory=Output)
+    output: FitOutput = field(default_factory=FitOutput)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     return INTERRUPTED if result.end == "interrupted" else DONE
 
 
-def resumed(output: Output, arguments: Sequence[str]) -> FitOptions:
+def resumed(output: FitOutput, arguments: Sequence[str]) -> FitOptions:
     """The options of a fit that is resumed: its own, and what may be changed."""
     assert output.resume is not None
     if output.out is not None:

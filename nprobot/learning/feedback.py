@@ -14,8 +14,8 @@ need no noise. For the others there are two kinds of feedback:
 
 - *layerwise*: the guess passes down from layer to layer. Each layer with weights keeps a matrix B,
   an accumulated least-squares fit of the change of its own pre-activation, less its own noise, on
-  the change of its own input between two passes (`Fit`). It is local to the layer, and the same for
-  all kinds of layers; what lies between them has no weights and is not learned (`wiring`).
+  the change of its own input between two passes (`LinearFit`). It is local to the layer, and the
+  same for all kinds of layers; what lies between them has no weights and is not learned (`wiring`).
 - *direct*: ``g⁰_l = B_l e``. B_l learns how noise in layer l moves the outputs, averaged over
   inputs, by least mean squares. It asks nothing of what lies between, and explains less.
 
@@ -27,7 +27,6 @@ al., NeurIPS 2019), not copied.
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -37,7 +36,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from nprobot.errors import RuleError
+from nprobot.errors import RuleError, did_you_mean
 
 from .activity import Activity, NoisyCall, Tree, share, tensors, tree_map
 from .wiring import Edge, Wiring, check_wiring, output_sizes, signature
@@ -63,7 +62,7 @@ TRUST_MEMORY = 0.9
 """Weight of the past in the measure of how much of a layer's response its fit explains."""
 
 
-class Fit:
+class LinearFit:
     """The linear map of one layer, as its inputs and pre-activations show it.
 
     ``P ← ρP + xᵀx``, ``C ← ρC + xᵀa`` over rows of inputs and pre-activations (or their changes),
@@ -172,7 +171,7 @@ class Fit:
         return tensors | {"steps": self.steps, "interval": self.interval}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Fit:
+    def from_state(cls, state: Mapping[str, Any]) -> LinearFit:
         """The inverse of `state_dict`."""
         inputs, nodes = state["matrix"].shape
         fit = cls(inputs, nodes, state["matrix"])
@@ -323,8 +322,8 @@ class LayerwiseFeedback(Feedback):
 
     def __init__(self, lr: float | None, wiring: str) -> None:
         super().__init__(lr, wiring)
-        self.fits: dict[int, dict[str, Fit]] = {}
-        self._calls: dict[int, list[tuple[int, Fit]]] = {}
+        self.fits: dict[int, dict[str, LinearFit]] = {}
+        self._calls: dict[int, list[tuple[int, LinearFit]]] = {}
 
     @override
     def meet(self, network: int, activity: Activity, wiring: Wiring) -> None:
@@ -337,7 +336,7 @@ class LayerwiseFeedback(Feedback):
             nodes = call.layer.node_rows(call.pre_activation[:1]).shape[1]
             fit = fits.get(call.layer.name)
             if fit is None or not fit.suits(inputs, nodes, activity.like):
-                fit = fits[call.layer.name] = Fit(inputs, nodes, activity.like)
+                fit = fits[call.layer.name] = LinearFit(inputs, nodes, activity.like)
             self._calls[network].append((index, fit))
 
     @override
@@ -410,7 +409,7 @@ class LayerwiseFeedback(Feedback):
     def load_state_dict(self, state: Mapping[int, Mapping[str, Any]]) -> None:
         self.wirings.clear()
         self.fits = {
-            int(network): {name: Fit.from_state(fit) for name, fit in fits.items()}
+            int(network): {name: LinearFit.from_state(fit) for name, fit in fits.items()}
             for network, fits in state.items()
         }
 
@@ -508,9 +507,8 @@ def make_feedback(kind: str, lr: float | None, wiring: str) -> Feedback:
         RuleError: unknown name, a step size out of range, or an unknown wiring.
     """
     if kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), KINDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise RuleError(f"unknown feedback {kind!r}{hint} Known: True, {', '.join(KINDS)}")
+        hint = did_you_mean(kind, KINDS)
+        raise RuleError(f"unknown feedback {kind!r}{hint}. Known: True, {', '.join(KINDS)}")
     return KINDS[kind](lr, wiring)
 
 

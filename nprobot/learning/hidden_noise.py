@@ -21,7 +21,6 @@ get some from the learner, as strong as the chip's nodes have shown theirs to be
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nprobot.errors import RuleError
+from nprobot.errors import RuleError, did_you_mean
 from nprobot.policies.chip.crossbar import ChipLayer
 
 from .activity import Activity, Call, Tree, first_tensor, repeat, share, tree_map
@@ -394,9 +393,8 @@ def make_reference(name: str, rate: float) -> Reference:
         RuleError: unknown name, or a rate out of range.
     """
     if name not in REFERENCES:
-        near = difflib.get_close_matches(str(name), REFERENCES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise RuleError(f"unknown reference {name!r}{hint} Known: {', '.join(REFERENCES)}")
+        hint = did_you_mean(name, REFERENCES)
+        raise RuleError(f"unknown reference {name!r}{hint}. Known: {', '.join(REFERENCES)}")
     running_mean = RunningMean(rate)
     return running_mean if name == "running-mean" else SecondPass()
 

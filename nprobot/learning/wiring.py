@@ -18,7 +18,6 @@ layer computes.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from nprobot.errors import RuleError
+from nprobot.errors import RuleError, did_you_mean
 
 from .activity import Activity, Call, Tree, share, tensors
 
@@ -207,9 +206,8 @@ def check_wiring(name: str) -> str:
         RuleError: there is not.
     """
     if name not in WIRINGS:
-        near = difflib.get_close_matches(str(name), WIRINGS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise RuleError(f"unknown wiring {name!r}{hint} Known: {', '.join(WIRINGS)}")
+        hint = did_you_mean(name, WIRINGS)
+        raise RuleError(f"unknown wiring {name!r}{hint}. Known: {', '.join(WIRINGS)}")
     return name
 
 

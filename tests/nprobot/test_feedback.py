@@ -16,7 +16,7 @@ import nprobot
 from nprobot.errors import RuleError
 from nprobot.learning import feedback, wiring
 from nprobot.learning.activity import Activity
-from nprobot.learning.feedback import Fit, error_and_change
+from nprobot.learning.feedback import LinearFit, error_and_change
 from nprobot.policies import BiasHead, mlp
 
 from .conftest import Branches, backprop_gradients, gradients, squared_error
@@ -257,7 +257,7 @@ def test_feedback_passes_through_frozen_layers():
 
 
 def test_a_matrix_that_explains_nothing_is_left_out_of_the_guess():
-    fit = Fit(8, 8, torch.zeros((), dtype=torch.float64))
+    fit = LinearFit(8, 8, torch.zeros((), dtype=torch.float64))
     fit.matrix.normal_()
     weights = torch.randn(8, 8, dtype=torch.float64)
     for _ in range(60):
