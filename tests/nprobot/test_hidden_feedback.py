@@ -187,14 +187,18 @@ def test_what_is_off_the_chip_learns_as_well(first_on_chip):
     assert cosine_similarity(found, truth, dim=0) > 0.97
 
 
-def test_outputs_off_the_chip_are_left_without_noise():
+@pytest.mark.parametrize("off_chip", ["last", "first"])
+def test_outputs_off_the_chip_are_left_without_noise(off_chip):
     """Their error is known without, and noise would only blur what they do."""
     net, x, loss = setting(sizes=(6, 16, 3))
-    put_on_chip(nn.ModuleList([net[0]]), 0.02, seed=0)
+    layers = [layer for layer in net if isinstance(layer, nn.Linear)]
+    put_on_chip(nn.ModuleList([layers[off_chip == "first"]]), 0.02, seed=0)
     rule = learning_rule("np+feedback", seed=0)
     rule.backward(net, x, loss)
-    with mock.patch.object(rule.source, "normal_like", side_effect=AssertionError):
+    draw = rule.source.normal_like
+    with mock.patch.object(rule.source, "normal_like", side_effect=draw) as drawn:
         rule.backward(net, x, loss)
+    assert drawn.called == (off_chip == "first")  # a hidden layer off the chip needs its own
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
