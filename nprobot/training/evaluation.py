@@ -25,8 +25,8 @@ from .config import EVALUATION_EPISODES
 
 SIDE_BY_SIDE = 20
 """Episodes that share one batched call of the policy."""
-LONGEST_EPISODE = 100_000
-"""Steps after which an episode is taken to be endless."""
+LONGEST_EPISODE = 10_000
+"""Steps after which an episode that has no end of its own is cut, as by a time limit."""
 
 Predict = Callable[[Array], Array]
 """From raw observations (B, *observation) to actions (B, *action), without exploration."""
@@ -125,7 +125,7 @@ def run_episodes(
     """Run an episode for each seed, as many side by side as there are environments.
 
     When all of these have ended the next ones begin, so that an environment meets the same episodes
-    whatever the policy does.
+    whatever the policy does. Without a step limit an episode is cut after `LONGEST_EPISODE` steps.
 
     Args:
         predict: the policy; is given the observations of the episodes that still run.
@@ -137,11 +137,11 @@ def run_episodes(
         The return and length of each episode.
 
     Raises:
-        EnvironmentUnavailableError: an episode does not end.
         EnvironmentFailedError: an environment raised an exception.
         NonFiniteError: a reward is not finite.
     """
     totals, lengths = [0.0] * len(seeds), [0] * len(seeds)
+    longest = LONGEST_EPISODE if step_limit(envs[0]) is None else math.inf
     for first in range(0, len(seeds), len(envs)):
         running = dict(zip(range(first, len(seeds)), envs, strict=False))
         observations = {}
@@ -161,14 +161,14 @@ def run_episodes(
                     )
                 if observer is not None:
                     observer(i, lengths[i], totals[i], info)
-                if terminated or truncated:
+                if terminated or truncated or lengths[i] >= longest:
                     del running[i]
-                elif lengths[i] >= LONGEST_EPISODE:
-                    raise EnvironmentUnavailableError(
-                        f"an episode has not ended after {LONGEST_EPISODE:,} steps; register the "
-                        "environment with max_episode_steps"
-                    )
     return list(zip(totals, lengths, strict=True))
+
+
+def step_limit(env: environments.Env) -> int | None:
+    """The steps after which gymnasium ends an episode; None if the environment has no limit."""
+    return None if env.spec is None else env.spec.max_episode_steps
 
 
 def episode_seeds(seed: int, episodes: int) -> list[int]:

@@ -34,7 +34,7 @@ from .build import Model, build_model
 from .callback import OnEvaluation, RunCallback, StopTraining
 from .checkpoint import load_checkpoint
 from .config import RunConfig
-from .evaluation import Evaluation, evaluate
+from .evaluation import LONGEST_EPISODE, Evaluation, evaluate
 from .folder import Ending, RunFolder
 from .vector import make_vector, recipe, side_by_side
 
@@ -362,10 +362,16 @@ def introduction(folder: RunFolder) -> str:
     """What a run is about to do."""
     config = folder.config
     until = "" if config.stop_at is None else f", until the return reaches {config.stop_at:g}"
-    return (
+    text = (
         f"{title(config)}\nat most {config.steps:,} steps{until}, {config.envs} environments\n"
         f"run folder {folder.path}"
     )
+    if environments.find_spec(config.env).max_episode_steps is None:
+        text += (
+            f"\n{config.env} has no step limit (max_episode_steps): where an episode does not end "
+            f"by itself, evaluation cuts it after {LONGEST_EPISODE:,} steps"
+        )
+    return text
 
 
 def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:

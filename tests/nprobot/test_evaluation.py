@@ -155,9 +155,12 @@ def test_no_episodes():
 
 
 def test_an_endless_episode(monkeypatch):
+    """It is cut, as by a time limit; one with a limit of its own, however late, is not."""
     monkeypatch.setattr(evaluation, "LONGEST_EPISODE", 50)
-    with pytest.raises(EnvironmentUnavailableError, match="max_episode_steps"):
-        evaluate(POLICY, env_kwargs={"endless": True})
+    assert evaluate(POLICY, env_kwargs={"endless": True}).lengths == (50,) * 20
+    gymnasium.register("Tests/Limited-v0", Countdown, max_episode_steps=60)
+    limited = evaluate(POLICY, "Tests/Limited-v0", env_kwargs={"endless": True}, episodes=2)
+    assert limited.lengths == (60, 60)
 
 
 @pytest.mark.filterwarnings("ignore:.*NaN value")
