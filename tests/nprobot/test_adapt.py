@@ -14,9 +14,9 @@ from gymnasium import spaces
 
 import nprobot.policies
 from nprobot.adaptation import ActuatorFault, AdaptationConfig, adapt, check_trainable, usual_faults
+from nprobot.adaptation.adaptation_run import LearningEpisode, recovery
 from nprobot.adaptation.faults import SECONDS
-from nprobot.adaptation.learner import make_learner, read_network
-from nprobot.adaptation.run import LearningEpisode, recovery
+from nprobot.adaptation.robot_learner import make_learner, read_network
 from nprobot.cli import main
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import ActuatorOracle

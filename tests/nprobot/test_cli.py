@@ -15,7 +15,7 @@ from nprobot.policies.files import policy_file
 from nprobot.runs.folder import find_policy
 from nprobot.runs.reporting import Progress
 from nprobot.training.evaluation import evaluate
-from nprobot.training.folder import RunFolder
+from nprobot.training.run_folder import RunFolder
 
 SMALL = [
     *("--steps", "256", "--envs", "2", "--n-steps", "64", "--batch-size", "32"),

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from nprobot import benchmark, defaults
 from nprobot.cli import main
+from nprobot.cli.arguments import parse
 from nprobot.cli.bench import Bench
-from nprobot.cli.options import parse
 from nprobot.cli.train import Train, with_defaults
 from nprobot.defaults import TunedDefaults, TunedScore, file_name
 from nprobot.defaults.settings import TUNABLE
 from nprobot.errors import ConfigError, UnknownNameError
-from nprobot.training.config import AlgorithmOptions, LearningOptions, RunConfig
+from nprobot.training.run_config import AlgorithmOptions, LearningOptions, RunConfig
 
 REPOSITORY = Path(__file__).parents[2]
 KNOWN = defaults.known()

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from nprobot.cli import main
+from nprobot.cli.arguments import understand_old_flags
 from nprobot.cli.deploy import SafetyOptions, safety_of
-from nprobot.cli.options import understand_old_flags
 from nprobot.deploy import Damping, FlightRecord, Hold
 from nprobot.errors import ConfigError
 from nprobot.policies import zoo

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nprobot.cli import main
+from nprobot.cli.arguments import parse
 from nprobot.cli.deploy import HELP, Deploy
-from nprobot.cli.options import parse
 from nprobot.deploy import Controller, server
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import ControlTask

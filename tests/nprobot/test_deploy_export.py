@@ -16,9 +16,9 @@ from nprobot.errors import DamagedFileError, DeployError, ExistsError, FileError
 from nprobot.policies.files.card import card
 from nprobot.policies.files.policy_file import save
 from nprobot.regression import track
-from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
 from nprobot.training.evaluation import evaluate
-from nprobot.training.run import train
+from nprobot.training.run_config import AlgorithmOptions, NetworkOptions, RunConfig
+from nprobot.training.training_run import train
 
 
 @pytest.fixture(scope="module")

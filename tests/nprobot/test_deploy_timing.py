@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nprobot.deploy import FaultKind, Watchdog
-from nprobot.deploy.timing import LatencyHistogram, Pacer, short_duration
+from nprobot.deploy.loop_timing import LatencyHistogram, Pacer, short_duration
 from nprobot.errors import ConfigError, DeployError
 
 from .deploy_helpers import FakeClock, controller

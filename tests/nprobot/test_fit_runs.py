@@ -181,7 +181,7 @@ def test_half_written_checkpoints_are_not_seen(toy, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("nprobot.regression.run.save_state", fail)
+    monkeypatch.setattr("nprobot.regression.fit_run.save_state", fail)
     with pytest.raises(
         StorageError, match=r"after epoch 4: .*no space left.*continue: nprobot fit"
     ):

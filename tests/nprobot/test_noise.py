@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nprobot.errors import RuleError
-from nprobot.learning.noise import NoiseSource
+from nprobot.learning.noise import PerturbationStream
 
 LIKE = torch.zeros((), dtype=torch.float64)
 
@@ -14,7 +14,7 @@ LIKE = torch.zeros((), dtype=torch.float64)
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
 @pytest.mark.parametrize("shape", [(3, 50, 1001), (7,), (1, 1)])
 def test_mean_variance_and_independence(distribution, shape):
-    draw = NoiseSource(distribution, 0).draw(shape, LIKE)
+    draw = PerturbationStream(distribution, 0).draw(shape, LIKE)
     assert draw.shape == shape
     assert draw.dtype == torch.float64
     if draw.numel() > 1000:
@@ -28,7 +28,7 @@ def test_mean_variance_and_independence(distribution, shape):
 
 
 def test_rademacher_draws_are_signs():
-    draw = NoiseSource("rademacher", 0).draw((4, 9), LIKE)
+    draw = PerturbationStream("rademacher", 0).draw((4, 9), LIKE)
     assert set(draw.flatten().tolist()) == {-1.0, 1.0}
 
 
@@ -36,7 +36,7 @@ def test_rademacher_draws_are_signs():
 def test_orthogonal_draws_are_orthogonal_within_a_sample_and_their_mean_is_the_identity(
     draws, nodes
 ):
-    draw = NoiseSource("orthogonal", 0).draw((draws, 2000, nodes), LIKE)
+    draw = PerturbationStream("orthogonal", 0).draw((draws, 2000, nodes), LIKE)
     block = draw[: min(draws, nodes)]
     products = torch.einsum("kbn,jbn->bkj", block, block)
     torch.testing.assert_close(products, nodes * torch.eye(len(block)).double().expand_as(products))
@@ -47,14 +47,14 @@ def test_orthogonal_draws_are_orthogonal_within_a_sample_and_their_mean_is_the_i
 
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher", "orthogonal"])
 def test_antithetic_draws_come_in_pairs(distribution):
-    draw = NoiseSource(distribution, 0, antithetic=True).draw((6, 5, 9), LIKE)
+    draw = PerturbationStream(distribution, 0, antithetic=True).draw((6, 5, 9), LIKE)
     assert torch.equal(draw[:3], -draw[3:])
     assert draw[0].unique().numel() > 1
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher", "orthogonal"])
 def test_streams_depend_on_the_seed_alone_and_move_on(distribution):
-    a, b, c = (NoiseSource(distribution, seed) for seed in (1, 1, 2))
+    a, b, c = (PerturbationStream(distribution, seed) for seed in (1, 1, 2))
     first = a.draw((100,), LIKE)
     assert torch.equal(first, b.draw((100,), LIKE))
     assert not torch.equal(first, c.draw((100,), LIKE))
@@ -66,9 +66,9 @@ def test_streams_depend_on_the_seed_alone_and_move_on(distribution):
 
 
 def test_no_seed_means_a_fresh_one():
-    assert NoiseSource("gaussian", None).seed != NoiseSource("gaussian", None).seed
+    assert PerturbationStream("gaussian", None).seed != PerturbationStream("gaussian", None).seed
 
 
 def test_unknown_distribution_is_refused_with_the_nearest():
     with pytest.raises(RuleError, match=r"did you mean 'rademacher'\?"):
-        NoiseSource("rademacer", 0)
+        PerturbationStream("rademacer", 0)

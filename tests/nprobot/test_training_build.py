@@ -14,7 +14,7 @@ from nprobot import catalogue
 from nprobot.runs.seeds import Seeds
 from nprobot.training import train
 from nprobot.training.build import SCHEDULES, build_model, schedule
-from nprobot.training.config import AlgorithmOptions, LearningOptions, NetworkOptions, RunConfig
+from nprobot.training.run_config import AlgorithmOptions, LearningOptions, NetworkOptions, RunConfig
 from nprobot.training.vector import make_vector
 
 from .training_helpers import CONFIG

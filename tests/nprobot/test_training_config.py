@@ -12,8 +12,8 @@ from nprobot.errors import ConfigError, EnvironmentUnavailableError, UnknownName
 from nprobot.learning.noise import DISTRIBUTIONS
 from nprobot.policies.networks import ACTIVATIONS
 from nprobot.runs.seeds import Seeds
-from nprobot.training.config import AlgorithmOptions, LearningOptions, NetworkOptions, RunConfig
 from nprobot.training.environments import control_rate, find_spec, make, newest_versions
+from nprobot.training.run_config import AlgorithmOptions, LearningOptions, NetworkOptions, RunConfig
 
 
 def test_names_are_those_of_the_engine():

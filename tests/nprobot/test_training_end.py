@@ -13,9 +13,9 @@ from nprobot.policies.files import policy_file
 from nprobot.runs.checkpoints import numbered
 from nprobot.runs.folder import find_policy
 from nprobot.runs.log import column, read_table
-from nprobot.training import run as run_module
-from nprobot.training.config import LearningOptions
-from nprobot.training.run import train
+from nprobot.training import training_run
+from nprobot.training.run_config import LearningOptions
+from nprobot.training.training_run import train
 
 from .training_helpers import CONFIG, Listener
 
@@ -60,14 +60,14 @@ class TestEnd:
                     runs[0].stop_requested = True
 
         runs = []
-        original = run_module.RunCallback
+        original = training_run.RunCallback
 
         def remember(*args):
             runs.append(original(*args))
             return runs[0]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run_module, "RunCallback", remember)
+            patch.setattr(training_run, "RunCallback", remember)
             result = train(CONFIG, tmp_path / "run", reporter=Impatient())
         assert result.interrupted
         assert result.steps == 256

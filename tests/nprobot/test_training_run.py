@@ -28,9 +28,9 @@ from nprobot.runs.state import load_state, save_state
 from nprobot.training import checkpoint as checkpoints
 from nprobot.training.build import build_model
 from nprobot.training.checkpoint import load_checkpoint, training_state
-from nprobot.training.config import LearningOptions
-from nprobot.training.folder import RunFolder
-from nprobot.training.run import resume, train
+from nprobot.training.run_config import LearningOptions
+from nprobot.training.run_folder import RunFolder
+from nprobot.training.training_run import resume, train
 from nprobot.training.vector import make_vector
 
 from .training_helpers import CONFIG, STEPS, Listener

@@ -18,9 +18,9 @@ from nprobot.errors import (
     UnknownNameError,
 )
 from nprobot.tuning import study
-from nprobot.tuning.config import FRESH, TuneConfig
 from nprobot.tuning.space import SPACES, Choice, Range, parameters, point
 from nprobot.tuning.study import JOURNAL, TrainingRuns, open_study, search
+from nprobot.tuning.tune_config import FRESH, TuneConfig
 
 pytest.importorskip("optuna")
 

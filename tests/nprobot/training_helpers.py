@@ -1,6 +1,6 @@
 """What the tests of training runs share: a small run, and a reporter that remembers."""
 
-from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
+from nprobot.training.run_config import AlgorithmOptions, NetworkOptions, RunConfig
 
 CONFIG = RunConfig(
     steps=512,

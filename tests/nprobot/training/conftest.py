@@ -15,11 +15,10 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from nprobot.runs.log import read_table
 from nprobot.runs.state import load_state, to_bytes
-from nprobot.training import callback
-from nprobot.training import run as run_module
-from nprobot.training.config import AlgorithmOptions, NetworkOptions, RunConfig
+from nprobot.training import callback, training_run
 from nprobot.training.evaluation import evaluate
-from nprobot.training.run import train
+from nprobot.training.run_config import AlgorithmOptions, NetworkOptions, RunConfig
+from nprobot.training.training_run import train
 
 CLOCK = {"time/fps", "time/time_elapsed"}
 
@@ -105,7 +104,7 @@ def cut(source, target, steps):
 def short_evaluations():
     """Two episodes instead of twenty: what they find does not matter here, that it is kept does."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (callback, run_module):
+        for module in (callback, training_run):
             patch.setattr(module, "evaluate", functools.partial(evaluate, episodes=2))
         yield
 
@@ -140,8 +139,8 @@ for stream in (1, 2):
     os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
 {before}
 from functools import partial
-from nprobot.training import callback, run
-callback.evaluate = run.evaluate = partial(run.evaluate, episodes=2)
+from nprobot.training import callback, training_run
+callback.evaluate = training_run.evaluate = partial(training_run.evaluate, episodes=2)
 from nprobot.cli import main
 code = main({arguments!r})
 {after}
@@ -150,7 +149,7 @@ raise SystemExit(code)
 
 
 PRELOAD = [
-    *("nprobot.cli.train", "nprobot.training.run"),
+    *("nprobot.cli.train", "nprobot.training.training_run"),
     # What they load when it is needed; torch has a second's worth for its first optimiser.
     *("torch._dynamo", "gymnasium.envs.mujoco.inverted_pendulum_v5"),
 ]

@@ -13,14 +13,14 @@ from nprobot.policies.files import policy_file
 from nprobot.runs.folder import find_policy
 from nprobot.runs.state import load_state, save_state
 from nprobot.training.build import build_model
-from nprobot.training.config import (
+from nprobot.training.run_config import (
     AlgorithmOptions,
     LearningOptions,
     NetworkOptions,
     RunConfig,
 )
-from nprobot.training.folder import RunFolder
-from nprobot.training.run import resume, train
+from nprobot.training.run_folder import RunFolder
+from nprobot.training.training_run import resume, train
 from nprobot.training.vector import make_vector
 
 COMMON = {"samples": 2, "seed": 3, "network": NetworkOptions(hidden=(8, 8))}

@@ -23,9 +23,9 @@ from nprobot.runs.folder import find_policy
 from nprobot.runs.log import read_table
 from nprobot.runs.reporting import Silent
 from nprobot.training.build import build_model
-from nprobot.training.config import NetworkOptions
-from nprobot.training.folder import RunFolder
-from nprobot.training.run import _load, resume, train
+from nprobot.training.run_config import NetworkOptions
+from nprobot.training.run_folder import RunFolder
+from nprobot.training.training_run import _load, resume, train
 from nprobot.training.vector import make_vector
 
 FILES = [

@@ -20,10 +20,10 @@ from nprobot.errors import (
     NprobotError,
 )
 from nprobot.regression import fit, resume
-from nprobot.regression.folder import FitFolder
+from nprobot.regression.fit_folder import FitFolder
 from nprobot.runs import checkpoints as checkpoint_folder
+from nprobot.runs.atomic_files import lock_run
 from nprobot.runs.checkpoints import newest_whole
-from nprobot.runs.files import lock_run
 from nprobot.runs.reporting import Silent
 
 FILES = [
@@ -149,7 +149,7 @@ def test_a_fit_has_a_checkpoint_from_its_beginning(tmp_path, monkeypatch):
     def killed(run):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nprobot.regression.run.Fit.run", killed)
+    monkeypatch.setattr("nprobot.regression.fit_run.Fit.run", killed)
     with pytest.raises(KeyboardInterrupt):
         fit([6], data(), "danp", out=tmp_path / "fit", **OPTIONS)
     monkeypatch.undo()

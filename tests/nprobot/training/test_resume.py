@@ -13,11 +13,11 @@ from gymnasium import spaces
 
 import nprobot
 from nprobot.errors import BusyError, ConfigError
-from nprobot.runs.files import lock_run
+from nprobot.runs.atomic_files import lock_run
 from nprobot.runs.state import load_state
-from nprobot.training.config import LearningOptions
-from nprobot.training.folder import RunFolder
-from nprobot.training.run import resume, train
+from nprobot.training.run_config import LearningOptions
+from nprobot.training.run_folder import RunFolder
+from nprobot.training.training_run import resume, train
 
 COSINE = LearningOptions(lr_schedule="cosine")
 

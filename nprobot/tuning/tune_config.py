@@ -10,7 +10,7 @@ from msgspec import Meta
 from nprobot import catalogue
 from nprobot.errors import ConfigError
 from nprobot.options import Count, Options, Seed
-from nprobot.training.config import RunConfig
+from nprobot.training.run_config import RunConfig
 
 from .space import parameters
 

@@ -32,19 +32,18 @@ from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import learning_rule
 from nprobot.policies.files import policy_file
 from nprobot.policies.networks import mlp
+from nprobot.runs.atomic_files import lock_run
 from nprobot.runs.checkpoints import LAST, as_damaged, keep_up_to, newest_whole, write_checkpoint
-from nprobot.runs.files import lock_run
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.reporting import Progress, Reporter, Silent
 from nprobot.runs.seeds import Seeds
 from nprobot.runs.state import load_state, save_state
 from nprobot.runs.versions import changed_since, versions
 
-from .config import CHANGEABLE, RULE_OPTIONS, FitConfig
-from .controller import export_model, is_arm_model
 from .data import Data, as_dataset, fingerprint
-from .folder import EpochRow, FitFolder, draw_errors, write_table
-from .learner import (
+from .fit_config import CHANGEABLE, RULE_OPTIONS, FitConfig
+from .fit_folder import EpochRow, FitFolder, draw_errors, write_table
+from .fit_learner import (
     Classification,
     Epoch,
     FitLearner,
@@ -55,6 +54,7 @@ from .learner import (
 )
 from .model import FittedModel, describe_data, describe_network, load
 from .model import save as save_model
+from .model_export import export_model, is_arm_model
 
 FitEnding = Literal["complete", "patience", "interrupted"]
 """Why a fit ended: all epochs done, no better model for `patience` epochs, or Ctrl-C."""

@@ -26,7 +26,7 @@ from nprobot.policies.files.torch_policy import MODULES
 from nprobot.policies.layers import fold
 from nprobot.training.environments import Env
 
-from .config import AdaptationConfig
+from .adaptation_config import AdaptationConfig
 
 MakeRobot = Callable[[], Env]
 """Makes the robot that the policy was trained for, without faults."""

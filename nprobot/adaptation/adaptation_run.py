@@ -29,17 +29,17 @@ from nprobot.errors import ConfigError, ExistsError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.policy import Policy
+from nprobot.runs.atomic_files import reporting_storage
 from nprobot.runs.curve import new_figure, png
-from nprobot.runs.files import reporting_storage
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.reporting import Progress, Reporter, Silent
 from nprobot.runs.versions import versions
 from nprobot.training.environments import Env
 from nprobot.training.evaluation import Evaluation, evaluate
 
-from .config import AdaptationConfig
+from .adaptation_config import AdaptationConfig
 from .faults import ActuatorFault
-from .learner import MakeRobot, check_trainable, make_learner, read_network
+from .robot_learner import MakeRobot, check_trainable, make_learner, read_network
 
 RECOVERED = 0.8
 """Share of the loss that has to be made good before a robot counts as recovered."""

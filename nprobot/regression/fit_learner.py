@@ -16,7 +16,7 @@ from nprobot.learning.rule import LearningRule, Loss
 from nprobot.runs.state import restore_optimizer
 from nprobot.training.build import SCHEDULES
 
-from .config import FitConfig
+from .fit_config import FitConfig
 from .model import FittedModel
 
 

@@ -19,9 +19,9 @@ from nprobot.errors import (
     StorageError,
 )
 from nprobot.policies.files.policy import Policy
+from nprobot.runs.atomic_files import lock_run
 from nprobot.runs.checkpoints import as_damaged, keep_up_to, newest_whole
 from nprobot.runs.curve import draw_curve
-from nprobot.runs.files import lock_run
 from nprobot.runs.folder import default_path
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.log import STEPS, RunLog
@@ -33,9 +33,9 @@ from . import environments
 from .build import Model, build_model
 from .callback import OnEvaluation, RunCallback, StopTraining
 from .checkpoint import load_checkpoint
-from .config import RunConfig
 from .evaluation import Evaluation, evaluate
-from .folder import Ending, RunFolder
+from .run_config import RunConfig
+from .run_folder import Ending, RunFolder
 from .vector import make_vector, recipe, side_by_side
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from nprobot.options import Options
 from nprobot.runs.folder import Folder
 
-from .config import RunConfig
+from .run_config import RunConfig
 
 Ending = Literal["complete", "solved", "interrupted"]
 """Why a session of a run ended: it took its steps, its evaluation was good enough, or Ctrl-C."""

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nprobot.options import Options
-from nprobot.runs.files import write_whole
+from nprobot.runs.atomic_files import write_whole
 from nprobot.runs.folder import Folder
 
-from .config import FitConfig
+from .fit_config import FitConfig
 
 EpochRow = Mapping[str, float]
 """What `progress.csv` has on an epoch."""
