@@ -7,8 +7,6 @@ from torch import nn
 
 from nprobot.policies import BiasHead, mlp
 
-from .conftest import Branches
-
 
 class GaussianHead(nn.Module):
     def __init__(self):
@@ -146,3 +144,35 @@ NETWORKS = {
     ),
     "dict inputs": (Dictionary, {"a": torch.randn(4, 3), "b": torch.randn(4, 2)}, plain_loss),
 }
+
+
+class Branches(nn.Module):
+    """Nested modules, a skip connection and several outputs, as tuple or dict."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.trunk = nn.Sequential(nn.Linear(5, 8), nn.Tanh())
+        self.left = nn.Linear(8, 3)
+        self.right = nn.Sequential(nn.Linear(13, 4), nn.ELU(), nn.Linear(4, 2))
+
+    def forward(self, x):
+        h = self.trunk(x)
+        left, right = self.left(h), self.right(torch.cat([h, x], dim=-1))
+        return {"left": left, "right": right} if self.kind == "dict" else (left, right)
+
+
+def squared_error(target):
+    return lambda y: ((y - target) ** 2).mean(-1)
+
+
+def gradients(network):
+    return torch.cat([p.grad.detach().flatten() for p in network.parameters()])
+
+
+def backprop_gradients(network, inputs, loss):
+    network.zero_grad()
+    loss(network(inputs)).mean().backward()
+    result = gradients(network).clone()
+    network.zero_grad()
+    return result

@@ -23,7 +23,7 @@ from nprobot.defaults.settings import TUNABLE
 from nprobot.errors import ConfigError, UnknownNameError
 from nprobot.training.run_config import AlgorithmOptions, LearningOptions, RunConfig
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 KNOWN = defaults.known()
 SCORE = TunedScore(
     steps=256,

@@ -10,7 +10,7 @@ import nprobot
 from nprobot.errors import NonFiniteError, RuleError, UnsupportedLayerError
 from nprobot.policies import mlp
 
-from .rule_networks import plain_loss
+from ..rule_networks import plain_loss
 
 PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
 

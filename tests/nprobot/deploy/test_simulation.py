@@ -17,7 +17,7 @@ from nprobot.policies import zoo
 from nprobot.policies.files.policy import DiscreteAction
 from nprobot.training.evaluation import evaluate
 
-from .deploy_helpers import FakeClock, box, zero_policy
+from .helpers import FakeClock, box, zero_policy
 
 POLICY = zoo.load_policy("InvertedPendulum")
 FALLING = zero_policy("InvertedPendulum-v5", 4, box(3), 25.0)

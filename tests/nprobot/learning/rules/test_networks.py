@@ -11,8 +11,7 @@ from torch import nn
 import nprobot
 from nprobot.policies import decorrelate, mlp
 
-from .conftest import backprop_gradients, gradients
-from .rule_networks import NETWORKS, plain_loss
+from ..rule_networks import NETWORKS, backprop_gradients, gradients, plain_loss
 
 
 @pytest.mark.parametrize("decorrelated", [False, True])

@@ -18,7 +18,7 @@ from nprobot.policies.files.policy import ControlTask, DiscreteAction
 from nprobot.training import evaluation
 from nprobot.training.evaluation import Evaluation, evaluate, run_episodes
 
-from .deploy_helpers import box, linear_policy
+from ..deploy.helpers import box, linear_policy
 
 
 class Countdown(gymnasium.Env):

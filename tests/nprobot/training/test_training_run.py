@@ -33,7 +33,7 @@ from nprobot.training.run_folder import RunFolder
 from nprobot.training.training_run import resume, train
 from nprobot.training.vector import make_vector
 
-from .training_helpers import CONFIG, STEPS, Listener
+from .helpers import CONFIG, STEPS, Listener
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from nprobot.policies import DecorrelatedLinear, decorrelate, mlp
 from nprobot.policies.chip.crossbar import on_chip, put_on_chip
 from nprobot.policies.chip.nonidealities import GaussianNoise, Offset, Site, WeightMismatch
 
-from .conftest import Branches, gradients, squared_error
-from .rule_networks import NETWORKS
+from .rule_networks import NETWORKS, Branches, gradients, squared_error
 
 BLIND = ["anp", "danp"]
 SEEING = ["np", "inp", "dnp", "dinp"]

@@ -13,7 +13,7 @@ from nprobot import learning_rule
 from nprobot.policies import mlp
 from nprobot.policies.chip.crossbar import put_on_chip
 
-from .conftest import gradients, squared_error
+from .rule_networks import gradients, squared_error
 
 X = torch.randn(16, 5, generator=torch.Generator().manual_seed(1)).double()
 Y = torch.randn(16, 2, generator=torch.Generator().manual_seed(2)).double()

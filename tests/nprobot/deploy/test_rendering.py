@@ -11,7 +11,7 @@ from nprobot.errors import DeployError, ExistsError, MissingPackageError
 from nprobot.policies import zoo
 from nprobot.training.evaluation import evaluate
 
-from .deploy_helpers import box, zero_policy
+from .helpers import box, zero_policy
 
 POLICY = zoo.load_policy("InvertedPendulum")
 FALLING = zero_policy("InvertedPendulum-v5", 4, box(3), 25.0)

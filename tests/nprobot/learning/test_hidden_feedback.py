@@ -31,8 +31,16 @@ from nprobot.policies.chip.nonidealities import (
     WeightMismatch,
 )
 
-from .conftest import gradients, squared_error
-from .rule_networks import NETWORKS, Attention, Gated, Normalised, Residual, convolutions
+from .rule_networks import (
+    NETWORKS,
+    Attention,
+    Gated,
+    Normalised,
+    Residual,
+    convolutions,
+    gradients,
+    squared_error,
+)
 
 NAMES = ["np+feedback", "dnp+feedback"]
 CHIPS = {

@@ -24,7 +24,7 @@ from nprobot.errors import (
 from nprobot.policies import zoo
 from nprobot.policies.files.policy import BoxAction
 
-from .deploy_helpers import FEW_AND_MANY
+from .helpers import FEW_AND_MANY
 
 POLICY = zoo.load_policy("InvertedPendulum")
 SAFETY = Safety(Damping((3,), 0.3), slew=30.0, max_age=0.5, max_repeats=3, max_missed_deadlines=2)

@@ -12,7 +12,7 @@ import nprobot
 from nprobot.errors import RuleError
 from nprobot.policies import mlp
 
-from .conftest import backprop_gradients, gradients, squared_error
+from ..rule_networks import backprop_gradients, gradients, squared_error
 
 SIZES = [4, 6, 5, 3]
 

@@ -10,7 +10,7 @@ from nprobot.deploy import FaultKind, Watchdog
 from nprobot.deploy.loop_timing import LatencyHistogram, Pacer, short_duration
 from nprobot.errors import ConfigError, DeployError
 
-from .deploy_helpers import FakeClock, controller
+from .helpers import FakeClock, controller
 
 
 class TestWatchdog:

@@ -10,7 +10,7 @@ from nprobot.errors import ArchitectureError, ConfigError, DataError, DataWarnin
 from nprobot.policies import mlp
 from nprobot.regression import fit
 
-from .fit_helpers import SMALL
+from .helpers import SMALL
 
 
 def test_arrays_are_split_by_trajectory(toy):

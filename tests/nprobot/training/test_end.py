@@ -17,7 +17,7 @@ from nprobot.training import training_run
 from nprobot.training.run_config import LearningOptions
 from nprobot.training.training_run import train
 
-from .training_helpers import CONFIG, Listener
+from .helpers import CONFIG, Listener
 
 
 class Faulty(gymnasium.Env):

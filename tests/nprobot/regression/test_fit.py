@@ -9,7 +9,7 @@ from nprobot import catalogue, learning_rule
 from nprobot.policies import mlp
 from nprobot.regression import fit
 
-from .fit_helpers import SMALL, Watch, weights, without_times
+from .helpers import SMALL, Watch, weights, without_times
 
 
 @pytest.mark.parametrize("rule", catalogue.rules())

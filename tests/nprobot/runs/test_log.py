@@ -4,7 +4,7 @@ import csv
 
 from nprobot.runs.log import ProgressTable, column, read_table
 
-from .training_helpers import STEPS
+STEPS = "time/total_timesteps"
 
 
 def test_table_takes_new_columns(tmp_path):

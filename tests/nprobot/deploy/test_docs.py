@@ -16,9 +16,9 @@ from nprobot.deploy import Controller, server
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import ControlTask
 
-from .deploy_helpers import box, linear_policy, standard
+from .helpers import box, linear_policy, standard
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 SHORT = [
     *("--steps", "256", "--envs", "2", "--n-steps", "64", "--batch-size", "32"),
     *("--samples", "1", "--hidden", "8"),

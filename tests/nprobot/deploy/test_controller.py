@@ -19,7 +19,7 @@ from nprobot.errors import ConfigError, DeployError
 from nprobot.policies import zoo
 from nprobot.policies.files.policy import DiscreteAction, Policy
 
-from .deploy_helpers import FEW_AND_MANY, FakeClock, controller, gain_policy
+from .helpers import FEW_AND_MANY, FakeClock, controller, gain_policy
 
 
 class TestActions:

@@ -17,13 +17,13 @@ from nprobot.deploy.server import LARGEST_MESSAGE, answer, is_loopback
 from nprobot.errors import DeployError
 from nprobot.policies import zoo
 
-from .deploy_helpers import FEW_AND_MANY
+from .helpers import FEW_AND_MANY
 
 zmq = pytest.importorskip("zmq")
 
 POLICY = zoo.load_policy("InvertedPendulum")
 OBSERVATION = [0.0, 0.02, 0.0, -0.1]
-CLIENT = Path(__file__).parents[2] / "scripts" / "examples" / "deploy_client.py"
+CLIENT = Path(__file__).parents[3] / "scripts" / "examples" / "deploy_client.py"
 
 
 @pytest.fixture

@@ -19,8 +19,19 @@ from nprobot.learning.activity import Activity
 from nprobot.learning.feedback import LinearFit, error_and_change
 from nprobot.policies import BiasHead, mlp
 
-from .conftest import Branches, backprop_gradients, gradients, squared_error
-from .rule_networks import NETWORKS, Attention, Gated, Normalised, Residual, convolutions, pooled
+from .rule_networks import (
+    NETWORKS,
+    Attention,
+    Branches,
+    Gated,
+    Normalised,
+    Residual,
+    backprop_gradients,
+    convolutions,
+    gradients,
+    pooled,
+    squared_error,
+)
 
 NAMES = ["np", "inp", "dnp", "dinp"]
 KINDS = ["layerwise", "direct"]

@@ -8,7 +8,7 @@ import torch
 import nprobot
 from nprobot.policies import mlp
 
-from .conftest import Branches, squared_error
+from .rule_networks import Branches, squared_error
 
 
 def setting(decorrelated=False):

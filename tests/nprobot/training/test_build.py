@@ -17,7 +17,7 @@ from nprobot.training.build import SCHEDULES, build_model, schedule
 from nprobot.training.run_config import AlgorithmOptions, LearningOptions, NetworkOptions, RunConfig
 from nprobot.training.vector import make_vector
 
-from .training_helpers import CONFIG
+from .helpers import CONFIG
 
 
 class TestBuild:

@@ -24,7 +24,7 @@ from nprobot.policies import mlp
 from nprobot.regression import fit, load, resume
 from nprobot.runs import checkpoints
 
-from .fit_helpers import SMALL, Watch, dataset, weights, without_times
+from .helpers import SMALL, Watch, dataset, weights, without_times
 
 
 @pytest.mark.parametrize("rule", ["danp", "np+feedback", "bp"])

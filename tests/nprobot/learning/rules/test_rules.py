@@ -12,8 +12,7 @@ import torch
 import nprobot
 from nprobot.policies import mlp
 
-from .conftest import gradients, squared_error
-from .rule_networks import plain_loss
+from ..rule_networks import gradients, plain_loss, squared_error
 
 PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
 
