@@ -25,6 +25,7 @@ from rich.text import Text
 
 from nprobot.deploy.controller import Controller, load_policy
 from nprobot.deploy.flight_recorder import FlightRecord, replay
+from nprobot.deploy.loop_timing import short_duration
 from nprobot.deploy.rendering import Film, check_film, choose_backend, require_display
 from nprobot.deploy.safety import MISSED_DEADLINES, Damping, Hold, Safety, Zero
 from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
@@ -35,13 +36,12 @@ from nprobot.deploy.simulation import (
     deploy_episodes,
     make_robot,
 )
-from nprobot.deploy.timing import short_duration
 from nprobot.errors import ConfigError, DeployError
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy, StepObserver
 
 from .adapt import AdaptOptions, adapt_on_robot
-from .options import parse
+from .arguments import parse
 from .terminal import DONE, FAILED, INTERRUPTED, facts, say
 
 HELP = """\

@@ -40,7 +40,7 @@ from nprobot.envs import datasets
 from nprobot.envs.datasets import Dataset, Recording
 from nprobot.errors import NonFiniteError
 from nprobot.regression import FitConfig, FittedModel, RegressionScore, fit, network_for
-from nprobot.regression.learner import Regression
+from nprobot.regression.fit_learner import Regression
 
 FOLDER = RESULTS / "inverse_dynamics"
 PAGE = DOCS / "regression.md"

@@ -103,7 +103,7 @@ class Runs:
         self.folder, self.luck, self._number = folder, luck, first
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
-            ["nprobot.cli.train", "nprobot.training.run", "nprobot.regression.run"]
+            ["nprobot.cli.train", "nprobot.training.training_run", "nprobot.regression.fit_run"]
         )
         # Loads the libraries, so that no run is timed while they load.
         process = self._context.Process(target=int)

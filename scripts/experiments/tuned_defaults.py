@@ -41,7 +41,7 @@ from nprobot.defaults.settings import ROOT as TABLES
 from nprobot.runs.versions import versions
 from nprobot.training import RunConfig
 from nprobot.training import train as train_run
-from nprobot.training.config import EVALUATION_EPISODES
+from nprobot.training.run_config import EVALUATION_EPISODES
 
 ROWS = RESULTS / "tuning" / "rows.csv"
 RULES = ("bp", "danp", "np+feedback")
