@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +40,26 @@ def write_whole(path: Path, data: bytes) -> None:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write_folder(path: Path, fill: Callable[[Path], object], *, replace: bool = False) -> None:
+    """Make a folder whole or not at all.
+
+    Args:
+        path: the folder.
+        fill: writes its contents into a folder beside it, which is then renamed.
+        replace: whether the folder may be there already, and is replaced.
+
+    Raises:
+        StorageError: the disk is full, the folder read-only, ….
+    """
+    writing = path.with_name(f".{path.name}.writing")
+    with reporting_storage(path):
+        shutil.rmtree(writing, ignore_errors=True)  # left by a process that was killed
+        fill(writing)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        os.rename(writing, path)
 
 
 def sync(path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,8 +14,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from typing_extensions import override
 
 from nprobot.errors import NonFiniteError
+from nprobot.policies.files import policy_file
 from nprobot.policies.files.from_sb3 import export_policy
 from nprobot.policies.files.policy import ControlTask, Policy
+from nprobot.runs.atomic_files import write_folder
 from nprobot.runs.log import RunLog
 from nprobot.runs.reporting import Progress, Reporter
 from nprobot.runs.seeds import Seeds
@@ -27,6 +30,8 @@ from .run_config import RunConfig
 from .run_folder import RunFolder
 from .vector import check_normaliser, side_by_side
 
+BEST_FOLDER = "best"
+"""Of the policy with the best evaluation within a run, in the run's folder."""
 NEWS_INTERVAL = 64
 """Calls of the vectorised environment's `step` between two reports of progress."""
 
@@ -53,6 +58,7 @@ class RunCallback(BaseCallback):
     Attributes:
         stop_requested: set it to end the run after the update at hand.
         solved: whether an evaluation has reached the return at which the run stops.
+        best: highest mean return of an evaluation within the run; its policy is kept.
     """
 
     model: Model
@@ -66,6 +72,7 @@ class RunCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self.solved = False
+        self.best: float | None = None
         self.folder = folder
         self.config: RunConfig = folder.config
         self.seeds = Seeds.spawn(self.config.seed)
@@ -133,6 +140,7 @@ class RunCallback(BaseCallback):
                 "config": self.config.to_dict(),
                 "elapsed_seconds": self.elapsed,
                 "solved": self.solved,
+                "best": self.best,
                 "log": self._log.state(),
             }
 
@@ -175,8 +183,13 @@ class RunCallback(BaseCallback):
 
     def _evaluate(self) -> None:
         config, steps = self.config, self.model.num_timesteps
-        evaluation = evaluate(self.policy(), seed=self.seeds.evaluation)
+        policy = self.policy()
+        evaluation = evaluate(policy, seed=self.seeds.evaluation)
         self.log_evaluation(evaluation)
+        if self.best is None or evaluation.mean > self.best:
+            self.best = evaluation.mean
+            best = self.folder.path / BEST_FOLDER
+            write_folder(best, partial(policy_file.save, policy), replace=True)
         self.reporter.message(f"step {steps:,}: evaluated, return {evaluation}")
         if self.on_evaluation is not None:
             self.on_evaluation(steps, evaluation)
@@ -193,7 +206,7 @@ class RunCallback(BaseCallback):
             Progress(
                 done=now,
                 total=self.config.steps,
-                figures=f"return {statistics.fmean(e['r'] for e in episodes):.1f}"
+                figures=f"return {statistics.fmean(e['r'] for e in episodes):.1f} (exploring)"
                 if episodes
                 else "",
                 per_second=(now - self._first_step) / seconds if seconds else math.nan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ from nprobot.runs.seeds import Seeds
 from nprobot.runs.versions import changed_since
 
 from . import environments
-from .build import Model, build_model
-from .callback import OnEvaluation, RunCallback, StopTraining
+from .build import SCHEDULES, Model, build_model
+from .callback import BEST_FOLDER, OnEvaluation, RunCallback, StopTraining
 from .checkpoint import load_checkpoint
 from .evaluation import LONGEST_EPISODE, Evaluation, evaluate
 from .run_config import RunConfig
@@ -131,6 +132,8 @@ def resume(
                 goals = [(c.steps, c.stop_at) for c in (stored.config, folder.config)]
                 saved["solved"] = saved["solved"] and goals[0] == goals[1]
                 _refuse_complete(folder, model.num_timesteps, session, solved=saved["solved"])
+                if told := _stretched(stored.config, folder.config, model.num_timesteps):
+                    reporter.message(told)
             if changed := changed_since(session, device=device):
                 reporter.message(f"The run continues, but not bit for bit: {'; '.join(changed)}.")
             keep_up_to(folder.checkpoints, checkpoint)
@@ -205,6 +208,21 @@ def _refuse_complete(
         )
 
 
+def _stretched(before: RunConfig, now: RunConfig, steps: int) -> str | None:
+    """What a new total does to a learning rate that falls over the run; None for nothing."""
+    name, rate = now.learning.lr_schedule, now.learning.learning_rate
+    if name in (None, "constant") or rate is None or before.steps == now.steps:
+        return None
+    old, new = (
+        rate * SCHEDULES[name](max(1 - steps / total, 0.0))
+        for total in (before.steps or steps, now.steps or steps)
+    )
+    return (
+        f"The learning rate falls over the whole run, which is {now.steps:,} steps long now "
+        f"instead of {before.steps:,}: at step {steps:,} it is {new:.3g} instead of {old:.3g}."
+    )
+
+
 def _differences(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Options that have to be the same in all sessions of a run, and are not."""
     one, other = a.flat(), b.flat()
@@ -265,6 +283,7 @@ class Session:
         elapsed = saved.get("elapsed_seconds", 0.0)
         self.callback = RunCallback(folder, reporter, elapsed, on_evaluation)
         self.callback.solved = bool(saved.get("solved"))
+        self.callback.best = saved.get("best")
         self.callbacks = [self.callback, *callbacks]
         self._about = folder.config.about
         self.log = RunLog(
@@ -287,6 +306,9 @@ class Session:
                 run.save()
                 evaluation = self._final_evaluation()
             self._finish(evaluation)
+            if evaluation is not None:
+                for line in self._comparisons(evaluation):
+                    told(line)
         except Exception as error:
             explained = _explained(error, model, self.folder)
             if explained is error:
@@ -334,6 +356,20 @@ class Session:
             self.folder.progress, self.folder.curve, title(self.folder.config), self._solved_at
         )
         self.folder.end_session(steps, self._ending(evaluation))
+
+    def _comparisons(self, evaluation: Evaluation) -> Iterator[str]:
+        """Where the return at the end is not the only one to know."""
+        best, folder = self.callback.best, self.folder.path / BEST_FOLDER
+        if best is not None and best > evaluation.mean:
+            yield f"The best evaluation on the way had a return of {best:.1f}; its policy: {folder}"
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        if len(returns) > 1:
+            exploring, sd = statistics.fmean(returns), statistics.stdev(returns)
+            if abs(evaluation.mean - exploring) > 2 * max(sd, evaluation.sd):
+                yield (
+                    f"While it explored, its return was {exploring:.1f} ± {sd:.1f} (last "
+                    f"{len(returns)} episodes); without exploration it is {evaluation}."
+                )
 
     def _ending(self, evaluation: Evaluation | None) -> Ending:
         """Why there is nothing more to learn; or that there is."""

@@ -13,9 +13,11 @@ from nprobot.policies.files import policy_file
 from nprobot.runs.checkpoints import numbered
 from nprobot.runs.folder import find_policy
 from nprobot.runs.log import column, read_table
-from nprobot.training import training_run
+from nprobot.training import callback, training_run
+from nprobot.training.evaluation import Evaluation
 from nprobot.training.run_config import LearningOptions
-from nprobot.training.training_run import train
+from nprobot.training.run_folder import RunFolder
+from nprobot.training.training_run import resume, train
 
 from .helpers import CONFIG, Listener
 
@@ -52,6 +54,51 @@ class TestEnd:
         assert result.steps == 256
         assert any("solved" in message for message in listener.messages)
         assert column(read_table(result.folder.progress), "eval/mean_reward")[0] == [256, 256]
+
+    def test_keeps_the_policy_of_the_best_evaluation(self, tmp_path, monkeypatch):
+        """By deterministic evaluation, also over a resume; the last policy is another one."""
+        scores, seen = iter([1.0, 5.0, 3.0, 4.0, 2.0]), []
+
+        def scored(policy, **options):
+            if not options:  # at the end
+                return Evaluation("x", 0, (3.5, 3.5), (1, 1))
+            seen.append(policy)
+            return Evaluation("x", 0, (next(scores),), (1,))
+
+        monkeypatch.setattr(callback, "evaluate", scored)
+        monkeypatch.setattr(training_run, "evaluate", scored)
+        run, listener = tmp_path / "run", Listener()
+        config = dataclasses.replace(CONFIG, evaluate_every=128, checkpoint_every=128)
+        train(config, run, reporter=listener)
+        best = policy_file.load(run / "best")
+        assert best.provenance["steps"] == 256
+        x = np.ones(best.observation_shape)
+        assert best.predict(x) == seen[1].predict(x) != seen[2].predict(x)
+        assert any("return of 5.0" in m and str(run / "best") in m for m in listener.messages)
+        resume(run, dataclasses.replace(RunFolder.open(run).config, steps=768))
+        assert policy_file.load(run / "best").provenance["steps"] == 256
+
+    def test_says_where_exploration_and_policy_part(self, tmp_path, monkeypatch):
+        far = Evaluation("x", 0, (-1e4, -1e4 + 1), (1, 1))
+        monkeypatch.setattr(training_run, "evaluate", lambda policy: far)
+        listener = Listener()
+        train(CONFIG, tmp_path / "run", reporter=listener)
+        assert any("without exploration it is -9999.5 ± 0.7" in m for m in listener.messages)
+
+    def test_says_that_a_longer_run_changes_a_falling_rate(self, tmp_path):
+        run, listener = tmp_path / "run", Listener()
+        learning = LearningOptions(learning_rate=1e-3, lr_schedule="linear")
+        train(dataclasses.replace(CONFIG, learning=learning), run)
+        longer = dataclasses.replace(RunFolder.open(run).config, steps=1024)
+        resume(run, longer, reporter=listener)
+        assert any("at step 512 it is 0.0005 instead of 0" in m for m in listener.messages)
+
+    def test_says_what_happens_without_a_step_limit(self, tmp_path):
+        gymnasium.register("Tests/NoLimit-v0", lambda: Faulty("last", 20))
+        for env, said in {"Tests/NoLimit-v0": True, "InvertedPendulum-v5": False}.items():
+            folder = RunFolder(tmp_path, dataclasses.replace(CONFIG, env=env))
+            text = training_run.introduction(folder)
+            assert ("no step limit" in text and "10,000 steps" in text) == said
 
     def test_ends_between_two_updates_when_asked(self, tmp_path):
         class Impatient(Listener):
