@@ -26,7 +26,8 @@ class AdaptationConfig(Options):
     renamed: ClassVar[Mapping[str, str]] = {"hardware": "actuators", "noise": "noise_source"}
 
     steps: Count = 100_000
-    """Control steps of all robots together, calibration included."""
+    """Control steps of all robots together, calibration included; rounded down to whole steps of
+    them all."""
     calibration: Annotated[int, Meta(ge=0)] = 20_000
     """The first of them, in which the policy stays as it is and a critic learns what to expect; at
     their end the faults strike."""
@@ -59,6 +60,10 @@ class AdaptationConfig(Options):
             raise ConfigError(
                 f"calibration takes the first {self.calibration} of {self.steps} steps; some "
                 "must be left for learning"
+            )
+        if self.steps < self.robots:
+            raise ConfigError(
+                f"{self.steps} steps are less than one for each of {self.robots} robots"
             )
         presets = catalogue.actuator_presets()
         if self.actuators is not None and self.actuators not in presets:

@@ -43,6 +43,8 @@ RECOVERED = 0.8
 """Share of the loss that has to be made good before a robot counts as recovered."""
 WINDOW = 40
 """Episodes that a running return is the mean of."""
+CONFIDENCE = 1.685
+"""Student's t for 95 % confidence (one-sided) in the mean of `WINDOW` episodes."""
 EPISODES_FILE = "adaptation.csv"
 
 
@@ -185,7 +187,7 @@ class _Watch(BaseCallback):
                 per_second=self.num_timesteps / (time.perf_counter() - self._started),
             )
         )
-        return self.num_timesteps < self.steps and not self.stop_requested
+        return self.num_timesteps + self.model.n_envs <= self.steps and not self.stop_requested
 
 
 def control_period(robot: Env) -> float:
@@ -222,8 +224,10 @@ def running_return(episodes: Sequence[LearningEpisode]) -> tuple[list[int], list
 def recovery(
     episodes: Sequence[LearningEpisode], struck: int, healthy: float, faulty: float
 ) -> int | None:
-    """Steps from the faults until the running return had made good `RECOVERED` of what they cost.
+    """Steps from the faults until the return had surely made good `RECOVERED` of what they cost.
 
+    Surely: the lower 95 % confidence bound of the mean of `WINDOW` episodes has, so that some lucky
+    episodes are not enough.
     What they cost is known from evaluations; it is counted from the return during the calibration,
     as the perturbations of learning cost something, too. A drift takes its time: recovery counts
     from the worst moment on.
@@ -243,11 +247,14 @@ def recovery(
         return None
     goal = statistics.fmean(usual) - (1 - RECOVERED) * (healthy - faulty)
     steps, means = steps[WINDOW - 1 :], means[WINDOW - 1 :]
+    totals = [episode.total for episode in episodes if episode.step > struck]
+    spreads = [statistics.stdev(totals[i : i + WINDOW]) for i in range(len(means))]
+    bounds = [m - CONFIDENCE * s / WINDOW**0.5 for m, s in zip(means, spreads, strict=True)]
     worst = means.index(min(means))
     if means[worst] >= goal:
         return None
-    later = zip(steps[worst:], means[worst:], strict=True)
-    return next((step - struck for step, mean in later if mean >= goal), None)
+    later = zip(steps[worst:], bounds[worst:], strict=True)
+    return next((step - struck for step, bound in later if bound >= goal), None)
 
 
 def refuse_existing(path: Path) -> None:

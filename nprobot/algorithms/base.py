@@ -206,10 +206,10 @@ class Resumable(BaseAlgorithm):
         # What remained when the data were begun: with what remains after, the last update of each
         # call of `learn` would have no rate, and a call of one update would learn nothing.
         total = max(total_timesteps, self.schedule_timesteps or 0)
-        remaining = 1.0 - (num_timesteps - self._steps_of_an_update()) / total
+        remaining = 1.0 - (num_timesteps - self.steps_of_an_update()) / total
         self._current_progress_remaining = min(max(remaining, 0.0), 1.0)
 
-    def _steps_of_an_update(self) -> int:
+    def steps_of_an_update(self) -> int:
         """Environment steps since progress was last updated."""
         raise NotImplementedError
 

@@ -277,7 +277,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         )
 
     @override
-    def _steps_of_an_update(self) -> int:
+    def steps_of_an_update(self) -> int:
         return self.n_steps * self.n_envs
 
     @override

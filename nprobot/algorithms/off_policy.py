@@ -228,7 +228,7 @@ class OffPolicyRule(RuleAlgorithm, OffPolicyAlgorithm):
         return preprocess_obs(observations, self.observation_space, self.policy.normalize_images)
 
     @override
-    def _steps_of_an_update(self) -> int:
+    def steps_of_an_update(self) -> int:
         return self.n_envs
 
     @override

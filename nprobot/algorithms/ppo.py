@@ -138,7 +138,7 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         checks.compare(dict.fromkeys(self.networks, inputs), ours, theirs)
 
     @override
-    def _steps_of_an_update(self) -> int:
+    def steps_of_an_update(self) -> int:
         return self.n_steps * self.n_envs
 
     @override

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -301,7 +302,7 @@ class Session:
         try:
             told = self.reporter.message
             with interruptible(run, told, "update"), side_by_side(model.env).watched():
-                self.reporter.message(introduction(self.folder))
+                self.reporter.message(introduction(self.folder, self.model.steps_of_an_update()))
                 self._learn()
                 run.save()
                 evaluation = self._final_evaluation()
@@ -394,12 +395,22 @@ def title(config: RunConfig) -> str:
     return f"{config.env}: {config.learner}, seed {config.seed}"
 
 
-def introduction(folder: RunFolder) -> str:
-    """What a run is about to do."""
+def introduction(folder: RunFolder, update: int = 1) -> str:
+    """What a run is about to do.
+
+    Args:
+        folder: of the run.
+        update: steps between two updates; a run ends with one.
+    """
     config = folder.config
+    assert config.steps is not None, "the configuration of a folder is complete"
+    steps = f"{math.ceil(config.steps / update) * update:,} steps"
+    if config.steps % update:
+        steps += f" ({config.steps:,}, rounded up to whole updates of {update:,})"
     until = "" if config.stop_at is None else f", until the return reaches {config.stop_at:g}"
     text = (
-        f"{title(config)}\nat most {config.steps:,} steps{until}, {config.envs} environments\n"
+        f"{title(config)}\n{'' if config.stop_at is None else 'at most '}{steps}{until}, "
+        f"{config.envs} environments\n"
         f"run folder {folder.path}"
     )
     if environments.find_spec(config.env).max_episode_steps is None:

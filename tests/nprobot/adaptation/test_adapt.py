@@ -326,10 +326,20 @@ def test_recovery_counts_from_the_worst_moment():
 
     # Healthy at -1, struck at 500; well for 50 episodes, then bad for 60, then well again.
     story = episodes((-1.0, 50), (-1.0, 50), (-11.0, 60), (-1.0, 60))
-    # 80 % of the loss of 10 is back when less than 8 of the last 40 are bad.
-    assert recovery(story, 500, -1.0, -11.0) == 10 * (50 + 60 + 33)
+    # 80 % of the loss of 10 is back when the mean is -3. With 4 bad ones among the last 40 it is
+    # -2 and its lower bound -2 - 1.685 * 3.04 / sqrt(40) = -2.8; with 5 the bound is -3.1.
+    assert recovery(story, 500, -1.0, -11.0) == 10 * (50 + 60 + 36)
+    # One lucky episode lifts the mean to 1.5, and is not enough.
+    assert recovery(episodes((-1.0, 50), (-11.0, 60), (490.0, 1)), 500, -1.0, -11.0) is None
     assert recovery(story[:-60], 500, -1.0, -11.0) is None
     assert recovery(story, 500, -1.0, -1.0) is None
+
+
+def test_takes_no_more_steps_than_it_was_given():
+    config = AdaptationConfig(steps=1_003, calibration=400, robots=4, batch=100)
+    assert adapt(dial_policy(), Dial, (), config, evaluation_episodes=2).steps == 1_000
+    with pytest.raises(ConfigError, match="less than one for each of 8"):
+        AdaptationConfig(steps=5, calibration=0)
 
 
 # the commands

@@ -100,6 +100,15 @@ class TestEnd:
             text = training_run.introduction(folder)
             assert ("no step limit" in text and "10,000 steps" in text) == said
 
+    @pytest.mark.parametrize(
+        ("steps", "said"), [(500, "512 steps (500, rounded up"), (512, "512 steps,")]
+    )
+    def test_says_how_many_steps_it_takes(self, tmp_path, steps, said):
+        listener = Listener()
+        config = dataclasses.replace(CONFIG, steps=steps)
+        assert train(config, tmp_path / "run", reporter=listener).steps == 512
+        assert said in listener.messages[0]
+
     def test_ends_between_two_updates_when_asked(self, tmp_path):
         class Impatient(Listener):
             def progress(self, progress):
