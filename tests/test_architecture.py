@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -92,6 +93,18 @@ def test_a_name_means_one_thing():
     }
     assert repeated(classes) == []
     assert aliases & {*classes} == set()
+
+
+def test_pages_name_files_that_exist():
+    for page in (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text("utf-8")
+        names = re.findall(r"\b(?:scripts|tests)/[\w/]+\.py", text)
+        names += [
+            f"{module.replace('.', '/')}.py"
+            for module in re.findall(r"python -m (scripts\.[\w.]+)", text)
+        ]
+        for name in names:
+            assert (ROOT / name).is_file(), (page.name, name)
 
 
 def test_importing_is_light():

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rows import ROOT, Rows, select
+
+from .rows import ROOT, Rows, select
 
 DOCS = ROOT / "docs"
 FIGURES = DOCS / "figures"

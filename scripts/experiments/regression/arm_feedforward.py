@@ -5,9 +5,9 @@ search of `inverse_dynamics.py`); then the arm follows 20 random references on
 `nprobot/ArmTrack-v0` with a compliant PD controller and the model's torques, as it is and with a
 payload and more friction, which no model has seen.
 
-    python scripts/experiments/arm_feedforward.py run      # models in runs/, rows.csv
-    python scripts/experiments/arm_feedforward.py report   # table and figure in docs/
-    python scripts/experiments/arm_feedforward.py film     # PD alone beside PD with DANP's model
+    python -m scripts.experiments.regression.arm_feedforward run  # models in runs/, rows.csv
+    python -m scripts.experiments.regression.arm_feedforward report  # table and figure in docs/
+    python -m scripts.experiments.regression.arm_feedforward film  # PD alone beside PD with a model
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import Any, cast
 import gymnasium
 import imageio.v2 as imageio
 import numpy as np
-from inverse_dynamics import FOLDER, HIDDEN, NOISE, SEEDS, arm
 from numpy.typing import NDArray
-from pages import DOCS, FIGURES, markdown, panels, put_section, save_figure, spread
 from PIL import Image, ImageDraw, ImageFont
-from rows import RESULTS, ROOT, Only, Row, Rows, column, command, keep, read, select
 
 from nprobot.deploy import choose_backend
 from nprobot.envs import datasets
 from nprobot.regression import FittedModel, feedforward_policy, fit, load, track
 from nprobot.regression.tracking import NOMINAL, SHIFTED
+
+from ..pages import DOCS, FIGURES, markdown, panels, put_section, save_figure, spread
+from ..rows import RESULTS, ROOT, Only, Row, Rows, column, command, keep, read, select
+from .inverse_dynamics import FOLDER, HIDDEN, NOISE, SEEDS, arm
 
 MODELS = ROOT / "runs" / "arm_feedforward"
 ROWS = RESULTS / "arm_feedforward" / "rows.csv"

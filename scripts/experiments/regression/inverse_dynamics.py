@@ -9,10 +9,10 @@ seeds with what was found.
 `why` asks why decorrelation gains what it gains, one change of data or settings at a time, for NP,
 ANP, DNP and DANP at K = 1 and 12 epochs with the settings that the search chose.
 
-    python scripts/experiments/inverse_dynamics.py run              # search, rows, curves (.csv)
-    python scripts/experiments/inverse_dynamics.py run --rule danp  # one rule only
-    python scripts/experiments/inverse_dynamics.py why              # ablation.csv, cosines.csv
-    python scripts/experiments/inverse_dynamics.py report           # tables and figure in docs/
+    python -m scripts.experiments.regression.inverse_dynamics run  # search, rows, curves (.csv)
+    python -m scripts.experiments.regression.inverse_dynamics run --rule danp  # one rule only
+    python -m scripts.experiments.regression.inverse_dynamics why  # ablation.csv, cosines.csv
+    python -m scripts.experiments.regression.inverse_dynamics report  # tables and figure in docs/
 
 Passes: a row that goes forward through the network once is one pass. Backpropagation's way back
 counts as two more, which is what it costs in multiply-adds.
@@ -30,8 +30,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from pages import DOCS, markdown, panels, plot_mean, put_section, save_figure, seeds_of, spread
-from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from torch import Tensor
 
 from nprobot import alignment, learning_rule
@@ -41,6 +39,9 @@ from nprobot.envs.datasets import Dataset, Recording
 from nprobot.errors import NonFiniteError
 from nprobot.regression import FitConfig, FittedModel, RegressionScore, fit, network_for
 from nprobot.regression.fit_learner import Regression
+
+from ..pages import DOCS, markdown, panels, plot_mean, put_section, save_figure, seeds_of, spread
+from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 
 FOLDER = RESULTS / "inverse_dynamics"
 PAGE = DOCS / "regression.md"

@@ -4,9 +4,9 @@ Three seeds of every learner on InvertedPendulum-v5 (100k steps) and Reacher-v5 
 a call of `nprobot train`, which is kept in the row. Learning rates come from `search`, the same
 small search for every learner.
 
-    python scripts/experiments/learning_curves.py search   # results/learning_curves/search.csv
-    python scripts/experiments/learning_curves.py run      # rows.csv, curves.csv
-    python scripts/experiments/learning_curves.py report   # docs/learning_curves.md, its figure
+    python -m scripts.experiments.control.learning_curves search  # search.csv
+    python -m scripts.experiments.control.learning_curves run     # rows.csv, curves.csv
+    python -m scripts.experiments.control.learning_curves report  # the page and its figure
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import subprocess
 import sys
 from statistics import fmean
 
-from pages import DOCS, markdown, panels, plot_mean, put_section, save_figure, seeds_of, spread
-from rows import RESULTS, ROOT, Only, Row, Rows, column, command, keep, read, select
+from ..pages import DOCS, markdown, panels, plot_mean, put_section, save_figure, seeds_of, spread
+from ..rows import RESULTS, ROOT, Only, Row, Rows, column, command, keep, read, select
 
 FOLDER = RESULTS / "learning_curves"
 RUNS = ROOT / "runs" / "learning_curves"

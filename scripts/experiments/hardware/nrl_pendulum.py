@@ -3,8 +3,8 @@
 Every way of learning meets three seeds; evaluation is on the same noisy hardware, with learning
 switched off.
 
-    python scripts/experiments/nrl_pendulum.py run       # rows.csv, curves.csv in results/nrl/
-    python scripts/experiments/nrl_pendulum.py report    # figure and section in docs/
+    python -m scripts.experiments.hardware.nrl_pendulum run  # rows.csv, curves.csv in results/nrl/
+    python -m scripts.experiments.hardware.nrl_pendulum report  # figure and section in docs/
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from statistics import fmean
 from typing import Any
 
 import gymnasium
-from pages import DOCS, markdown, panels, put_section, save_figure, seeds_of
-from robots import EPISODES, ROBOTS, Actuators, learn, measure, robots
-from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import nprobot
 from nprobot.algorithms import REINFORCE
 from nprobot.envs.actuators import WhiteNoise
+
+from ..pages import DOCS, markdown, panels, put_section, save_figure, seeds_of
+from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
+from .robots import EPISODES, ROBOTS, Actuators, learn, measure, robots
 
 TABLE = RESULTS / "nrl" / "rows.csv"
 CURVES = TABLE.with_name("curves.csv")

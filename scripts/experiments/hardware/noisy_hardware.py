@@ -4,8 +4,8 @@ Every robot has the actuators `torque-motor`, every actor sits on a chip with 30
 weights and node noise of 6 %, and `level` scales all of that. Evaluation is on the same hardware,
 noise and all, with learning switched off.
 
-    python scripts/experiments/noisy_hardware.py run       # results/noisy_hardware/rows.csv
-    python scripts/experiments/noisy_hardware.py report    # figure and section in docs/
+    python -m scripts.experiments.hardware.noisy_hardware run     # results/noisy_hardware/rows.csv
+    python -m scripts.experiments.hardware.noisy_hardware report  # figure and section in docs/
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pages import DOCS, each, markdown, panels, put_section, save_figure
-from robots import learn, measure, robots
-from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -27,6 +24,10 @@ from torch import nn
 import nprobot
 from nprobot.envs.actuators import scale_noise
 from nprobot.policies.chip import ChipModel, GaussianNoise, WeightMismatch, put_on_chip
+
+from ..pages import DOCS, each, markdown, panels, put_section, save_figure
+from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
+from .robots import learn, measure, robots
 
 TABLE = RESULTS / "noisy_hardware" / "rows.csv"
 STEPS, SEEDS = 100_000, (0, 1, 2)

@@ -5,8 +5,8 @@ more noise, until the weights run away (Hiratani et al., "On the stability and s
 perturbation learning", NeurIPS 2022, who cure it by weight normalisation). Inverse dynamics of the
 arm, 21-128-128-7 tanh, plain SGD at a constant learning rate, three seeds.
 
-    python scripts/experiments/np_divergence.py run      # results/np_divergence/rows.csv
-    python scripts/experiments/np_divergence.py report   # docs/figures/np_divergence.png
+    python -m scripts.experiments.regression.np_divergence run     # results/np_divergence/rows.csv
+    python -m scripts.experiments.regression.np_divergence report  # docs/figures/np_divergence.png
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from inverse_dynamics import HIDDEN, NOISE, SEEDS, arm
 from matplotlib.ticker import MaxNLocator
-from pages import panels, plot_each, save_figure, seeds_of
-from rows import RESULTS, append, column, command, read, select
 
 from nprobot.errors import NonFiniteError
 from nprobot.regression import fit
+
+from ..pages import panels, plot_each, save_figure, seeds_of
+from ..rows import RESULTS, append, column, command, read, select
+from .inverse_dynamics import HIDDEN, NOISE, SEEDS, arm
 
 ROWS = RESULTS / "np_divergence" / "rows.csv"
 LEARNING_RATE = 0.3

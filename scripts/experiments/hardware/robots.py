@@ -9,7 +9,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from rows import Row, Rows
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -18,6 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import ActuatorModel
+
+from ..rows import Row, Rows
 
 ROBOTS, EPISODES = 8, 20
 EVERY = 2_000

@@ -4,7 +4,7 @@
     nprobot bench core --out runs/fresh --env HalfCheetah-v5 InvertedDoublePendulum-v5 \
         --seeds 5 6 7 8 9 10 11 12 \
         --learner BP "NP + feedback, K = 1" "NP + feedback, K = 8"   # fresh_seeds.jsonl
-    python scripts/experiments/benchmark_pages.py    # tables in README.md and docs/, figures
+    python -m scripts.experiments.control.benchmark_pages  # tables in README.md and docs/, figures
 
 What is said about them stays a person's.
 """
@@ -15,12 +15,13 @@ import statistics
 from collections.abc import Sequence
 
 import tyro
-from pages import DOCS, FIGURES, markdown, put_section
-from rows import RESULTS, ROOT, Row, Rows, column, select
 
 from nprobot.benchmark import Results, read
 from nprobot.benchmark.aggregates import improvement
 from nprobot.benchmark.page import MARKDOWN, draw, render, sections
+
+from ..pages import DOCS, FIGURES, markdown, put_section
+from ..rows import RESULTS, ROOT, Row, Rows, column, select
 
 FOUR = ("Reacher-v5", "HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5")
 ALL = ("InvertedPendulum-v5", *FOUR, "Swimmer-v5", "nprobot/ArmReach-v0")

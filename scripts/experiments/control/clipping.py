@@ -5,8 +5,8 @@ common norm. With the exact gradient in our update only that is left of what tel
 with feedback and SB3's clipping, only the estimate. Tasks, settings, seeds and final returns are
 those of the benchmark, from its rows.
 
-    python scripts/experiments/clipping.py run      # results/clipping/rows.csv
-    python scripts/experiments/clipping.py report   # table in docs/variance.md
+    python -m scripts.experiments.control.clipping run     # results/clipping/rows.csv
+    python -m scripts.experiments.control.clipping report  # table in docs/variance.md
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from itertools import chain
 from unittest import mock
 
-from pages import DOCS, each, markdown, put_section
-from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from torch import nn
 from typing_extensions import override
 
 from nprobot import PPO, benchmark, catalogue
 from nprobot.learning.rules import Backpropagation
+
+from ..pages import DOCS, each, markdown, put_section
+from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 
 ROWS = RESULTS / "clipping" / "rows.csv"
 CHEETAH, DOUBLE = "HalfCheetah-v5", "InvertedDoublePendulum-v5"

@@ -4,10 +4,10 @@ Every learner in the forms "as is" (the paper's: a step of R changes what the ne
 "kept" (W follows R, so the function stays), "kept, κ = .5" (with whitening) and "kept, scale" (R
 keeps its norm). Weight decay 0 and .1 (AdamW) for all of them, backprop included.
 
-    python scripts/experiments/decorrelation.py regression
-    python scripts/experiments/decorrelation.py control
-    python scripts/experiments/decorrelation.py cost
-    python scripts/experiments/decorrelation.py report     # tables in docs/decorrelation.md
+    python -m scripts.experiments.learning.decorrelation regression
+    python -m scripts.experiments.learning.decorrelation control
+    python -m scripts.experiments.learning.decorrelation cost
+    python -m scripts.experiments.learning.decorrelation report  # tables in docs/decorrelation.md
 
 The first three write rows to results/decorrelation/. A row is written as soon as its run is
 finished, and a finished run is not repeated: after a cut-off, start the same command again. Runs
@@ -56,7 +56,7 @@ from nprobot.learning.decorrelation import (
 from nprobot.policies import mlp
 from nprobot.training.environments import silence_mujoco
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "results" / "decorrelation"
 PAGE = ROOT / "docs" / "decorrelation.md"
@@ -133,7 +133,9 @@ def append(part: str, row: dict[str, Any]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     packages = ("torch", "mujoco", "gymnasium", "numpy", "stable-baselines3")
     row |= {
-        "command": " ".join(["python", "scripts/experiments/decorrelation.py", *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", "-m", "scripts.experiments.learning.decorrelation", *sys.argv[1:]]
+        ),
         "commit": _commit(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }

@@ -4,8 +4,8 @@ PPO on Reacher-v5, 100k steps, three seeds; each learner at its own best rate an
 run the same episodes measure the final weights and their running average (Polyak), so averaging
 costs no runs.
 
-    python scripts/experiments/schedules.py run      # results/schedules/rows.csv, 25 minutes
-    python scripts/experiments/schedules.py report   # table in docs/variance.md
+    python -m scripts.experiments.control.schedules run     # results/schedules/rows.csv, 25 minutes
+    python -m scripts.experiments.control.schedules report  # table in docs/variance.md
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pages import DOCS, markdown, put_section, spread
-from rows import RESULTS, Only, column, command, keep, read, select
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -29,6 +27,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import nprobot
+
+from ..pages import DOCS, markdown, put_section, spread
+from ..rows import RESULTS, Only, column, command, keep, read, select
 
 ROWS = RESULTS / "schedules" / "rows.csv"
 TASK, STEPS, ENVS, N_STEPS, EPOCHS = "Reacher-v5", 100_000, 8, 256, 10

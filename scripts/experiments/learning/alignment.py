@@ -15,9 +15,9 @@ minibatch the estimate is compared with backpropagation's gradient of the same l
 learning does not see it. The slope of the estimate over the gradient is 1 if the estimate is
 unbiased, the cosine 1 if it has no noise either.
 
-    python scripts/experiments/alignment.py run        # results/alignment/rows.csv, minutes
-    python scripts/experiments/alignment.py training   # training.csv, 3 minutes a K
-    python scripts/experiments/alignment.py report     # figure, and table in docs/variance.md
+    python -m scripts.experiments.learning.alignment run  # results/alignment/rows.csv, minutes
+    python -m scripts.experiments.learning.alignment training  # training.csv, 3 minutes a K
+    python -m scripts.experiments.learning.alignment report  # figure, and table in docs/variance.md
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pages import DOCS, markdown, panels, put_section, save_figure
-from rows import RESULTS, Only, Rows, append, column, command, keep, read, select
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
@@ -44,6 +42,9 @@ from nprobot.envs import datasets
 from nprobot.learning import Activity, LearningRule, Loss
 from nprobot.learning.rules import NodePerturbation
 from nprobot.runs.versions import versions
+
+from ..pages import DOCS, markdown, panels, put_section, save_figure
+from ..rows import RESULTS, Only, Rows, append, column, command, keep, read, select
 
 ROWS = RESULTS / "alignment" / "rows.csv"
 TRAINING = RESULTS / "alignment" / "training.csv"

@@ -4,8 +4,8 @@ One network learns by DANP with K = 8, the other by backpropagation on the same 
 (DBP); both learn at DANP's rate and batch size. Both by DANP, and both by DBP, are the ends of the
 scale. Three seeds, 100k steps each.
 
-    python scripts/experiments/actor_or_critic.py run      # results/actor_or_critic/rows.csv
-    python scripts/experiments/actor_or_critic.py report   # table in docs/variance.md
+    python -m scripts.experiments.control.actor_or_critic run     # results/actor_or_critic/rows.csv
+    python -m scripts.experiments.control.actor_or_critic report  # table in docs/variance.md
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pages import DOCS, markdown, put_section, spread
-from rows import RESULTS, Only, column, command, keep, read, select
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
@@ -29,6 +27,9 @@ import nprobot
 from nprobot.catalogue import RuleTraits
 from nprobot.learning import LearningRule, Loss
 from nprobot.policies.sb3_networks import Actor
+
+from ..pages import DOCS, markdown, put_section, spread
+from ..rows import RESULTS, Only, column, command, keep, read, select
 
 ROWS = RESULTS / "actor_or_critic" / "rows.csv"
 TASKS = ("Reacher-v5", "HalfCheetah-v5")

@@ -5,9 +5,9 @@ noise that nobody reads. After the calibration one motor loses 60 % of its gain 
 to drift (a robot with one motor gets both). Everything is a call of `nprobot.adaptation.adapt`, as
 in `nprobot adapt`.
 
-    python scripts/experiments/adaptation.py run       # results/adaptation/: rows, curves, policies
-    python scripts/experiments/adaptation.py film      # docs/figures/adaptation.gif
-    python scripts/experiments/adaptation.py report    # figure and section in docs/
+    python -m scripts.experiments.hardware.adaptation run     # rows, curves, policies
+    python -m scripts.experiments.hardware.adaptation film    # docs/figures/adaptation.gif
+    python -m scripts.experiments.hardware.adaptation report  # figure and section in docs/
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from pages import (
+from PIL import Image, ImageDraw
+
+from nprobot.adaptation import ActuatorFault, AdaptationConfig, adapt, save_adapted
+from nprobot.deploy import choose_backend, load_policy
+from nprobot.envs import NoisyActuators
+from nprobot.training import environments
+from nprobot.training.evaluation import episode_seeds, run_episodes
+
+from ..pages import (
     DOCS,
     FIGURES,
     each,
@@ -32,14 +40,7 @@ from pages import (
     save_figure,
     seeds_of,
 )
-from PIL import Image, ImageDraw
-from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
-
-from nprobot.adaptation import ActuatorFault, AdaptationConfig, adapt, save_adapted
-from nprobot.deploy import choose_backend, load_policy
-from nprobot.envs import NoisyActuators
-from nprobot.training import environments
-from nprobot.training.evaluation import episode_seeds, run_episodes
+from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 
 FOLDER = RESULTS / "adaptation"
 FILM = FIGURES / "adaptation.gif"

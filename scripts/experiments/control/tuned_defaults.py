@@ -9,13 +9,13 @@ rule, those of `search_anchor.toml` (their rows are there and in `core`), compar
 2 and judged on 3 and 4. Swimmer's, 100,000 steps: `search_tuned.toml` holds the choices,
 `defaults.toml` what was best beside the general defaults on fresh seeds.
 
-    python scripts/experiments/tuned_defaults.py search --only sac-Pendulum-v1  # results/tuning
-    python scripts/experiments/tuned_defaults.py judge --only sac-Pendulum-v1   # on fresh seeds
+    python -m scripts.experiments.control.tuned_defaults search --only sac-Pendulum-v1  # rows
+    python -m scripts.experiments.control.tuned_defaults judge --only sac-Pendulum-v1  # fresh seeds
     nprobot bench results/benchmark/search_anchor.toml --out runs/anchor --seeds 0 1 2 3 4
     nprobot bench results/benchmark/search_tuned.toml --out runs/search
     nprobot bench results/benchmark/defaults.toml --out runs/defaults
-    python scripts/experiments/tuned_defaults.py write                   # nprobot/defaults/tuned/
-    python scripts/experiments/tuned_defaults.py report                  # table in docs/tuning.md
+    python -m scripts.experiments.control.tuned_defaults write  # nprobot/defaults/tuned/
+    python -m scripts.experiments.control.tuned_defaults report  # table in docs/tuning.md
 
 SAC and TD3 are searched under NP with learned feedback too, their rule when none is given.
 """
@@ -31,9 +31,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pages import DOCS, markdown, put_section
-from rows import RESULTS, Row, Rows, column, command, keep, read, select
-
 from nprobot import benchmark
 from nprobot.catalogue import rule_named
 from nprobot.defaults import TunedDefaults, TunedScore, file_name, known, save
@@ -42,6 +39,9 @@ from nprobot.runs.versions import versions
 from nprobot.training import RunConfig
 from nprobot.training import train as train_run
 from nprobot.training.run_config import EVALUATION_EPISODES
+
+from ..pages import DOCS, markdown, put_section
+from ..rows import RESULTS, Row, Rows, column, command, keep, read, select
 
 ROWS = RESULTS / "tuning" / "rows.csv"
 RULES = ("bp", "danp", "np+feedback")
@@ -316,7 +316,7 @@ def of_search(task: Task, rule: str) -> TunedDefaults:
             f"{options} --steps {task.steps} --seed {FRESH_SEEDS[0]}",
         ),
         search=search_of(
-            f"python scripts/experiments/tuned_defaults.py search --only {task.name}",
+            f"python -m scripts.experiments.control.tuned_defaults search --only {task.name}",
             SEARCH_SEEDS,
             len(choices),
             task.steps,

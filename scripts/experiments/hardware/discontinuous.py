@@ -5,8 +5,8 @@ which the outputs have 3 bits, too. Their derivative is zero wherever it exists;
 backpropagation trains the last layer alone, on whatever the others happen to compute, and where the
 outputs jump it trains nothing. The critic, which no robot carries, has tanh units for all.
 
-    python scripts/experiments/discontinuous.py run       # results/discontinuous/*.csv
-    python scripts/experiments/discontinuous.py report    # figure and section in docs/
+    python -m scripts.experiments.hardware.discontinuous run     # results/discontinuous/*.csv
+    python -m scripts.experiments.hardware.discontinuous report  # figure and section in docs/
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from typing import Any
 
 import gymnasium
 import torch
-from pages import DOCS, each, markdown, panels, plot_each, put_section, save_figure, seeds_of
-from robots import ROBOTS, learn, measure
-from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
@@ -29,6 +26,10 @@ from torch import nn
 import nprobot
 from nprobot.policies.activations import Quantised, Sign, StraightThrough
 from nprobot.policies.chip import put_on_chip
+
+from ..pages import DOCS, each, markdown, panels, plot_each, put_section, save_figure, seeds_of
+from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
+from .robots import ROBOTS, learn, measure
 
 TABLE = RESULTS / "discontinuous" / "rows.csv"
 CURVES = TABLE.with_name("curves.csv")

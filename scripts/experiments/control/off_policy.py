@@ -9,11 +9,11 @@ values that a teacher gives transitions on Pendulum-v1 are learned anew, by one 
 other, so that what differs is the regression alone, not exploration or targets that move. The
 teacher is SAC by backpropagation, half way through its learning.
 
-    python scripts/experiments/off_policy.py search   # results/off_policy/search.csv
-    python scripts/experiments/off_policy.py run      # rows.csv, curves.csv
-    python scripts/experiments/off_policy.py critic   # critic.csv
-    python scripts/experiments/off_policy.py report   # docs/off_policy.md and its figure
-    python scripts/experiments/off_policy.py run --only task=Pendulum-v1 rule=DANP
+    python -m scripts.experiments.control.off_policy search  # results/off_policy/search.csv
+    python -m scripts.experiments.control.off_policy run     # rows.csv, curves.csv
+    python -m scripts.experiments.control.off_policy critic  # critic.csv
+    python -m scripts.experiments.control.off_policy report  # docs/off_policy.md and its figure
+    python -m scripts.experiments.control.off_policy run --only task=Pendulum-v1 rule=DANP
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pages import DOCS, markdown, panels, plot_mean, put_section, save_figure, seeds_of, spread
-from rows import RESULTS, Only, Rows, column, command, keep, read, select
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -41,6 +39,9 @@ from torch import Tensor
 
 import nprobot
 from nprobot.catalogue import learner_title
+
+from ..pages import DOCS, markdown, panels, plot_mean, put_section, save_figure, seeds_of, spread
+from ..rows import RESULTS, Only, Rows, column, command, keep, read, select
 
 FOLDER = RESULTS / "off_policy"
 TASKS: dict[str, tuple[int, int, int]] = {

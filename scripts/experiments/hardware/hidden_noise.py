@@ -4,12 +4,12 @@ Every node of the network is on an emulated chip, noisy in learning and in evalu
 activities, inputs and losses. `bp` differentiates the weights as written through the noisy
 activity: an oracle that no chip has. Each line of a file of rows is one run.
 
-    python scripts/experiments/hidden_noise.py regression        # a teacher network, minutes
-    python scripts/experiments/hidden_noise.py size              # how small the noise may be
-    python scripts/experiments/hidden_noise.py chips             # other noise, read-outs, devices
-    python scripts/experiments/hidden_noise.py correction        # of the guess, by strength and K
-    python scripts/experiments/hidden_noise.py control           # PPO, hours
-    python scripts/experiments/hidden_noise.py tables            # into docs/hidden_noise.md
+    python -m scripts.experiments.hardware.hidden_noise regression  # a teacher network, minutes
+    python -m scripts.experiments.hardware.hidden_noise size  # how small the noise may be
+    python -m scripts.experiments.hardware.hidden_noise chips  # other noise, read-outs, devices
+    python -m scripts.experiments.hardware.hidden_noise correction  # of the guess
+    python -m scripts.experiments.hardware.hidden_noise control  # PPO, hours
+    python -m scripts.experiments.hardware.hidden_noise tables  # into docs/hidden_noise.md
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import nprobot
 from nprobot.policies import mlp
 from nprobot.policies.chip.crossbar import put_on_chip
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROWS = ROOT / "results" / "hidden_noise"
 PAGE = ROOT / "docs" / "hidden_noise.md"
 SIZES = (21, 64, 64, 7)

@@ -5,7 +5,7 @@ after a random time and resumed, up to six times a run, and what it leaves behin
 by file: weights, R, optimiser, normalisers, replay buffer, traces, generators, actuators, counters
 and logs. Only what a clock or a process id says may differ.
 
-    python scripts/experiments/kill_test.py --kills 50 --out results/kill_test
+    python -m scripts.experiments.control.kill_test --kills 50 --out results/kill_test
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rows import Row, append, column, read, select
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from ..rows import Row, append, column, read, select
 
 SMALL = ("--samples", "2", "--hidden", "16", "16", "--seed", "3", "--checkpoint-every")
 REPLAY = ("--steps", "180", *SMALL, "20", "--learning-starts", "40", "--batch-size", "16")

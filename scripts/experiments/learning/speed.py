@@ -9,10 +9,10 @@ On a GPU a step is a gradient, a step of Adam and, for decorrelated rules, an up
 kernel, as one CUDA graph, and beside them on one CPU thread. A turn is a stretch of steps between
 two waits for the GPU.
 
-    python scripts/experiments/speed.py steps --out results/speed    # rows.csv; CPU
-    python scripts/experiments/speed.py ppo --env HalfCheetah-v5 --out results/speed
-    python scripts/experiments/speed.py gpu                          # results/speed/gpu.csv
-    python scripts/experiments/speed.py report                       # docs/variance.md, GPU
+    python -m scripts.experiments.learning.speed steps --out results/speed  # rows.csv; CPU
+    python -m scripts.experiments.learning.speed ppo --env HalfCheetah-v5 --out results/speed
+    python -m scripts.experiments.learning.speed gpu                        # results/speed/gpu.csv
+    python -m scripts.experiments.learning.speed report                     # docs/variance.md, GPU
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from typing import Any
 
 import stable_baselines3
 import torch
-from pages import DOCS, markdown, put_section
 from rich.console import Console
 from rich.table import Table
-from rows import RESULTS, Row, Rows, append, command, read, select, write
 from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,6 +35,9 @@ import nprobot
 from nprobot.catalogue import FEEDBACK, Activation, Noise, learner_title, rule_named
 from nprobot.policies import mlp
 from nprobot.runs.versions import versions
+
+from ..pages import DOCS, markdown, put_section
+from ..rows import RESULTS, Row, Rows, append, command, read, select, write
 
 NETWORKS = [([17, 64, 64, 6], 64), ([17, 256, 256, 6], 256), ([21, 512, 512, 512, 7], 256)]
 DRAWS = (1, 4, 16)

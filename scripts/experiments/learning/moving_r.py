@@ -4,8 +4,8 @@ Every step of R changes what the layers compute, whatever the weights do. After 
 more update of the policy, each minibatch moves it twice: by the weights and by R. Both moves are
 measured as the KL divergence of the action distributions on the whole rollout, in nats.
 
-    python scripts/experiments/moving_r.py run      # results/moving_r/rows.csv, about 5 minutes
-    python scripts/experiments/moving_r.py report   # table in docs/variance.md
+    python -m scripts.experiments.learning.moving_r run     # results/moving_r/rows.csv, 5 minutes
+    python -m scripts.experiments.learning.moving_r report  # table in docs/variance.md
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import statistics
 from typing import Any
 
 import torch
-from pages import DOCS, markdown, put_section
-from rows import RESULTS, Only, column, command, keep, read, select
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import nprobot
+
+from ..pages import DOCS, markdown, put_section
+from ..rows import RESULTS, Only, column, command, keep, read, select
 
 ROWS = RESULTS / "moving_r" / "rows.csv"
 TASKS, RATES, SEEDS = ("Reacher-v5", "HalfCheetah-v5"), (1e-3, 1e-4, 1e-5), (0, 1, 2)

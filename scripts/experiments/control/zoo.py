@@ -3,10 +3,10 @@
 Each is trained by a command kept here. A run that is cut off continues from its last checkpoint;
 one that is finished is not repeated. So the same call can be made until everything is there.
 
-    python scripts/experiments/zoo.py status              # the commands, and how far each is
-    python scripts/experiments/zoo.py train Reacher       # or several; all without a name
-    python scripts/experiments/zoo.py train Reacher --replace   # and put it in place of its like
-    python scripts/experiments/zoo.py film                # docs/figures/zoo.gif
+    python -m scripts.experiments.control.zoo status  # the commands, and how far each is
+    python -m scripts.experiments.control.zoo train Reacher  # or several; all without a name
+    python -m scripts.experiments.control.zoo train Reacher --replace  # in place of its like
+    python -m scripts.experiments.control.zoo film  # docs/figures/zoo.gif
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from pages import FIGURES
 from PIL import Image, ImageDraw
-from rows import ROOT, command
 
 from nprobot.catalogue import learner_title
 from nprobot.deploy import choose_backend, export_run
@@ -33,6 +31,9 @@ from nprobot.policies import zoo
 from nprobot.policies.files.policy import recorded_rule
 from nprobot.regression import FitFolder
 from nprobot.training import RunFolder, environments
+
+from ..pages import FIGURES
+from ..rows import ROOT, command
 
 RUNS = Path("runs") / "zoo"
 """In the repository; relative, so that no path of a machine gets into a file."""
