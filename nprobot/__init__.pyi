@@ -18,6 +18,7 @@ from .algorithms.ppo import PPO as PPO
 from .algorithms.sac import SAC as SAC
 from .algorithms.td3 import TD3 as TD3
 from .deploy.policy_folder import export as export
+from .deploy.policy_folder import from_policy as from_policy
 from .learning.alignment import Alignment as Alignment
 from .learning.alignment import alignment as alignment
 from .learning.captured_step import CapturedStep as CapturedStep

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,14 +14,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nprobot.algorithms.from_policy import hidden_activations, network_arguments, write_policy
 from nprobot.algorithms.nrl import NRL
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import ActuatorModel
-from nprobot.errors import RuleError
+from nprobot.errors import ArchitectureError, RuleError
 from nprobot.policies.chip.crossbar import off_chip_copy
 from nprobot.policies.direct_policy import DirectPolicy
 from nprobot.policies.files.policy import BoxAction, Operation, Policy
-from nprobot.policies.files.torch_policy import MODULES
 from nprobot.policies.layers import fold
 from nprobot.training.environments import Env
 
@@ -60,12 +59,6 @@ def make_learner(
         norm_obs=policy.normaliser is not None,
         gamma=config.gamma,
     )
-    if policy.normaliser is not None:
-        known = policy.normaliser
-        statistics = FixedStatistics(shape=known.mean.shape)
-        statistics.mean, statistics.var = known.mean.copy(), known.var.copy()
-        env.obs_rms = statistics  # type: ignore[assignment]  # SB3's type is that of dicts
-        env.epsilon, env.clip_obs = known.epsilon, known.clip
     learner = RobotLearner(
         "MlpPolicy",
         env,
@@ -76,13 +69,17 @@ def make_learner(
         critic_epochs=1 if config.frozen else config.critic_epochs,
         n_steps=max(config.batch // config.robots, 1),
         gamma=config.gamma,
-        policy_kwargs=architecture(policy),
+        policy_kwargs=network_arguments(policy),
         seed=config.seed,
         device="cpu",
         calibration=config.calibration,
         hold=config.frozen,
     )
-    write_network(policy, learner.policy)
+    write_policy(learner, policy)
+    if policy.normaliser is not None:
+        fixed = FixedStatistics(shape=policy.normaliser.mean.shape)
+        fixed.mean, fixed.var = policy.normaliser.mean.copy(), policy.normaliser.var.copy()
+        env.obs_rms = fixed  # type: ignore[assignment]  # SB3's type is that of dicts
     learner.remember()
     return learner
 
@@ -181,41 +178,16 @@ def check_trainable(policy: Any) -> Policy:  # noqa: ANN401 - whatever deploymen
         )
     if not (policy.action.low < policy.action.high).all():
         raise RuleError("an action whose bounds are equal cannot be perturbed")
-    names = [operation.name for operation in policy.operations if operation.name != "flatten"]
-    activations = names[1::2]
-    if len(names) % 2 == 0 or set(names[::2]) != {"linear"} or len(set(activations)) > 1:
+    try:
+        hidden_activations(policy)
+    except ArchitectureError as error:
+        raise RuleError(f"NRL cannot train it: {error}") from error
+    if policy.operations[-1].name != "linear":
         raise RuleError(
-            "NRL trains linear layers with one kind of activation between them; this policy has "
-            + ", ".join(names)
+            "NRL trains linear layers with activations between them; this policy ends with "
+            f"{policy.operations[-1].name}"
         )
     return policy
-
-
-def architecture(policy: Policy) -> dict[str, Any]:
-    """Arguments that make a `DirectPolicy` with the policy's layers."""
-    linear = _linear(policy.operations)
-    others = [o for o in policy.operations if o.name not in ("linear", "flatten")]
-    activation: Callable[[], nn.Module] = nn.Tanh
-    if others:
-        activation = functools.partial(MODULES[others[0].name], **others[0].settings)
-    return {
-        "net_arch": [len(operation.arrays["bias"]) for operation in linear[:-1]],
-        "activation_fn": activation,
-    }
-
-
-@torch.no_grad()
-def write_network(policy: Policy, target: DirectPolicy) -> None:
-    """Write a policy's numbers into a policy that NRL trains; both then act alike.
-
-    Args:
-        policy: that `check_trainable` has let pass.
-        target: made with the arguments of `architecture`.
-    """
-    layers = [module for module in target.actor if isinstance(module, nn.Linear)]
-    for layer, (weight, bias) in zip(layers, _unit_layers(policy), strict=True):
-        layer.weight.copy_(torch.as_tensor(weight))
-        layer.bias.copy_(torch.as_tensor(bias))
 
 
 def read_network(source: DirectPolicy, policy: Policy) -> Policy:
@@ -234,19 +206,3 @@ def read_network(source: DirectPolicy, policy: Policy) -> Policy:
         operations.append(Operation("linear", {k: v.copy() for k, v in arrays.items()}))
     action = replace(policy.action, mapping="rescale")
     return replace(policy, operations=tuple(operations), action=action)
-
-
-def _unit_layers(policy: Policy) -> list[tuple[Any, Any]]:
-    """Weights and biases with outputs of ±1 for the bounds of an action."""
-    assert isinstance(policy.action, BoxAction)
-    arrays = [(o.arrays["weight"], o.arrays["bias"]) for o in _linear(policy.operations)]
-    if policy.action.mapping == "clip":
-        low, high = policy.action.low.reshape(-1), policy.action.high.reshape(-1)
-        half, middle = (high - low) / 2, (high + low) / 2
-        weight, bias = arrays[-1]
-        arrays[-1] = (weight / half[:, None], (bias - middle) / half)
-    return arrays
-
-
-def _linear(operations: Sequence[Operation]) -> list[Operation]:
-    return [operation for operation in operations if operation.name == "linear"]

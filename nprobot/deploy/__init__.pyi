@@ -10,6 +10,7 @@ from .loop_timing import LatencySummary as LatencySummary
 from .loop_timing import Watchdog as Watchdog
 from .policy_folder import export as export
 from .policy_folder import export_run as export_run
+from .policy_folder import from_policy as from_policy
 from .rendering import Film as Film
 from .rendering import choose_backend as choose_backend
 from .rendering import film_episode as film_episode

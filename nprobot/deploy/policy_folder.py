@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nprobot import catalogue
 from nprobot.envs import ARM_TRACK
-from nprobot.errors import DeployError, ExistsError
+from nprobot.errors import ArchitectureError, DeployError, ExistsError, UnknownNameError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.onnx_file import check_agreement, save_onnx
@@ -23,11 +24,14 @@ from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
 from nprobot.training import environments
 from nprobot.training.environments import find_spec
-from nprobot.training.evaluation import Evaluation, check_fit, evaluate
+from nprobot.training.evaluation import Evaluation, check_fit, evaluate, task_of
 from nprobot.training.run_folder import RunFolder
+
+from .controller import load_policy
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.vec_env import VecEnv
 
     from nprobot.regression.tracking import Tracking
 
@@ -161,6 +165,61 @@ def export(
     provenance = _provenance(policy.provenance, None, evaluation, None, licence)
     policy = replace(policy, provenance=provenance)
     return _write(policy, target, None, evaluation, onnx=onnx, reference=target.name)
+
+
+def from_policy(
+    policy: str | Path | Policy,
+    env: VecEnv | str | None = None,
+    *,
+    algo: str | None = None,
+    **arguments: Any,
+) -> BaseAlgorithm:
+    """A model that acts as a policy folder says, and learns further: the way back from `export`.
+
+        model = nprobot.from_policy("zoo:Reacher", rule="np+feedback")
+        model.learn(100_000)
+
+    The critic and the spread of the exploration begin anew: a policy file does not hold them.
+
+    Args:
+        policy: ``zoo:NAME``, the folder of a run or policy, or a policy that was loaded.
+        env: vectorised environments, or an id; by default the environment of the training. The
+            statistics of the policy's normaliser are put into its `VecNormalize`, which is made if
+            there is none.
+        algo: name of the algorithm; by default the one that made the policy, or PPO.
+        arguments: of the algorithm's class, such as ``rule="danp"``, ``learning_rate=1e-4``.
+
+    Returns:
+        An `nprobot.PPO`, `SAC`, `TD3` or `NRL`.
+
+    Raises:
+        NotFoundError: there is no such policy.
+        ArchitectureError: no algorithm makes its layers, or not this one; or it is an ONNX file.
+        ConfigError: there is no environment.
+        UnknownNameError: there is no such algorithm.
+    """
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from nprobot.algorithms.from_policy import network_arguments, write_policy
+
+    loaded = policy if isinstance(policy, Policy) else load_policy(policy)
+    if not isinstance(loaded, Policy):
+        raise ArchitectureError("an ONNX file cannot learn further; give the policy folder")
+    network = network_arguments(loaded)
+    made_by = str(loaded.provenance.get("algorithm", ""))
+    name = algo or (made_by if made_by in catalogue.ALGORITHMS else "ppo")
+    if name not in catalogue.ALGORITHMS:
+        raise UnknownNameError("algorithm", name, catalogue.ALGORITHMS)
+    if env is None or isinstance(env, str):
+        id, kwargs = task_of(loaded, env, None)
+        env = make_vec_env(lambda: environments.make(id, kwargs))
+    if loaded.normaliser is not None and not isinstance(env, VecNormalize):
+        env = VecNormalize(env, norm_reward=False)
+    arguments["policy_kwargs"] = network | dict(arguments.get("policy_kwargs") or {})
+    model: BaseAlgorithm = catalogue.ALGORITHMS[name].load()("MlpPolicy", env, **arguments)
+    write_policy(model, loaded)
+    return model
 
 
 def _task(

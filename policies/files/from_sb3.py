@@ -107,7 +107,7 @@ def actor(policy: BasePolicy) -> nn.Sequential:
     Raises:
         ArchitectureError: it is none of PPO, NRL, SAC, TD3 or DQN on flat observations.
     """
-    features, *layers = _layers(policy)
+    features, *layers = network_of(policy)
     if not isinstance(features, FlattenExtractor):
         raise ArchitectureError(
             f"feature extractor {type(features).__name__} cannot be exported; use an MlpPolicy"
@@ -117,7 +117,7 @@ def actor(policy: BasePolicy) -> nn.Sequential:
         return fold(off_chip_copy(nn.Sequential(nn.Flatten(), *layers))).cpu()
 
 
-def _layers(policy: BasePolicy) -> list[nn.Module]:
+def network_of(policy: BasePolicy) -> list[nn.Module]:
     """Feature extractor and layers, up to actions (±1 for the bounds, if squashed) or logits."""
     if isinstance(policy, DirectPolicy):
         return list(policy.actor)
