@@ -153,6 +153,32 @@ class LinearFit:
         unexplained: Tensor = (rest / whole.clamp_min_(1e-24)).square_()
         return unexplained
 
+    def due(self) -> bool:
+        """Whether it wants to see this step."""
+        self.steps += 1
+        return not self.steps % self.interval
+
+    def samples(self, batch: int, places: int = 1) -> int:
+        """How many of a batch are enough, where each sample is so many rows."""
+        return min(batch, -(-min(len(self.matrix), WIDE) // places))
+
+    def take(self, x: Tensor, a: Tensor, lr: float | None, nodes: int) -> None:
+        """Learn from what a step did to inputs (rows, d) and pre-activations (rows, n).
+
+        Exact but for rounding: as many rows as inputs tell all, and older ones are of weights that
+        have moved.
+
+        Args:
+            x: changes of the inputs.
+            a: changes of the pre-activations, less the layer's own noise.
+            lr: share of the way to the answer; None for all of it.
+            nodes: N of the network.
+        """
+        self.observe(x, a, max(1 - len(x) / len(self.matrix), 0.0))
+        unexplained = self.solve(x, a, 1.0 if lr is None else lr)
+        if not unexplained.is_cuda:  # a captured step is the same every time
+            self.adapt(unexplained.item(), nodes)
+
     def adapt(self, unexplained: float, nodes: int) -> None:
         """Choose how many steps to wait: as many as the guess of a network of N nodes can bear.
 
@@ -358,23 +384,15 @@ class LayerwiseFeedback(Feedback):
     def learn(self, network: int, passed: Passed) -> None:
         activity = passed.activity
         for index, fit in self._calls[network]:
-            fit.steps += 1
-            if fit.steps % fit.interval:
+            if not fit.due():
                 continue
             call = activity.calls[index]
-            inputs, nodes = fit.matrix.shape
             a = passed.moved[index]
-            places = a.shape[1] // nodes
-            samples = min(activity.batch, -(-min(inputs, WIDE) // places))
+            samples = fit.samples(activity.batch, a.shape[1] // fit.matrix.shape[1])
             a = (a - share(passed.noise[0], call)).narrow(0, 0, samples)
             a = call.layer.node_rows(a.view(samples, *call.pre_activation.shape[1:]))
             x = call.layer.input_rows(passed.inputs[index].narrow(0, 0, samples))
-            # Exact but for rounding: as many rows as inputs tell all, and older ones are of
-            # weights that have moved.
-            fit.observe(x, a, max(1 - len(x) / inputs, 0.0))
-            unexplained = fit.solve(x, a, 1.0 if self.lr is None else self.lr)
-            if not unexplained.is_cuda:  # a captured step is the same every time
-                fit.adapt(unexplained.item(), activity.size)
+            fit.take(x, a, self.lr, activity.size)
 
     def learn_activity(self, network: int, activity: Activity) -> None:
         """Learn from inputs and pre-activations whose noise is hidden.
