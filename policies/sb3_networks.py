@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -283,7 +283,7 @@ def chain_of_view(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module],
     features = network._extractor[0] if isinstance(network, QNetwork) else network.features
     if type(features) is not FlattenExtractor:
         return None
-    body = [network.body]
+    body: list[Any] = [network.body]
     if isinstance(network, Actor):
         heads = [network.head] if network.log_std is None else [network.head, network.log_std]
         return body, heads, False

@@ -83,9 +83,9 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
     ]
     _unseen: ViewChecks | None = None
     """What the next update compares on a first batch."""
-    _update: ShortUpdate | str = ""
+    _update: ShortUpdate | str = "no policy is there"
     """The update in numpy; or why there is none."""
-    _rollout: ShortRollout | str = ""
+    _rollout: ShortRollout | str = "no policy is there"
     """The same of rollouts."""
 
     @override
@@ -128,12 +128,10 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         self._find_short_forms()
 
     def _find_short_forms(self) -> None:
-        """Look whether the networks are such as learn and act in numpy, and say so in the log."""
-        before = str(self._update), str(self._rollout)
+        """See whether the networks are such as learn and act in numpy, and say so in the log."""
+        before = self.paths
         self._update = self._rollout = "actor and critic are one network"
-        if isinstance(self.rule, PerturbationRule) and not self.rule.use_short_form:
-            self._update = self._rollout = "it is switched off"
-        elif "actor" in self.networks and self.rule.entry.perturbs:
+        if isinstance(self.rule, PerturbationRule) and "actor" in self.networks:
             try:
                 self._update = ShortUpdate(self)
                 self._rollout = ShortRollout(self, self._update)
@@ -141,10 +139,20 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
                 self._rollout = str(reason)
                 if not isinstance(self._update, ShortUpdate):
                     self._update = str(reason)
-        if (str(self._update), str(self._rollout)) != before:
-            log = logging.getLogger(__name__)
-            log.info("updates: %s", self._update or "by the general engine")
-            log.info("rollouts: %s", self._rollout)
+        elif not isinstance(self.rule, PerturbationRule):
+            self._update = self._rollout = "the rule perturbs nothing"
+        if self.paths != before:
+            logging.getLogger(__name__).info("%s", self.paths)
+
+    @property
+    def paths(self) -> str:
+        """In words whether it learns and acts in numpy, and if not, why."""
+        update = self._update if isinstance(self._update, str) else ""
+        rollout = self._rollout if isinstance(self._rollout, str) else ""
+        return (
+            f"updates: {f'the general engine, as {update}' if update else 'numpy'}; "
+            f"rollouts: {f'stable-baselines3, as {rollout}' if rollout else 'numpy'}"
+        )
 
     @override
     def collect_rollouts(
@@ -274,13 +282,13 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         return terms, kl
 
     def _too_far(self, kl: float) -> bool:
-        return self.target_kl is not None and kl > 1.5 * self.target_kl
+        return self.target_kl is not None and bool(kl > 1.5 * self.target_kl)
 
     def stops(self, epoch: int, kl: float) -> bool:
-        """Whether the policy is so far from the one of the rollout that the update ends; says so."""
-        if stop := self._too_far(kl):
-            if self.verbose >= 1:
-                print(f"Early stopping at step {epoch}: KL divergence {kl:.2f}")
+        """Whether the policy is so far from the rollout's that the update ends; says so."""
+        stop = self._too_far(kl)
+        if stop and self.verbose >= 1:
+            print(f"Early stopping at step {epoch}: KL divergence {kl:.2f}")
         return stop
 
     def _peek(self) -> RolloutBufferSamples:

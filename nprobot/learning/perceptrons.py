@@ -34,7 +34,7 @@ from .feedback import LayerwiseFeedback, LinearFit
 from .wiring import Wiring
 
 if TYPE_CHECKING:
-    from .rule import Loss, PerturbationRule
+    from .rule import PerturbationRule
 
 Array = NDArray[Any]
 Activation = Callable[[Array, Array], object]
@@ -54,7 +54,8 @@ class ArrayLoss(Protocol):
         """Losses, and their slopes.
 
         Args:
-            outputs: of a network, (1 + P, B, n) each: row 0 is the clean pass, the others are noisy.
+            outputs: of a network, (1 + P, B, n) each or what spreads to that: row 0 is the clean
+                pass, the others are noisy.
             slopes: whether they are wanted.
 
         Returns:
@@ -80,14 +81,16 @@ class ClosureLoss:
 
     def __call__(self, outputs: list[Array], *, slopes: bool) -> tuple[Array, list[Array]]:
         """See `ArrayLoss`."""
-        ys = [torch.from_numpy(y) for y in outputs]
+        shape = np.broadcast_shapes(*(y.shape[:2] for y in outputs))
+        ys = [torch.from_numpy(y).expand(*shape, y.shape[2]) for y in outputs]
         clean = self._losses([y[0] for y in ys])
         if not slopes:
             return np.concatenate([clean[None], self._losses([y[1:] for y in ys])]), []
         sizes = [y.shape[2] for y in ys]
         count, kind = sum(sizes), outputs[0].dtype
         there = self.step * np.eye(count, dtype=kind)
-        parts = torch.from_numpy(np.concatenate([there, -there])[:, None]).split(sizes, dim=2)
+        both = torch.from_numpy(np.concatenate([there, -there])[:, None])
+        parts = torch.split(both, sizes, dim=2)
         moved = [torch.cat([y[0] + d, y[1:]]) for y, d in zip(ys, parts, strict=True)]
         losses = self._losses(moved)
         found = ((losses[:count] - losses[count : 2 * count]) / (2 * self.step)).T.astype(kind)
@@ -110,7 +113,7 @@ class Chain:
         single: whether the network returns a tensor, and no tuple.
     """
 
-    hidden: tuple[nn.Module, ...]
+    hidden: tuple[nn.Linear, ...]
     activations: tuple[nn.Module | None, ...]
     heads: tuple[nn.Module, ...]
     single: bool
@@ -118,9 +121,9 @@ class Chain:
     @property
     def shape(self) -> tuple[object, ...]:
         """What networks side by side have in common."""
-        layers = [tuple(m.weight.shape) for m in self.hidden]
-        inputs = [m.weight.shape[1] for m in self.heads if not isinstance(m, BiasHead)]
-        return (*layers, repr(self.activations), type(self.heads[0]), *set(inputs))
+        layers = [(m.in_features, m.out_features) for m in self.hidden]
+        inputs = {m.in_features for m in self.heads if isinstance(m, nn.Linear)}
+        return (*layers, repr(self.activations), type(self.heads[0]), *inputs)
 
 
 class NoShortForm(Exception):
@@ -135,7 +138,8 @@ def find_chain(network: nn.Module) -> Chain:
     """
     single = True
     if type(network) is nn.Sequential:
-        modules, heads = list(network), []
+        modules = list(network)
+        heads: list[nn.Module] = []
     elif (view := chain_of_view(network)) is not None:
         modules, heads, single = view
     else:
@@ -145,15 +149,15 @@ def find_chain(network: nn.Module) -> Chain:
         if not modules or not isinstance(modules[-1], nn.Linear):
             raise NoShortForm("the last module is no linear layer")
         heads = [modules.pop()]
-    hidden: list[nn.Module] = []
+    hidden: list[nn.Linear] = []
     activations: list[nn.Module | None] = []
     for module in modules:
         if isinstance(module, nn.Linear):
             hidden.append(module)
             activations.append(None)
-        elif type(module) is nn.Flatten and not hidden and module.start_dim == 1:
-            continue
-        elif type(module) is nn.Identity:
+        elif type(module) is nn.Identity or (
+            type(module) is nn.Flatten and not hidden and module.start_dim == 1
+        ):
             continue
         elif not hidden or activations[-1] is not None:
             raise NoShortForm(f"{type(module).__name__} stands where no activation function does")
@@ -247,7 +251,10 @@ class Layer:
                 self.R = module.R.numpy()
                 self.weight = self.weight @ self.R
         bias = module.bias
+        self.bias_row: Array
         self.bias: Array | None = None if bias is None else bias.detach().numpy()
+        if self.bias is not None:
+            self.bias_row = self.bias[None]
         self.places = [p.data_ptr() for p in self.parameters]
 
     def refresh(self) -> None:
@@ -257,7 +264,7 @@ class Layer:
 
     def pre_activation(self, x: Array, out: Array) -> Array:
         """``W x* + b``, (B, n)."""
-        np.matmul(x, self.weight.T, out=out)
+        np.dot(x, self.weight.T, out=out)
         if self.bias is not None:
             out += self.bias
         return out
@@ -267,7 +274,7 @@ class Layer:
         if self.linear:
             if self.R is not None:
                 x = x @ self.R.T
-            np.matmul(error.T, x, out=self.weight_gradient)
+            np.dot(error.T, x, out=self.weight_gradient)
         self.fed = x
         if self.bias is not None:
             np.add.reduce(error, axis=0, out=self.bias_gradient)
@@ -423,12 +430,11 @@ class Perceptrons:
         for own in self.layers:
             self.rule.remember_inputs((y.module, torch.from_numpy(y.fed)) for y in own)
 
-    def backward(
-        self, inputs: Tree, loss: Callable[..., Tensor], noise: Tensor | None
-    ) -> Tensor:
+    def backward(self, inputs: Tree, loss: Callable[..., Tensor], noise: Tensor | None) -> Tensor:
         """`LearningRule.backward` of the one network here."""
         closure = ClosureLoss(loss, self.rule.sigma, single=self.single[0])
         (found,) = self.estimate(inputs, [closure], None if noise is None else [noise.numpy()])
+        self.remember()
         gradient, start = torch.from_numpy(self.gradient.copy()), 0
         for p in self.parameters:
             own = gradient[start : start + p.numel()].view_as(p)
@@ -449,7 +455,7 @@ class Perceptrons:
 
     def _clean(self, work: _Work, x: Array) -> list[list[Array]]:
         """The clean pass; what every head makes of it, (B, n)."""
-        below: Sequence[Array] = [x] * len(self.hidden)
+        below: Sequence[Array] | Array = [x] * len(self.hidden)
         for index, function in enumerate(self.activations):
             for own, inputs, a in zip(self.hidden, below, work.a[index], strict=True):
                 own[index].pre_activation(inputs, a)
@@ -459,7 +465,7 @@ class Perceptrons:
             [
                 head.pre_activation(inputs, np.empty((len(x), head.nodes), self.dtype))
                 if head.linear
-                else np.broadcast_to(head.bias, (1, head.nodes))
+                else head.bias_row
                 for head in heads
             ]
             for heads, inputs in zip(self.heads, below, strict=True)
@@ -474,9 +480,11 @@ class Perceptrons:
                     moved[...] = work.noise[index]
             else:
                 own = work.own[index]
-                rows = zip(self.hidden, work.change_rows[index - 1], work.own_rows[index], strict=True)
+                rows = zip(
+                    self.hidden, work.change_rows[index - 1], work.own_rows[index], strict=True
+                )
                 for layers, delta, out in rows:
-                    np.matmul(delta, layers[index].weight.T, out=out)
+                    np.dot(delta, layers[index].weight.T, out=out)
                 if stop is None or index < stop:
                     np.add(own, work.noise[index], out=moved)
                 else:
@@ -485,14 +493,22 @@ class Perceptrons:
             self.activations[index](change, change)
             change -= work.x[index][:, None]
 
-    def _heads_change(self, work: _Work, g: int) -> list[Array]:
-        """What each head of a network makes of the change below it, (K, B, n)."""
+    def _heads_change(self, work: _Work, g: int) -> list[Array | None]:
+        """What each head of a network makes of the change below it, (K, B, n); None if nothing."""
+        shape = (work.draws, work.batch, -1)
+        return [
+            np.dot(work.change_rows[-1][g], head.weight.T).reshape(shape)
+            if head.linear and self.sizes
+            else None
+            for head in self.heads[g]
+        ]
+
+    def _outputs_change(self, work: _Work, g: int) -> list[Array]:
+        """The same, with zeros for nothing."""
         shape = (work.draws, work.batch)
         return [
-            (work.change_rows[-1][g] @ head.weight.T).reshape(*shape, -1)
-            if head.linear and self.sizes
-            else np.zeros((*shape, head.nodes), self.dtype)
-            for head in self.heads[g]
+            np.zeros((*shape, head.nodes), self.dtype) if change is None else change
+            for head, change in zip(self.heads[g], self._heads_change(work, g), strict=True)
         ]
 
     def _unguided(
@@ -506,7 +522,7 @@ class Perceptrons:
         """NP, ``δL ε_l / σ²``, and ANP, ``N δL δa_l / ‖δa‖²``."""
         self._noisy(work)
         found, weight = [], self._weights(work)
-        moved = [np.concatenate(self._heads_change(work, g), axis=-1) for g in range(len(clean))]
+        moved = [np.concatenate(self._outputs_change(work, g), axis=-1) for g in range(len(clean))]
         for g, (loss, delta, eps) in enumerate(zip(losses, moved, noise, strict=True)):
             delta += eps
             values, _ = self._evaluate(loss, clean[g], np.split(delta, self._ends[g], axis=-1))
@@ -544,16 +560,17 @@ class Perceptrons:
         for g, (loss, eps) in enumerate(zip(losses, noise, strict=True)):
             parts = np.split(eps, self._ends[g], axis=-1)
             # In one batch: the passes with noise in hidden layers, and those with noise in a head.
-            apart = [[y if i == j else np.zeros_like(y) for j in range(len(parts))] for i, y in enumerate(parts)]
+            apart = [
+                [y if i == j else np.zeros_like(y) for j in range(len(parts))]
+                for i, y in enumerate(parts)
+            ]
             moved = [np.concatenate(ys) for ys in zip(*(p[g] for p in passes), *apart, strict=True)]
             values, _ = self._evaluate(loss, clean[g], moved)
             found.append(values[0])
             change = (values[1:] - values[0]).reshape(-1, work.draws, work.batch)
             directions = [*(own[g] for own in work.noise), *parts]
             errors = [
-                _average(
-                    own.shape[-1] * share * delta / np.maximum(np.vecdot(own, own), tiny), own
-                )
+                _average(own.shape[-1] * share * delta / np.maximum(np.vecdot(own, own), tiny), own)
                 for delta, own in zip(change, directions, strict=True)
             ]
             for into, error in zip(hidden, errors, strict=False):
@@ -563,12 +580,10 @@ class Perceptrons:
         self._accumulate(work, x, hidden)
         return found
 
-    def _noisy_heads(
-        self, work: _Work, index: int, clean: list[list[Array]]
-    ) -> list[list[Array]]:
+    def _noisy_heads(self, work: _Work, index: int, clean: list[list[Array]]) -> list[list[Array]]:
         """Changes of every network's outputs by noise in one hidden layer."""
         self._noisy(work, index, index + 1)
-        return [self._heads_change(work, g) for g in range(len(clean))]
+        return [self._outputs_change(work, g) for g in range(len(clean))]
 
     def _guided(
         self,
@@ -588,18 +603,20 @@ class Perceptrons:
             moved = self._heads_change(work, g)
             answers.append(moved)
             values, slopes = self._evaluate(loss, clean[g], moved, slopes=True)
+            self.rule.forward_passes += work.batch * (1 + work.draws)
             found.append(values[0])
-            np.subtract(values[1:], values[0], out=residual[g])
+            if self.sizes:
+                np.subtract(values[1:], values[0], out=residual[g])
             guesses = [
-                slope @ fits[g][head.name].guide.numpy().T
+                np.dot(slope, fits[g][head.name].guide.numpy().T)
                 for head, slope in zip(heads, slopes, strict=True)
                 if head.linear and self.sizes
             ]
             if guesses:
                 work.error[-1][g] = sum(guesses[1:], guesses[0])
-            errors = np.concatenate(slopes, axis=-1) if len(slopes) > 1 else slopes[0]
-            self._accumulate_heads(work, x, g, errors * (1 / work.batch))
-            self.rule.forward_passes += work.batch * (1 + work.draws)
+            for head, slope in zip(heads, slopes, strict=True):
+                slope *= 1 / work.batch
+                head.accumulate(slope, work.x[-1][g] if self.sizes else x)
         self._pull(work, fits)
         self._learn(work, fits, answers)
         for eps, guess in zip(work.noise, work.error, strict=True):
@@ -627,18 +644,20 @@ class Perceptrons:
             if index:
                 for g, layers in enumerate(self.hidden):
                     guide = fits[g][layers[index].name].guide.numpy()
-                    np.matmul(error[g], guide.T, out=work.error[index - 1][g])
+                    np.dot(error[g], guide.T, out=work.error[index - 1][g])
 
     def _learn(
-        self, work: _Work, fits: list[dict[str, LinearFit]], answers: list[list[Array]]
+        self, work: _Work, fits: list[dict[str, LinearFit]], answers: list[list[Array | None]]
     ) -> None:
         """Show every fit what its layer did in the first draw, as `LayerwiseFeedback` does."""
         lr = self.rule.feedback.lr  # type: ignore[attr-defined]
         for g, (hidden, heads) in enumerate(zip(self.hidden, self.heads, strict=True)):
-            own = [y[g, 0] for y in work.own[1:]] + [y[0] for y in answers[g]]
+            own = [y[g, 0] for y in work.own[1:]] + [
+                None if y is None else y[0] for y in answers[g]
+            ]
             below = [*range(len(hidden) - 1), *[len(hidden) - 1] * len(heads)]
             for layer, index, a in zip([*hidden[1:], *heads], below, own, strict=True):
-                if not layer.linear or not hidden:
+                if a is None:
                     continue
                 fit = fits[g][layer.name]
                 if fit.due():
@@ -672,7 +691,12 @@ class Perceptrons:
         return np.empty((len(self.layers), work.draws, work.batch), self.dtype)
 
     def _evaluate(
-        self, loss: ArrayLoss, clean: list[Array], moved: list[Array], *, slopes: bool = False
+        self,
+        loss: ArrayLoss,
+        clean: list[Array],
+        moved: Sequence[Array | None],
+        *,
+        slopes: bool = False,
     ) -> tuple[Array, list[Array]]:
         """The losses of the clean pass and of the noisy ones, and slopes.
 
@@ -681,6 +705,9 @@ class Perceptrons:
         """
         outputs = []
         for y, change in zip(clean, moved, strict=True):
+            if change is None:  # a bias, and no noise
+                outputs.append(y.reshape(1, -1, y.shape[-1]))
+                continue
             both = np.empty((1 + len(change), *change.shape[1:]), self.dtype)
             both[0] = y
             np.add(change, y, out=both[1:])
@@ -712,7 +739,8 @@ def _average(weight: Array, values: Array) -> Array:
     """``Σ_k weight[..., k, b] values[..., k, b, :]``, shape (..., B, n)."""
     if weight.shape[-2] == 1:
         return weight[..., 0, :, None] * values[..., 0, :, :]
-    return np.einsum("...kb,...kbn->...bn", weight, values)
+    total: Array = np.einsum("...kb,...kbn->...bn", weight, values)
+    return total
 
 
 def _rows(inputs: Tree | Array) -> Array:

@@ -41,11 +41,11 @@ class FusedStep:
                 parameter.grad = None  # the array is written to again
             self._kernels = self._adam()
             return
-        for kernel, steps, arguments, settings in self._kernels:
-            torch._foreach_add_(steps, 1)
-            kernel(*arguments, steps, **settings)
+        for kernel, count, arguments, settings in self._kernels:
+            count += 1
+            kernel(*arguments, **settings)
 
-    def _adam(self) -> list[tuple[Any, list[Tensor], list[Any], dict[str, Any]]] | None:
+    def _adam(self) -> list[tuple[Any, Tensor, list[Any], dict[str, Any]]] | None:
         """The kernels and what they take; None for other optimisers, and before a first step."""
         optimizer = self.optimizer
         if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
@@ -56,7 +56,7 @@ class FusedStep:
         found = []
         for group in optimizer.param_groups:
             members = [p for p in group["params"] if id(p) in own]
-            states = [optimizer.state.get(p) for p in members]
+            states = [optimizer.state.get(p, {}) for p in members]
             if not all(states) or not group["fused"] or group["amsgrad"] or group["maximize"]:
                 return None
             if isinstance(group["lr"], Tensor) or not members:
@@ -64,11 +64,14 @@ class FusedStep:
             decoupled = group.get("decoupled_weight_decay", type(optimizer) is torch.optim.AdamW)
             kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
             beta1, beta2 = group["betas"]
-            means, squares, steps = (
-                [state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step")
-            )
+            means, squares = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq"))
+            # In one tensor, to count all up at once.
+            count = torch.stack([state["step"] for state in states])
+            for state, own_count in zip(states, count.unbind(), strict=True):
+                state["step"] = own_count
             gradients = [own[id(p)] for p in members]
             settings = {name: group[name] for name in ("lr", "weight_decay", "eps")}
             settings |= {"beta1": beta1, "beta2": beta2, "amsgrad": False, "maximize": False}
-            found.append((kernel, steps, [members, gradients, means, squares, []], settings))
+            arguments = [members, gradients, means, squares, [], list(count.unbind())]
+            found.append((kernel, count, arguments, settings))
         return found

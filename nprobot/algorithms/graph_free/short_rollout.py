@@ -75,7 +75,8 @@ class ShortRollout:
         rollout_buffer.reset()
         callback.on_rollout_start()
         while n_steps < n_rollout_steps:
-            obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[type-var]
+            last_obs: Any = model._last_obs
+            obs_tensor = obs_as_tensor(last_obs, model.device)
             x = self._rows(model, obs_tensor)
             chosen, chance = self._act(x)
             worth = self.critic(x)[0]
@@ -98,9 +99,8 @@ class ShortRollout:
                     value = self.critic(self._rows(model, terminal_obs))[0]
                     rewards[index] += model.gamma * value[0, 0]
             row = rollout_buffer.pos
-            rollout_buffer.observations[row] = np.reshape(
-                model._last_obs, rollout_buffer.observations[row].shape
-            )
+            kept = rollout_buffer.observations[row]
+            kept[...] = np.reshape(last_obs, kept.shape)
             rollout_buffer.actions[row] = chosen
             rollout_buffer.rewards[row] = rewards
             rollout_buffer.episode_starts[row] = model._last_episode_starts
@@ -110,16 +110,18 @@ class ShortRollout:
             model._last_obs = new_obs  # type: ignore[assignment]
             model._last_episode_starts = dones
         rollout_buffer.full = True
-        following = self._rows(model, obs_as_tensor(model._last_obs, model.device))  # type: ignore[type-var]
+        last_obs = new_obs
+        following = self._rows(model, obs_as_tensor(last_obs, model.device))
         advantages(rollout_buffer, self.critic(following)[0][:, 0], dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    def _rows(self, model: PPO, observations: torch.Tensor) -> Array:
+    def _rows(self, model: PPO, observations: Any) -> Array:  # noqa: ANN401 - SB3's own types
         """Observations as the networks take them, (environments, d)."""
         if observations.dtype is torch.float32 and observations.dim() == 2:
-            return observations.numpy()
+            rows: Array = observations.numpy()
+            return rows
         prepared = preprocess_obs(
             observations, model.observation_space, model.policy.normalize_images
         )

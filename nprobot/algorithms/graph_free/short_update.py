@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nprobot.learning.perceptrons import ArrayLoss, Chain, Perceptrons, find_chain
+from nprobot.learning.perceptrons import ArrayLoss, Chain, NoShortForm, Perceptrons, find_chain
 from nprobot.learning.rule import PerturbationRule
 
 from .array_losses import ArraySurrogate, ArrayValueError, array_distribution
@@ -69,6 +69,11 @@ class Stacks:
             norms[f"grad_norm_{name}"] = norm
         return norms
 
+    def show(self) -> None:
+        """Leave the gradients where users look for them."""
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient.clone()
+
     def unchanged(self) -> bool:
         """Whether the networks consist of what they consisted of."""
         return all(stack.unchanged() for stack in self.stacks)
@@ -86,6 +91,8 @@ class ShortUpdate:
 
     def __init__(self, model: PPO) -> None:
         assert isinstance(model.rule, PerturbationRule), "backpropagation is SB3's"
+        if not model.rule.use_short_form:
+            raise NoShortForm("it is switched off")
         self.networks = dict(model.networks)
         self.stacks = Stacks(model.rule, model.networks)
         self.distribution = array_distribution(model.distribution)
@@ -128,6 +135,8 @@ class ShortUpdate:
             break
         for stack in self.stacks.stacks:
             stack.remember()
+        if norms:
+            self.stacks.show()
         terms: dict[str, Array] = {}
         if norms:
             clipped = [abs(np.expm1(ratio)) > clip_range for ratio in seen["ratio"]]
@@ -145,7 +154,7 @@ class ShortUpdate:
     ) -> Iterator[Array]:
         """The rollout, shuffled: observations, while both losses have what belongs to them."""
         (rollout,) = model.rollout_buffer.get(None)
-        observations = model.preprocess(rollout.observations)
+        observations: Any = model.preprocess(rollout.observations)
         x = observations.flatten(1).numpy()
         actions, returns, advantages, old_log_prob, old_values = (
             field.numpy()
@@ -178,7 +187,8 @@ def _means(values: Sequence[Array]) -> Array:
     lengths = np.array([len(own) for own in values])
     starts = np.cumsum(lengths) - lengths
     total: Array = np.add.reduceat(np.concatenate(values).astype(np.float64), starts)
-    return total / lengths
+    means: Array = total / lengths
+    return means
 
 
 def _mean(values: Array) -> float:
