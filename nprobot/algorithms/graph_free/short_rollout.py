@@ -88,7 +88,7 @@ class ShortRollout:
                 clipped_actions = np.minimum(np.maximum(actions, low), high)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             model.num_timesteps += env.num_envs
-            callback.update_locals(locals())
+            callback.update_locals(locals() | {"self": model})
             if not callback.on_step():
                 return False
             model._update_info_buffer(infos, dones)
@@ -113,7 +113,7 @@ class ShortRollout:
         last_obs = new_obs
         following = self._rows(model, obs_as_tensor(last_obs, model.device))
         advantages(rollout_buffer, self.critic(following)[0][:, 0], dones)
-        callback.update_locals(locals())
+        callback.update_locals(locals() | {"self": model})
         callback.on_rollout_end()
         return True
 
