@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from stable_baselines3.common.policies import ActorCriticPolicy, ContinuousCritic
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import Actor as StochasticActor
 from stable_baselines3.td3.policies import Actor as SB3DeterministicActor
 from torch import Tensor, nn
@@ -266,6 +267,29 @@ def effective_parameters(network: nn.Module) -> list[Tensor]:
             else:
                 effective.append(parameter)
     return effective
+
+
+def chain_of_view(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module], bool] | None:
+    """Modules of one of the networks above, where they form one chain and take flat inputs.
+
+    Returns:
+        The modules in the order in which they run; the heads that take the last one's outputs side
+        by side, if it does not end in one; whether it returns one tensor. None if there is no such
+        chain.
+    """
+    kind = type(network)
+    if kind not in (Actor, Critic, GaussianActor, DeterministicActor, QNetwork):
+        return None
+    features = network._extractor[0] if isinstance(network, QNetwork) else network.features
+    if type(features) is not FlattenExtractor:
+        return None
+    body: list[Any] = [network.body]
+    if isinstance(network, Actor):
+        heads = [network.head] if network.log_std is None else [network.head, network.log_std]
+        return body, heads, False
+    if isinstance(network, GaussianActor):
+        return body, [network.mean, network.log_std], False
+    return body, [network.head] if isinstance(network, Critic) else [], True
 
 
 def shares_parameters(policy: ActorCriticPolicy) -> bool:

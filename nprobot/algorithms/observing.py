@@ -32,7 +32,7 @@ class ObservedVecEnv(DummyVecEnv):
                 self.actions[i]
             )
             for name, value in (("terminated", terminated), ("truncated", truncated)):
-                if not isinstance(value, bool | np.bool_ | int | np.ndarray):
+                if not isinstance(value, _TRUTH):
                     raise ObservationError(
                         f"environment {i} said {name}={value!r} in step {self._steps}; it has to "
                         "be True or False"
@@ -44,7 +44,7 @@ class ObservedVecEnv(DummyVecEnv):
                 self.buf_infos[i]["terminal_observation"] = copy.deepcopy(obs)
                 obs, self.reset_infos[i] = env.reset()
             self._save_obs(i, obs)
-        infos = copy.deepcopy(self.buf_infos)
+        infos = [_copied(info) for info in self.buf_infos]
         return self._obs_from_buf(), np.copy(self.buf_rews), np.copy(self.buf_dones), infos
 
     def _save_obs(self, env_idx: int, obs: VecEnvObs) -> None:
@@ -68,6 +68,18 @@ class ObservedVecEnv(DummyVecEnv):
             f"environment {index} in step {self._steps}: {what} has shape {array.shape} and type "
             f"{array.dtype}, and its space, {space}, has real numbers of shape {space.shape}"
         )
+
+
+def _copied(info: dict[str, Any]) -> dict[str, Any]:
+    """What `copy.deepcopy` gives, which asks of every number how to copy it."""
+    return {
+        key: value if type(value) in _CONSTANT else copy.deepcopy(value)
+        for key, value in info.items()
+    }
+
+
+_TRUTH = (bool, np.bool_, int, np.ndarray)
+_CONSTANT = frozenset({bool, int, float, str, type(None), np.float64, np.float32, np.bool_})
 
 
 def observe(env: VecEnv) -> None:

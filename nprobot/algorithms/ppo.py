@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, ClassVar
@@ -12,16 +13,19 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot.learning.activity import tensors
 from nprobot.learning.alignment import alignment
-from nprobot.learning.rule import Loss
+from nprobot.learning.perceptrons import NoShortForm
+from nprobot.learning.rule import Loss, PerturbationRule
 from nprobot.policies.distributions import action_distribution
 from nprobot.policies.layers import decorrelate
 from nprobot.policies.sb3_networks import (
@@ -34,6 +38,8 @@ from nprobot.policies.sb3_networks import (
 
 from .base import RuleAlgorithm, accepts, same_modules
 from .checks import ViewChecks, check_optimizer, sample
+from .graph_free.short_rollout import ShortRollout
+from .graph_free.short_update import ShortUpdate
 from .losses import ClippedSurrogate, SharedLoss, SquaredValueError
 
 
@@ -72,9 +78,15 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
     plain: ClassVar[type[BaseAlgorithm]] = stable_baselines3.PPO
     continuous: ClassVar[bool] = False
 
-    _OURS: ClassVar[list[str]] = ["actor", "critic", "networks", "distribution", "_unseen"]
+    _OURS: ClassVar[list[str]] = [
+        *("actor", "critic", "networks", "distribution", "_unseen", "_update", "_rollout"),
+    ]
     _unseen: ViewChecks | None = None
-    """What the next update compares on its first batch."""
+    """What the next update compares on a first batch."""
+    _update: ShortUpdate | str = "no policy is there"
+    """The update in numpy; or why there is none."""
+    _rollout: ShortRollout | str = "no policy is there"
+    """The same of rollouts."""
 
     @override
     def _adapted(self, policy: str | type[BasePolicy], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -110,13 +122,53 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
             observations = sample(self.observation_space, 3, self.device)
             actions = sample(self.action_space, 3, self.device).reshape(3, -1).float()
             self._compare(checks, observations, actions)
-            inputs = self._preprocess(observations)
+            inputs = self.preprocess(observations)
             checks.separate_samples(dict.fromkeys(self.networks, inputs))
         self._unseen = checks
+        self._find_short_forms()
+
+    def _find_short_forms(self) -> None:
+        """See whether the networks are such as learn and act in numpy, and say so in the log."""
+        before = self.paths
+        self._update = self._rollout = "actor and critic are one network"
+        if isinstance(self.rule, PerturbationRule) and "actor" in self.networks:
+            try:
+                self._update = ShortUpdate(self)
+                self._rollout = ShortRollout(self, self._update)
+            except NoShortForm as reason:
+                self._rollout = str(reason)
+                if not isinstance(self._update, ShortUpdate):
+                    self._update = str(reason)
+        elif not isinstance(self.rule, PerturbationRule):
+            self._update = self._rollout = "the rule perturbs nothing"
+        if self.paths != before:
+            logging.getLogger(__name__).info("%s", self.paths)
+
+    @property
+    def paths(self) -> str:
+        """In words whether it learns and acts in numpy, and if not, why."""
+        update = self._update if isinstance(self._update, str) else ""
+        rollout = self._rollout if isinstance(self._rollout, str) else ""
+        return (
+            f"updates: {f'the general engine, as {update}' if update else 'numpy'}; "
+            f"rollouts: {f'stable-baselines3, as {rollout}' if rollout else 'numpy'}"
+        )
+
+    @override
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        if isinstance(self._rollout, ShortRollout) and rollout_buffer is self.rollout_buffer:
+            return self._rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def _compare(self, checks: ViewChecks, observations: Any, actions: Tensor) -> None:  # noqa: ANN401
         """See that the views compute what the policy does."""
-        inputs = self._preprocess(observations)
+        inputs = self.preprocess(observations)
 
         def ours() -> dict[str, Tensor]:
             *outputs, value = tensors(tuple(view(inputs) for view in self.networks.values()))
@@ -163,64 +215,20 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         progress = self._current_progress_remaining
         clip_range = self.clip_range(progress)  # type: ignore[operator]
         clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
-        share_of_rate = self._share_of_rate()
-        # Once an update: listing parameters takes as long as clipping them.
-        learned = {name: list(network.parameters()) for name, network in self.networks.items()}
-        terms: dict[str, list[float]] = {}
-        kl: list[float] = []
-        go_on = True
-        for epoch in range(self.n_epochs):
-            kl.clear()
-            for batch in minibatches(self.rollout_buffer, self.batch_size):
-                observations = self._preprocess(batch.observations)
-                if self._unseen is not None:
-                    self._compare(self._unseen, batch.observations, batch.actions)
-                    self._unseen = None
-                surrogate = ClippedSurrogate(
-                    self.distribution,
-                    batch.actions,
-                    batch.old_log_prob,
-                    self._advantages(batch),
-                    clip_range,
-                    self.ent_coef,
-                )
-                value_error = SquaredValueError(
-                    batch.returns, batch.old_values, clip_range_vf, self.vf_coef
-                )
-                (first, loss), *others = self._losses(surrogate, value_error).items()
-                for parameter in chain(*learned.values()):
-                    parameter.grad = None
-                self.rule.backward(self.networks[first], observations, loss)
-                kl.append(surrogate.approximate_kl())
-                if self.target_kl is not None and kl[-1] > 1.5 * self.target_kl:
-                    go_on = False
-                    if self.verbose >= 1:
-                        print(f"Early stopping at step {epoch}: KL divergence {kl[-1]:.2f}")
-                    break
-                for name, loss in others:
-                    self.rule.backward(self.networks[name], observations, loss)
-                norms = self._clip(learned)
-                self.policy.optimizer.step()
-                for network in self.networks.values():
-                    self.rule.decorrelate(network, scale=share_of_rate)
-                gain, entropy_loss = surrogate.terms()
-                value_loss = value_error.mean()
-                total = gain + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-                _append(
-                    terms,
-                    policy_gradient_loss=gain,
-                    entropy_loss=entropy_loss,
-                    value_loss=value_loss,
-                    clip_fraction=surrogate.clip_fraction(),
-                    **norms,
-                )
-            self._n_updates += 1
-            if not go_on:
-                break
+        if self._unseen is not None:
+            batch = self._peek()
+            self._compare(self._unseen, batch.observations, batch.actions)
+            self._unseen = None
+        if isinstance(self._update, ShortUpdate) and not self._update.fits(self):
+            self._find_short_forms()
+        learn = self._update if isinstance(self._update, ShortUpdate) else PPO._learn
+        terms, kl = learn(self, clip_range, clip_range_vf, self._share_of_rate())
         for name, values in terms.items():
             self.logger.record(f"train/{name}", np.mean(values))
         if terms:
-            self.logger.record("train/loss", total)
+            last = {name: values[-1] for name, values in terms.items()}
+            total = last["policy_gradient_loss"] + self.ent_coef * last["entropy_loss"]
+            self.logger.record("train/loss", total + self.vf_coef * last["value_loss"])
         self.logger.record("train/approx_kl", np.mean(kl))
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
@@ -228,7 +236,82 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         self._log_state()
         update = self._n_updates // self.n_epochs
         if self.alignment_interval and update % self.alignment_interval == 0:
-            self._log_alignment(observations, self._losses(surrogate, value_error))
+            self._log_alignment(clip_range, clip_range_vf)
+
+    @torch.no_grad()
+    def _learn(
+        self, clip_range: float, clip_range_vf: float | None, share_of_rate: float
+    ) -> tuple[dict[str, list[float]], list[float]]:
+        """`n_epochs` passes over the rollout, one step of both networks for every minibatch.
+
+        Returns:
+            What is logged, by name, of every minibatch; the KL divergences of the last epoch's.
+        """
+        # Once an update: listing parameters takes as long as clipping them.
+        learned = {name: list(network.parameters()) for name, network in self.networks.items()}
+        terms: dict[str, list[float]] = {}
+        kl: list[float] = []
+        for epoch in range(self.n_epochs):
+            kl.clear()
+            for batch in minibatches(self.rollout_buffer, self.batch_size):
+                observations = self.preprocess(batch.observations)
+                surrogate, value_error = self._losses_of(batch, clip_range, clip_range_vf)
+                for parameter in chain(*learned.values()):
+                    parameter.grad = None
+                for name, loss in self._losses(surrogate, value_error).items():
+                    self.rule.backward(self.networks[name], observations, loss)
+                kl.append(surrogate.approximate_kl())
+                if self.stops(epoch, kl[-1]):
+                    break
+                norms = self._clip(learned)
+                self.policy.optimizer.step()
+                for network in self.networks.values():
+                    self.rule.decorrelate(network, scale=share_of_rate)
+                gain, entropy_loss = surrogate.terms()
+                _append(
+                    terms,
+                    policy_gradient_loss=gain,
+                    entropy_loss=entropy_loss,
+                    value_loss=value_error.mean(),
+                    clip_fraction=surrogate.clip_fraction(),
+                    **norms,
+                )
+            self._n_updates += 1
+            if kl and self._too_far(kl[-1]):
+                break
+        return terms, kl
+
+    def _too_far(self, kl: float) -> bool:
+        return self.target_kl is not None and bool(kl > 1.5 * self.target_kl)
+
+    def stops(self, epoch: int, kl: float) -> bool:
+        """Whether the policy is so far from the rollout's that the update ends; says so."""
+        stop = self._too_far(kl)
+        if stop and self.verbose >= 1:
+            print(f"Early stopping at step {epoch}: KL divergence {kl:.2f}")
+        return stop
+
+    def _peek(self) -> RolloutBufferSamples:
+        """Some minibatch, without any notice by the generator."""
+        state = np.random.get_state()  # noqa: NPY002 - SB3's buffers draw from it
+        batch = next(minibatches(self.rollout_buffer, self.batch_size))
+        np.random.set_state(state)  # noqa: NPY002
+        return batch
+
+    def _losses_of(
+        self, batch: RolloutBufferSamples, clip_range: float, clip_range_vf: float | None
+    ) -> tuple[ClippedSurrogate, SquaredValueError]:
+        surrogate = ClippedSurrogate(
+            self.distribution,
+            batch.actions,
+            batch.old_log_prob,
+            self._advantages(batch),
+            clip_range,
+            self.ent_coef,
+        )
+        return surrogate, SquaredValueError(
+            batch.returns, batch.old_values, clip_range_vf, self.vf_coef
+        )
 
     def _losses(
         self, surrogate: ClippedSurrogate, value_error: SquaredValueError
@@ -238,7 +321,8 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
             return {"actor": surrogate, "critic": value_error}
         return {"actor_critic": SharedLoss(surrogate, value_error)}
 
-    def _preprocess(self, observations: Any) -> Observation:  # noqa: ANN401 - SB3's own types
+    def preprocess(self, observations: Any) -> Observation:  # noqa: ANN401 - SB3's own types
+        """Observations of a rollout as the networks take them."""
         return preprocess_obs(observations, self.observation_space, self.policy.normalize_images)
 
     def _advantages(self, batch: RolloutBufferSamples) -> Tensor:
@@ -284,7 +368,10 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         self.logger.record("train/weight_norm", float(norm))
         self.logger.record("train/forward_passes", self.rule.forward_passes, exclude="tensorboard")
 
-    def _log_alignment(self, observations: Observation, losses: dict[str, Loss]) -> None:
+    def _log_alignment(self, clip_range: float, clip_range_vf: float | None) -> None:
+        batch = self._peek()
+        observations = self.preprocess(batch.observations)
+        losses = self._losses(*self._losses_of(batch, clip_range, clip_range_vf))
         for name, loss in losses.items():
             result = alignment(self.rule, self.networks[name], observations, loss)
             self.logger.record(f"train/alignment_{name}", result.cosine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ from nprobot.policies.chip.crossbar import on_chip
 from .activity import Activity, Tree, first_tensor
 from .decorrelation import decorrelated_layers, mean_square_correlation, update
 from .noise import PerturbationStream
+from .perceptrons import NoShortForm, Perceptrons, find_chain
 
 Loss = Callable[[Tree], Tensor]
 """From a network's outputs (..., B, out) to one loss per sample (..., B)."""
@@ -207,7 +209,7 @@ class LearningRule(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and SB3's `save`: everything but what was seen of networks."""
-        weak = ("_network_index", "_layer_inputs")
+        weak = ("_network_index", "_layer_inputs", "_short_forms")
         return {name: value for name, value in vars(self).items() if name not in weak}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -235,6 +237,7 @@ class LearningRule(ABC):
     def _forget_networks(self) -> None:
         self._network_index: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         self._layer_inputs: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+        self._short_forms: WeakKeyDictionary[nn.Module, Perceptrons | str] = WeakKeyDictionary()
 
     def _index(self, network: nn.Module) -> int:
         """Number of a network, in the order in which this rule met them.
@@ -267,6 +270,10 @@ class PerturbationRule(LearningRule):
 
     frozen_nodes: ClassVar[bool] = False
     """Whether layers that are frozen are perturbed, too."""
+    short_form: ClassVar[str] = ""
+    """By which of the steps in `perceptrons` this very class learns; none if empty."""
+    use_short_form: bool = True
+    """Set it to False to have perceptrons, too, take the general path."""
 
     @override
     @torch.no_grad()
@@ -278,6 +285,11 @@ class PerturbationRule(LearningRule):
         *,
         perturbations: Sequence[Tensor] | None = None,
     ) -> Tensor:
+        if isinstance(short := self.short_form_of(network), Perceptrons):
+            noise = None
+            if perturbations is not None:
+                noise = Activity(network, inputs, frozen=self.frozen_nodes).join(perturbations)
+            return short.backward(inputs, partial(per_sample, loss), noise)
         if on_chip(network):
             if perturbations is not None:
                 raise NoiseInaccessibleError(
@@ -302,6 +314,19 @@ class PerturbationRule(LearningRule):
         self.remember_inputs(activity.layer_inputs())
         self.forward_passes += activity.batch * (1 + samples * self.noisy_passes(activity))
         return clean_loss
+
+    def short_form_of(self, network: nn.Module) -> Perceptrons | str:
+        """What stands in for the general path in numpy; or why nothing does, in words."""
+        if not self.use_short_form:
+            return "it is switched off"
+        found = self._short_forms.get(network)
+        if found is None or (isinstance(found, Perceptrons) and not found.unchanged()):
+            try:
+                found = Perceptrons(self, [network], [find_chain(network)])
+            except NoShortForm as reason:
+                found = str(reason)
+            self._short_forms[network] = found
+        return found
 
     def learn_from_hidden_noise(self, network: nn.Module, inputs: Tree, loss: Loss) -> Tensor:
         """What `backward` does for a network that is noisy by itself; the same results.

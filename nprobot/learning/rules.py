@@ -37,6 +37,8 @@ from .rule import LearningRule, Loss, PerturbationRule, per_sample
 class NodePerturbation(PerturbationRule):
     """NP: ``δL ε_l / σ²``. One noisy pass; unbiased to first order in σ."""
 
+    short_form = "np"
+
     @override
     def node_error(
         self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
@@ -58,6 +60,8 @@ class IterativeNodePerturbation(PerturbationRule):
 
     One noisy pass a layer; unbiased to first order in σ.
     """
+
+    short_form = "inp"
 
     @override
     def noisy_passes(self, activity: Activity) -> int:
@@ -100,6 +104,8 @@ class ActivityNodePerturbation(PerturbationRule):
         reference_rate: weight of the newest call in the running mean.
         settings: of `LearningRule`.
     """
+
+    short_form = "anp"
 
     def __init__(
         self,
@@ -236,6 +242,8 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
     Raises:
         RuleError: a setting is out of range.
     """
+
+    short_form = "np+feedback"
 
     def __init__(self, *, correction: float = 0.0, **settings: Any) -> None:
         super().__init__(**settings)

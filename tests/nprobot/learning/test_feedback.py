@@ -66,7 +66,10 @@ def guess_cosine(rule, net, x, loss):
         seen.append(original(*args))
         return seen[-1].clone()
 
-    with mock.patch.object(rule.feedback, "guess", guess):
+    with (
+        mock.patch.object(rule.feedback, "guess", guess),
+        mock.patch.object(rule, "use_short_form", False),
+    ):
         rule.backward(net, x, loss)
     with torch.enable_grad():
         activity = Activity(net, x, frozen=True)

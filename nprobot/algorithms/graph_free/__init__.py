@@ -1,0 +1,1 @@
+"""What algorithms do with plain perceptrons without torch's operations, in numpy."""
