@@ -1,4 +1,4 @@
-"""The controller for other programs: JSON messages over a ZeroMQ socket.
+"""The controller for other programs: JSON messages for ZeroMQ's REQ sockets.
 
 One JSON object asks, one answers. Anybody may send anything, so `MessageHandler.answer` has an
 answer to everything and never raises.
