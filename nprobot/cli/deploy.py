@@ -38,7 +38,7 @@ from nprobot.deploy.simulation import (
 from nprobot.deploy.timing import short_duration
 from nprobot.errors import ConfigError, DeployError
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import DeployablePolicy, StepObserver
+from nprobot.training.evaluation import DeployablePolicy, StepObserver, trust
 
 from .adapt import AdaptOptions, adapt_on_robot
 from .options import parse
@@ -66,6 +66,8 @@ class SimulationOptions:
     """Environment id. Left out: the one it was trained on."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Arguments of the environment, as name value pairs."""
+    trust: bool = False
+    """Import the module that the policy's environment is in, which runs it."""
     actuators: str | None = None
     """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     rate: float | None = None
@@ -159,6 +161,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Deploy, arguments, "deploy", HELP)
     policy = load_policy(options.policy, backend=options.backend)
+    if options.robot.trust:
+        trust(policy)
     if options.learning.adapt:
         _refuse_with_adapt(options)
         robot = options.robot

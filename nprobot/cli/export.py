@@ -11,7 +11,10 @@ import tyro
 from rich.console import Console
 
 from nprobot.deploy.policy_folder import EPISODES, export_run
+from nprobot.policies.files import policy_file
+from nprobot.runs.folder import find_policy
 from nprobot.training.environments import silence_mujoco
+from nprobot.training.evaluation import trust
 
 from .options import parse
 from .terminal import DONE, facts, say
@@ -41,6 +44,8 @@ class ExportOptions:
     """Deterministic episodes that the scores on the card come from; 0 for none."""
     seed: int = 0
     """Where the starts of these episodes come from."""
+    trust: bool = False
+    """Import the module that the policy's environment is in, which runs it."""
     licence: str | None = None
     """Under which others may use the policy, such as MIT; goes onto the card."""
 
@@ -49,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(ExportOptions, arguments, "export", HELP)
     silence_mujoco()
+    if options.trust:
+        trust(policy_file.load(find_policy(options.run)))
     result = export_run(
         options.run,
         options.out,

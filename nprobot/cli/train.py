@@ -47,8 +47,10 @@ class Output:
     """The run folder to make. Left out: runs/ENV-ALGO-RULE-SEED-TIME."""
     resume: Path | None = None
     """A run folder: continue from its last good checkpoint, as if the run had never stopped. Only
-    --steps, --stop-at, --checkpoint-every, --evaluate-every, --workers, --env-timeout and --device
-    may be given with it."""
+    --steps, --stop-at, --checkpoint-every, --evaluate-every, --workers, --env-timeout, --device and
+    --trust may be given with it."""
+    trust: bool = False
+    """Import the module that the environment of a resumed run is in, which runs it."""
     device: str | None = None
     """Where the networks are: cpu, or cuda. Left out: cpu, and where they were in a run that is
     resumed. Small networks are fastest on the CPU."""
@@ -84,6 +86,8 @@ def main(arguments: Sequence[str]) -> int:
         # Parsed again over the run's own configuration: options that were not given stay.
         stored = Train(run=RunFolder.open(output.resume).config)
         config = parse(Train, arguments, "train", HELP, stored).run
+        if output.trust or {config.env, f"--env={config.env}"} & set(arguments):
+            find_spec(config.env)
 
     # Everything above answers at once; torch takes seconds to load.
     import torch

@@ -21,7 +21,7 @@ from nprobot.regression.folder import FitFolder, draw_errors
 from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
 from nprobot.training import environments
-from nprobot.training.environments import find_spec
+from nprobot.training.environments import find_spec, refuse_import
 from nprobot.training.evaluation import Evaluation, check_fit, evaluate
 from nprobot.training.folder import RunFolder
 
@@ -85,6 +85,7 @@ def export_run(
     Raises:
         ExistsError: `out` is there already.
         FileError: the run has no policy, or the forms of the policy disagree.
+        ConfigError: its environment is in a module that has not been imported.
         DeployError: `episodes` is negative.
     """
     if episodes < 0:
@@ -93,6 +94,8 @@ def export_run(
     source = find_policy(run)
     policy = policy_file.load(source)
     home = _run_of(run, source)
+    if policy.task is not None:
+        refuse_import(policy.task.id, f"the policy of {run}")
     target = Path(out) if out is not None else (home.path if home else source) / DEFAULT_FOLDER
     if target.exists():
         raise ExistsError(f"{target} is there already; choose another --out, or remove it")
@@ -302,6 +305,7 @@ def _curve(home: Home | None, folder: Path) -> bool:
         else:
             from nprobot.runs.curve import draw_curve
 
+            refuse_import(home.config.env, f"the run {home.path}")
             solved_at = find_spec(home.config.env).reward_threshold
             draw_curve(home.progress, home.curve, f"{home.config.env}: {title}", solved_at)
     shutil.copyfile(home.curve, folder / CURVE_FILE)

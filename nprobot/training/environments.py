@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +15,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from nprobot.envs import NoisyActuators
 from nprobot.errors import (
     ActuatorError,
+    ConfigError,
     EnvironmentFailedError,
     EnvironmentUnavailableError,
     NprobotError,
@@ -52,6 +55,60 @@ def find_spec(env_id: str) -> EnvSpec:
         hint = "`nprobot envs` lists all."
         raise UnknownNameError("environment", name, [s.id for s in newest_versions()], hint)
     return gymnasium.registry[name]
+
+
+def refuse_import(env_id: str, source: str) -> None:
+    """Refuse an environment whose module would be imported because a file says so.
+
+    Importing runs code. What you name yourself is imported, and so is what already is.
+
+    Args:
+        env_id: gymnasium id, perhaps in the form ``module:id``.
+        source: what names it, such as "the policy".
+
+    Raises:
+        ConfigError: it has a module that is not imported yet.
+    """
+    module = env_id.rpartition(":")[0]
+    if module and module not in sys.modules:
+        raise ConfigError(
+            f"{source} asks for the environment {env_id!r}: the module {module!r} would be "
+            "imported, and can do whatever its author wants. If you trust it, say --trust, or name "
+            f"it yourself: --env {env_id} (in Python: import {module})."
+        )
+
+
+def check_kwargs(env_id: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments, from a file, that an environment does not take or should not be given.
+
+    Raises:
+        UnknownNameError: the environment's constructor has no such argument.
+        ConfigError: a value is none that a file may ask for.
+    """
+    spec = find_spec(env_id)
+    creator = spec.entry_point
+    if isinstance(creator, str):
+        creator = load_env_creator(creator)
+    parameters = inspect.signature(creator).parameters if creator is not None else {}
+    takes_all = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for name, value in kwargs.items():
+        if name == "render_mode":
+            raise ConfigError("a file may not say how a robot is drawn (render_mode)")
+        if name not in parameters and name not in FILE_BOUNDS and not takes_all:
+            raise UnknownNameError(f"argument of {env_id}", name, [*parameters, *FILE_BOUNDS])
+        most = FILE_BOUNDS.get(name)
+        if most is not None and not (type(value) is int and 1 <= value <= most):
+            raise ConfigError(f"{name} must be from 1 to {most:,}, got {value!r:.40}")
+        if isinstance(value, str) and os.path.exists(value) and not os.path.isfile(value):
+            raise ConfigError(f"{name} is {value!r:.200}, which is no file")
+
+
+FILE_BOUNDS = {
+    **{"max_episode_steps": 100_000, "frame_skip": 1000},
+    **{"width": 4096, "height": 4096, "max_geom": 100_000},
+}
+"""Arguments with which a file could keep a machine busy, or fill it, and the most it may ask for.
+All but the second are understood by `gymnasium.make` or by every MuJoCo environment."""
 
 
 def newest_versions() -> list[EnvSpec]:
@@ -97,9 +154,11 @@ def make(
             return env
         seed = None if actuators_seed is None else np.random.SeedSequence(list(actuators_seed))
         return NoisyActuators(env, actuators, sensor=sensor, seed=seed)
-    except (gymnasium.error.Error, ImportError, TypeError, ActuatorError) as error:
+    except Exception as error:  # a constructor is a user's code, and may raise anything
+        if isinstance(error, NprobotError) and not isinstance(error, ActuatorError):
+            raise
         raise EnvironmentUnavailableError(
-            f"environment {env_id!r} cannot be made: {error}"
+            f"environment {env_id!r} cannot be made: {str(error) or repr(error)}"
         ) from error
 
 

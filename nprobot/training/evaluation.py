@@ -182,13 +182,30 @@ def task_of(
     """The environment to evaluate on: the given one, or the one the policy was trained on.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is neither; or the policy alone names a module that would be imported.
+        UnknownNameError: the environment does not take the arguments that the policy gives it.
     """
     if env is not None and (policy.task is None or env != policy.task.id):
         return env, env_kwargs or {}
     if policy.task is None:
         raise ConfigError("this policy does not say what it controls; name an environment (--env)")
-    return policy.task.id, policy.task.kwargs if env_kwargs is None else env_kwargs
+    if env is None:
+        environments.refuse_import(policy.task.id, "the policy")
+    if env_kwargs is not None:
+        return policy.task.id, env_kwargs
+    environments.check_kwargs(policy.task.id, policy.task.kwargs)
+    return policy.task.id, policy.task.kwargs
+
+
+def trust(policy: DeployablePolicy) -> None:
+    """Import the module that a policy says its environment is in, which runs code of its author.
+
+    Raises:
+        EnvironmentUnavailableError: it cannot be imported.
+        UnknownNameError: it does not register the environment.
+    """
+    if policy.task is not None:
+        environments.find_spec(policy.task.id)
 
 
 def actuators_of(policy: DeployablePolicy, env: str | None) -> str | None:

@@ -102,7 +102,8 @@ def resume(
     Raises:
         NotFoundError: there is no run.
         BusyError: another process is training it.
-        ConfigError: `config` changes what has to stay the same, or the run is complete.
+        ConfigError: `config` changes what has to stay the same, or the run is complete; or its
+            environment is in a module that has not been imported.
         DamagedFileError: a file is damaged, and so are the earlier checkpoints.
         ForeignFileError: a file of something else is in the place of one of the run.
         NewerFileError: a file was written by a newer version of this software.
@@ -115,6 +116,7 @@ def resume(
     if config is not None:
         check_changes(stored.config, config)
         folder = RunFolder(path, config)
+    environments.refuse_import(stored.config.env, f"the run {path}")
     with lock_run(folder.path):
         session = folder.last_session()
         device = device or str(session.get("device", "cpu"))
