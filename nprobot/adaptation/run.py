@@ -10,8 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
-import shutil
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -30,7 +28,7 @@ from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.policy import Policy
 from nprobot.runs.curve import new_figure, png
-from nprobot.runs.files import reporting_storage
+from nprobot.runs.files import new_folder
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.reporting import Progress, Reporter, Silent
 from nprobot.runs.versions import versions
@@ -278,14 +276,11 @@ def save_adapted(
     """
     refuse_existing(path)
     policy = replace(result.policy, provenance=_provenance(result, faults, config))
-    writing = path.with_name(f".{path.name}.writing")
-    with reporting_storage(path):
-        shutil.rmtree(writing, ignore_errors=True)
+    with new_folder(path) as writing:
         policy_file.save(policy, writing)
         (writing / CURVE_FILE).write_bytes(picture(result, faults))
         (writing / EPISODES_FILE).write_text(_table(result.episodes), encoding="utf-8")
         (writing / CARD_FILE).write_text(card(policy), encoding="utf-8")
-        os.rename(writing, path)
     return policy
 
 

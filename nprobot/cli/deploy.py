@@ -37,6 +37,7 @@ from nprobot.deploy.simulation import (
 )
 from nprobot.deploy.timing import short_duration
 from nprobot.errors import ConfigError, DeployError
+from nprobot.runs.folder import unique_path
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy, StepObserver, trust
 
@@ -309,7 +310,7 @@ def save_flight_record(
 ) -> None:
     """Save the flight record where it was asked for, or somewhere after a fault."""
     if path is None and faulted:
-        path = Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz")
+        path = unique_path(Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz"))
     if path is not None:
         say(console, f"Flight record: {controller.recorder.record().save(path)}")
 

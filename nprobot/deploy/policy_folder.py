@@ -18,6 +18,7 @@ from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.onnx_file import check_agreement, save_onnx
 from nprobot.policies.files.policy import ControlTask, Policy
 from nprobot.regression.folder import FitFolder, draw_errors
+from nprobot.runs.files import new_folder
 from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
 from nprobot.training import environments
@@ -207,13 +208,11 @@ def _write(
     reference: str,
 ) -> ExportedPolicy:
     """Write a policy folder, and rename it into place."""
-    writing = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(writing, ignore_errors=True)  # left by an export that was cut off
-    policy_file.save(policy, writing)
-    differences = _check_onnx(policy, writing) if onnx else (None, None)
-    curve = _curve(home, writing)
-    (writing / CARD_FILE).write_text(card(policy, reference=reference, curve=curve), "utf-8")
-    os.rename(writing, target)
+    with new_folder(target) as writing:
+        policy_file.save(policy, writing)
+        differences = _check_onnx(policy, writing) if onnx else (None, None)
+        curve = _curve(home, writing)
+        (writing / CARD_FILE).write_text(card(policy, reference=reference, curve=curve), "utf-8")
     return ExportedPolicy(target, policy, evaluation, *differences)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nprobot.errors import BusyError, StorageError
+from nprobot.errors import BusyError, ExistsError, NprobotError, StorageError
 
 
 @contextmanager
@@ -15,7 +17,7 @@ def reporting_storage(path: Path) -> Iterator[None]:
     """Turn whatever the operating system refuses here into a `StorageError` that names the path."""
     try:
         yield
-    except StorageError:
+    except NprobotError:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -41,6 +43,35 @@ def write_whole(path: Path, data: bytes) -> None:
             raise
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to be filled, which is renamed to `path` at the end: that appears whole, or never.
+
+    Args:
+        path: what there is not yet, or an empty folder.
+
+    Raises:
+        BusyError: another process is making it.
+        ExistsError: another process has just made it.
+        StorageError: the disk is full, the folder read-only, ….
+    """
+    unfinished = path.with_name(f".{path.name}.writing")
+    with reporting_storage(path):
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with lock_run(unfinished):
+            for left in unfinished.iterdir():  # by a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            try:
+                yield unfinished
+                os.rename(unfinished, path)
+            except BaseException as error:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise ExistsError(f"{path} has just been made by another process") from None
+                raise
+        sync(path.parent)
+
+
 def sync(path: Path) -> None:
     """Make sure that a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -52,7 +83,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run; a process that is killed releases it.
+    """Keep other processes out of a folder; a process that is killed releases it.
 
     Raises:
         BusyError: another process holds it.
@@ -67,7 +98,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BusyError(f"another process is at work on the run {folder}") from None
+            raise BusyError(f"another process is at work in {folder}") from None
         except OSError:
             pass  # a file system without locks
         yield

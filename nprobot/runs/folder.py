@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from nprobot.errors import (
 from nprobot.options import Options
 
 from .checkpoints import LAST, numbered
-from .files import reporting_storage, sync, write_whole
+from .files import new_folder, write_whole
 from .versions import git_commit, versions
 
 CONFIG_FILE = "config.json"
@@ -93,14 +91,11 @@ class Folder:
 
         Raises:
             ExistsError: there is something at `path`.
+            BusyError: another process is making it.
             StorageError: the folder cannot be made.
         """
         cls.refuse_existing(path)
         folder = cls(path, config, dict(source or {}))
-        unfinished = cls(path.with_name(f".{path.name}.writing"), config, folder.source)
-        with reporting_storage(path):
-            shutil.rmtree(unfinished.path, ignore_errors=True)  # left by a run that was killed
-            unfinished.path.mkdir(parents=True)
         description = {
             "format": cls.form,
             "version": cls.version,
@@ -110,11 +105,10 @@ class Folder:
             **({"about": dict(about)} if about is not None else {}),
             "sessions": [cls._session(0, **session)],
         }
-        unfinished._write(description)
-        begin(unfinished)
-        with reporting_storage(path):
-            os.rename(unfinished.path, path)
-            sync(path.parent)
+        with new_folder(path) as place:
+            unfinished = cls(place, config, folder.source)
+            unfinished._write(description)
+            begin(unfinished)
         return folder
 
     @classmethod
@@ -221,7 +215,7 @@ def unique_path(path: Path) -> Path:
     number, free = 1, path
     while free.exists():
         number += 1
-        free = path.with_name(f"{path.name}-{number}")
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free
 
 

@@ -21,7 +21,8 @@ MODULE = """
 import pathlib
 import gymnasium
 pathlib.Path(__file__).with_name("imported").touch()
-gymnasium.register("Tests/Trusted-v0", "gymnasium.envs.mujoco.reacher_v5:ReacherEnv", max_episode_steps=5)
+REACHER = "gymnasium.envs.mujoco.reacher_v5:ReacherEnv"
+gymnasium.register("Tests/Trusted-v0", REACHER, max_episode_steps=5)
 """
 NAME = "module_of_a_stranger"
 
