@@ -17,12 +17,15 @@ from nprobot.errors import (
     NotFoundError,
 )
 from nprobot.options import Options
+from nprobot.policies.files.reading import read_file
 
 from .checkpoints import LAST, numbered
 from .files import new_folder, write_whole
 from .versions import git_commit, versions
 
 CONFIG_FILE = "config.json"
+LARGEST = 2**24
+"""Bytes of it."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class Folder:
     def _read(cls, path: Path) -> dict[str, Any]:
         file = path / CONFIG_FILE
         try:
-            description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            description: dict[str, Any] = json.loads(read_file(file, LARGEST).decode())
             found, version = description["format"], int(description["version"])
             if found != cls.form:
                 raise ForeignFileError(
@@ -187,7 +190,7 @@ class Folder:
                     f"{cls.version}. Upgrade nprobot."
                 )
             description["sessions"] = [dict(session) for session in description["sessions"]]
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             raise NotFoundError(
                 f"there is no {cls.what} at {path}: it has no {CONFIG_FILE}"
             ) from None

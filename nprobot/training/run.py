@@ -16,6 +16,7 @@ from nprobot.errors import (
     EnvironmentFailedError,
     ForeignFileError,
     NonFiniteError,
+    RunFailedError,
     StorageError,
 )
 from nprobot.policies.files.policy import Policy
@@ -75,7 +76,7 @@ def train(
     _check_environment(config)
     config = config.resolved(environments.find_spec(config.env).reward_threshold)
     with _closing(make_vector(config)) as vector:
-        model = build_model(config, vector, device)
+        model = _built(config, vector, device)
         folder = RunFolder.create(path, config, command=command, device=device)
         with lock_run(folder.path):
             return Session(folder, model, reporter, {}, on_evaluation, callbacks).run()
@@ -123,7 +124,7 @@ def resume(
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
         _check_environment(folder.config)
         with _closing(make_vector(folder.config)) as vector:
-            model = build_model(folder.config, vector, device)
+            model = _built(folder.config, vector, device)
             saved: dict[str, Any] = {}
             if checkpoint is None:
                 reporter.message("There is no checkpoint yet; the run starts from the beginning.")
@@ -169,6 +170,29 @@ def _closing(vector: VecNormalize) -> Iterator[VecNormalize]:
         yield vector
     finally:
         vector.close()
+
+
+def _built(config: RunConfig, vector: VecNormalize, device: str) -> Model:
+    try:
+        return build_model(config, vector, device)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        raise RunFailedError(f"{MEMORY_ADVICE} ({error})") from error
+
+
+MEMORY_ADVICE = (
+    "there is too little memory for this run; fewer --envs, a smaller --n-steps, --buffer-size or "
+    "--batch-size take less"
+)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory has run out; torch's is a `RuntimeError`."""
+    texts = ("can't allocate memory", "bad_alloc", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
 
 
 def _load(checkpoint: Path, model: Model, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
@@ -375,6 +399,8 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     what = str(error)
     if what.startswith("Expected parameter"):  # torch, of a distribution without a density
         what = "the distribution of the actions has become invalid"
+    elif lacks_memory(error):
+        what = f"{MEMORY_ADVICE} ({what})"
     elif not isinstance(error, ArithmeticError | EnvironmentFailedError | StorageError):
         return error
     last = folder.checkpoints / "last"
@@ -387,4 +413,6 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
         return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
     if isinstance(error, StorageError):
         return StorageError(f"{text} When there is room and leave to write, continue: {again}")
+    if lacks_memory(error):
+        return RunFailedError(f"{text} When there is more, continue: {again}")
     return NonFiniteError(f"{text} A lower --learning-rate, or --normalise on, often helps.")

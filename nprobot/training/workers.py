@@ -436,6 +436,9 @@ def _serve(connection: Connection, recipe: EnvRecipe, indices: list[int], busy: 
             answer = type(error).__name__, str(error)
         except Exception as error:
             answer = "", str(failure(f"environment {indices[0]}", error))
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:  # nobody waits for it any more
+            break
     if group is not None:
         group.close()

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...errors import ForeignFileError
 
@@ -26,21 +26,33 @@ def read_file(path: str | Path, most: int) -> bytes:
         FileNotFoundError: there is no such file.
         ForeignFileError: it is something else than a file, is larger, or cannot be read.
     """
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-            raise ForeignFileError(f"{path} is {kind}; a file is needed")
-        if status.st_size <= most:
-            with open(path, "rb", opener=_at_once) as stream:
-                data = stream.read(most + 1)
+    with open_file(path) as stream:
+        if os.fstat(stream.fileno()).st_size <= most:
+            data = stream.read(most + 1)
             if len(data) <= most:
                 return data
+    raise ForeignFileError(f"{path} is larger than any such file, {most:,} bytes")
+
+
+@contextmanager
+def open_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; what goes wrong until it is closed is of the file, too.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ForeignFileError: it is something else than a file, or cannot be read.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+            raise ForeignFileError(f"{path} is {kind}; a file is needed")
+        with open(path, "rb", opener=_at_once) as stream:
+            yield stream
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
         raise ForeignFileError(f"{path} cannot be read: {error.strerror}") from None
-    raise ForeignFileError(f"{path} is larger than any such file, {most:,} bytes")
 
 
 def _at_once(path: str, flags: int) -> int:

@@ -1,10 +1,14 @@
 """A resumed run ends as one that was never stopped, bit for bit, wherever it was stopped."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import gymnasium
 import numpy as np
@@ -12,10 +16,10 @@ import pytest
 from gymnasium import spaces
 
 import nprobot
-from nprobot.errors import BusyError, ConfigError
+from nprobot.errors import BusyError, ConfigError, RunFailedError
 from nprobot.runs.files import lock_run
 from nprobot.runs.state import load_state
-from nprobot.training.config import LearningOptions
+from nprobot.training.config import AlgorithmOptions, LearningOptions
 from nprobot.training.folder import RunFolder
 from nprobot.training.run import resume, train
 
@@ -170,6 +174,59 @@ class TestEnd:
 def test_two_processes_do_not_train_one_run(copy):
     with lock_run(copy), pytest.raises(BusyError, match="another process"):
         resume(copy)
+
+
+def test_a_clock_that_goes_back(run, tmp_path, tools, monkeypatch):
+    """The time of day says when; nothing follows from it."""
+    now = itertools.count(2_000_000_000, -86_400)
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    monkeypatch.setattr(time, "strftime", lambda *_: f"day {next(now)}")
+    path = tools.cut(run, tmp_path / "run", 256)
+    resume(path)
+    tools.assert_same(path, run)
+
+
+def test_another_hash_seed(run, tmp_path, tools):
+    """No number depends on the order of a set, which Python shuffles in each process."""
+    code = (
+        "import sys, json, torch; from pathlib import Path; from functools import partial\n"
+        "from nprobot.training import callback, run; from nprobot.training.config import RunConfig"
+        "\ncallback.evaluate = run.evaluate = partial(run.evaluate, episodes=2)\n"
+        "torch.set_num_threads(1)\n"
+        "run.train(RunConfig.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    config = json.dumps(tools.SMALL.to_dict())
+    subprocess.run(
+        [sys.executable, "-c", code, config, str(tmp_path / "run")],
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+        check=True,
+    )
+    tools.assert_same(tmp_path / "run", run)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_too_little_memory(run, tmp_path, tools, monkeypatch, error):
+    path = tools.cut(run, tmp_path / "run", 256)
+    train_once = nprobot.PPO.train
+
+    def fails(self):
+        if self.num_timesteps > 400:
+            raise error
+        train_once(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nprobot.PPO, "train", fails)
+        with pytest.raises(RunFailedError, match=r"step 512: there is too little memory.*384"):
+            resume(path)
+    resume(path)
+    tools.assert_same(path, run)
+    with pytest.raises(RunFailedError, match="--buffer-size"):
+        huge = AlgorithmOptions(n_steps=10**12)
+        train(dataclasses.replace(tools.SMALL, algorithm=huge), tmp_path / "huge")
+    assert not (tmp_path / "huge").exists()
 
 
 def test_other_versions_are_said(run, tmp_path, tools):
