@@ -154,7 +154,7 @@ def make(
             return env
         seed = None if actuators_seed is None else np.random.SeedSequence(list(actuators_seed))
         return NoisyActuators(env, actuators, sensor=sensor, seed=seed)
-    except Exception as error:  # a constructor is a user's code, and may raise anything
+    except USERS_ERRORS as error:  # a constructor is a user's code, and may raise anything
         if isinstance(error, NprobotError) and not isinstance(error, ActuatorError):
             raise
         raise EnvironmentUnavailableError(
@@ -184,11 +184,15 @@ def reporting_failure(who: str) -> Iterator[None]:
         yield
     except NprobotError:
         raise
-    except Exception as error:
+    except USERS_ERRORS as error:
         raise failure(who, error) from error
 
 
-def failure(who: str, error: Exception) -> EnvironmentFailedError:
+USERS_ERRORS = (Exception, SystemExit)
+"""What an environment may raise; ``sys.exit()`` in one must not end a run without a word."""
+
+
+def failure(who: str, error: BaseException) -> EnvironmentFailedError:
     """What an environment raised, in one line."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}, line {place.lineno}"

@@ -46,6 +46,8 @@ class Troubled(gymnasium.Env):
             how = open(self.file).read()
             if how == "raise":
                 raise RuntimeError("the gripper is jammed")
+            elif how == "exit":
+                raise SystemExit("the gripper is gone")
             elif how == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif how == "hang":
@@ -114,6 +116,8 @@ def troubled(path, how):
             r"environment 1 raised RuntimeError \(troubled_environment.py, line \d+\): the",
         ),
         ("hang", 0, r"environment 1 has not returned for 2 s \(--env-timeout\)"),
+        ("exit", 0, r"environment 1 raised SystemExit \(.*\): the gripper is gone"),
+        ("exit", 1, r"worker 0, environment 1 raised SystemExit \(.*\): the gripper is gone"),
         ("raise", 1, r"worker 0, environment 1 raised RuntimeError .*: the gripper is jammed"),
         ("hang", 2, r"worker 1, environment 1, has not returned for 2 s"),
         ("die", 1, r"worker 0, environment 1, has died of signal 9 \(Killed\)"),
