@@ -44,7 +44,7 @@ from nprobot.policies.files.policy import Array, BoxAction
 
 from .controller import Controller
 from .safety import ControlFault
-from .zmtp import ProtocolError, answer_to, greet, read_message
+from .zmtp import Incoming, ProtocolError, answer_to, greet, read_message
 
 LOOPBACK = "127.0.0.1"
 PORT = 5757
@@ -57,6 +57,8 @@ MOST_STOPS = 100
 MOST_CLIENTS = 64
 MOST_SECONDS = 10.0
 """That a client may take to greet, and to take an answer."""
+PAUSE = 0.005
+"""Seconds that a client waits for an answer if it has asked again before it had the last one."""
 
 Message = Mapping[str, Any]
 
@@ -299,8 +301,9 @@ class PolicyServer:
 
     Clients are answered in turn, a message each, and what one has sent beyond that waits in the
     network's buffers: a client that floods the server slows the others down by one message at a
-    time. There are `MOST_CLIENTS` connections; one more takes the place of the one that has been
-    silent for longest.
+    time, and is answered `PAUSE` later each time, so that it does not take the processor. There
+    are `MOST_CLIENTS` connections; one more takes the place of the one that has been silent for
+    longest.
 
         with PolicyServer(controller) as server:
             server.serve()
@@ -373,19 +376,30 @@ class PolicyServer:
             async with asyncio.timeout(MOST_SECONDS):
                 await greet(reader, writer)
             while True:
-                message = await read_message(reader, writer, self._messages.largest)
+                message = await self._next(reader, writer, may_wait=client.heard[0])
                 client.heard = True, time.monotonic()
                 reply = self._messages.answer(message.body, name)
                 self.answered += 1  # before the client can see the answer
                 writer.write(answer_to(message, reply))
                 async with asyncio.timeout(MOST_SECONDS):
                     await writer.drain()
-                await asyncio.sleep(0)  # the others' turn
         except (ProtocolError, asyncio.IncompleteReadError, OSError):
             pass  # TimeoutError is an OSError: a client that does not take its answers
         finally:
             self._clients.pop(name, None)
             writer.transport.abort()  # it might never take what it has not taken yet
+
+    async def _next(self, reader: StreamReader, writer: StreamWriter, may_wait: bool) -> Incoming:
+        """The next message, after the others' turn, and a pause if it did not wait for its own."""
+        reading = asyncio.ensure_future(read_message(reader, writer, self._messages.largest))
+        reading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        try:
+            await asyncio.sleep(0)
+            if may_wait and reading.done():
+                await asyncio.sleep(PAUSE)
+            return await reading
+        finally:
+            reading.cancel()
 
     def stop(self) -> None:
         """End `serve` soon; may be called from any thread."""

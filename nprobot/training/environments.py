@@ -86,10 +86,10 @@ def check_kwargs(env_id: str, kwargs: Mapping[str, Any]) -> None:
         ConfigError: a value is none that a file may ask for.
     """
     spec = find_spec(env_id)
-    creator = spec.entry_point
+    creator: Any = spec.entry_point
     if isinstance(creator, str):
         creator = load_env_creator(creator)
-    parameters = inspect.signature(creator).parameters if creator is not None else {}
+    parameters = {} if creator is None else dict(inspect.signature(creator).parameters)
     takes_all = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name, value in kwargs.items():
         if name == "render_mode":

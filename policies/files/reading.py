@@ -7,8 +7,9 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ...errors import ForeignFileError
 
@@ -35,7 +36,7 @@ def read_file(path: str | Path, most: int) -> bytes:
 
 
 @contextmanager
-def open_file(path: str | Path) -> Iterator[BinaryIO]:
+def open_file(path: str | Path) -> Iterator[BufferedReader]:
     """Open a regular file for reading; what goes wrong until it is closed is of the file, too.
 
     Raises:
