@@ -210,9 +210,9 @@ def _description(controller: Controller) -> dict[str, Any]:
 
 
 def _step(controller: Controller, message: Message) -> dict[str, Any]:
-    if not isinstance(message.get("observation"), list):
+    if not isinstance(message.get("observation"), list | int | float):
         raise MessageError("no-observation", '"step" needs an "observation": a list of numbers')
-    _only_numbers(message["observation"])
+    _only_numbers(message["observation"])  # a single one for a policy of shape ()
     age = message.get("age", 0.0)
     if isinstance(age, bool) or not isinstance(age, int | float):
         raise MessageError("bad-age", f'"age" is a number of seconds, got {age!r:.40}')

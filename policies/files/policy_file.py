@@ -98,7 +98,7 @@ def as_damaged(file: str | Path) -> Iterator[None]:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise DamagedFileError(f"{file} cannot be understood: {what}") from error
+        raise DamagedFileError(f"{file} cannot be understood: {what:.400}") from error
     except RecursionError:
         raise DamagedFileError(f"{file} is nested too deeply") from None
     except MemoryError:
@@ -123,10 +123,11 @@ def check_format(description: object, written: str, newest: int, file: str | Pat
         raise ForeignFileError(f"{file} is not a policy of nprobot (no format {written!r})")
     version = description.get("version")
     if not isinstance(version, int) or version < 1:
-        raise DamagedFileError(f"{file} has the version {version!r}")
+        raise DamagedFileError(f"{file} has the version {version!r:.80}")
     if version > newest:
         raise NewerFileError(
-            f"{file} has version {version}; this nprobot reads up to {newest}. Upgrade nprobot."
+            f"{file} has version {version!s:.80}; this nprobot reads up to {newest}. Upgrade "
+            "nprobot."
         )
 
 
