@@ -16,8 +16,8 @@ import pytest
 from gymnasium import spaces
 
 import nprobot
-from nprobot.errors import BusyError, ConfigError, RunFailedError
-from nprobot.runs.files import lock_run
+from nprobot.errors import BusyError, ConfigError, ExistsError, RunFailedError
+from nprobot.runs.files import lock_run, new_folder
 from nprobot.runs.state import load_state
 from nprobot.training.config import AlgorithmOptions, LearningOptions
 from nprobot.training.folder import RunFolder
@@ -112,6 +112,24 @@ def test_stopped_by_ctrl_c_anywhere(run, tmp_path, tools):
     tools.assert_same(path, run)
 
 
+def test_ctrl_c_twice(run, tmp_path, tools):
+    """The second one ends it at once, in the middle of an update; nothing before it is lost."""
+
+    class Hurried(tools.Listener):
+        def message(self, text):
+            super().message(text)
+            if text.startswith(("step 256: evaluated", "Stopping after")):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    path = tmp_path / "run"
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tools.SMALL, path, reporter=Hurried())
+    assert signal.getsignal(signal.SIGINT) is before
+    resume(path)
+    tools.assert_same(path, run)
+
+
 def test_an_environment_without_a_seed(tmp_path, tools):
     config = dataclasses.replace(
         tools.SMALL, env="Tests/Opaque-v0", env_kwargs={"lucky": True}, steps=384
@@ -174,6 +192,18 @@ class TestEnd:
 def test_two_processes_do_not_train_one_run(copy):
     with lock_run(copy), pytest.raises(BusyError, match="another process"):
         resume(copy)
+
+
+def test_two_processes_do_not_make_one_folder(tmp_path):
+    path = tmp_path / "run"
+    with new_folder(path) as first:
+        (first / "a").touch()
+        with pytest.raises(BusyError, match="another process"), new_folder(path):
+            pass
+    with pytest.raises(ExistsError, match="has just been made"), new_folder(path) as second:
+        (second / "b").touch()
+    assert [file.name for file in path.iterdir()] == ["a"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_clock_that_goes_back(run, tmp_path, tools, monkeypatch):
