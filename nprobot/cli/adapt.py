@@ -13,6 +13,7 @@ from rich.console import Console
 
 from nprobot.adaptation.config import AdaptationConfig
 from nprobot.adaptation.faults import KINDS, ActuatorFault, usual_faults
+from nprobot.catalogue import trust_flag
 from nprobot.deploy.controller import load_policy
 from nprobot.deploy.simulation import make_robot
 from nprobot.errors import ConfigError
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     say(console, f"Policy: {out}")
     if result.interrupted:
         return INTERRUPTED
-    say(console, f"Next: nprobot deploy {out}")
+    flag = trust_flag(policy.task.id) if policy.task else ""
+    say(console, f"Next: nprobot deploy {out}{flag}")
     return DONE
 
 

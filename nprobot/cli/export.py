@@ -10,11 +10,9 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from nprobot.catalogue import trust_flag
 from nprobot.deploy.policy_folder import EPISODES, export_run
-from nprobot.policies.files import policy_file
-from nprobot.runs.folder import find_policy
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import trust
 
 from .options import parse
 from .terminal import DONE, facts, say
@@ -54,8 +52,6 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(ExportOptions, arguments, "export", HELP)
     silence_mujoco()
-    if options.trust:
-        trust(policy_file.load(find_policy(options.run)))
     result = export_run(
         options.run,
         options.out,
@@ -63,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         episodes=options.episodes,
         seed=options.seed,
         licence=options.licence,
+        trust=options.trust,
     )
     console = Console()
     rows = {
@@ -76,8 +73,9 @@ def main(arguments: Sequence[str]) -> int:
         rows["largest difference"] = (
             f"ONNX to numpy {result.onnx:.1e}, torch to numpy {result.torch:.1e}"
         )
-    title = result.policy.task.id if result.policy.task else "policy"
+    task = result.policy.task
+    title = task.id if task else "policy"
     console.print(facts(title, rows), highlight=False, markup=False)
     say(console, f"Policy: {result.folder}")
-    say(console, f"Next: nprobot deploy {result.folder}")
+    say(console, f"Next: nprobot deploy {result.folder}{trust_flag(task.id) if task else ''}")
     return DONE

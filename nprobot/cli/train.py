@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from nprobot.catalogue import trust_flag
 from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
 from nprobot.training.config import RunConfig
@@ -50,7 +51,7 @@ class Output:
     --steps, --stop-at, --checkpoint-every, --evaluate-every, --workers, --env-timeout, --device and
     --trust may be given with it."""
     trust: bool = False
-    """Import the module that the environment of a resumed run is in, which runs it."""
+    """Import the modules that a resumed run names, for its environment or rule, which runs them."""
     device: str | None = None
     """Where the networks are: cpu, or cuda. Left out: cpu, and where they were in a run that is
     resumed. Small networks are fastest on the CPU."""
@@ -84,10 +85,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("a resumed run keeps its settings; leave --defaults away")
     else:
         # Parsed again over the run's own configuration: options that were not given stay.
-        stored = Train(run=RunFolder.open(output.resume).config)
+        stored = Train(run=RunFolder.open(output.resume, trust=output.trust).config)
         config = parse(Train, arguments, "train", HELP, stored).run
-        if output.trust or {config.env, f"--env={config.env}"} & set(arguments):
-            find_spec(config.env)
 
     # Everything above answers at once; torch takes seconds to load.
     import torch
@@ -141,9 +140,9 @@ def show(console: Console, result: Result) -> None:
         ),
         highlight=False,
     )
-    path = result.folder.path
+    path, trust = result.folder.path, trust_flag(result.folder.config.env)
     say(console, f"Run: {path}")
     if result.interrupted:
-        say(console, f"Interrupted; continue: nprobot train --resume {path}")
+        say(console, f"Interrupted; continue: nprobot train --resume {path}{trust}")
     else:
-        say(console, f"Next: nprobot evaluate {path} --record {path / 'film.mp4'}")
+        say(console, f"Next: nprobot evaluate {path}{trust} --record {path / 'film.mp4'}")

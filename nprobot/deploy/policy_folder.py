@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nprobot.catalogue import import_named
 from nprobot.envs import ARM_TRACK
 from nprobot.errors import DeployError, ExistsError
 from nprobot.policies.files import policy_file
@@ -22,7 +23,7 @@ from nprobot.runs.files import new_folder
 from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
 from nprobot.training import environments
-from nprobot.training.environments import find_spec, refuse_import
+from nprobot.training.environments import find_spec
 from nprobot.training.evaluation import Evaluation, check_fit, evaluate
 from nprobot.training.folder import RunFolder
 
@@ -68,6 +69,7 @@ def export_run(
     episodes: int = EPISODES,
     seed: int = 0,
     licence: str | None = None,
+    trust: bool = False,
     reference: str = "FOLDER",
 ) -> ExportedPolicy:
     """Make a policy folder from a run or a fit: policy file, card with curve and scores.
@@ -81,6 +83,7 @@ def export_run(
         episodes: deterministic episodes that measure it; 0 for none.
         seed: of those episodes.
         licence: under which the policy may be used, such as "MIT".
+        trust: whether the module that its environment is in may be imported.
         reference: what the card tells people to give to `nprobot deploy`.
 
     Raises:
@@ -94,9 +97,9 @@ def export_run(
     run = Path(run)
     source = find_policy(run)
     policy = policy_file.load(source)
-    home = _run_of(run, source)
+    home = _run_of(run, source, trust)
     if policy.task is not None:
-        refuse_import(policy.task.id, f"the policy of {run}")
+        import_named(policy.task.id, "the policy", trust)
     target = Path(out) if out is not None else (home.path if home else source) / DEFAULT_FOLDER
     if target.exists():
         raise ExistsError(f"{target} is there already; choose another --out, or remove it")
@@ -216,7 +219,7 @@ def _write(
     return ExportedPolicy(target, policy, evaluation, *differences)
 
 
-def _run_of(given: Path, source: Path) -> Home | None:
+def _run_of(given: Path, source: Path, trust: bool) -> Home | None:
     """The run or fit that a policy belongs to: as given, or the one around a checkpoint."""
     path = given if given != source else Path(os.path.abspath(source)).parent.parent
     file = path / CONFIG_FILE
@@ -226,7 +229,7 @@ def _run_of(given: Path, source: Path) -> Home | None:
         is_fit = json.loads(file.read_text(encoding="utf-8"))["format"] == FitFolder.form
     except (ValueError, KeyError, TypeError):
         is_fit = False  # `RunFolder.open` says what is wrong with it
-    return FitFolder.open(path) if is_fit else RunFolder.open(path)
+    return (FitFolder if is_fit else RunFolder).open(path, trust=trust)
 
 
 def _provenance(
@@ -304,7 +307,6 @@ def _curve(home: Home | None, folder: Path) -> bool:
         else:
             from nprobot.runs.curve import draw_curve
 
-            refuse_import(home.config.env, f"the run {home.path}")
             solved_at = find_spec(home.config.env).reward_threshold
             draw_curve(home.progress, home.curve, f"{home.config.env}: {title}", solved_at)
     shutil.copyfile(home.curve, folder / CURVE_FILE)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from nprobot.catalogue import import_named
 from nprobot.errors import (
     DamagedFileError,
     ExistsError,
@@ -115,10 +116,15 @@ class Folder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, trust: bool = False) -> Self:
         """Find a run.
 
+        Args:
+            path: its folder.
+            trust: whether modules that it names may be imported; see `catalogue.import_named`.
+
         Raises:
+            ConfigError: it names a module that has not been imported.
             NotFoundError: the folder has no `config.json`.
             DamagedFileError: that cannot be read.
             ForeignFileError: it is that of another kind of run.
@@ -127,6 +133,9 @@ class Folder:
         """
         description = cls._read(path)
         try:
+            for name in ("env", "rule"):
+                given = str(description["config"].get(name) or "")
+                import_named(given, f"the {cls.what} {path}", trust)
             config = cls.options.from_dict(description["config"])
             return cls(path, config, description.get("source", {}))
         except (KeyError, TypeError, AttributeError) as error:

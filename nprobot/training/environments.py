@@ -57,27 +57,6 @@ def find_spec(env_id: str) -> EnvSpec:
     return gymnasium.registry[name]
 
 
-def refuse_import(env_id: str, source: str) -> None:
-    """Refuse an environment whose module would be imported because a file says so.
-
-    Importing runs code. What you name yourself is imported, and so is what already is.
-
-    Args:
-        env_id: gymnasium id, perhaps in the form ``module:id``.
-        source: what names it, such as "the policy".
-
-    Raises:
-        ConfigError: it has a module that is not imported yet.
-    """
-    module = env_id.rpartition(":")[0]
-    if module and module not in sys.modules:
-        raise ConfigError(
-            f"{source} asks for the environment {env_id!r}: the module {module!r} would be "
-            "imported, and can do whatever its author wants. If you trust it, say --trust, or name "
-            f"it yourself: --env {env_id} (in Python: import {module})."
-        )
-
-
 def check_kwargs(env_id: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments, from a file, that an environment does not take or should not be given.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nprobot.catalogue import import_named
 from nprobot.errors import (
     ConfigError,
     EnvironmentUnavailableError,
@@ -190,7 +191,7 @@ def task_of(
     if policy.task is None:
         raise ConfigError("this policy does not say what it controls; name an environment (--env)")
     if env is None:
-        environments.refuse_import(policy.task.id, "the policy")
+        import_named(policy.task.id, "the policy")
     if env_kwargs is not None:
         return policy.task.id, env_kwargs
     environments.check_kwargs(policy.task.id, policy.task.kwargs)
@@ -201,11 +202,10 @@ def trust(policy: DeployablePolicy) -> None:
     """Import the module that a policy says its environment is in, which runs code of its author.
 
     Raises:
-        EnvironmentUnavailableError: it cannot be imported.
-        UnknownNameError: it does not register the environment.
+        ConfigError: it cannot be imported.
     """
     if policy.task is not None:
-        environments.find_spec(policy.task.id)
+        import_named(policy.task.id, "the policy", trust=True)
 
 
 def actuators_of(policy: DeployablePolicy, env: str | None) -> str | None:

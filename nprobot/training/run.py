@@ -11,6 +11,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.catalogue import trust_flag
 from nprobot.errors import (
     ConfigError,
     EnvironmentFailedError,
@@ -117,7 +118,6 @@ def resume(
     if config is not None:
         check_changes(stored.config, config)
         folder = RunFolder(path, config)
-    environments.refuse_import(stored.config.env, f"the run {path}")
     with lock_run(folder.path):
         session = folder.last_session()
         device = device or str(session.get("device", "cpu"))
@@ -408,7 +408,7 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     if last.exists():
         kept = f"The last good checkpoint is {folder.checkpoints / last.resolve().name}."
     text = f"at step {model.num_timesteps:,}: {what}. {kept}"
-    again = f"nprobot train --resume {folder.path}"
+    again = f"nprobot train --resume {folder.path}{trust_flag(folder.config.env)}"
     if isinstance(error, EnvironmentFailedError):
         return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
     if isinstance(error, StorageError):

@@ -1,5 +1,6 @@
 """What a file names is not imported, and what it gives an environment is looked at first."""
 
+import json
 import os
 import sys
 
@@ -58,22 +59,35 @@ def test_a_module_that_only_a_file_names_is_not_imported(folder, command, capsys
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_it_is_imported_when_the_user_says_so(folder, command):
+def test_it_is_imported_when_the_user_says_so(folder, command, capsys):
     command = [*command, "--episodes", "1"]
     assert main([*command, "--trust"]) == 0
     assert (folder / "imported").exists()
+    if command[0] == "export":
+        assert "Next: nprobot deploy new --trust" in capsys.readouterr().out
 
 
 def test_it_is_imported_when_the_user_names_it(folder):
     assert main(["deploy", "policy", "--env", f"{NAME}:Tests/Trusted-v0"]) == 0
 
 
-def test_a_run_that_is_resumed(folder):
-    config = RunConfig(env=f"{NAME}:Tests/Trusted-v0", steps=10).resolved(None)
-    RunFolder.create(folder / "run", config)
+@pytest.mark.parametrize(
+    ("option", "value"), [("env", f"{NAME}:Tests/Trusted-v0"), ("rule", f"{NAME}:np")]
+)
+def test_a_run_that_is_resumed_or_exported(folder, option, value):
+    """Its environment may be in a module, and its rule, too."""
+    RunFolder.create(folder / "run", RunConfig(steps=10).resolved(None))
+    described = json.loads((folder / "run" / "config.json").read_text())
+    described["config"][option] = value
+    (folder / "run" / "config.json").write_text(json.dumps(described))
+    save(reacher(None), folder / "run" / "checkpoints" / "step_000000000")
     with pytest.raises(ConfigError, match="--trust"):
         resume(folder / "run")
+    assert main(["export", "run", "--episodes", "0"]) == 2
+    assert main(["train", "--resume", "run"]) == 2
     assert not (folder / "imported").exists()
+    RunFolder.open(folder / "run", trust=True)
+    assert (folder / "imported").exists()
 
 
 @pytest.mark.parametrize(
