@@ -72,14 +72,18 @@ def check_kwargs(env_id: str, kwargs: Mapping[str, Any]) -> None:
     takes_all = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name, value in kwargs.items():
         if name == "render_mode":
-            raise ConfigError("a file may not say how a robot is drawn (render_mode)")
+            raise ConfigError(f"the policy says how {env_id} is drawn (render_mode); only you may")
         if name not in parameters and name not in FILE_BOUNDS and not takes_all:
             raise UnknownNameError(f"argument of {env_id}", name, [*parameters, *FILE_BOUNDS])
         most = FILE_BOUNDS.get(name)
         if most is not None and not (type(value) is int and 1 <= value <= most):
-            raise ConfigError(f"{name} must be from 1 to {most:,}, got {value!r:.40}")
+            raise ConfigError(
+                f"the policy gives {env_id} the {name} {value!r:.40}; 1 to {most:,} is allowed"
+            )
         if isinstance(value, str) and os.path.exists(value) and not os.path.isfile(value):
-            raise ConfigError(f"{name} is {value!r:.200}, which is no file")
+            raise ConfigError(
+                f"the policy gives {env_id} the {name} {value!r:.200}, which is no file"
+            )
 
 
 FILE_BOUNDS = {
