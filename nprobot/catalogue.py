@@ -200,7 +200,7 @@ def rule_named(name: str, *, feedback: object = False) -> Rule:
     return known[plain]
 
 
-def import_named(name: str, source: str, trust: bool = False) -> None:
+def import_trusted(name: str, source: str, trust: bool = False) -> None:
     """Import the module of a name that a file gives, if the user has said that it may be.
 
     Importing runs code. What you name yourself is imported, and so is what already is.
@@ -228,7 +228,7 @@ def import_named(name: str, source: str, trust: bool = False) -> None:
 
 
 def trust_flag(name: str) -> str:
-    """`` --trust`` if `import_named` wants it for a name, for commands that we print."""
+    """`` --trust`` if `import_trusted` wants it for a name, for commands that we print."""
     return "" if name.rpartition(":")[0] in ("", "nprobot") else " --trust"
 
 

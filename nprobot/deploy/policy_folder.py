@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nprobot.catalogue import import_named
+from nprobot.catalogue import import_trusted
 from nprobot.envs import ARM_TRACK
 from nprobot.errors import DeployError, ExistsError
 from nprobot.policies.files import policy_file
@@ -99,7 +99,7 @@ def export_run(
     policy = policy_file.load(source)
     home = _run_of(run, source, trust)
     if policy.task is not None:
-        import_named(policy.task.id, "the policy", trust)
+        import_trusted(policy.task.id, "the policy", trust)
     target = Path(out) if out is not None else (home.path if home else source) / DEFAULT_FOLDER
     if target.exists():
         raise ExistsError(f"{target} is there already; choose another --out, or remove it")

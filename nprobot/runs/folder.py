@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from nprobot.catalogue import import_named
+from nprobot.catalogue import import_trusted
 from nprobot.errors import (
     DamagedFileError,
     ExistsError,
@@ -121,7 +121,7 @@ class Folder:
 
         Args:
             path: its folder.
-            trust: whether modules that it names may be imported; see `catalogue.import_named`.
+            trust: whether modules that it names may be imported; see `catalogue.import_trusted`.
 
         Raises:
             ConfigError: it names a module that has not been imported.
@@ -135,7 +135,7 @@ class Folder:
         try:
             for name in ("env", "rule"):
                 given = str(description["config"].get(name) or "")
-                import_named(given, f"the {cls.what} {path}", trust)
+                import_trusted(given, f"the {cls.what} {path}", trust)
             config = cls.options.from_dict(description["config"])
             return cls(path, config, description.get("source", {}))
         except (KeyError, TypeError, AttributeError) as error:

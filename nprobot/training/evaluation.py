@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nprobot.catalogue import import_named
+from nprobot.catalogue import import_trusted
 from nprobot.errors import (
     ConfigError,
     EnvironmentUnavailableError,
@@ -191,7 +191,7 @@ def task_of(
     if policy.task is None:
         raise ConfigError("this policy does not say what it controls; name an environment (--env)")
     if env is None:
-        import_named(policy.task.id, "the policy")
+        import_trusted(policy.task.id, "the policy")
     if env_kwargs is not None:
         return policy.task.id, env_kwargs
     environments.check_kwargs(policy.task.id, policy.task.kwargs)
@@ -205,7 +205,7 @@ def trust(policy: DeployablePolicy) -> None:
         ConfigError: it cannot be imported.
     """
     if policy.task is not None:
-        import_named(policy.task.id, "the policy", trust=True)
+        import_trusted(policy.task.id, "the policy", trust=True)
 
 
 def actuators_of(policy: DeployablePolicy, env: str | None) -> str | None:
