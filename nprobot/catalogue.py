@@ -14,12 +14,13 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .errors import RuleError, near_matches
+from .errors import ConfigError, RuleError, near_matches
 
 Noise = Literal["rademacher", "gaussian", "orthogonal"]
 NOISES: Mapping[Noise, str] = {
@@ -197,6 +198,38 @@ def rule_named(name: str, *, feedback: object = False) -> Rule:
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise RuleError(f"unknown learning rule {name!r}{hint} Known: {', '.join(known)}")
     return known[plain]
+
+
+def import_trusted(name: str, source: str, trust: bool = False) -> None:
+    """Import the module of a name that a file gives, if the user has said that it may be.
+
+    Importing runs code. What you name yourself is imported, and so is what already is.
+
+    Args:
+        name: of an environment or a rule, perhaps in the form ``module:name``.
+        source: what gives it, such as "the policy".
+        trust: whether the user has said so.
+
+    Raises:
+        ConfigError: it would have to be imported and may not be, or cannot be.
+    """
+    module = name.rpartition(":")[0]
+    if not module or module in sys.modules:
+        return
+    if not trust:
+        raise ConfigError(
+            f"{source} asks for {name!r}: the module {module!r} would be imported, and can do "
+            f"whatever its author wants. If you trust it, say --trust (in Python: import {module})."
+        )
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"{source} asks for {name!r}, which needs {module!r}: {error}") from error
+
+
+def trust_flag(name: str) -> str:
+    """`` --trust`` if `import_trusted` wants it for a name, for commands that we print."""
+    return "" if name.rpartition(":")[0] in ("", "nprobot") else " --trust"
 
 
 def rule_class(traits: RuleTraits) -> Any:  # noqa: ANN401 - a class, which imports torch

@@ -27,7 +27,7 @@ from nprobot.errors import ConfigError, ExistsError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.policy import Policy
-from nprobot.runs.atomic_files import write_folder
+from nprobot.runs.atomic_files import new_folder
 from nprobot.runs.curve import new_figure, png
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.reporting import Progress, Reporter, Silent
@@ -283,14 +283,11 @@ def save_adapted(
     """
     refuse_existing(path)
     policy = replace(result.policy, provenance=_provenance(result, faults, config))
-
-    def fill(folder: Path) -> None:
-        policy_file.save(policy, folder)
-        (folder / CURVE_FILE).write_bytes(picture(result, faults))
-        (folder / EPISODES_FILE).write_text(_table(result.episodes), encoding="utf-8")
-        (folder / CARD_FILE).write_text(card(policy), encoding="utf-8")
-
-    write_folder(path, fill)
+    with new_folder(path) as writing:
+        policy_file.save(policy, writing)
+        (writing / CURVE_FILE).write_bytes(picture(result, faults))
+        (writing / EPISODES_FILE).write_text(_table(result.episodes), encoding="utf-8")
+        (writing / CARD_FILE).write_text(card(policy), encoding="utf-8")
     return policy
 
 

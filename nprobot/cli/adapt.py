@@ -13,12 +13,13 @@ from rich.console import Console
 
 from nprobot.adaptation.adaptation_config import AdaptationConfig
 from nprobot.adaptation.faults import KINDS, ActuatorFault, usual_faults
+from nprobot.catalogue import trust_flag
 from nprobot.deploy.controller import load_policy
 from nprobot.deploy.simulation import make_robot
 from nprobot.errors import ConfigError
 from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import DeployablePolicy
+from nprobot.training.evaluation import DeployablePolicy, trust
 
 from .arguments import OLD_FLAGS, parse
 from .terminal import DONE, INTERRUPTED, Display, facts, say
@@ -54,6 +55,8 @@ class FaultyRobot:
     """Environment id. Left out: the one it was trained on."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Arguments of the environment, as name value pairs."""
+    trust: bool = False
+    """Import the module that the policy's environment is in, which runs it."""
     fault: tuple[str, ...] = ()
     """Faults that strike after the calibration. Left out: gain:0=0.4 and drift:1=0.2."""
 
@@ -77,6 +80,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Adapt, arguments, "adapt", HELP.format(kinds=kinds), old_flags=old)
     config, robot = options.learning, options.robot
     policy = load_policy(options.policy)
+    if robot.trust:
+        trust(policy)
     faults = tuple(map(ActuatorFault.parse, robot.fault))
     out = options.out or default_folder(options.policy)
 
@@ -89,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     say(console, f"Policy: {out}")
     if result.interrupted:
         return INTERRUPTED
-    say(console, f"Next: nprobot deploy {out}")
+    flag = trust_flag(policy.task.id) if policy.task else ""
+    say(console, f"Next: nprobot deploy {out}{flag}")
     return DONE
 
 

@@ -36,8 +36,9 @@ from nprobot.deploy.simulation import (
     make_robot,
 )
 from nprobot.errors import ConfigError, DeployError
+from nprobot.runs.folder import unique_path
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import DeployablePolicy, StepObserver
+from nprobot.training.evaluation import DeployablePolicy, StepObserver, trust
 
 from .adapt import AdaptOptions, adapt_on_robot
 from .arguments import parse
@@ -65,6 +66,8 @@ class SimulationOptions:
     """Environment id. Left out: the one it was trained on."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Arguments of the environment, as name value pairs."""
+    trust: bool = False
+    """Import the module that the policy's environment is in, which runs it."""
     actuators: str | None = None
     """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     rate: float | None = None
@@ -158,6 +161,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Deploy, arguments, "deploy", HELP)
     policy = load_policy(options.policy, backend=options.backend)
+    if options.robot.trust:
+        trust(policy)
     if options.learning.adapt:
         _refuse_with_adapt(options)
         robot = options.robot
@@ -304,7 +309,7 @@ def save_flight_record(
 ) -> None:
     """Save the flight record where it was asked for, or somewhere after a fault."""
     if path is None and faulted:
-        path = Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz")
+        path = unique_path(Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz"))
     if path is not None:
         say(console, f"Flight record: {controller.recorder.record().save(path)}")
 

@@ -23,7 +23,7 @@ from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy, recorded_rule
 from nprobot.runs.folder import find_policy
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import Evaluation, evaluate
+from nprobot.training.evaluation import Evaluation, evaluate, trust
 from nprobot.training.run_config import EVALUATION_EPISODES
 
 from .arguments import parse
@@ -53,6 +53,8 @@ class Evaluate:
     """How many episodes."""
     env: str | None = None
     """Environment id. Left out: the one it was trained on."""
+    trust: bool = False
+    """Import the module that the policy's environment is in, which runs it."""
     actuators: str | None = None
     """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard, or
     ideal for none. Left out: those it was trained with."""
@@ -69,6 +71,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Evaluate, arguments, "evaluate", HELP)
     folder = find_policy(options.policy)
     policy = policy_file.load(folder)
+    if options.trust:
+        trust(policy)
     env, actuators, seed = options.env, options.actuators, options.seed
     if options.record is not None:
         check_film(options.record)
@@ -102,6 +106,7 @@ def main(arguments: Sequence[str]) -> int:
             },
         ),
         highlight=False,
+        markup=False,  # names come from a file
     )
     if tracking:
         console.print(tracking_table(tracking), highlight=False)

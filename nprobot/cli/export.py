@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from nprobot.catalogue import trust_flag
 from nprobot.deploy.policy_folder import EPISODES, export_run
 from nprobot.training.environments import silence_mujoco
 
@@ -41,6 +42,8 @@ class ExportOptions:
     """Deterministic episodes that the scores on the card come from; 0 for none."""
     seed: int = 0
     """Where the starts of these episodes come from."""
+    trust: bool = False
+    """Import the module that the policy's environment is in, which runs it."""
     licence: str | None = None
     """Under which others may use the policy, such as MIT; goes onto the card."""
 
@@ -56,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         episodes=options.episodes,
         seed=options.seed,
         licence=options.licence,
+        trust=options.trust,
     )
     console = Console()
     rows = {
@@ -69,8 +73,9 @@ def main(arguments: Sequence[str]) -> int:
         rows["largest difference"] = (
             f"ONNX to numpy {result.onnx:.1e}, torch to numpy {result.torch:.1e}"
         )
-    title = result.policy.task.id if result.policy.task else "policy"
+    task = result.policy.task
+    title = task.id if task else "policy"
     console.print(facts(title, rows), highlight=False, markup=False)
     say(console, f"Policy: {result.folder}")
-    say(console, f"Next: nprobot deploy {result.folder}")
+    say(console, f"Next: nprobot deploy {result.folder}{trust_flag(task.id) if task else ''}")
     return DONE

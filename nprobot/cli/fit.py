@@ -63,8 +63,10 @@ class FitOutput:
     out: Path | None = None
     """The run folder to make. Left out: runs/TASK-RULE-SEED-TIME."""
     resume: Path | None = None
-    """A run folder: continue from its last checkpoint. Only --epochs, --patience and
-    --checkpoint-every may be given with it."""
+    """A run folder: continue from its last checkpoint. Only --epochs, --patience,
+    --checkpoint-every and --trust may be given with it."""
+    trust: bool = False
+    """Import the module that the rule of a resumed fit is in, which runs it."""
     device: str = "cpu"
     """Where the network is: cpu, or cuda. Small networks are fastest on the CPU."""
 
@@ -125,7 +127,7 @@ def resumed(output: FitOutput, arguments: Sequence[str]) -> FitOptions:
     assert output.resume is not None
     if output.out is not None:
         raise ConfigError("a resumed fit stays in its own folder; leave --out away")
-    folder = FitFolder.open(output.resume)
+    folder = FitFolder.open(output.resume, trust=output.trust)
     if not folder.source:
         raise ConfigError(
             f"the data of the fit at {output.resume} was made in Python; continue there: "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from nprobot.catalogue import trust_flag
 from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
 from nprobot.training.environments import find_spec, silence_mujoco
@@ -47,8 +48,10 @@ class Output:
     """The run folder to make. Left out: runs/ENV-ALGO-RULE-SEED-TIME."""
     resume: Path | None = None
     """A run folder: continue from its last good checkpoint, as if the run had never stopped. Only
-    --steps, --stop-at, --checkpoint-every, --evaluate-every, --workers, --env-timeout and --device
-    may be given with it."""
+    --steps, --stop-at, --checkpoint-every, --evaluate-every, --workers, --env-timeout, --device and
+    --trust may be given with it."""
+    trust: bool = False
+    """Import the modules that a resumed run names, for its environment or rule, which runs them."""
     device: str | None = None
     """Where the networks are: cpu, or cuda. Left out: cpu, and where they were in a run that is
     resumed. Small networks are fastest on the CPU."""
@@ -82,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("a resumed run keeps its settings; leave --defaults away")
     else:
         # Parsed again over the run's own configuration: options that were not given stay.
-        stored = Train(run=RunFolder.open(output.resume).config)
+        stored = Train(run=RunFolder.open(output.resume, trust=output.trust).config)
         config = parse(Train, arguments, "train", HELP, stored).run
 
     # Everything above answers at once; torch takes seconds to load.
@@ -137,9 +140,9 @@ def show(console: Console, result: Result) -> None:
         ),
         highlight=False,
     )
-    path = result.folder.path
+    path, trust = result.folder.path, trust_flag(result.folder.config.env)
     say(console, f"Run: {path}")
     if result.interrupted:
-        say(console, f"Interrupted; continue: nprobot train --resume {path}")
+        say(console, f"Interrupted; continue: nprobot train --resume {path}{trust}")
     else:
-        say(console, f"Next: nprobot evaluate {path} --record {path / 'film.mp4'}")
+        say(console, f"Next: nprobot evaluate {path}{trust} --record {path / 'film.mp4'}")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nprobot.errors import ConfigError, DeployError, ForeignFileError
 from nprobot.policies import zoo
 from nprobot.policies.files.onnx_file import ONNX_FILE, load_onnx
-from nprobot.policies.files.policy import Array
+from nprobot.policies.files.policy import Array, BoxAction
 from nprobot.policies.files.policy_file import load
 from nprobot.runs.folder import find_policy
 from nprobot.training.evaluation import DeployablePolicy
@@ -108,6 +108,9 @@ class Controller:
         # The first call of a runtime is slow; made here, it is not the robot's first action.
         trial = policy.predict(np.zeros(policy.observation_shape))
         self._supervisor = Supervisor(self.safety, policy, trial.dtype, period)
+        kind = "f" if isinstance(policy.action, BoxAction) else "i"
+        if trial.shape != self._supervisor.rest.shape or trial.dtype.kind != kind:
+            raise DeployError(f"the policy gives {trial.dtype} {trial.shape} as an action")
         self.latency = LatencyHistogram(deadline=period)
         about = {
             "rate": rate,
@@ -259,10 +262,14 @@ class Controller:
         if self._fault is not None:
             return self._previous, None, None
         try:
-            commanded = self.policy.predict(values)
+            commanded = np.asarray(self.policy.predict(values))
         except Exception as error:  # a robot needs an action, whatever has failed
             finding = FaultKind.POLICY, f"{type(error).__name__}: {error}"
             return self._previous, None, finding
+        rest = self._supervisor.rest
+        if commanded.shape != rest.shape or commanded.dtype != rest.dtype:
+            what = f"the policy gives {commanded.dtype} {commanded.shape} as an action"
+            return self._previous, None, (FaultKind.POLICY, what)
         if not np.isfinite(commanded).all():
             return self._previous, None, (FaultKind.ACTION, f"the policy gives {commanded}")
         return self._supervisor.limit(commanded, self._previous), commanded, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -19,17 +20,25 @@ import numpy.typing as npt
 from nprobot.errors import (
     DamagedFileError,
     DeployError,
+    FileError,
     ForeignFileError,
     NewerFileError,
     NotFoundError,
 )
 from nprobot.policies.files.policy import Array
+from nprobot.policies.files.policy_file import read_control_rate
+from nprobot.policies.files.reading import check_texts, memory_limit, read_file
 from nprobot.training.evaluation import DeployablePolicy
 
 from .safety import EXTERNAL_KINDS, FaultKind, Safety
 
 FORMAT = "nprobot-flight"
 VERSION = 1
+LARGEST = 2**28
+"""Bytes of the arrays of a record."""
+MOST_ARRAYS = 32
+ROW = 64
+"""Bytes of a step, at most, beside observation and actions."""
 _KINDS = list(FaultKind)
 _HEADER = "header"
 _ACTIONS = ("previous", "commanded", "action")
@@ -135,15 +144,18 @@ class FlightRecord:
         """
         file = Path(path)
         try:
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            with memory_limit(2 * LARGEST):
+                arrays = _unpacked(read_file(file, LARGEST))
             header = json.loads(arrays.pop(_HEADER).tobytes())
+            check_texts(header)
             kind, version = header["format"], int(header["version"])
             if kind == FORMAT and version <= VERSION:
                 _check(arrays, header["faults"])
-                return cls(int(header["first"]), dict(header["about"]), arrays)
+                return cls(int(header["first"]), _about(header["about"]), arrays)
         except FileNotFoundError:
             raise NotFoundError(f"there is no flight record at {file}") from None
+        except FileError:
+            raise
         except _UNREADABLE as error:
             raise DamagedFileError(f"{file} is not a readable flight record: {error}") from None
         if kind != FORMAT:
@@ -159,6 +171,43 @@ _UNREADABLE = (
 """What numpy and zipfile raise for a file that is not what it should be."""
 
 
+def _unpacked(data: bytes) -> dict[str, Array]:
+    """The arrays of an ``.npz``: each no larger than the archive says, and all in bounds.
+
+    Raises:
+        ValueError: they are larger, or something else than arrays of numbers.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = archive.infolist()
+        if len(parts) > MOST_ARRAYS or sum(part.file_size for part in parts) > LARGEST:
+            raise ValueError(f"it unpacks to more than {LARGEST:,} bytes or {MOST_ARRAYS} arrays")
+        arrays = {}
+        for part in parts:
+            with archive.open(part) as stream:
+                version = np.lib.format.read_magic(stream)
+                if version != (1, 0):
+                    raise ValueError(f"{part.filename} has the version {version}")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+                if math.prod(shape) * dtype.itemsize + stream.tell() != part.file_size:
+                    raise ValueError(f"{part.filename} declares {shape} numbers and has others")
+                stream.seek(0)
+                array = np.lib.format.read_array(stream, allow_pickle=False)
+            arrays[part.filename.removesuffix(".npy")] = array
+    return arrays
+
+
+def _about(about: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """What a header says about the controller.
+
+    Raises:
+        ValueError: it is not what a controller says.
+    """
+    read_control_rate(about.get("rate"))
+    if not isinstance(about.get("safety"), dict | None):
+        raise ValueError("its safety settings are none")
+    return dict(about)
+
+
 class FlightRecorder:
     """A ring of the last steps; its memory is taken at the start.
 
@@ -166,7 +215,8 @@ class FlightRecorder:
     action for hours does not write over the moment that matters.
 
     Args:
-        capacity: steps that are kept.
+        capacity: steps that are kept; fewer where observations are so large that a record would
+            have more than `LARGEST` bytes.
         observation_shape: of one observation.
         rest: an action, for its shape and number type.
         about: the controller; JSON values.
@@ -179,7 +229,8 @@ class FlightRecorder:
         rest: Array,
         about: Mapping[str, Any],
     ) -> None:
-        self.capacity = capacity
+        row = 8 * math.prod(observation_shape) + 3 * rest.nbytes + ROW
+        self.capacity = max(min(capacity, LARGEST // row), 1)
         self.about = about
         self._first = 0
         self._count = 0
@@ -192,7 +243,8 @@ class FlightRecorder:
         }
         # The system hands out a page of memory when it is first written to: `full` writes now.
         self._arrays: dict[str, Array] = {
-            name: np.full((capacity, *shape), 0, dtype) for name, (shape, dtype) in kinds.items()
+            name: np.full((self.capacity, *shape), 0, dtype)
+            for name, (shape, dtype) in kinds.items()
         }
 
     def __len__(self) -> int:

@@ -67,8 +67,8 @@ class LatencyHistogram:
         """Count a time; returns whether it was longer than the deadline."""
         self._steps += 1
         self._longest = max(self._longest, seconds)
-        place = math.log(max(seconds, SHORTEST) / SHORTEST) / _STEP
-        self._bins[min(int(place), _BINS)] += 1
+        within = min(max(SHORTEST, seconds), LONGEST)  # of a clock that goes back, or has stopped
+        self._bins[int(math.log(within / SHORTEST) / _STEP)] += 1
         missed = seconds > self.deadline
         self._missed += missed
         return missed

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nprobot import catalogue
+from nprobot.catalogue import import_trusted
 from nprobot.envs import ARM_TRACK
 from nprobot.errors import ArchitectureError, DeployError, ExistsError, UnknownNameError
 from nprobot.policies.files import policy_file
@@ -19,7 +20,7 @@ from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.onnx_file import check_agreement, save_onnx
 from nprobot.policies.files.policy import ControlTask, Policy
 from nprobot.regression.fit_folder import FitFolder, draw_errors
-from nprobot.runs.atomic_files import write_folder
+from nprobot.runs.atomic_files import new_folder
 from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
 from nprobot.training import environments
@@ -72,6 +73,7 @@ def export_run(
     episodes: int = EPISODES,
     seed: int = 0,
     licence: str | None = None,
+    trust: bool = False,
     reference: str = "FOLDER",
 ) -> ExportedPolicy:
     """Make a policy folder from a run or a fit: policy file, card with curve and scores.
@@ -85,11 +87,13 @@ def export_run(
         episodes: deterministic episodes that measure it; 0 for none.
         seed: of those episodes.
         licence: under which the policy may be used, such as "MIT".
+        trust: whether the module that its environment is in may be imported.
         reference: what the card tells people to give to `nprobot deploy`.
 
     Raises:
         ExistsError: `out` is there already.
         FileError: the run has no policy, or the forms of the policy disagree.
+        ConfigError: its environment is in a module that has not been imported.
         DeployError: `episodes` is negative.
     """
     if episodes < 0:
@@ -97,7 +101,9 @@ def export_run(
     run = Path(run)
     source = find_policy(run)
     policy = policy_file.load(source)
-    home = _run_of(run, source)
+    home = _run_of(run, source, trust)
+    if policy.task is not None:
+        import_trusted(policy.task.id, "the policy", trust)
     target = Path(out) if out is not None else (home.path if home else source) / DEFAULT_FOLDER
     if target.exists():
         raise ExistsError(f"{target} is there already; choose another --out, or remove it")
@@ -264,21 +270,15 @@ def _write(
     reference: str,
 ) -> ExportedPolicy:
     """Write a policy folder, and rename it into place."""
-    differences: tuple[float | None, float | None] = (None, None)
-
-    def fill(folder: Path) -> None:
-        nonlocal differences
-        policy_file.save(policy, folder)
-        if onnx:
-            differences = _check_onnx(policy, folder)
-        curve = _curve(home, folder)
-        (folder / CARD_FILE).write_text(card(policy, reference=reference, curve=curve), "utf-8")
-
-    write_folder(target, fill)
+    with new_folder(target) as writing:
+        policy_file.save(policy, writing)
+        differences = _check_onnx(policy, writing) if onnx else (None, None)
+        curve = _curve(home, writing)
+        (writing / CARD_FILE).write_text(card(policy, reference=reference, curve=curve), "utf-8")
     return ExportedPolicy(target, policy, evaluation, *differences)
 
 
-def _run_of(given: Path, source: Path) -> Home | None:
+def _run_of(given: Path, source: Path, trust: bool) -> Home | None:
     """The run or fit that a policy belongs to: as given, or the one around a checkpoint."""
     path = given if given != source else Path(os.path.abspath(source)).parent.parent
     file = path / CONFIG_FILE
@@ -288,7 +288,7 @@ def _run_of(given: Path, source: Path) -> Home | None:
         is_fit = json.loads(file.read_text(encoding="utf-8"))["format"] == FitFolder.form
     except (ValueError, KeyError, TypeError):
         is_fit = False  # `RunFolder.open` says what is wrong with it
-    return FitFolder.open(path) if is_fit else RunFolder.open(path)
+    return (FitFolder if is_fit else RunFolder).open(path, trust=trust)
 
 
 def _provenance(

@@ -71,11 +71,7 @@ class Activity:
         self.network = network
         self.inputs = inputs
         self.layers, others = node_layers(network, frozen=frozen)
-        self._stand_ins: list[tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = [
-            (layer.module.__dict__, partial(self._run, layer)) for layer in self.layers
-        ]
-        if not torch.is_grad_enabled():  # DBP differentiates through what runs here
-            self._stand_ins += [(m.__dict__, _tanh) for m in others if type(m) is nn.Tanh]
+        self._tanhs = [m.__dict__ for m in others if type(m) is nn.Tanh]
         self.batch = first_tensor(inputs).shape[0]
         self._overwritten: set[int] = set()
         self._run_clean()
@@ -247,12 +243,14 @@ class Activity:
         """The network's outputs, with `handler` standing in for the layers' `forward`.
 
         An entry in the instance's own dict comes before the class's method; setting it there avoids
-        the bookkeeping of `nn.Module.__setattr__`.
+        the bookkeeping of `nn.Module.__setattr__`. Nothing of it is kept: an activity that refers
+        to itself would hold its tensors until Python collects its oldest garbage, in minutes.
         """
-        self._handler = handler
-        stand_ins = self._stand_ins
-        if torch.is_grad_enabled():
-            stand_ins = stand_ins[: len(self.layers)]
+        stand_ins: list[tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = [
+            (layer.module.__dict__, partial(handler, layer)) for layer in self.layers
+        ]
+        if not torch.is_grad_enabled():  # DBP differentiates through what runs here
+            stand_ins += [(attributes, _tanh) for attributes in self._tanhs]
         before = [attributes.get("forward") for attributes, _ in stand_ins]
         for attributes, forward in stand_ins:
             attributes["forward"] = forward
@@ -263,9 +261,6 @@ class Activity:
                 del attributes["forward"]
                 if own is not None:
                     attributes["forward"] = own
-
-    def _run(self, layer: NodeLayer, x: Tensor) -> Tensor:
-        return self._handler(layer, x)
 
 
 def _out_of_order(layer: NodeLayer) -> RuleError:

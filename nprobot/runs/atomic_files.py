@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nprobot.errors import BusyError, StorageError
+from nprobot.errors import BusyError, ExistsError, NprobotError, StorageError
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def reporting_storage(path: Path) -> Iterator[None]:
     """Turn whatever the operating system refuses here into a `StorageError` that names the path."""
     try:
         yield
-    except StorageError:
+    except NprobotError:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -42,24 +43,36 @@ def write_whole(path: Path, data: bytes) -> None:
             raise
 
 
-def write_folder(path: Path, fill: Callable[[Path], object], *, replace: bool = False) -> None:
-    """Make a folder whole or not at all.
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to be filled, which is renamed to `path` at the end: that appears whole, or never.
 
     Args:
-        path: the folder.
-        fill: writes its contents into a folder beside it, which is then renamed.
-        replace: whether the folder may be there already, and is replaced.
+        path: what there is not yet, or an empty folder.
+        replace: whether a folder that is there is replaced.
 
     Raises:
+        BusyError: another process is making it.
+        ExistsError: another process has just made it.
         StorageError: the disk is full, the folder read-only, ….
     """
-    writing = path.with_name(f".{path.name}.writing")
+    unfinished = path.with_name(f".{path.name}.writing")
     with reporting_storage(path):
-        shutil.rmtree(writing, ignore_errors=True)  # left by a process that was killed
-        fill(writing)
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
-        os.rename(writing, path)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with lock_run(unfinished):
+            for left in unfinished.iterdir():  # by a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            try:
+                yield unfinished
+                if replace:
+                    shutil.rmtree(path, ignore_errors=True)
+                os.rename(unfinished, path)
+            except BaseException as error:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise ExistsError(f"{path} has just been made by another process") from None
+                raise
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:
@@ -73,7 +86,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run; a process that is killed releases it.
+    """Keep other processes out of a folder; a process that is killed releases it.
 
     Raises:
         BusyError: another process holds it.
@@ -88,7 +101,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BusyError(f"another process is at work on the run {folder}") from None
+            raise BusyError(f"another process is at work in {folder}") from None
         except OSError:
             pass  # a file system without locks
         yield

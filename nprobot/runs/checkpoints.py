@@ -27,6 +27,7 @@ from nprobot.errors import (
     NewerFileError,
     NprobotError,
 )
+from nprobot.policies.files.reading import open_file, read_file
 
 from .atomic_files import reporting_storage, sync
 
@@ -34,6 +35,8 @@ LAST = "last"
 MANIFEST = "checkpoint.json"
 FORMAT = "nprobot-checkpoint"
 VERSION = 1
+LARGEST = 2**24
+"""Bytes of a description."""
 
 _UNFINISHED = ".writing_"
 _DAMAGED = "damaged_"
@@ -140,21 +143,19 @@ def check(path: Path) -> None:
         NewerFileError: a newer version of this software wrote it.
     """
     for name, entry in _files(path).items():
+        damaged = f"checkpoint {path.name} is damaged"
         try:
-            data = (path / name).read_bytes()
-        except OSError as error:
-            raise DamagedFileError(
-                f"checkpoint {path.name} is damaged: {name} cannot be read ({error.strerror})"
-            ) from error
-        if len(data) != entry["bytes"]:
-            raise DamagedFileError(
-                f"checkpoint {path.name} is damaged: {name} has {len(data):,} bytes instead of "
-                f"{entry['bytes']:,}"
-            )
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise DamagedFileError(
-                f"checkpoint {path.name} is damaged: the checksum of {name} is wrong"
-            )
+            with open_file(path / name) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if size != entry["bytes"]:
+                    raise DamagedFileError(
+                        f"{damaged}: {name} has {size:,} bytes instead of {entry['bytes']:,}"
+                    )
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except (FileNotFoundError, ForeignFileError) as error:
+            raise DamagedFileError(f"{damaged}: {name} cannot be read ({error})") from error
+        if digest != entry["sha256"]:
+            raise DamagedFileError(f"{damaged}: the checksum of {name} is wrong")
 
 
 @contextmanager
@@ -220,10 +221,10 @@ def _files(path: Path) -> dict[str, Any]:
     """Names, sizes and checksums of the files of a checkpoint, from a sound manifest."""
     damaged = f"checkpoint {path.name} is damaged: {MANIFEST}"
     try:
-        text = (path / MANIFEST).read_bytes().decode()
+        text = read_file(path / MANIFEST, LARGEST).decode()
         content = json.loads(text)
-    except OSError as error:
-        raise DamagedFileError(f"{damaged} cannot be read ({error.strerror})") from error
+    except (OSError, ForeignFileError) as error:
+        raise DamagedFileError(f"{damaged} cannot be read ({error})") from error
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{damaged} is not readable JSON") from error
     if not isinstance(content, dict) or "sha256" not in content:
@@ -247,7 +248,8 @@ def _files(path: Path) -> dict[str, Any]:
 
 def _is_entry(name: str, entry: object) -> bool:
     # A plain name: nobody makes us read elsewhere.
-    return Path(name).name == name and isinstance(entry, dict) and {"bytes", "sha256"} <= set(entry)
+    described = isinstance(entry, dict) and type(entry.get("bytes")) is int and "sha256" in entry
+    return Path(name).name == name and described
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from nprobot.catalogue import import_trusted
 from nprobot.errors import (
     DamagedFileError,
     ExistsError,
@@ -19,12 +18,15 @@ from nprobot.errors import (
     NotFoundError,
 )
 from nprobot.options import Options
+from nprobot.policies.files.reading import read_file
 
-from .atomic_files import reporting_storage, sync, write_whole
+from .atomic_files import new_folder, write_whole
 from .checkpoints import LAST, numbered
 from .versions import git_commit, versions
 
 CONFIG_FILE = "config.json"
+LARGEST = 2**24
+"""Bytes of it."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,11 @@ class Folder:
 
         Raises:
             ExistsError: there is something at `path`.
+            BusyError: another process is making it.
             StorageError: the folder cannot be made.
         """
         cls.refuse_existing(path)
         folder = cls(path, config, dict(source or {}))
-        unfinished = cls(path.with_name(f".{path.name}.writing"), config, folder.source)
-        with reporting_storage(path):
-            shutil.rmtree(unfinished.path, ignore_errors=True)  # left by a run that was killed
-            unfinished.path.mkdir(parents=True)
         description = {
             "format": cls.form,
             "version": cls.version,
@@ -110,18 +109,22 @@ class Folder:
             **({"about": dict(about)} if about is not None else {}),
             "sessions": [cls._session(0, **session)],
         }
-        unfinished._write(description)
-        begin(unfinished)
-        with reporting_storage(path):
-            os.rename(unfinished.path, path)
-            sync(path.parent)
+        with new_folder(path) as place:
+            unfinished = cls(place, config, folder.source)
+            unfinished._write(description)
+            begin(unfinished)
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, trust: bool = False) -> Self:
         """Find a run.
 
+        Args:
+            path: its folder.
+            trust: whether modules that it names may be imported; see `catalogue.import_trusted`.
+
         Raises:
+            ConfigError: it names a module that has not been imported.
             NotFoundError: the folder has no `config.json`.
             DamagedFileError: that cannot be read.
             ForeignFileError: it is that of another kind of run.
@@ -130,6 +133,9 @@ class Folder:
         """
         description = cls._read(path)
         try:
+            for name in ("env", "rule"):
+                given = str(description["config"].get(name) or "")
+                import_trusted(given, f"the {cls.what} {path}", trust)
             config = cls.options.from_dict(description["config"])
             return cls(path, config, description.get("source", {}))
         except (KeyError, TypeError, AttributeError) as error:
@@ -181,7 +187,7 @@ class Folder:
     def _read(cls, path: Path) -> dict[str, Any]:
         file = path / CONFIG_FILE
         try:
-            description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            description: dict[str, Any] = json.loads(read_file(file, LARGEST).decode())
             found, version = description["format"], int(description["version"])
             if found != cls.form:
                 raise ForeignFileError(
@@ -193,7 +199,7 @@ class Folder:
                     f"{cls.version}. Upgrade nprobot."
                 )
             description["sessions"] = [dict(session) for session in description["sessions"]]
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             raise NotFoundError(
                 f"there is no {cls.what} at {path}: it has no {CONFIG_FILE}"
             ) from None
@@ -221,7 +227,7 @@ def unique_path(path: Path) -> Path:
     number, free = 1, path
     while free.exists():
         number += 1
-        free = path.with_name(f"{path.name}-{number}")
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -20,11 +21,16 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from typing_extensions import override
 
+from nprobot.policies.files.reading import read_file
+
 from .atomic_files import reporting_storage, sync, write_whole
 
 STEPS = "time/total_timesteps"
 
 LogRow = Mapping[str, str]
+
+LARGEST_TABLE = 2**30
+"""Bytes."""
 
 PATTERN = "events.out.tfevents.*"
 
@@ -259,10 +265,14 @@ def read_table(file: Path) -> list[LogRow]:
 
     The last one is left out if it is torn: a row ends with a line break. What is not a table any
     more is left out too.
+
+    Raises:
+        ForeignFileError: it is no file, or larger than the table of any run.
     """
-    if not file.exists():
+    try:
+        text = read_file(file, LARGEST_TABLE).decode(errors="replace")
+    except FileNotFoundError:
         return []
-    text = file.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     rows: list[LogRow] = []
     try:
@@ -282,7 +292,6 @@ def column(rows: list[LogRow], name: str) -> tuple[list[float], list[float]]:
 
 def _is_number(text: object) -> bool:
     try:
-        float(str(text))
+        return math.isfinite(float(str(text)))
     except ValueError:
         return False
-    return True

@@ -6,7 +6,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from nprobot.errors import NonFiniteError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.from_sb3 import export_policy
 from nprobot.policies.files.policy import ControlTask, Policy
-from nprobot.runs.atomic_files import write_folder
+from nprobot.runs.atomic_files import new_folder
 from nprobot.runs.log import RunLog
 from nprobot.runs.reporting import Progress, Reporter
 from nprobot.runs.seeds import Seeds
@@ -188,8 +187,8 @@ class RunCallback(BaseCallback):
         self.log_evaluation(evaluation)
         if self.best is None or evaluation.mean > self.best:
             self.best = evaluation.mean
-            best = self.folder.path / BEST_FOLDER
-            write_folder(best, partial(policy_file.save, policy), replace=True)
+            with new_folder(self.folder.path / BEST_FOLDER, replace=True) as writing:
+                policy_file.save(policy, writing)
         self.reporter.message(f"step {steps:,}: evaluated, return {evaluation}")
         if self.on_evaluation is not None:
             self.on_evaluation(steps, evaluation)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +15,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from nprobot.envs import NoisyActuators
 from nprobot.errors import (
     ActuatorError,
+    ConfigError,
     EnvironmentFailedError,
     EnvironmentUnavailableError,
     NprobotError,
@@ -52,6 +55,43 @@ def find_spec(env_id: str) -> EnvSpec:
         hint = "`nprobot envs` lists all."
         raise UnknownNameError("environment", name, [s.id for s in newest_versions()], hint)
     return gymnasium.registry[name]
+
+
+def check_kwargs(env_id: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments, from a file, that an environment does not take or should not be given.
+
+    Raises:
+        UnknownNameError: the environment's constructor has no such argument.
+        ConfigError: a value is none that a file may ask for.
+    """
+    spec = find_spec(env_id)
+    creator: Any = spec.entry_point
+    if isinstance(creator, str):
+        creator = load_env_creator(creator)
+    parameters = {} if creator is None else dict(inspect.signature(creator).parameters)
+    takes_all = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for name, value in kwargs.items():
+        if name == "render_mode":
+            raise ConfigError(f"the policy says how {env_id} is drawn (render_mode); only you may")
+        if name not in parameters and name not in FILE_BOUNDS and not takes_all:
+            raise UnknownNameError(f"argument of {env_id}", name, [*parameters, *FILE_BOUNDS])
+        most = FILE_BOUNDS.get(name)
+        if most is not None and not (type(value) is int and 1 <= value <= most):
+            raise ConfigError(
+                f"the policy gives {env_id} the {name} {value!r:.40}; 1 to {most:,} is allowed"
+            )
+        if isinstance(value, str) and os.path.exists(value) and not os.path.isfile(value):
+            raise ConfigError(
+                f"the policy gives {env_id} the {name} {value!r:.200}, which is no file"
+            )
+
+
+FILE_BOUNDS = {
+    **{"max_episode_steps": 100_000, "frame_skip": 1000},
+    **{"width": 4096, "height": 4096, "max_geom": 100_000},
+}
+"""Arguments with which a file could keep a machine busy, or fill it, and the most it may ask for.
+All but the second are understood by `gymnasium.make` or by every MuJoCo environment."""
 
 
 def newest_versions() -> list[EnvSpec]:
@@ -97,9 +137,11 @@ def make(
             return env
         seed = None if actuators_seed is None else np.random.SeedSequence(list(actuators_seed))
         return NoisyActuators(env, actuators, sensor=sensor, seed=seed)
-    except (gymnasium.error.Error, ImportError, TypeError, ActuatorError) as error:
+    except USERS_ERRORS as error:  # a constructor is a user's code, and may raise anything
+        if isinstance(error, NprobotError) and not isinstance(error, ActuatorError):
+            raise
         raise EnvironmentUnavailableError(
-            f"environment {env_id!r} cannot be made: {error}"
+            f"environment {env_id!r} cannot be made: {str(error) or repr(error)}"
         ) from error
 
 
@@ -125,11 +167,15 @@ def reporting_failure(who: str) -> Iterator[None]:
         yield
     except NprobotError:
         raise
-    except Exception as error:
+    except USERS_ERRORS as error:
         raise failure(who, error) from error
 
 
-def failure(who: str, error: Exception) -> EnvironmentFailedError:
+USERS_ERRORS = (Exception, SystemExit)
+"""What an environment may raise; ``sys.exit()`` in one must not end a run without a word."""
+
+
+def failure(who: str, error: BaseException) -> EnvironmentFailedError:
     """What an environment raised, in one line."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}, line {place.lineno}"

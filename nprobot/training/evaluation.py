@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nprobot.catalogue import import_trusted
 from nprobot.errors import (
     ConfigError,
     EnvironmentUnavailableError,
@@ -182,13 +183,29 @@ def task_of(
     """The environment to evaluate on: the given one, or the one the policy was trained on.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is neither; or the policy alone names a module that would be imported.
+        UnknownNameError: the environment does not take the arguments that the policy gives it.
     """
     if env is not None and (policy.task is None or env != policy.task.id):
         return env, env_kwargs or {}
     if policy.task is None:
         raise ConfigError("this policy does not say what it controls; name an environment (--env)")
-    return policy.task.id, policy.task.kwargs if env_kwargs is None else env_kwargs
+    if env is None:
+        import_trusted(policy.task.id, "the policy")
+    if env_kwargs is not None:
+        return policy.task.id, env_kwargs
+    environments.check_kwargs(policy.task.id, policy.task.kwargs)
+    return policy.task.id, policy.task.kwargs
+
+
+def trust(policy: DeployablePolicy) -> None:
+    """Import the module that a policy says its environment is in, which runs code of its author.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    if policy.task is not None:
+        import_trusted(policy.task.id, "the policy", trust=True)
 
 
 def actuators_of(policy: DeployablePolicy, env: str | None) -> str | None:

@@ -13,11 +13,13 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.catalogue import trust_flag
 from nprobot.errors import (
     ConfigError,
     EnvironmentFailedError,
     ForeignFileError,
     NonFiniteError,
+    RunFailedError,
     StorageError,
 )
 from nprobot.policies.files.policy import Policy
@@ -77,7 +79,7 @@ def train(
     _check_environment(config)
     config = config.resolved(environments.find_spec(config.env).reward_threshold)
     with _closing(make_vector(config)) as vector:
-        model = build_model(config, vector, device)
+        model = _built(config, vector, device)
         folder = RunFolder.create(path, config, command=command, device=device)
         with lock_run(folder.path):
             return Session(folder, model, reporter, {}, on_evaluation, callbacks).run()
@@ -104,7 +106,8 @@ def resume(
     Raises:
         NotFoundError: there is no run.
         BusyError: another process is training it.
-        ConfigError: `config` changes what has to stay the same, or the run is complete.
+        ConfigError: `config` changes what has to stay the same, or the run is complete; or its
+            environment is in a module that has not been imported.
         DamagedFileError: a file is damaged, and so are the earlier checkpoints.
         ForeignFileError: a file of something else is in the place of one of the run.
         NewerFileError: a file was written by a newer version of this software.
@@ -123,7 +126,7 @@ def resume(
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
         _check_environment(folder.config)
         with _closing(make_vector(folder.config)) as vector:
-            model = build_model(folder.config, vector, device)
+            model = _built(folder.config, vector, device)
             saved: dict[str, Any] = {}
             if checkpoint is None:
                 reporter.message("There is no checkpoint yet; the run starts from the beginning.")
@@ -171,6 +174,29 @@ def _closing(vector: VecNormalize) -> Iterator[VecNormalize]:
         yield vector
     finally:
         vector.close()
+
+
+def _built(config: RunConfig, vector: VecNormalize, device: str) -> Model:
+    try:
+        return build_model(config, vector, device)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        raise RunFailedError(f"{MEMORY_ADVICE} ({error})") from error
+
+
+MEMORY_ADVICE = (
+    "there is too little memory for this run; fewer --envs, a smaller --n-steps, --buffer-size or "
+    "--batch-size take less"
+)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory has run out; torch's is a `RuntimeError`."""
+    texts = ("can't allocate memory", "bad_alloc", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
 
 
 def _load(checkpoint: Path, model: Model, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
@@ -426,6 +452,8 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     what = str(error)
     if what.startswith("Expected parameter"):  # torch, of a distribution without a density
         what = "the distribution of the actions has become invalid"
+    elif lacks_memory(error):
+        what = f"{MEMORY_ADVICE} ({what})"
     elif not isinstance(error, ArithmeticError | EnvironmentFailedError | StorageError):
         return error
     last = folder.checkpoints / "last"
@@ -433,9 +461,11 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     if last.exists():
         kept = f"The last good checkpoint is {folder.checkpoints / last.resolve().name}."
     text = f"at step {model.num_timesteps:,}: {what}. {kept}"
-    again = f"nprobot train --resume {folder.path}"
+    again = f"nprobot train --resume {folder.path}{trust_flag(folder.config.env)}"
     if isinstance(error, EnvironmentFailedError):
         return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
     if isinstance(error, StorageError):
         return StorageError(f"{text} When there is room and leave to write, continue: {again}")
+    if lacks_memory(error):
+        return RunFailedError(f"{text} When there is more, continue: {again}")
     return NonFiniteError(f"{text} A lower --learning-rate, or --normalise on, often helps.")

@@ -32,7 +32,7 @@ from nprobot.errors import (
 )
 
 from . import environments
-from .environments import failure, silence_mujoco
+from .environments import USERS_ERRORS, failure, silence_mujoco
 
 Array = NDArray[Any]
 StepResults = tuple[Array, Array, Array, list[dict[str, Any]]]
@@ -174,7 +174,7 @@ class EnvironmentGroup:
                 observations[row] = observation
             except NprobotError:
                 raise
-            except Exception as error:
+            except USERS_ERRORS as error:
                 raise failure(f"environment {self._indices[row]}", error) from error
             infos.append(info)
         self._busy.value = -1
@@ -210,7 +210,7 @@ class EnvironmentGroup:
             yield
         except NprobotError:
             raise
-        except Exception as error:
+        except USERS_ERRORS as error:
             raise failure(f"environment {self._indices[row]}", error) from error
         self._busy.value = -1
 
@@ -434,8 +434,11 @@ def _serve(connection: Connection, recipe: EnvRecipe, indices: list[int], busy: 
             answer: tuple[str | None, Any] = None, getattr(group, command)(*arguments)
         except NprobotError as error:
             answer = type(error).__name__, str(error)
-        except Exception as error:
+        except USERS_ERRORS as error:
             answer = "", str(failure(f"environment {indices[0]}", error))
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:  # nobody waits for it any more
+            break
     if group is not None:
         group.close()

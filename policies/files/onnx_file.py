@@ -31,16 +31,29 @@ from ...errors import (
     MissingPackageError,
     NotFoundError,
 )
-from .policy import Array, BoxAction, ControlTask, DiscreteAction, Policy, as_batch
-from .policy_file import as_damaged, check_format, read_control_rate
+from .onnx_graph import OPERATORS, operators
+from .policy import (
+    LARGEST,
+    Array,
+    BoxAction,
+    ControlTask,
+    DiscreteAction,
+    Policy,
+    as_batch,
+    check_provenance,
+    choices_problem,
+    shape_problem,
+)
+from .policy_file import as_damaged, check_format, read_task
+from .reading import check_texts, memory_limit, read_file
 
 FORMAT = "nprobot-policy-onnx"
 VERSION = 1
 ONNX_FILE = "policy.onnx"
 OPSET = 18
 """Of the operators in the graph; the oldest that torch writes."""
-LARGEST = 256 * 2**20
-"""Bytes of a file that is read at all."""
+MEMORY = 2**30
+"""Bytes beyond what the process has that onnxruntime may take to read a graph and try it."""
 TOLERANCE = 1e-5
 """Largest difference between the actions of two forms of a policy."""
 
@@ -85,10 +98,8 @@ def load_onnx(path: str | Path) -> OnnxPolicy:
     """
     file = _file(path)
     try:
-        if file.stat().st_size > LARGEST:
-            raise ForeignFileError(f"{file} is larger than any policy, {LARGEST:,} bytes")
-        data = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        data = read_file(file, LARGEST)
+    except FileNotFoundError:
         raise NotFoundError(
             f"no ONNX policy at {file}; `nprobot export RUN --onnx` makes one"
         ) from None
@@ -269,6 +280,7 @@ def _read(data: bytes, name: str) -> OnnxPolicy:
         metadata = session.get_modelmeta().custom_metadata_map
         description = {key: json.loads(value) for key, value in metadata.items()}
         check_format(description, FORMAT, VERSION, name)
+        check_texts(description)
         policy = _policy(description, session)
     _try(policy, name)
     return policy
@@ -276,6 +288,17 @@ def _read(data: bytes, name: str) -> OnnxPolicy:
 
 def _session(data: bytes, name: str) -> Any:  # noqa: ANN401 - onnxruntime has no types
     runtime = _package("onnxruntime")
+    if FORMAT.encode() not in data:
+        raise ForeignFileError(f"{name} is not a policy of nprobot (no format {FORMAT!r})")
+    try:
+        used = operators(data)
+    except ValueError as error:
+        raise DamagedFileError(f"{name} cannot be used as an ONNX model: {error}") from None
+    if foreign := used - OPERATORS:
+        raise DamagedFileError(
+            f"{name} cannot be used as an ONNX model: it has the operators "
+            f"{', '.join(sorted(foreign))[:200]}, which no policy of nprobot has"
+        )
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised
@@ -284,22 +307,21 @@ def _session(data: bytes, name: str) -> Any:  # noqa: ANN401 - onnxruntime has n
         "session.model_external_initializers_file_folder_path", os.devnull
     )
     try:
-        return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        with memory_limit(MEMORY):
+            return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class
-        kind = DamagedFileError if FORMAT.encode() in data else ForeignFileError
-        raise kind(f"{name} cannot be used as an ONNX model: {error}") from None
+        raise DamagedFileError(f"{name} cannot be used as an ONNX model: {error}") from None
 
 
 def _policy(description: Mapping[str, Any], session: Any) -> OnnxPolicy:  # noqa: ANN401
     shape = tuple(description["observation_shape"])
-    if not all(isinstance(size, int) and size >= 1 for size in shape):
-        raise ValueError(f"observation shape {shape}")
-    environment, rate = description["environment"], read_control_rate(description["control_rate"])
+    if (problem := shape_problem(shape)) is not None:
+        raise ValueError(f"observation shape {problem}")
     return OnnxPolicy(
         observation_shape=shape,
         action=_action(description["action"]),
-        task=environment and ControlTask(str(environment["id"]), dict(environment["kwargs"]), rate),
-        provenance=dict(description["provenance"]),
+        task=read_task(description["environment"], description["control_rate"]),
+        provenance=check_provenance(description["provenance"]),
         session=session,
     )
 
@@ -311,13 +333,15 @@ def _action(action: Mapping[str, Any]) -> BoxAction | DiscreteAction:
             for key, bound in (("low", -np.inf), ("high", np.inf))
         )
         shape = tuple(action["shape"])
+        if shape and (problem := shape_problem(shape)) is not None:
+            raise ValueError(f"actions of shape {problem}")
         if not (low <= high).all():
             raise ValueError("the bounds of the actions do not fit each other")
         return BoxAction(low.reshape(shape), high.reshape(shape))
     if action["kind"] in ("discrete", "multi_discrete"):
         choices = tuple(action["choices"])
-        if not choices or not all(isinstance(n, int) and n >= 1 for n in choices):
-            raise ValueError(f"a choice between {choices} actions")
+        if (problem := choices_problem(choices)) is not None:
+            raise ValueError(problem)
         return DiscreteAction(choices, action["kind"] == "multi_discrete")
     raise ValueError(f"unknown kind of action {action['kind']!r}")
 
@@ -326,7 +350,8 @@ def _try(policy: OnnxPolicy, name: str) -> None:
     """Refuse a graph that does not take the observations, or give the actions, it is said to."""
     x = np.zeros((2, *policy.observation_shape))
     try:
-        actions = policy.predict(x)
+        with memory_limit(MEMORY):
+            actions = policy.predict(x)
     except Exception as error:  # as in `_session`
         raise DamagedFileError(f"the graph of {name} cannot be evaluated: {error}") from None
     if isinstance(policy.action, BoxAction):

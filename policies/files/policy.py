@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +19,14 @@ from ...errors import ArchitectureError, ObservationError
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+
+LARGEST = 256 * 2**20
+"""Bytes of a file with numbers that is read at all."""
+LARGEST_OBSERVATION = 2**24
+"""Numbers of an observation."""
+MOST_OPERATIONS, MOST_CHOICES = 1000, 1000
+MOST_WORK = 2**28
+"""Multiplications of a step; a policy of 64 million weights would have that many."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,9 @@ class Operation:
         ):
             if set(given) != set(needed):
                 raise ArchitectureError(f"{self.name} takes the {what} {needed}, got {(*given,)}")
+        for name, array in self.arrays.items():
+            if array.dtype.kind != "f":
+                raise ArchitectureError(f"the {name} of {self.name} are {array.dtype}, not floats")
         for name, value in (*self.arrays.items(), *self.settings.items()):
             if not np.isfinite(np.asarray(value)).all():
                 raise ArchitectureError(f"the {name} of {self.name} is not finite")
@@ -289,10 +301,15 @@ class Policy:
 
     def _problems(self) -> Iterator[str]:
         """What makes the policy unusable, in words."""
-        if not all(isinstance(size, int) and size >= 1 for size in self.observation_shape):
-            yield f"observation shape {self.observation_shape}"
-        shape = self.observation_shape
+        if (problem := shape_problem(self.observation_shape)) is not None:
+            yield f"observation shape {problem}"
+        if len(self.operations) > MOST_OPERATIONS:
+            yield f"{len(self.operations):,} operations; at most {MOST_OPERATIONS:,} are allowed"
+        shape, work = self.observation_shape, 0
         for number, operation in enumerate(self.operations):
+            work += max(math.prod(shape), *(a.size for a in operation.arrays.values()), 0)
+            if work > MOST_WORK:
+                yield f"more than {MOST_WORK:,} multiplications a step"
             try:
                 shape = operation.output_shape(shape)
             except ArchitectureError as error:
@@ -301,8 +318,9 @@ class Policy:
             yield f"the network gives {shape} outputs; the actions need ({self.action.outputs},)"
         if self.normaliser is not None:
             for name, array in (("mean", self.normaliser.mean), ("var", self.normaliser.var)):
-                if array.shape != self.observation_shape or not np.isfinite(array).all():
-                    yield f"the {name} of the observations is not {self.observation_shape} numbers"
+                fits = array.dtype.kind == "f" and array.shape == self.observation_shape
+                if not (fits and np.isfinite(array).all()):
+                    yield f"the {name} of the observations is not {self.observation_shape} floats"
             if (self.normaliser.var < 0).any() or not self.normaliser.epsilon > 0:
                 yield "the variance of the observations is negative"
             if not self.normaliser.clip > 0:
@@ -312,17 +330,36 @@ class Policy:
     def _action_problems(self) -> Iterator[str]:
         action = self.action
         if isinstance(action, DiscreteAction):
-            if not action.choices or not all(n >= 1 for n in action.choices):
-                yield f"a choice between {action.choices} actions"
+            if (problem := choices_problem(action.choices)) is not None:
+                yield problem
             if len(action.choices) != 1 and not action.several:
                 yield "several switches, but one action"
             return
         if action.mapping not in ("clip", "rescale"):
             yield f"unknown mapping of outputs to actions: {action.mapping!r}"
+        if not action.low.dtype.kind == action.high.dtype.kind == "f":
+            yield f"bounds of actions are {action.low.dtype} and {action.high.dtype}, not floats"
         if action.low.shape != action.high.shape or not (action.low <= action.high).all():
             yield "the bounds of the actions do not fit each other"
         if action.mapping == "rescale" and not np.isfinite([action.low, action.high]).all():
             yield "actions without bounds cannot be rescaled"
+
+
+def shape_problem(shape: Shape) -> str | None:
+    """What is wrong with the shape of an observation; None if it is a shape, and not too large."""
+    if not all(type(size) is int and size >= 1 for size in shape):
+        return f"{shape!s:.80}"
+    if len(shape) > 8 or math.prod(shape) > LARGEST_OBSERVATION:
+        return f"{shape!s:.80}; up to 8 axes and {LARGEST_OBSERVATION:,} numbers are allowed"
+    return None
+
+
+def choices_problem(choices: Shape) -> str | None:
+    """What is wrong with the choices of a discrete action; None if nothing is."""
+    numbers = all(type(n) is int and 1 <= n <= LARGEST_OBSERVATION for n in choices)
+    if not numbers or not 1 <= len(choices) <= MOST_CHOICES:
+        return f"a choice between {choices!s:.80} actions"
+    return None
 
 
 def as_batch(observation: npt.ArrayLike, shape: Shape) -> tuple[Shape, Array]:
@@ -346,6 +383,47 @@ def as_batch(observation: npt.ArrayLike, shape: Shape) -> tuple[Shape, Array]:
             f"(…, {', '.join(map(str, shape))})"
         )
     return lead, given.reshape(-1, *shape)
+
+
+class _Scores(msgspec.Struct):
+    env: str
+    seed: int
+    returns: list[float]
+    lengths: list[float]
+    versions: dict[str, str | None]
+    tracking: dict[str, Any] | None = None
+
+
+class _Provenance(msgspec.Struct):
+    """What is known of how a policy was made, as far as anybody reads it."""
+
+    algorithm: str | None = None
+    rule: str | None = None
+    samples: int | None = None
+    steps: int | None = None
+    epochs: int | None = None
+    task: str | None = None
+    seed: int | None = None
+    licence: str | None = None
+    command: str | None = None
+    description: str | None = None
+    forward_passes: int | None = None
+    backward_passes: int | None = None
+    versions: dict[str, str | None] | None = None
+    evaluation: _Scores | None = None
+
+
+def check_provenance(provenance: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """The provenance in a file, if what cards and commands show of it is of the right kind.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        msgspec.convert(provenance, _Provenance)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"its provenance is of another kind: {error}") from None
+    return dict(provenance)
 
 
 def recorded_rule(provenance: Mapping[str, Any]) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import safetensors.numpy
 
 from ...errors import DamagedFileError, FileError, ForeignFileError, NewerFileError, NotFoundError
 from .policy import (
+    LARGEST,
     Array,
     BoxAction,
     ControlTask,
@@ -29,12 +29,18 @@ from .policy import (
     Normaliser,
     Operation,
     Policy,
+    check_provenance,
 )
+from .reading import check_texts, read_file
 
 FORMAT = "nprobot-policy"
 VERSION = 1
 DESCRIPTION_FILE = "policy.json"
 TENSORS_FILE = "policy.safetensors"
+LARGEST_DESCRIPTION = 4 * 2**20
+"""Bytes."""
+SLOWEST, FASTEST = 1e-3, 1e6
+"""Hz, between which a control rate lies."""
 
 
 def save(policy: Policy, folder: str | Path) -> Path:
@@ -69,7 +75,7 @@ def load(path: str | Path) -> Policy:
 
     Raises:
         NotFoundError: there is no policy.
-        ForeignFileError: the file is something else.
+        ForeignFileError: the file is something else, or too large to be a policy.
         NewerFileError: a newer version of nprobot wrote it.
         DamagedFileError: it is incomplete, altered or contradicts itself.
     """
@@ -92,9 +98,11 @@ def as_damaged(file: str | Path) -> Iterator[None]:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise DamagedFileError(f"{file} cannot be understood: {what}") from error
+        raise DamagedFileError(f"{file} cannot be understood: {what:.400}") from error
     except RecursionError:
         raise DamagedFileError(f"{file} is nested too deeply") from None
+    except MemoryError:
+        raise DamagedFileError(f"{file} needs more memory than there is") from None
 
 
 def check_format(description: object, written: str, newest: int, file: str | Path) -> None:
@@ -115,10 +123,11 @@ def check_format(description: object, written: str, newest: int, file: str | Pat
         raise ForeignFileError(f"{file} is not a policy of nprobot (no format {written!r})")
     version = description.get("version")
     if not isinstance(version, int) or version < 1:
-        raise DamagedFileError(f"{file} has the version {version!r}")
+        raise DamagedFileError(f"{file} has the version {version!r:.80}")
     if version > newest:
         raise NewerFileError(
-            f"{file} has version {version}; this nprobot reads up to {newest}. Upgrade nprobot."
+            f"{file} has version {version!s:.80}; this nprobot reads up to {newest}. Upgrade "
+            "nprobot."
         )
 
 
@@ -126,11 +135,13 @@ def read_control_rate(rate: Any) -> float | None:  # noqa: ANN401 - JSON
     """A control rate, Hz, or None where none was known.
 
     Raises:
-        ValueError: it is not a finite number above 0.
+        ValueError: it is not a number, or none that a robot could have.
     """
-    if rate is not None and not (math.isfinite(rate) and rate > 0):
+    if rate is None:
+        return None
+    if isinstance(rate, bool) or not SLOWEST <= rate <= FASTEST:
         raise ValueError(f"a control rate of {rate!r} Hz")
-    return rate and float(rate)
+    return float(rate)
 
 
 def _describe(policy: Policy) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -179,19 +190,20 @@ def _describe(policy: Policy) -> tuple[dict[str, Any], dict[str, Array]]:
 
 def _read_description(file: Path) -> dict[str, Any]:
     try:
-        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        description: dict[str, Any] = json.loads(read_file(file, LARGEST_DESCRIPTION).decode())
+    except FileNotFoundError:
         raise NotFoundError(
             f"no policy at {file.parent}: it has no {file.name}. A policy is a folder with "
             f"{DESCRIPTION_FILE} and {TENSORS_FILE}, such as RUN/checkpoints/last."
         ) from None
     check_format(description, FORMAT, VERSION, file)
+    check_texts(description)
     return description
 
 
 def _read_tensors(file: Path, sha256: str) -> dict[str, Array]:
     try:
-        data = file.read_bytes()
+        data = read_file(file, LARGEST)
     except FileNotFoundError:
         raise NotFoundError(f"{file} is missing; copy the whole folder") from None
     if _sha256(data) != sha256:
@@ -217,22 +229,29 @@ def _policy(description: Mapping[str, Any], tensors: Mapping[str, Array]) -> Pol
             epsilon=float(normaliser["epsilon"]),
             clip=float(normaliser["clip"]),
         ),
-        task=task
-        and ControlTask(
-            id=str(task["id"]),
-            kwargs=dict(task["kwargs"]),
-            control_rate=read_control_rate(task["control_rate"]),
-        ),
-        provenance=dict(description["provenance"]),
+        task=read_task(task, task and task["control_rate"]),
+        provenance=check_provenance(description["provenance"]),
     )
+
+
+def read_task(task: Any, rate: Any) -> ControlTask | None:  # noqa: ANN401 - JSON
+    """The environment in a description.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if task is None:
+        return None
+    if not isinstance(task["id"], str) or not isinstance(task["kwargs"], dict):
+        raise ValueError(f"an environment {task!r:.80}")
+    return ControlTask(task["id"], task["kwargs"], read_control_rate(rate))
 
 
 def _action(action: Mapping[str, Any], tensors: Mapping[str, Array]) -> BoxAction | DiscreteAction:
     if action["kind"] == "box":
         return BoxAction(tensors[action["low"]], tensors[action["high"]], action["mapping"])
     if action["kind"] in ("discrete", "multi_discrete"):
-        choices = tuple(int(n) for n in action["choices"])
-        return DiscreteAction(choices, action["kind"] == "multi_discrete")
+        return DiscreteAction(tuple(action["choices"]), action["kind"] == "multi_discrete")
     raise ValueError(f"unknown kind of action {action['kind']!r}")
 
 

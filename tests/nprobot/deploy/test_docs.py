@@ -74,7 +74,7 @@ class TestDeploy:
         rows = [line for line in server.__doc__.splitlines() if line.startswith("| ")]
         assert len(rows) == 1 + 6
         assert "\n".join(rows[1:]) in self.PAGE
-        for kind in server._ANSWERS:
+        for kind in server._TAKES:
             assert any(row.startswith(f'| `"{kind}"` ') for row in rows)
 
     def test_commands_have_these_options(self):

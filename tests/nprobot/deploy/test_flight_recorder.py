@@ -2,16 +2,27 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import math
+import os
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nprobot.deploy import Controller, Damping, FaultKind, FlightRecord, Safety, replay
+from nprobot.deploy import (
+    Controller,
+    Damping,
+    FaultKind,
+    FlightRecord,
+    FlightRecorder,
+    Safety,
+    replay,
+)
 from nprobot.errors import (
     DamagedFileError,
     DeployError,
@@ -199,6 +210,20 @@ def test_memory_does_not_grow():
     assert after - before < 2000
 
 
+def test_a_record_of_large_observations_stays_in_bounds():
+    """Ten thousand pictures would take gigabytes."""
+    recorder = FlightRecorder(10_000, (10**6,), np.zeros(1, np.float32), {})
+    assert 20 < recorder.capacity < 40
+
+
+def test_a_clock_that_goes_back_or_stops():
+    times = [0.0, math.inf, math.nan, 5.0, 3.0, 0.0]
+    own = Controller(POLICY, clock=times.pop)
+    for _ in range(3):
+        assert own.step(np.zeros(4)).shape == (1,)
+    assert own.latency.summary().steps == 3
+
+
 class TestFilesOfOthers:
     @pytest.mark.parametrize("data", [b"", b"hello", b"PK\x03\x04rest", b"\x93NUMPY\x01\x00"])
     def test_no_flight_record(self, data, tmp_path):
@@ -223,8 +248,72 @@ class TestFilesOfOthers:
     def test_pickles_are_refused(self, tmp_path):
         file = tmp_path / "flight.npz"
         np.savez(file, header=np.array([{"format": "nprobot-flight"}], dtype=object))
-        with pytest.raises(DamagedFileError, match="allow_pickle=False"):
+        with pytest.raises(DamagedFileError, match=r"header\.npy"):
             FlightRecord.load(file)
+
+    def bomb(self, path, data, name="fault.npy"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, data)
+        return path
+
+    def test_bombs(self, tmp_path):
+        """A megabyte of zeros that unpacks to a gigabyte; a header that declares terabytes."""
+        many = self.bomb(tmp_path / "zeros.npz", bytes(2**28 + 1))
+        assert many.stat().st_size < 2**20
+        head = io.BytesIO()
+        shape = {"shape": (10**12,), "fortran_order": False, "descr": "<f8"}
+        np.lib.format.write_array_header_1_0(head, shape)
+        declared = self.bomb(tmp_path / "declared.npz", head.getvalue() + bytes(100))
+        crowd = tmp_path / "crowd.npz"
+        with zipfile.ZipFile(crowd, "w") as archive:
+            for number in range(100):
+                archive.writestr(f"{number}.npy", b"")
+        for file in (many, declared, crowd):
+            with pytest.raises(DamagedFileError, match=r"unpacks to more|declares"):
+                FlightRecord.load(file)
+
+    def test_a_pipe_does_not_block(self, tmp_path):
+        os.mkfifo(tmp_path / "flight.npz")
+        with pytest.raises(ForeignFileError):
+            FlightRecord.load(tmp_path / "flight.npz")
+
+    @pytest.mark.parametrize(
+        "about", [{"rate": "fast"}, {"rate": -1}, {"safety": []}, {"environment": "\x1b[2J"}, []]
+    )
+    def test_headers_about_another_controller(self, about, tmp_path):
+        record = dataclasses.replace(eventful_flight(5).recorder.record(), about={})
+        file = record.save(tmp_path / "flight.npz")
+        with np.load(file) as archive:
+            arrays = dict(archive)
+        header = json.loads(arrays["header"].tobytes()) | {"about": about}
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        np.savez(file, **arrays)
+        with pytest.raises(DamagedFileError):
+            FlightRecord.load(file)
+
+    @pytest.mark.parametrize("examples", FEW_AND_MANY)
+    def test_changed_numbers(self, examples, tmp_path):
+        """Whatever the numbers are, a replay ends, or the record is refused."""
+        record = eventful_flight(20).recorder.record()
+        kept = {name: array.copy() for name, array in record.arrays.items()}
+        numbers = st.integers(-(2**63), 2**63 - 1) | st.floats() | st.booleans()
+
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(
+            name=st.sampled_from(sorted(kept)),
+            at=st.integers(0, len(record) - 1),
+            number=numbers,
+            first=st.integers(-2, 2**70),
+        )
+        def check(name, at, number, first):
+            arrays = {name: array.copy() for name, array in kept.items()}
+            with np.errstate(all="ignore"), contextlib.suppress(OverflowError, ValueError):
+                arrays[name][at] = number
+            changed = dataclasses.replace(record, first=first, arrays=arrays)
+            with contextlib.suppress(NprobotError):
+                replay(FlightRecord.load(changed.save(tmp_path / "flight.npz")), POLICY)
+
+        check()
 
     @pytest.mark.parametrize(
         "change",

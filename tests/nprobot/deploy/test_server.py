@@ -1,7 +1,9 @@
 """The server: every message gets an answer, and what it says is what the controller does."""
 
+import contextlib
 import json
 import math
+import socket
 import subprocess
 import sys
 import threading
@@ -13,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nprobot.deploy import Controller, PolicyServer, Safety
-from nprobot.deploy.server import LARGEST_MESSAGE, answer, is_loopback
+from nprobot.deploy.server import MOST_CLIENTS, MessageHandler, is_loopback
 from nprobot.errors import DeployError
-from nprobot.policies import zoo
+from nprobot.policies import BoxAction, zoo
 
 from .helpers import FEW_AND_MANY
 
@@ -26,14 +28,26 @@ OBSERVATION = [0.0, 0.02, 0.0, -0.1]
 CLIENT = Path(__file__).parents[3] / "scripts" / "examples" / "deploy_client.py"
 
 
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\x00") + bytes(32)
+READY = b"\x04\x06\x05READY"
+LARGEST = MessageHandler(Controller(POLICY, record=1)).largest
+
+
 @pytest.fixture
 def controller():
     return Controller(POLICY, record=100)
 
 
-def ask(controller, message):
+def endpoint_of(server):
+    host, port = server.endpoint.removeprefix("tcp://").split(":")
+    return host, int(port)
+
+
+def ask(controller, message, client=""):
+    """What a controller, or one's handler, answers to one of its clients."""
     data = message if isinstance(message, bytes) else json.dumps(message).encode()
-    return json.loads(answer(controller, data))
+    handler = MessageHandler(controller) if isinstance(controller, Controller) else controller
+    return json.loads(handler.answer(data, client))
 
 
 class TestAnswers:
@@ -86,7 +100,8 @@ class TestAnswers:
         latency = ask(controller, {"type": "status"})["latency"]
         assert latency["p50"] is None and latency["p99"] is None
         controller.step([math.nan] * 4)
-        reply = json.loads(answer(controller, b'{"type": "status"}'), parse_constant=pytest.fail)
+        reply = MessageHandler(controller).answer(b'{"type": "status"}')
+        reply = json.loads(reply, parse_constant=pytest.fail)
         assert reply["steps"] == 1 and reply["fault"]["kind"]
         assert reply["latency"]["p50"] > 0
 
@@ -97,9 +112,9 @@ class TestAnswers:
         (b"", "not-json"),
         (b"\xff\xfe", "not-json"),
         (b"{", "not-json"),
-        (b"[" * 100_000, "not-json"),
+        (b"[" * 60_000, "not-json"),
         (b'{"type": "step", "observation": [' + b"1" * 5000 + b"]}", "not-json"),
-        (b" " * (LARGEST_MESSAGE + 1), "too-large"),
+        (b" " * (LARGEST + 1), "too-large"),
         ([], "not-an-object"),
         ({}, "unknown-type"),
         ({"type": "explode"}, "unknown-type"),
@@ -115,6 +130,7 @@ class TestAnswers:
         ({"type": "reset", "action": [1, 2]}, "bad-action"),
         ({"type": "reset", "action": [10**400]}, "bad-action"),
         ({"type": "trip", "message": 3}, "bad-message"),
+        ({"type": "clear_fault", "key": 3}, "bad-key"),
         ({"type": "status", "id": [1]}, "bad-id"),
         ({"type": "status", "id": "x" * 1000}, "bad-id"),
     ],
@@ -126,6 +142,100 @@ def test_malformed_messages_get_an_error(controller, message, code):
     assert len(reply["message"]) < 400
     assert controller.steps == 0
     assert controller.fault is None
+
+
+class TestEmergencyStops:
+    """A stop is cleared by the connection that tripped it, or with its key."""
+
+    def test_nobody_clears_the_stop_of_another(self, controller):
+        handler = MessageHandler(controller)
+        ask(handler, {"type": "trip", "message": "the button"}, "pendant")
+        refused = ask(handler, {"type": "clear_fault", "key": ""}, "policy")
+        assert refused["code"] == "stopped"
+        assert controller.fault.message == "the button"
+        assert ask(handler, {"type": "clear_fault"}, "pendant")["type"] == "done"
+        assert controller.fault is None
+
+    def test_all_who_stopped_have_to_clear(self, controller):
+        """The second latches nothing new, and counts all the same."""
+        handler = MessageHandler(controller)
+        for client in ("one", "other"):
+            ask(handler, {"type": "trip"}, client)
+        assert ask(handler, {"type": "clear_fault"}, "one")["code"] == "stopped"
+        assert ask(handler, {"type": "clear_fault"}, "other")["type"] == "done"
+
+    def test_a_key_clears_from_anywhere(self, controller):
+        handler = MessageHandler(controller)
+        ask(handler, {"type": "trip", "key": "blue"}, "pendant")
+        assert ask(handler, {"type": "clear_fault", "key": "red"}, "another")["code"] == "stopped"
+        assert ask(handler, {"type": "clear_fault", "key": "blue"}, "another")["type"] == "done"
+
+    def test_a_stop_after_a_fault_holds_too(self, controller):
+        handler = MessageHandler(controller)
+        ask(handler, {"type": "step", "observation": [1]}, "policy")
+        ask(handler, {"type": "trip"}, "pendant")
+        assert ask(handler, {"type": "clear_fault"}, "policy")["code"] == "stopped"
+        assert controller.fault.kind == "observation-unusable"
+
+    def test_the_program_around_it_clears_everything(self, controller):
+        handler = MessageHandler(controller)
+        ask(handler, {"type": "trip"}, "pendant")
+        controller.clear_fault()
+        ask(handler, {"type": "step", "observation": [1]}, "policy")
+        controller.clear_fault()
+        assert ask(handler, {"type": "clear_fault"}, "policy")["type"] == "done"
+
+    def test_what_a_terminal_would_obey_is_left_out(self, controller):
+        ask(controller, {"type": "trip", "message": "\x1b]0;owned\x07 the button\n"})
+        assert controller.fault.message == "]0;owned the button"
+
+
+class Returning:
+    """A policy that returns whatever it is told to, after it has been tried."""
+
+    observation_shape, task, normaliser = (2,), None, None
+
+    def __init__(self, action):
+        self.action, self.given = action, np.zeros(1, np.float32)
+
+    def predict(self, observation):
+        return self.given() if callable(self.given) else self.given
+
+
+def boom():
+    raise MemoryError("no room")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(np.array([1 + 2j]), np.array(["a"]), np.array([None]), np.array([[1.0]], np.float32)),
+        *(np.zeros(10**6, np.float32), np.array([1.0]), None, "torque", object(), boom),
+        np.array([np.nan], np.float32),
+    ],
+    ids=lambda given: type(given).__name__,  # the same in every process
+)
+def test_nothing_that_a_policy_returns_ends_it(given):
+    policy = Returning(BoxAction(np.float32([-1]), np.float32([1])))
+    handler = MessageHandler(Controller(policy, record=5))
+    policy.given = given
+    reply = ask(handler, {"type": "step", "observation": [0, 0]})
+    assert reply["action"] == [0.0]
+    assert reply["fault"]["kind"] in ("policy-failed", "action-not-finite")
+
+
+@pytest.mark.parametrize("given", [np.array([1j]), np.zeros(2, np.float32), np.zeros(1, np.int64)])
+def test_a_policy_with_such_actions_is_refused_at_once(given):
+    policy = Returning(BoxAction(np.float32([-1]), np.float32([1])))
+    policy.given = given
+    with pytest.raises(DeployError, match="as an action"):
+        Controller(policy)
+
+
+def test_what_nobody_foresaw_is_an_answer(controller, monkeypatch):
+    monkeypatch.setattr(controller, "step", boom)
+    handler = MessageHandler(controller)
+    assert ask(handler, {"type": "step", "observation": [1]})["code"] == "internal"
 
 
 def test_an_error_repeats_the_id(controller):
@@ -147,6 +257,7 @@ MESSAGES = st.one_of(
             "age": JSON,
             "action": JSON | st.lists(st.floats(), min_size=1, max_size=1),
             "message": JSON,
+            "key": JSON,
             "id": JSON,
         },
     ).map(lambda value: json.dumps(value).encode()),
@@ -155,7 +266,7 @@ MESSAGES = st.one_of(
 
 @pytest.mark.parametrize("examples", FEW_AND_MANY)
 def test_any_message_gets_an_answer(examples):
-    controller = Controller(POLICY, record=20)
+    handler = MessageHandler(Controller(POLICY, record=20))
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @example(b'{"type": "step", "observation": [1e999, 0, 0, 0]}')
@@ -163,7 +274,7 @@ def test_any_message_gets_an_answer(examples):
     @given(MESSAGES)
     def check(data):
         reply = json.loads(
-            answer(controller, data),
+            handler.answer(data),
             parse_constant=lambda name: pytest.fail(f"{name} in an answer"),
         )
         assert reply["type"] in {"action", "done", "status", "description", "error"}
@@ -186,11 +297,11 @@ class TestSocket:
     @pytest.fixture
     def client(self, server):
         context = zmq.Context()
-        socket = context.socket(zmq.REQ)
-        socket.setsockopt(zmq.RCVTIMEO, 30_000)
-        socket.connect(server.endpoint)
-        yield socket
-        socket.close(linger=0)
+        own = context.socket(zmq.REQ)
+        own.setsockopt(zmq.RCVTIMEO, 30_000)
+        own.connect(server.endpoint)
+        yield own
+        own.close(linger=0)
         context.term()
 
     def test_listens_on_this_machine_only(self, server):
@@ -211,13 +322,99 @@ class TestSocket:
         client.send_json({"type": "status"})
         assert client.recv_json()["type"] == "status"
 
-    def test_a_message_that_is_far_too_large_costs_only_its_sender(self, server, client):
-        with zmq.Context() as context, context.socket(zmq.REQ) as rude:
+    def test_a_stray_client_takes_no_answer(self, server, client):
+        """A frame without the envelope of REQ, from one that leaves at once."""
+        for round_ in range(20):
+            client.send_json({"type": "status", "id": round_})
+            with zmq.Context() as context, context.socket(zmq.DEALER) as stray:
+                stray.setsockopt(zmq.LINGER, 100)
+                stray.connect(server.endpoint)
+                stray.send(b'{"type": "status"}')
+            assert client.recv_json()["id"] == round_
+
+    @pytest.mark.parametrize("frames", [[b"{}"], [b""], [b"", b"{}", b"{}"], [b"x"] * 3])
+    def test_other_frames_get_an_error(self, server, frames):
+        with zmq.Context() as context, context.socket(zmq.DEALER) as other:
+            other.setsockopt(zmq.LINGER, 0)
+            other.setsockopt(zmq.RCVTIMEO, 30_000)
+            other.connect(server.endpoint)
+            other.send_multipart(frames)
+            assert json.loads(other.recv_multipart()[-1])["code"] == "bad-frames"
+
+    def test_an_envelope_comes_back(self, server):
+        """As through a proxy, or with zmq.REQ_CORRELATE."""
+        with zmq.Context() as context, context.socket(zmq.DEALER) as other:
+            other.setsockopt(zmq.LINGER, 0)
+            other.setsockopt(zmq.RCVTIMEO, 30_000)
+            other.setsockopt(zmq.HEARTBEAT_IVL, 1)
+            other.connect(server.endpoint)
+            other.send_multipart([b"from", b"", b'{"type": "status"}'])
+            assert other.recv_multipart()[:2] == [b"from", b""]
+
+    @pytest.mark.parametrize("parts", [[b"x" * (LARGEST + 1)], [b"x" * 1000] * 1000])
+    def test_what_is_far_too_large_costs_only_its_sender(self, server, client, parts):
+        """One frame, or a thousand that would only together be too much."""
+        with zmq.Context() as context, context.socket(zmq.DEALER) as rude:
             rude.setsockopt(zmq.LINGER, 0)
             rude.connect(server.endpoint)
-            rude.send(b"x" * (LARGEST_MESSAGE + 1))
+            watch = rude.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            rude.send(b"", zmq.SNDMORE)
+            rude.send_multipart([*parts[1:], parts[0]])
+            assert watch.poll(30_000)
+            rude.disable_monitor()
+        client.send_json({"type": "status"})
+        assert client.recv_json()["type"] == "status"
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + b" " * 64,
+            b"\xff" + bytes(8) + b"\x7f\x01\x00" + bytes(52),  # ZMTP 2
+            GREETING[:12] + b"CURVE".ljust(20, b"\x00") + bytes(32),
+            GREETING + b"\x04\xff" + bytes(255),
+            GREETING + b"\x06" + b"\xff" * 8,  # a READY of 2^64 bytes
+            GREETING + READY + b"\x02" + b"\xff" * 8,  # a message of as many
+            GREETING + READY + b"\xff\x00",
+            GREETING + READY + b"\x01\x00" * 100,
+        ],
+    )
+    def test_bytes_that_are_no_message_end_their_connection(self, server, client, data):
+        with socket.create_connection(endpoint_of(server), timeout=30) as stranger:
+            stranger.sendall(data)
+            with contextlib.suppress(ConnectionResetError):
+                while stranger.recv(1000):
+                    pass
+        client.send_json({"type": "status"})
+        assert client.recv_json()["type"] == "status"
+
+    def test_strangers_who_hold_connections_keep_nobody_out(self, server, client):
+        client.send_json({"type": "status"})
+        client.recv_json()
+        with contextlib.ExitStack() as stack:
+            strangers = [
+                stack.enter_context(socket.create_connection(endpoint_of(server), timeout=30))
+                for _ in range(MOST_CLIENTS + 5)
+            ]
+            with contextlib.suppress(ConnectionResetError):
+                while strangers[0].recv(1000):  # the first to come, and silent, has to go
+                    pass
             client.send_json({"type": "status"})
             assert client.recv_json()["type"] == "status"
+
+    def test_clients_are_answered_in_turn(self, server, client):
+        """One that sends without end gets one answer for each of the others', not a thousand."""
+        with zmq.Context() as context, context.socket(zmq.DEALER) as flood:
+            flood.setsockopt(zmq.LINGER, 0)
+            flood.setsockopt(zmq.SNDHWM, 0)
+            flood.connect(server.endpoint)
+            for _ in range(5_000):
+                flood.send_multipart([b"", b'{"type": "status"}'])
+            flood.recv_multipart()
+            before = server.answered
+            for _ in range(200):
+                client.send_json({"type": "status"})
+                client.recv_json()
+            assert 200 <= server.answered - before < 1_000
 
     def test_the_client_of_the_documentation(self, server):
         done = subprocess.run(

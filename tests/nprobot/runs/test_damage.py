@@ -3,6 +3,7 @@
 import copy as copying
 import dataclasses
 import json
+import os
 import random
 import shutil
 
@@ -19,6 +20,7 @@ from nprobot.errors import (
 )
 from nprobot.runs import checkpoints as checkpoint_folder
 from nprobot.runs.checkpoints import MANIFEST, check, newest_whole
+from nprobot.runs.curve import draw_curve
 from nprobot.runs.folder import find_policy
 from nprobot.runs.log import read_table
 from nprobot.runs.reporting import Silent
@@ -154,6 +156,28 @@ class TestDamaged:
         listener = tools.Listener()
         assert resume(copy, reporter=listener).steps == 640
         assert any("rows of progress.csv" in message for message in listener.messages)
+
+    @pytest.mark.parametrize("name", ["config.json", "progress.csv", "training.safetensors"])
+    def test_a_pipe_in_the_place_of_a_file_does_not_block(self, copy, checkpoints, name):
+        file = checkpoints / LAST / name if name.startswith("training") else copy / name
+        file.unlink()
+        os.mkfifo(file)
+        if name == "training.safetensors":  # as if it were damaged
+            assert resume(copy).steps == 640
+        else:
+            shutil.rmtree(checkpoints / LAST)
+            with pytest.raises((ForeignFileError, DamagedFileError), match=f"{name}.*pipe"):
+                resume(copy)
+
+    @settings(relaxed, max_examples=8)
+    @example(b"nan")
+    @example(b"1e308")
+    @given(st.binary(max_size=60) | st.sampled_from([b"nan", b"inf", b"-1e308", b"1e308", b"x"]))
+    def test_a_curve_of_any_table(self, tmp_path, content):
+        names = b"time/total_timesteps,rollout/ep_rew_mean,eval/mean_reward"
+        rows = b"\n".join([names, b"1,2,3", b",".join([content] * 3), b"4,5,6", b""])
+        (tmp_path / "progress.csv").write_bytes(rows)
+        draw_curve(tmp_path / "progress.csv", tmp_path / "curve.png", "any", 1e3)
 
     @relaxed
     @given(st.binary(max_size=300))

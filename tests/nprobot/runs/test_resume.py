@@ -1,10 +1,14 @@
 """A resumed run ends as one that was never stopped, bit for bit, wherever it was stopped."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import gymnasium
 import numpy as np
@@ -12,10 +16,10 @@ import pytest
 from gymnasium import spaces
 
 import nprobot
-from nprobot.errors import BusyError, ConfigError
-from nprobot.runs.atomic_files import lock_run
+from nprobot.errors import BusyError, ConfigError, ExistsError, RunFailedError
+from nprobot.runs.atomic_files import lock_run, new_folder
 from nprobot.runs.state import load_state
-from nprobot.training.run_config import LearningOptions
+from nprobot.training.run_config import AlgorithmOptions, LearningOptions
 from nprobot.training.run_folder import RunFolder
 from nprobot.training.training_run import resume, train
 
@@ -108,6 +112,24 @@ def test_stopped_by_ctrl_c_anywhere(run, tmp_path, tools):
     tools.assert_same(path, run)
 
 
+def test_ctrl_c_twice(run, tmp_path, tools):
+    """The second one ends it at once, in the middle of an update; nothing before it is lost."""
+
+    class Hurried(tools.Listener):
+        def message(self, text):
+            super().message(text)
+            if text.startswith(("step 256: evaluated", "Stopping after")):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    path = tmp_path / "run"
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tools.SMALL, path, reporter=Hurried())
+    assert signal.getsignal(signal.SIGINT) is before
+    resume(path)
+    tools.assert_same(path, run)
+
+
 def test_an_environment_without_a_seed(tmp_path, tools):
     config = dataclasses.replace(
         tools.SMALL, env="Tests/Opaque-v0", env_kwargs={"lucky": True}, steps=384
@@ -170,6 +192,72 @@ class TestEnd:
 def test_two_processes_do_not_train_one_run(copy):
     with lock_run(copy), pytest.raises(BusyError, match="another process"):
         resume(copy)
+
+
+def test_two_processes_do_not_make_one_folder(tmp_path):
+    path = tmp_path / "run"
+    with new_folder(path) as first:
+        (first / "a").touch()
+        with pytest.raises(BusyError, match="another process"), new_folder(path):
+            pass
+    with pytest.raises(ExistsError, match="has just been made"), new_folder(path) as second:
+        (second / "b").touch()
+    assert [file.name for file in path.iterdir()] == ["a"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_clock_that_goes_back(run, tmp_path, tools, monkeypatch):
+    """The time of day says when; nothing follows from it."""
+    now = itertools.count(2_000_000_000, -86_400)
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    monkeypatch.setattr(time, "strftime", lambda *_: f"day {next(now)}")
+    path = tools.cut(run, tmp_path / "run", 256)
+    resume(path)
+    tools.assert_same(path, run)
+
+
+def test_another_hash_seed(run, tmp_path, tools):
+    """No number depends on the order of a set, which Python shuffles in each process."""
+    code = (
+        "import sys, json, torch; from pathlib import Path; from functools import partial\n"
+        "from nprobot.training import callback, training_run as run\n"
+        "from nprobot.training.run_config import RunConfig\n"
+        "callback.evaluate = run.evaluate = partial(run.evaluate, episodes=2)\n"
+        "torch.set_num_threads(1)\n"
+        "run.train(RunConfig.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    config = json.dumps(tools.SMALL.to_dict())
+    subprocess.run(
+        [sys.executable, "-c", code, config, str(tmp_path / "run")],
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+        check=True,
+    )
+    tools.assert_same(tmp_path / "run", run)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_too_little_memory(run, tmp_path, tools, monkeypatch, error):
+    path = tools.cut(run, tmp_path / "run", 256)
+    train_once = nprobot.PPO.train
+
+    def fails(self):
+        if self.num_timesteps > 400:
+            raise error
+        train_once(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nprobot.PPO, "train", fails)
+        with pytest.raises(RunFailedError, match=r"step 512: there is too little memory.*384"):
+            resume(path)
+    resume(path)
+    tools.assert_same(path, run)
+    with pytest.raises(RunFailedError, match="--buffer-size"):
+        huge = AlgorithmOptions(n_steps=10**12)
+        train(dataclasses.replace(tools.SMALL, algorithm=huge), tmp_path / "huge")
+    assert not (tmp_path / "huge").exists()
 
 
 def test_other_versions_are_said(run, tmp_path, tools):

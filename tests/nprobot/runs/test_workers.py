@@ -16,7 +16,7 @@ from nprobot.training.run_config import RunConfig
 from nprobot.training.run_folder import RunFolder
 from nprobot.training.training_run import resume, train
 from nprobot.training.vector import FiniteCheck, SideBySide, make_vector, side_by_side
-from nprobot.training.workers import EnvironmentGroup, EnvRecipe, LocalNumber
+from nprobot.training.workers import EnvironmentGroup, EnvRecipe, LocalNumber, Worker
 
 MODULE = '''
 import os, signal, threading
@@ -46,6 +46,8 @@ class Troubled(gymnasium.Env):
             how = open(self.file).read()
             if how == "raise":
                 raise RuntimeError("the gripper is jammed")
+            elif how == "exit":
+                raise SystemExit("the gripper is gone")
             elif how == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif how == "hang":
@@ -114,6 +116,8 @@ def troubled(path, how):
             r"environment 1 raised RuntimeError \(troubled_environment.py, line \d+\): the",
         ),
         ("hang", 0, r"environment 1 has not returned for 2 s \(--env-timeout\)"),
+        ("exit", 0, r"environment 1 raised SystemExit \(.*\): the gripper is gone"),
+        ("exit", 1, r"worker 0, environment 1 raised SystemExit \(.*\): the gripper is gone"),
         ("raise", 1, r"worker 0, environment 1 raised RuntimeError .*: the gripper is jammed"),
         ("hang", 2, r"worker 1, environment 1, has not returned for 2 s"),
         ("die", 1, r"worker 0, environment 1, has died of signal 9 \(Killed\)"),
@@ -192,6 +196,16 @@ class TestGroups:
     def test_an_environment_that_cannot_be_made_in_a_worker(self):
         with pytest.raises(EnvironmentUnavailableError, match="no_such_argument"):
             SideBySide(EnvRecipe("Pendulum-v1", {"no_such_argument": 1}), 1, 1, 60.0)
+
+    def test_a_worker_whose_run_has_gone_says_nothing(self, capfd):
+        """After a second Ctrl-C it is at work still, and has nobody to answer."""
+        worker = Worker(0, EnvRecipe("Pendulum-v1"), [0], 60.0)
+        worker.send("describe")
+        worker.receive()
+        worker.send("reset", [1])
+        worker.close()
+        assert worker._process.exitcode == 0
+        assert "Traceback" not in capfd.readouterr().err
 
     def test_an_alarm_of_somebody_else_comes_back(self):
         before = signal.getsignal(signal.SIGALRM)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from nprobot.errors import (
     DamagedFileError,
@@ -180,7 +181,7 @@ class TestRefusals:
 
     def test_too_large(self, exported, monkeypatch):
         monkeypatch.setattr(onnx_file, "LARGEST", 1000)
-        with pytest.raises(ForeignFileError, match="larger than any policy"):
+        with pytest.raises(ForeignFileError, match="larger than any such file"):
             load_onnx(exported)
 
     def test_onnx_of_somebody_else(self, model, tmp_path):
@@ -216,9 +217,47 @@ class TestRefusals:
             load_onnx(self.write(model, tmp_path))
 
     def test_metadata_that_are_not_json(self, model, tmp_path):
-        helper.set_model_props(model, {"format": "{"})
+        helper.set_model_props(model, {"format": json.dumps(onnx_file.FORMAT), "version": "{"})
         with pytest.raises(DamagedFileError, match="metadata"):
             load_onnx(self.write(model, tmp_path))
+
+    def test_a_loop_is_not_given_to_the_runtime(self, model, tmp_path):
+        body = helper.make_graph([], "body", [], [])
+        model.graph.node.add(op_type="Loop").attribute.add(name="body", type=5).g.CopyFrom(body)
+        with pytest.raises(DamagedFileError, match="operators Loop"):
+            load_onnx(self.write(model, tmp_path))
+
+    def test_functions_that_bear_the_name_of_an_operator(self, model, tmp_path):
+        model.functions.add(name="Tanh").node.add(op_type="Loop")
+        with pytest.raises(DamagedFileError, match="functions"):
+            load_onnx(self.write(model, tmp_path))
+
+    def test_a_small_file_that_takes_gigabytes(self, tmp_path):
+        """Two vectors of 120 kB, and the matrix of all their products."""
+        vector = np.ones(40_000, np.float32)
+        graph = helper.make_graph(
+            [
+                helper.make_node("MatMul", ["column", "row"], ["all"]),
+                helper.make_node("Cast", ["observation"], ["action"], to=TensorProto.FLOAT),
+            ],
+            "bomb",
+            [helper.make_tensor_value_info("observation", TensorProto.DOUBLE, ["n", 2])],
+            [
+                helper.make_tensor_value_info("action", TensorProto.FLOAT, ["n", 2]),
+                helper.make_tensor_value_info("all", TensorProto.FLOAT, [40_000, 40_000]),
+            ],
+            [
+                numpy_helper.from_array(vector[:, None], "column"),
+                numpy_helper.from_array(vector[None], "row"),
+            ],
+        )
+        opset = helper.make_opsetid("", onnx_file.OPSET)
+        bomb = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+        self.metadata(bomb, **onnx_file._describe(made(shape=(2,))))
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        with pytest.raises(DamagedFileError):
+            load_onnx(self.write(bomb, tmp_path))
+        assert resource.getrlimit(resource.RLIMIT_AS) == before
 
     def fuzz(self, exported, tmp_path, examples):
         whole, file = (exported / "policy.onnx").read_bytes(), tmp_path / "policy.onnx"

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ from nprobot.errors import (
 )
 from nprobot.policies import load, save
 from nprobot.policies.files import policy_file
+from nprobot.policies.files.card import card
 
 from .helpers import ACTIONS, made, observations
 
@@ -124,14 +126,110 @@ def test_descriptions_that_contradict_themselves(folder, change):
         load(folder)
 
 
-def test_nan_in_the_weights(folder):
+def with_tensors(folder, **changed):
+    """Other numbers, with the right checksum."""
     file = folder / "policy.safetensors"
-    tensors = safetensors.numpy.load_file(file)
-    tensors["network.1.weight"][0, 0] = np.nan
-    data = safetensors.numpy.save(tensors)
+    data = safetensors.numpy.save(safetensors.numpy.load_file(file) | changed)
     file.write_bytes(data)
     edit(folder, lambda d: d["tensors"].update(sha256=hashlib.sha256(data).hexdigest()))
+
+
+def test_nan_in_the_weights(folder):
+    with_tensors(folder, **{"network.1.weight": np.full((16, 5), np.nan, np.float32)})
     with pytest.raises(DamagedFileError, match="not finite"):
+        load(folder)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.int32, np.bool_])
+@pytest.mark.parametrize("name", ["network.1.weight", "observation.mean", "action.low"])
+def test_numbers_of_another_kind(folder, name, dtype):
+    shape = safetensors.numpy.load_file(folder / "policy.safetensors")[name].shape
+    with_tensors(folder, **{name: np.zeros(shape, dtype)})
+    with pytest.raises(DamagedFileError, match="float"):
+        load(folder)
+
+
+def described(**changes):
+    """A change of a description: keys with dots are paths."""
+
+    def change(d):
+        for path, value in changes.items():
+            inner = d
+            *before, last = path.split("__")
+            for key in before:
+                inner = inner[key]
+            inner[last] = value
+
+    return change
+
+
+SIZED = [{"op": "flatten"}, {"op": "identity"}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # What a few hundred bytes declare: terabytes, or steps that never end.
+        described(
+            network=SIZED,
+            observation={"shape": [10**9], "normaliser": None},
+            action={"kind": "discrete", "choices": [10**9]},
+        ),
+        described(
+            network=SIZED,
+            observation={"shape": [2**17], "normaliser": None},
+            action={"kind": "multi_discrete", "choices": [1] * 2**17},
+        ),
+        described(
+            network=[{"op": "flatten"}, *[{"op": "gelu"}] * 900],
+            observation={"shape": [2**20], "normaliser": None},
+            action={"kind": "discrete", "choices": [2**20]},
+        ),
+        described(
+            network=[*SIZED, *[{"op": "tanh"}] * 2000],
+            observation={"shape": [2], "normaliser": None},
+            action={"kind": "discrete", "choices": [2]},
+        ),
+        described(observation={"shape": [1] * 60 + [5], "normaliser": None}),
+        described(observation={"shape": [True, 5], "normaliser": None}),
+        described(action={"kind": "discrete", "choices": [2.7]}),
+        described(action={"kind": "discrete", "choices": [True, True]}),
+        described(environment__control_rate=True),
+        described(environment__control_rate=1e-300),
+        described(environment__control_rate=1e300),
+        described(environment__id=["my_robot:Env"]),
+        described(environment__kwargs=[["frame_skip", 0]]),
+        # What would reach the terminal, or the card.
+        described(provenance__licence="\x1b]0;owned\x07"),
+        described(environment__id="Reacher\r-v5"),
+        described(provenance__versions=["numpy"]),
+        described(provenance__evaluation={"returns": "many"}),
+        described(provenance__steps="a lot"),
+    ],
+)
+def test_hostile_descriptions(folder, change):
+    edit(folder, change)
+    with pytest.raises(DamagedFileError) as caught:
+        load(folder)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "sparse", "loop"])
+def test_what_is_no_file_at_all(folder, name, kind):
+    """None of them is read: a pipe or a device would never end."""
+    file = folder / name
+    file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "sparse":
+        with file.open("wb") as stream:
+            stream.truncate(2**40)
+    else:
+        file.symlink_to("/dev/zero" if kind == "device" else file)
+    with pytest.raises(ForeignFileError):
         load(folder)
 
 
@@ -185,7 +283,9 @@ def fuzz(folder, examples):
         except FileError:
             return
         actions = policy.predict(np.zeros((2, *policy.observation_shape)))
-        assert actions.shape[0] == 2
+        assert actions.shape[0] == 2 and actions.dtype.kind in "fi"
+        json.dumps(actions.tolist())
+        assert card(policy)
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
