@@ -18,7 +18,7 @@ from .gsde import StateDependentStd
 from .layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear
 
 Observation = Tensor | dict[str, Tensor]
-Layer = Callable[[Tensor], Tensor]
+TensorFunction = Callable[[Tensor], Tensor]
 
 
 class Actor(nn.Module):
@@ -221,7 +221,7 @@ class FrozenCritic:
             values.append(x.squeeze(-1))
         return torch.stack(values)
 
-    def _feed(self, layers: Sequence[Layer]) -> tuple[Tensor, Tensor] | None:
+    def _feed(self, layers: Sequence[TensorFunction]) -> tuple[Tensor, Tensor] | None:
         """What the first layer makes of the features, and its weights for the actions."""
         first = layers[0]
         if not isinstance(first, _Folded):
@@ -243,7 +243,7 @@ class _Folded:
         return F.linear(x, self.weight, self.bias)
 
 
-def _layers(network: nn.Module) -> list[Layer]:
+def _layers(network: nn.Module) -> list[TensorFunction]:
     modules = list(network) if isinstance(network, nn.Sequential) else [network]
     return [_Folded(m) if _foldable(m) else m for m in modules]
 
