@@ -152,11 +152,11 @@ def test_a_source_survives_json(table):
     for source in (
         Source(),
         Source(task="inverse-dynamics", robot="arm7", task_kwargs={"train": 5}),
-        Source(data=table, inputs=("q1", "q2"), targets=("tau",), trajectory="run"),
+        Source(data=(table,), inputs=("q1", "q2"), targets=("tau",), trajectory="run"),
     ):
         assert Source.from_dict(json.loads(json.dumps(source.to_dict()))) == source
     assert Source().name == "arm-inverse-dynamics"
-    assert Source(data=table).name == "arm"
+    assert Source(data=(table,)).name == "arm"
 
 
 def test_ctrl_c_ends_a_fit_after_its_epoch_and_says_how_to_continue(tmp_path, capsys, monkeypatch):
