@@ -128,13 +128,11 @@ class Fields:
         return np.concatenate(parts, axis=1)
 
     def _no_numbers(self, name: str, array: Array) -> str:
-        told = f"Column {name!r} of {self.source} holds {array.dtype}, not numbers"
+        what = f"Column {name!r} of {self.source} holds"
         for row, cell in enumerate(array.ravel()[:1_000_000]):
             if isinstance(cell, str):
-                return (
-                    f"Column {name!r} of {self.source} holds {str(cell)!r} in row {row}, no number."
-                )
-        return f"{told}."
+                return f"{what} {str(cell)!r} in row {row}, no number."
+        return f"{what} {array.dtype}, not numbers."
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,12 @@ from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 
 from .options import parse
-from .terminal import DONE, INTERRUPTED, Display, duration, facts, say
+from .terminal import DONE, INTERRUPTED, Display, duration, facts, quoted, say
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset
-    from nprobot.regression import FitResult
+    from nprobot.regression import FitResult, FittedModel
+    from nprobot.regression.learner import FitScore
 
 HELP = """\
 Learn a regression or classification task by node perturbation, without a
@@ -159,7 +160,7 @@ def introduce(shown: Display, data: Dataset, config: FitConfig, path: Path) -> N
 
 def show(console: Console, result: FitResult) -> None:
     """Print what came out of a fit, where it is, and what to do with it."""
-    console.print(error_table(result), highlight=False)
+    console.print(error_table(result.model, result.scores), highlight=False)
     ends = {
         "complete": "all epochs done",
         "patience": "no better model for long enough",
@@ -181,15 +182,18 @@ def show(console: Console, result: FitResult) -> None:
     path = result.folder.path
     say(console, f"Run: {path}")
     if result.end == "interrupted":
-        say(console, f"Interrupted; continue: nprobot fit --resume {path}")
+        say(console, f"Interrupted; continue: nprobot fit --resume {quoted(path)}")
     elif result.controls is not None:
-        say(console, f"Next: nprobot evaluate {path} --env {result.controls}")
+        say(console, f"Next: nprobot evaluate {quoted(path)} --env {result.controls}")
+    else:
+        say(console, f"Next: nprobot evaluate {quoted(path)}; nprobot export {quoted(path)}")
 
 
-def error_table(result: FitResult) -> Table:
-    """The errors of the best model, a row a target, or a row a split for classification."""
-    scores = result.scores
-    if result.model.classes:
+def error_table(model: FittedModel, scores: Mapping[str, FitScore]) -> Table:
+    """The errors of a model, a row a target, or a row a split for classification."""
+    from nprobot.regression.run import score_rows
+
+    if model.classes:
         table = Table("split", "accuracy", "cross_entropy", box=box.SIMPLE_HEAD)
         for split, score in scores.items():
             values = score.columns()
@@ -205,7 +209,7 @@ def error_table(result: FitResult) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     by_target: dict[str, list[dict[str, Any]]] = {}
-    for row in result.rows():
+    for row in score_rows(model, scores):
         by_target.setdefault(row["target"], []).append(row)
     for target, found in by_target.items():
         test = next(row for row in found if row["split"] == "test")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -41,6 +43,11 @@ def facts(heading: str, rows: dict[str, str]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it: in quotes if it has spaces."""
+    return shlex.quote(str(path))
 
 
 def say(console: Console, text: str) -> None:

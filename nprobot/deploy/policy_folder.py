@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shlex
@@ -96,7 +97,9 @@ def export_run(
     target = Path(out) if out is not None else (home.path if home else source) / DEFAULT_FOLDER
     if target.exists():
         raise ExistsError(f"{target} is there already; choose another --out, or remove it")
-    evaluation = evaluate(policy, episodes=episodes, seed=seed) if episodes else None
+    evaluation = None
+    if policy.task is not None and episodes:
+        evaluation = evaluate(policy, episodes=episodes, seed=seed)
     tracking = None
     if evaluation is not None and evaluation.env == ARM_TRACK:
         tracking = _tracking(policy, evaluation)
@@ -241,6 +244,7 @@ def _provenance(
         provenance["command"] = command and without_paths(command)
     if isinstance(home, FitFolder):
         provenance["epochs"] = home.config.epochs
+        provenance["scores"] = _overall(home)
     if evaluation is not None:
         provenance["evaluation"] = {
             "env": evaluation.env,
@@ -252,6 +256,16 @@ def _provenance(
         if tracking is not None:
             provenance["evaluation"]["tracking"] = tracking
     return provenance
+
+
+def _overall(fit: FitFolder) -> dict[str, dict[str, float]]:
+    """The errors of a fit by split, all targets together; empty before its end."""
+    if not fit.scores.exists():
+        return {}
+    with fit.scores.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row.get("target", "mean") == "mean"]
+    names = ("nmse", "accuracy", "cross_entropy")
+    return {row["split"]: {n: float(row[n]) for n in names if n in row} for row in rows}
 
 
 def _tracking(policy: Policy, evaluation: Evaluation) -> dict[str, Any]:

@@ -60,6 +60,8 @@ FitEnding = Literal["complete", "patience", "interrupted"]
 """Why a fit ended: all epochs done, no better model for `patience` epochs, or Ctrl-C."""
 
 STATE = "training"
+MOST_NAMES = 100
+"""Columns whose names a policy file records; not those of pictures."""
 ALARMING_GROWTH = 10.0
 """Factor on the norm of the weights at which the fit is said to be unstable."""
 
@@ -248,19 +250,41 @@ class FitResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """The errors of every split and target, and overall; the rows of `scores.csv`."""
-        return [row for split, score in self.scores.items() for row in self._rows(split, score)]
+        return score_rows(self.model, self.scores)
 
-    def _rows(self, split: str, score: FitScore) -> list[dict[str, Any]]:
+
+def score_model(model: FittedModel, data: Dataset) -> dict[str, FitScore]:
+    """How good a model is on every split of a data set with its inputs and targets.
+
+    Raises:
+        ArchitectureError: the data has other inputs or targets.
+    """
+    about = model.description
+    for part, names in (("input", data.input_names), ("target", data.target_names)):
+        if len(about[f"{part}_names"]) != len(names) or model.classes != data.classes:
+            raise ArchitectureError(
+                f"the model has {len(about[f'{part}_names'])} {part}s, the data {len(names)}"
+            )
+    objective: Objective = Classification() if data.is_classification else Regression()
+    return {name: objective.score(model, split) for name, split in data.splits.items()}
+
+
+def score_rows(model: FittedModel, scores: Mapping[str, FitScore]) -> list[dict[str, Any]]:
+    """Errors of every split and target, and overall: the rows of `scores.csv`."""
+    rows: list[dict[str, Any]] = []
+    about = model.description
+    for split, score in scores.items():
         if not isinstance(score, RegressionScore):
-            return [{"split": split, **score.columns()}]
-        about = self.model.description
+            rows.append({"split": split, **score.columns()})
+            continue
         named = zip(about["target_names"], about["target_units"], strict=True)
-        rows: list[dict[str, Any]] = [
+        rows += [
             {"split": split, "target": name, "unit": unit, "rmse": rmse, "nmse": nmse}
             for (name, unit), rmse, nmse in zip(named, score.rmse, score.nmse, strict=True)
         ]
         overall = {"split": split, "target": "mean", "unit": "", "rmse": "", "nmse": score.error}
-        return [*rows, overall]
+        rows.append(overall)
+    return rows
 
 
 @dataclass
@@ -451,7 +475,7 @@ class Fit:
         write_checkpoint(folder.checkpoints, self.learner.steps, self._fill)
 
     def _fill(self, path: Path) -> None:
-        provenance = {
+        provenance: dict[str, Any] = {
             "algorithm": "fit",
             "task": self.model.description["task"],
             "rule": self.config.rule,
@@ -463,6 +487,13 @@ class Fit:
             "backward_passes": self.rule.backward_passes,
             "versions": versions(),
         }
+        about = self.best.model.description
+        if self.data.input_size <= MOST_NAMES:
+            for part in ("input", "target"):
+                named = zip(about[f"{part}_names"], about[f"{part}_units"], strict=True)
+                provenance[f"{part}s"] = [
+                    f"{name} [{unit}]" if unit else name for name, unit in named
+                ]
         save_model(self.best.model, path)
         # A network of the user's own has a model file, and no policy file.
         with contextlib.suppress(ArchitectureError):
@@ -518,10 +549,9 @@ class Fit:
 
     def _result(self, end: FitEnding) -> FitResult:
         self.model.load_state_dict(self.best.model.state_dict())
-        splits = self.data.splits.items()
         return FitResult(
             model=self.model,
-            scores={name: self.objective.score(self.model, split) for name, split in splits},
+            scores=score_model(self.model, self.data),
             best_epoch=self.best.epoch,
             history=tuple(self.history),
             epochs=self.learner.epochs,

@@ -90,9 +90,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path, name, content, message):
 def test_cells_that_are_no_numbers_are_counted_and_placed(table, tmp_path):
     table.loc[7, "v"] = np.nan
     table.to_csv(tmp_path / "log.csv", index=False)
-    with pytest.raises(
-        DataError, match=r"1 of 300 rows.*NaN or infinite values, in 'v' \(1\).*row 7"
-    ):
+    with pytest.raises(DataError, match=r"1 of 300 rows.*NaN.*in 'v' \(1\).*row 7"):
         datasets.load_table(tmp_path / "log.csv", **COLUMNS, trajectory="run")
 
 
