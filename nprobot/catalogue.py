@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .errors import RuleError, near_matches
+from .user_code import import_named
 
 Noise = Literal["rademacher", "gaussian", "orthogonal"]
 NOISES: Mapping[Noise, str] = {
@@ -185,7 +186,7 @@ def rule_named(name: str, *, feedback: object = False) -> Rule:
     known = rules()
     module, _, plain = str(name).rpartition(":")
     if module:
-        importlib.import_module(module)
+        import_named(module)
         known = rules()
     if feedback and not plain.endswith(FEEDBACK):
         if f"{plain}{FEEDBACK}" not in known and plain in known:

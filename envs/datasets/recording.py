@@ -260,9 +260,9 @@ def _start(robot: RobotLike, recording: Recording | None) -> tuple[RobotModel, R
     if constraints := active_constraints(found.model):
         warnings.warn(
             f"{found.name} has {len(constraints)} equality constraint(s), "
-            f"{', '.join(constraints)}. Recordings move its joints as if there were none: torques lack the forces of the "
-            "constraints, and poses do not keep to them. What is learned is the open chain, not "
-            "the robot.",
+            f"{', '.join(constraints)}. Recordings move its joints as if there were none: torques "
+            "lack the forces of the constraints, and poses do not keep to them. What is learned is "
+            "the open chain, not the robot.",
             DataWarning,
             stacklevel=3,
         )

@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter
 from stable_baselines3.common.callbacks import BaseCallback
 from typing_extensions import override
 
-from nprobot.envs import NoisyActuators
+from nprobot.envs import NoisyActuators, time_step
 from nprobot.errors import ConfigError, ExistsError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
@@ -192,14 +192,12 @@ class _Watch(BaseCallback):
 
 def control_period(robot: Env) -> float:
     """Seconds that an action lasts, as `NoisyActuators` counts them."""
-    inner = robot.unwrapped
-    step = getattr(inner, "dt", None)
+    step = time_step(robot.unwrapped)
     if step is None:
-        rate = inner.metadata.get("render_fps")
-        step = 1 / rate if rate else None
-    if not step:
-        raise ConfigError(f"{inner} does not say how long a step is (dt), so no fault can be timed")
-    return float(step)
+        raise ConfigError(
+            f"{robot.unwrapped} does not say how long a step is (dt), so no fault can be timed"
+        )
+    return step.seconds
 
 
 def evaluate_on(

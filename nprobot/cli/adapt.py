@@ -16,6 +16,7 @@ from nprobot.adaptation.faults import KINDS, ActuatorFault, usual_faults
 from nprobot.deploy.controller import load_policy
 from nprobot.deploy.simulation import make_robot
 from nprobot.errors import ConfigError
+from nprobot.runs.files import quoted
 from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     say(console, f"Policy: {out}")
     if result.interrupted:
         return INTERRUPTED
-    say(console, f"Next: nprobot deploy {out}")
+    say(console, f"Next: nprobot deploy {quoted(out)}")
     return DONE
 
 

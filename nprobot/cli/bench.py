@@ -16,6 +16,7 @@ from nprobot.benchmark.rows import DONE, FAILED, ROWS, latest, parse_rows
 from nprobot.benchmark.running import Plan, Processes, Ray, bench, check, estimate, plan
 from nprobot.benchmark.suite import SHIPPED, Suite, load
 from nprobot.errors import ConfigError
+from nprobot.runs.files import quoted
 
 from .options import parse as parse_options
 from .terminal import DONE as ALL_DONE
@@ -155,7 +156,7 @@ def introduce(console: Console, suite: Suite, todo: Plan, out: Path) -> None:
 def conclude(console: Console, ends: dict[str, int], out: Path) -> int:
     """Say how it went; returns the exit code."""
     said = ", ".join(f"{count} {end}" for end, count in sorted(ends.items())) or "nothing to do"
-    say(console, f"Runs: {said}\nNext: nprobot report {out}")
+    say(console, f"Runs: {said}\nNext: nprobot report {quoted(out)}")
     if ends.get(FAILED):
         say(console, "Errors are in the rows and in the report; --retry-failed does them again.")
     return SOME_FAILED if ends.get(FAILED) and not ends.get(DONE) else ALL_DONE

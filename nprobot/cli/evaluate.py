@@ -22,13 +22,14 @@ from nprobot.envs import ARM_TRACK
 from nprobot.errors import ConfigError, NprobotError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy, recorded_rule
+from nprobot.runs.files import quoted
 from nprobot.runs.folder import find_policy
 from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import Evaluation, evaluate
 
 from .options import parse
-from .terminal import DONE, facts, quoted, say
+from .terminal import DONE, facts, say
 
 HELP = """\
 Run a policy without exploration and without learning, from its policy file alone.

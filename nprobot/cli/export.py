@@ -12,10 +12,11 @@ from rich.console import Console
 
 from nprobot.deploy.policy_folder import EPISODES, export_run
 from nprobot.policies.files.policy import Policy
+from nprobot.runs.files import quoted
 from nprobot.training.environments import silence_mujoco
 
 from .options import parse
-from .terminal import DONE, facts, quoted, say
+from .terminal import DONE, facts, say
 
 HELP = """\
 Make a policy folder: the policy file, scores, a card with the learning curve,

@@ -20,11 +20,12 @@ from nprobot.options import Count
 from nprobot.regression.config import FitConfig
 from nprobot.regression.data import Source
 from nprobot.regression.folder import FitFolder
+from nprobot.runs.files import quoted
 from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 
 from .options import parse
-from .terminal import DONE, INTERRUPTED, Display, duration, facts, quoted, say
+from .terminal import DONE, INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
+import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from nprobot.catalogue import rule_named, rules
+from nprobot.errors import ConfigError, UnknownNameError
 
 Arguments = TypeVar("Arguments")
 
 OLD_FLAGS = {"--hardware": "--actuators"}
 """Flags of earlier versions, and what they are called now."""
+
+_NAMES: set[str] = set()
+"""Options of the command at hand, as they are called in Python."""
+
+REGISTRY = ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _whole_number(about: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+    """Whole numbers as people write them: 100000, 100_000, 1e5."""
+    if about.type is not int:
+        return None
+
+    def read(words: list[str]) -> int:
+        with contextlib.suppress(ValueError):
+            return int(words[0])
+        number = float(words[0])
+        if not number.is_integer():
+            raise ValueError(f"{words[0]} is not a whole number")
+        return int(number)
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def parse(
@@ -35,17 +70,82 @@ def parse(
         old_flags: flags of earlier versions, and what they are called now.
 
     Returns:
-        The options. Exits with code 2, after a message with near matches, if there is no such
-        option or a value does not fit.
+        The options. Exits with code 0 after the help, if that was asked for.
+
+    Raises:
+        UnknownNameError: there is no such option; with near matches.
+        ConfigError: a value does not fit, or is missing.
     """
-    return tyro.cli(
-        options,
-        prog=f"nprobot {command}",
-        description=description,
-        args=understand_old_flags(arguments, old_flags),
-        default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+    names = list(_fields(options))
+    _NAMES.update(name for name in names if "_" in name)
+    understood = understand_old_flags(arguments, old_flags)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                options,
+                prog=f"nprobot {command}",
+                description=description,
+                args=understood,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+                registry=REGISTRY,
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+    raise _mistake(said.getvalue(), command, [_flag(name) for name in names], understood)
+
+
+def _mistake(said: str, command: str, flags: list[str], given: Sequence[str]) -> ConfigError:
+    """The parser's complaint as an error of ours: its first paragraph, without the box."""
+    lines = [line.strip("│╭╰╮╯ ") for line in said.splitlines()]
+    rule = next((i for i, line in enumerate(lines[1:], 1) if line.startswith("───")), len(lines))
+    text = " ".join(line for line in lines[:rule] if line and not line.startswith("─"))
+    hint = f"`nprobot {command} --help` explains the options."
+    if text.startswith("Unrecognized options:"):
+        words = text.removeprefix("Unrecognized options:").replace(",", " ").split()
+        word = next((w for w in words if w.startswith("-")), words[0] if words else "")
+        if not word.startswith("-"):
+            return ConfigError(f"{word!r} belongs to no option. {hint}")
+        # An abbreviation comes first: --step means --steps, and not --n-steps.
+        begun = sorted((flag for flag in flags if flag.startswith(word)), key=len)
+        error = UnknownNameError("option", word, flags, hint)
+        near = [*begun[:2], *(flag for flag in error.near if flag not in begun)][:3]
+        return ConfigError(
+            f"unknown option {word!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+            + f" {hint}"
+        )  # fmt: skip
+    wrong = re.match(
+        r"Error parsing (\S+): no type matching (.+?) could be .*? from \[(.*?)\]", text
     )
+    if wrong:
+        kinds = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "text"}
+        kind = kinds.get(wrong[2], f"one of {wrong[2]}")
+        return ConfigError(f"{wrong[1]} takes {kind}, got {wrong[3].strip(chr(39))!r}. {hint}")
+    return ConfigError(f"{text.rstrip('.')}. {hint}")
+
+
+def _fields(options: Any) -> Iterator[str]:  # noqa: ANN401 - a dataclass
+    """Names of all options, those of groups too."""
+    hints = typing.get_type_hints(options)
+    for field in dataclasses.fields(options):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _fields(hints[field.name])
+        else:
+            yield field.name
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def as_flags(message: str) -> str:
+    """A message with the options of the command at hand under the names that they have here."""
+    if not _NAMES:
+        return message
+    names = "|".join(sorted(_NAMES, key=len, reverse=True))
+    return re.sub(rf"(?<![\w/.-])({names})(?![\w/=(.])", lambda found: _flag(found[1]), message)
 
 
 def understand_old_flags(

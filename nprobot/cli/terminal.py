@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +21,8 @@ MISUSED = 2
 """Something was asked for that does not exist or cannot be."""
 INTERRUPTED = 130
 """By Ctrl-C; 128 + the number of the signal, as shells do."""
+TERMINATED = 143
+"""By a polite kill (SIGTERM), in the same way."""
 
 
 def duration(seconds: float) -> str:
@@ -43,11 +43,6 @@ def facts(heading: str, rows: dict[str, str]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
-
-
-def quoted(path: Path) -> str:
-    """A path as a shell takes it: in quotes if it has spaces."""
-    return shlex.quote(str(path))
 
 
 def say(console: Console, text: str) -> None:

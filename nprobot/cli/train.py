@@ -13,6 +13,7 @@ from rich.console import Console
 
 from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
+from nprobot.runs.files import quoted
 from nprobot.training.config import RunConfig
 from nprobot.training.environments import find_spec, silence_mujoco
 from nprobot.training.folder import RunFolder
@@ -140,6 +141,6 @@ def show(console: Console, result: Result) -> None:
     path = result.folder.path
     say(console, f"Run: {path}")
     if result.interrupted:
-        say(console, f"Interrupted; continue: nprobot train --resume {path}")
+        say(console, f"Interrupted; continue: nprobot train --resume {quoted(path)}")
     else:
-        say(console, f"Next: nprobot evaluate {path} --record {path / 'film.mp4'}")
+        say(console, f"Next: nprobot evaluate {quoted(path)} --record {quoted(path / 'film.mp4')}")

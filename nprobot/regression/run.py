@@ -33,7 +33,7 @@ from nprobot.learning.rules import learning_rule
 from nprobot.policies.files import policy_file
 from nprobot.policies.networks import mlp
 from nprobot.runs.checkpoints import LAST, as_damaged, keep_up_to, newest_whole, write_checkpoint
-from nprobot.runs.files import lock_run
+from nprobot.runs.files import lock_run, quoted
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.reporting import Progress, Reporter, Silent
 from nprobot.runs.seeds import Seeds
@@ -466,7 +466,7 @@ class Fit:
         except StorageError as error:
             raise StorageError(
                 f"after epoch {self.learner.epochs}: {error}.{self._kept()} When there is room and "
-                f"leave to write, continue: nprobot fit --resume {self.folder.path}"
+                f"leave to write, continue: nprobot fit --resume {quoted(self.folder.path)}"
             ) from error
 
     def write_to(self, folder: FitFolder) -> None:

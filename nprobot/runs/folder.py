@@ -21,7 +21,7 @@ from nprobot.errors import (
 from nprobot.options import Options
 
 from .checkpoints import LAST, numbered
-from .files import reporting_storage, sync, write_whole
+from .files import free_name, quoted, reporting_storage, sync, write_whole
 from .versions import git_commit, versions
 
 CONFIG_FILE = "config.json"
@@ -140,8 +140,9 @@ class Folder:
         """Raise `ExistsError` if there is anything but an empty folder at `path`."""
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise ExistsError(
-                f"{path} exists; a run is never written over another. Choose another --out, or "
-                f"continue the {cls.what} that is there: {cls.resume_command} {path}"
+                f"{path} exists; a run is never written over another. Choose another --out, such "
+                f"as {quoted(free_name(path))}, or continue the {cls.what} that is there: "
+                f"{cls.resume_command} {quoted(path)}"
             )
 
     def begin_session(self, at: int, **session: Any) -> None:
@@ -213,16 +214,7 @@ def default_path(*parts: object, root: Path = Path("runs")) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = "-".join(map(str, (*parts, stamp)))
     plain = "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
-    return unique_path(root / plain)
-
-
-def unique_path(path: Path) -> Path:
-    """The path, or with a number after it if there is something."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
+    return free_name(root / plain)
 
 
 def find_policy(path: Path) -> Path:

@@ -21,7 +21,7 @@ from nprobot.errors import (
 from nprobot.policies.files.policy import Policy
 from nprobot.runs.checkpoints import as_damaged, keep_up_to, newest_whole
 from nprobot.runs.curve import draw_curve
-from nprobot.runs.files import lock_run
+from nprobot.runs.files import lock_run, quoted
 from nprobot.runs.folder import default_path
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.log import STEPS, RunLog
@@ -37,6 +37,7 @@ from .config import RunConfig
 from .evaluation import Evaluation, evaluate
 from .folder import Ending, RunFolder
 from .vector import make_vector, recipe, side_by_side
+from .workers import Description
 
 
 def train(
@@ -282,7 +283,8 @@ class Session:
         try:
             told = self.reporter.message
             with interruptible(run, told, "update"), side_by_side(model.env).watched():
-                self.reporter.message(introduction(self.folder))
+                about = side_by_side(model.env).description
+                self.reporter.message(introduction(self.folder, about))
                 self._learn()
                 run.save()
                 evaluation = self._final_evaluation()
@@ -358,12 +360,14 @@ def title(config: RunConfig) -> str:
     return f"{config.env}: {config.learner}, seed {config.seed}"
 
 
-def introduction(folder: RunFolder) -> str:
+def introduction(folder: RunFolder, about: Description) -> str:
     """What a run is about to do."""
     config = folder.config
     until = "" if config.stop_at is None else f", until the return reaches {config.stop_at:g}"
+    rate = f"{about.control_rate:.4g} Hz, from {about.rate_source}"
     return (
         f"{title(config)}\nat most {config.steps:,} steps{until}, {config.envs} environments\n"
+        f"control rate {rate if about.control_rate else 'not known'}\n"
         f"run folder {folder.path}"
     )
 
@@ -380,7 +384,7 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     if last.exists():
         kept = f"The last good checkpoint is {folder.checkpoints / last.resolve().name}."
     text = f"at step {model.num_timesteps:,}: {what}. {kept}"
-    again = f"nprobot train --resume {folder.path}"
+    again = f"nprobot train --resume {quoted(folder.path)}"
     if isinstance(error, EnvironmentFailedError):
         return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
     if isinstance(error, StorageError):

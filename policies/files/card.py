@@ -54,8 +54,8 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
         "",
         "```python",
         *_snippet(reference),
-        f"{'outputs' if model else 'action'} = policy.predict({'inputs' if model else 'observation'})"
-        "   # numpy alone; nothing in the file is executed",
+        ("outputs = policy.predict(inputs)" if model else "action = policy.predict(observation)")
+        + "   # numpy alone; nothing in the file is executed",
         "```",
         "",
         "It was trained and measured in simulation. On a real robot it has never run: keep the "
