@@ -30,7 +30,7 @@ from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.policy import Policy
 from nprobot.runs.curve import new_figure, png
-from nprobot.runs.files import reporting_storage
+from nprobot.runs.files import free_name, quoted, reporting_storage
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.reporting import Progress, Reporter, Silent
 from nprobot.runs.versions import versions
@@ -253,7 +253,9 @@ def recovery(
 def refuse_existing(path: Path) -> None:
     """Raise `ExistsError` if there is something at `path`."""
     if path.exists():
-        raise ExistsError(f"{path} is there already; choose another --out, or remove it")
+        raise ExistsError(
+            f"{path} is there already; choose another --out, such as {quoted(free_name(path))}"
+        )
 
 
 def save_adapted(

@@ -15,8 +15,8 @@ from nprobot.adaptation.config import AdaptationConfig
 from nprobot.adaptation.faults import KINDS, ActuatorFault, usual_faults
 from nprobot.deploy.controller import load_policy
 from nprobot.deploy.simulation import make_robot
-from nprobot.errors import ConfigError
-from nprobot.runs.files import quoted
+from nprobot.errors import ConfigError, ExistsError
+from nprobot.runs.files import free_name, quoted
 from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy
@@ -190,18 +190,21 @@ def learn(
         RuleError: NRL cannot train the policy.
         ExistsError: the folder is there already.
     """
+    if out.exists():
+        raise ExistsError(
+            f"{out} is there already; choose another --out, such as {quoted(free_name(out))}"
+        )
+    silence_mujoco()
+    make().close()
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
     from nprobot.adaptation import adapt, check_trainable, save_adapted
-    from nprobot.adaptation.run import refuse_existing
 
     trainable = check_trainable(policy)
-    refuse_existing(out)
     if faults is None:
         faults = usual_faults(trainable.action.outputs)
     torch.set_num_threads(1)
-    silence_mujoco()
     with Display(console) as shown:
         if faults:
             told = ", ".join(map(str, faults))

@@ -37,11 +37,12 @@ from nprobot.deploy.simulation import (
 )
 from nprobot.deploy.timing import short_duration
 from nprobot.errors import ConfigError, DeployError
+from nprobot.runs.files import free_name, refuse_file
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy, StepObserver
 
 from .adapt import AdaptOptions, adapt_on_robot
-from .options import parse
+from .options import FilmOptions, parse
 from .terminal import DONE, FAILED, INTERRUPTED, facts, say
 
 HELP = """\
@@ -153,11 +154,17 @@ class Deploy:
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     server: ServeOptions = field(default_factory=ServeOptions)
     learning: AdaptOptions = field(default_factory=AdaptOptions)
+    film: FilmOptions = field(default_factory=FilmOptions)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Deploy, arguments, "deploy", HELP)
+    options.film.check(options.run.record)
+    if options.run.episodes < 1:
+        raise ConfigError(f"--episodes must be 1 or more, got {options.run.episodes}")
+    if options.run.flight is not None:
+        refuse_file(options.run.flight, options.film.force)
     policy = load_policy(options.policy, backend=options.backend)
     if options.learning.adapt:
         _refuse_with_adapt(options)
@@ -190,7 +197,7 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
         require_display()
         mode = "human"
     if run.record is not None:
-        check_film(run.record)
+        check_film(run.record, options.film.force)
         choose_backend()  # before mujoco is imported
         mode = "rgb_array"
     silence_mujoco()
@@ -204,7 +211,7 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
         stack.callback(robot.env.close)
         observers: list[StepObserver] = []
         if run.record is not None:
-            observers.append(stack.enter_context(Film(run.record, robot.env)))
+            observers.append(stack.enter_context(Film(run.record, robot.env, **options.film.look)))
         display = stack.enter_context(EpisodeDisplay(console, robot, controller, run.episodes))
         observers.append(display)
         try:
@@ -305,7 +312,7 @@ def save_flight_record(
 ) -> None:
     """Save the flight record where it was asked for, or somewhere after a fault."""
     if path is None and faulted:
-        path = Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz")
+        path = free_name(Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz"))
     if path is not None:
         say(console, f"Flight record: {controller.recorder.record().save(path)}")
 

@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +28,7 @@ from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import Evaluation, evaluate
 
-from .options import parse
+from .options import FilmOptions, parse
 from .terminal import DONE, facts, say
 
 HELP = """\
@@ -66,11 +66,15 @@ class Evaluate:
     """Print one JSON object instead of a table."""
     record: Path | None = None
     """Film the first episode, as .mp4."""
+    film: FilmOptions = field(default_factory=FilmOptions)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Evaluate, arguments, "evaluate", HELP)
+    options.film.check(options.record)
+    if options.episodes < 1:
+        raise ConfigError(f"--episodes must be 1 or more, got {options.episodes}")
     folder = find_policy(options.policy)
     if (folder / "model.json").exists() and options.env is None:
         made = _model_without_robot(folder, options)
@@ -79,11 +83,12 @@ def main(arguments: Sequence[str]) -> int:
     policy = policy_file.load(folder)
     env, actuators, seed = options.env, options.actuators, options.seed
     if options.record is not None:
-        check_film(options.record)
+        check_film(options.record, options.film.force)
         choose_backend()  # before mujoco is imported
     silence_mujoco()
     if options.record is not None:
-        film_episode(policy, options.record, env, actuators=actuators, seed=seed)
+        look = options.film.look
+        film_episode(policy, options.record, env, actuators=actuators, seed=seed, **look)
     result = evaluate(policy, env, actuators=actuators, episodes=options.episodes, seed=seed)
     tracking = []
     if result.env == ARM_TRACK:

@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nprobot import catalogue
 from nprobot.catalogue import Activation
 from nprobot.errors import ConfigError
 from nprobot.options import Count
@@ -24,7 +25,7 @@ from nprobot.runs.files import quoted
 from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 
-from .options import parse
+from .options import check_device, parse, require_device
 from .terminal import DONE, INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
@@ -90,15 +91,19 @@ def main(arguments: Sequence[str]) -> int:
     elif path is not None:
         FitFolder.refuse_existing(path)
 
+    catalogue.rule_named(options.fit.rule)
+    check_device(options.output.device)
+    silence_mujoco()
+    data = load(options.source)
+
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
     from nprobot.regression.run import fit, network_for, resume
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
-    silence_mujoco()
+    require_device(options.output.device)
     console = Console()
-    data = load(options.source)
     device = torch.device(options.output.device)
     with Display(console) as shown:
         if options.output.resume is None:

@@ -9,13 +9,15 @@ import re
 import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from nprobot.catalogue import rule_named, rules
-from nprobot.errors import ConfigError, UnknownNameError
+from nprobot.errors import ConfigError, EnvironmentUnavailableError, UnknownNameError
 
 Arguments = TypeVar("Arguments")
 
@@ -49,6 +51,46 @@ def _whole_number(about: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | N
         is_instance=lambda value: isinstance(value, int),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+@dataclass(frozen=True)
+class FilmOptions:
+    """The film that --record makes."""
+
+    film_size: tuple[int, int] | None = None
+    """Width and height, pixels. Left out: as the environment draws, mostly 480 480."""
+    film_rate: float | None = None
+    """Frames a second, at most. Left out: 30."""
+    camera: str | None = None
+    """Name of a camera of the model, or free for one that shows the whole robot. Left out: the
+    environment's own, or free if it has none."""
+    force: bool = False
+    """Replace the file that is there already."""
+
+    def check(self, record: Path | None) -> None:
+        """Refuse what no film can have, before anything is made.
+
+        Raises:
+            ConfigError: a size or rate that is none, or no film.
+        """
+        given = {"--film-size": self.film_size, "--film-rate": self.film_rate,
+                 "--camera": self.camera}  # fmt: skip
+        if record is None and (named := [n for n, value in given.items() if value is not None]):
+            raise ConfigError(f"{', '.join(named)} is of a film: name --record FILE.mp4")
+        if self.film_size is not None and not all(16 <= n <= 4096 for n in self.film_size):
+            raise ConfigError(f"--film-size takes 16 to 4096 pixels, got {self.film_size}")
+        if self.film_rate is not None and not 0 < self.film_rate <= 1000:
+            raise ConfigError(f"--film-rate takes 1 to 1000 frames a second, got {self.film_rate}")
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """Arguments of `nprobot.deploy.Film`."""
+        return {
+            "size": self.film_size,
+            "rate": self.film_rate,
+            "camera": self.camera,
+            "force": self.force,
+        }
 
 
 def parse(
@@ -116,6 +158,9 @@ def _mistake(said: str, command: str, flags: list[str], given: Sequence[str]) ->
             f"unknown option {word!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")
             + f" {hint}"
         )  # fmt: skip
+    if missing := re.match(r"Missing from .*?: (?:\S*[A-Z]+ )?(.*?)\.? ?\(required\)", text):
+        return ConfigError(f"something is missing: {missing[1]}. {hint}")
+    text = text.replace("'None', ", "").replace(", 'None'", "").replace("(", "").replace(")", "")
     wrong = re.match(
         r"Error parsing (\S+): no type matching (.+?) could be .*? from \[(.*?)\]", text
     )
@@ -138,6 +183,30 @@ def _fields(options: Any) -> Iterator[str]:  # noqa: ANN401 - a dataclass
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def check_device(device: str | None) -> None:
+    """Refuse what is no device; whether there is one, torch knows.
+
+    Raises:
+        UnknownNameError: it is neither cpu nor cuda nor cuda:N.
+    """
+    if device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise UnknownNameError("device", device, ("cpu", "cuda"), "Known: cpu, cuda, cuda:0.")
+
+
+def require_device(device: str | None) -> None:
+    """Refuse a GPU that torch does not see.
+
+    Raises:
+        EnvironmentUnavailableError: there is none.
+    """
+    import torch
+
+    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+        raise EnvironmentUnavailableError(
+            f"torch sees no CUDA device here, and the device is {device!r}; leave --device away"
+        )
 
 
 def as_flags(message: str) -> str:

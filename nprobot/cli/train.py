@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from nprobot import catalogue
 from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
 from nprobot.runs.files import quoted
 from nprobot.training.config import RunConfig
-from nprobot.training.environments import find_spec, silence_mujoco
+from nprobot.training.environments import check_spaces, find_spec, make, silence_mujoco
 from nprobot.training.folder import RunFolder
 
-from .options import parse
+from .options import check_device, parse, require_device
 from .terminal import INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
@@ -86,12 +87,17 @@ def main(arguments: Sequence[str]) -> int:
         stored = Train(run=RunFolder.open(output.resume).config)
         config = parse(Train, arguments, "train", HELP, stored).run
 
+    catalogue.rule_named(config.rule)
+    if output.resume is None:
+        check_environment(config)
+    check_device(output.device)
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
     from nprobot.training.run import resume, train
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
+    require_device(output.device)
     silence_mujoco()
     console = Console()
     with Display(console) as shown:
@@ -106,6 +112,16 @@ def main(arguments: Sequence[str]) -> int:
             result = resume(output.resume, config, reporter=shown, device=output.device)
     show(console, result)
     return INTERRUPTED if result.interrupted else 0
+
+
+def check_environment(config: RunConfig) -> None:
+    """Refuse an environment that cannot be made, or that no policy here can control."""
+    silence_mujoco()
+    env = make(config.env, config.env_kwargs, config.actuators, sensor=config.sensor)
+    try:
+        check_spaces(env, continuous=config.about.continuous)
+    finally:
+        env.close()
 
 
 def with_defaults(config: RunConfig, defaults: str) -> tuple[RunConfig, str]:

@@ -19,6 +19,7 @@ from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.onnx_file import check_agreement, save_onnx
 from nprobot.policies.files.policy import ControlTask, Policy
 from nprobot.regression.folder import FitFolder, draw_errors
+from nprobot.runs.files import free_name, quoted
 from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
 from nprobot.training import environments
@@ -96,7 +97,9 @@ def export_run(
     home = _run_of(run, source)
     target = Path(out) if out is not None else (home.path if home else source) / DEFAULT_FOLDER
     if target.exists():
-        raise ExistsError(f"{target} is there already; choose another --out, or remove it")
+        raise ExistsError(
+            f"{target} is there already; choose another --out, such as {quoted(free_name(target))}"
+        )
     evaluation = None
     if policy.task is not None and episodes:
         evaluation = evaluate(policy, episodes=episodes, seed=seed)
@@ -148,7 +151,7 @@ def export(
         raise DeployError(f"episodes must be 0 or more, got {episodes}")
     target = Path(folder)
     if target.exists():
-        raise ExistsError(f"{target} is there already; choose another folder, or remove it")
+        raise ExistsError(f"{target} is there already; {quoted(free_name(target))} is free")
     policy = export_policy(model, _task(model, env, env_kwargs), _made_by(model))
     evaluation = None
     if policy.task is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gymnasium
@@ -99,7 +100,7 @@ def make(
     find_spec(env_id)
     arguments = {**(kwargs or {}), **options}
     try:
-        env = gymnasium.make(env_id, **arguments)
+        env = _made(env_id, arguments)
         if options.get("render_mode") == "rgb_array" and not CAMERA & arguments.keys():
             _follow_robot(env)
         if actuators is None:
@@ -120,6 +121,24 @@ def make(
         raise EnvironmentUnavailableError(
             f"environment {env_id!r} cannot be made: {told}"
         ) from error
+
+
+def _made(env_id: str, arguments: dict[str, Any]) -> Env:
+    """An environment; one on MuJoCo need not draw itself to be filmed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not in the possible render_modes.*")
+            return gymnasium.make(env_id, **arguments)
+    except Exception:
+        if arguments.get("render_mode") != "rgb_array":
+            raise
+        with suppress(Exception):
+            rest = {name: value for name, value in arguments.items() if name != "render_mode"}
+            env = gymnasium.make(env_id, **rest)
+            if hasattr(env.unwrapped, "model") and hasattr(env.unwrapped, "data"):
+                return env
+            env.close()
+        raise
 
 
 def _follow_robot(env: Env) -> None:
