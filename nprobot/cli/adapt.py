@@ -18,11 +18,12 @@ from nprobot.deploy.simulation import make_robot
 from nprobot.errors import ConfigError, ExistsError
 from nprobot.runs.files import free_name, quoted
 from nprobot.runs.folder import default_path
+from nprobot.runs.interruption import exit_code
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy
 
 from .options import OLD_FLAGS, parse
-from .terminal import DONE, INTERRUPTED, Display, facts, say
+from .terminal import DONE, Display, facts, say
 
 if TYPE_CHECKING:
     from nprobot.adaptation import Adapted
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     show(console, result)
     say(console, f"Policy: {out}")
     if result.interrupted:
-        return INTERRUPTED
+        return exit_code()
     say(console, f"Next: nprobot deploy {quoted(out)}")
     return DONE
 
@@ -159,7 +160,7 @@ def adapt_on_robot(
     else:
         show(console, result)
         say(console, f"Policy: {out}")
-    return INTERRUPTED if result.interrupted else DONE
+    return exit_code() if result.interrupted else DONE
 
 
 def default_folder(reference: str) -> Path:

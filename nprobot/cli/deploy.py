@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -38,6 +38,7 @@ from nprobot.deploy.simulation import (
 from nprobot.deploy.timing import short_duration
 from nprobot.errors import ConfigError, DeployError
 from nprobot.runs.files import free_name, refuse_file
+from nprobot.runs.interruption import exit_code, note
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy, StepObserver
 
@@ -298,13 +299,13 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
             )
         say(console, f"Serving {options.policy} at {server.endpoint}; Ctrl-C ends it.")
         sys.stdout.flush()
-        with _until_told_to_stop(server):
+        with _until_told_to_stop(server) as ended:
             server.serve()
         say(console, f"{server.answered:,} messages, {controller.latency.summary()}")
     if controller.fault is not None:
         say(console, f"Fault: {controller.fault}")
     save_flight_record(console, controller, options.run.flight, controller.fault is not None)
-    return DONE
+    return exit_code() if ended else DONE
 
 
 def save_flight_record(
@@ -364,15 +365,22 @@ def as_json(env: str, episodes: list[Episode], controller: Controller) -> dict[s
 
 
 @contextmanager
-def _until_told_to_stop(server: PolicyServer) -> Iterator[None]:
-    """Let Ctrl-C, or a polite kill, end the serving and not the program."""
+def _until_told_to_stop(server: PolicyServer) -> Iterator[list[int]]:
+    """Let Ctrl-C, or a polite kill, end the serving and not the program; gives the signal."""
+    ended: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
+        yield ended  # signals reach the main thread only
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: server.stop()) for number in numbers]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        note(number)
+        ended.append(number)
+        server.stop()
+
+    before = [signal.signal(number, stop) for number in numbers]
     try:
-        yield
+        yield ended
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -23,10 +23,11 @@ from nprobot.regression.data import Source
 from nprobot.regression.folder import FitFolder
 from nprobot.runs.files import quoted
 from nprobot.runs.folder import default_path
+from nprobot.runs.interruption import exit_code
 from nprobot.training.environments import silence_mujoco
 
 from .options import check_device, parse, require_device
-from .terminal import DONE, INTERRUPTED, Display, duration, facts, say
+from .terminal import DONE, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     require_device(options.output.device)
     console = Console()
     device = torch.device(options.output.device)
+    command = shlex.join(("nprobot", "fit", *arguments))
     with Display(console) as shown:
         if options.output.resume is None:
             config, shape = options.fit, options.network
@@ -116,15 +118,21 @@ def main(arguments: Sequence[str]) -> int:
                 out=path,
                 reporter=shown,
                 source=options.source.to_dict(),
-                command=shlex.join(("nprobot", "fit", *arguments)),
+                command=command,
                 **config.to_dict(),
             )
         else:
             introduce(shown, data, options.fit, options.output.resume)
             changes = options.fit.to_dict()
-            result = resume(options.output.resume, data, reporter=shown, device=device, **changes)
+            result = resume(
+                *(options.output.resume, data),
+                reporter=shown,
+                device=device,
+                command=command,
+                **changes,
+            )
     show(console, result)
-    return INTERRUPTED if result.end == "interrupted" else DONE
+    return exit_code() if result.end == "interrupted" else DONE
 
 
 def resumed(output: FitOutput, arguments: Sequence[str]) -> FitOptions:

@@ -15,12 +15,13 @@ from nprobot import catalogue
 from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
 from nprobot.runs.files import quoted
+from nprobot.runs.interruption import exit_code
 from nprobot.training.config import RunConfig
 from nprobot.training.environments import check_spaces, find_spec, make, silence_mujoco
 from nprobot.training.folder import RunFolder
 
 from .options import check_device, parse, require_device
-from .terminal import INTERRUPTED, Display, duration, facts, say
+from .terminal import DONE, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.training.run import Result
@@ -103,15 +104,17 @@ def main(arguments: Sequence[str]) -> int:
     with Display(console) as shown:
         if settings:
             shown.message(settings)
+        command = shlex.join(("nprobot", "train", *arguments))
         if output.resume is None:
-            command = shlex.join(("nprobot", "train", *arguments))
             result = train(
                 config, output.out, reporter=shown, command=command, device=output.device or "cpu"
             )
         else:
-            result = resume(output.resume, config, reporter=shown, device=output.device)
+            result = resume(
+                output.resume, config, reporter=shown, device=output.device, command=command
+            )
     show(console, result)
-    return INTERRUPTED if result.interrupted else 0
+    return exit_code() if result.interrupted else DONE
 
 
 def check_environment(config: RunConfig) -> None:

@@ -243,8 +243,12 @@ def _provenance(
     """What is known of a policy, with what the export adds."""
     provenance = {**made, "licence": licence}
     if home is not None:
-        command = json.loads((home.path / CONFIG_FILE).read_text(encoding="utf-8")).get("command")
-        provenance["command"] = command and without_paths(command)
+        sessions = home.history()
+        for session in sessions:
+            session["command"] = session.get("command") and without_paths(session["command"])
+        provenance["command"] = sessions[0]["command"] if sessions else None
+        if len(sessions) > 1:
+            provenance["sessions"] = sessions
     if isinstance(home, FitFolder):
         provenance["epochs"] = home.config.epochs
         provenance["scores"] = _overall(home)
@@ -293,9 +297,10 @@ def without_paths(command: str) -> str:
     """A training command without the folder it wrote to, which tells of the author's disk."""
     words, kept = iter(shlex.split(command)), []
     for word in words:
-        if word == "--out":
+        if word in ("--out", "--resume"):
             next(words, None)
-        elif not word.startswith("--out="):
+            kept += [word, "FOLDER"] if word == "--resume" else []
+        elif not word.startswith(("--out=", "--resume=")):
             kept.append(word)
     return shlex.join(kept)
 

@@ -135,6 +135,7 @@ def resume(
     *,
     reporter: Reporter | None = None,
     device: str | torch.device = "cpu",
+    command: str | None = None,
     **changes: Any,
 ) -> FitResult:
     """Continue a fit from its last whole checkpoint, in its own folder.
@@ -145,6 +146,7 @@ def resume(
         network: of the same architecture; needed only if `nprobot.policies.mlp` did not build it.
         reporter: receives the news of the fit.
         device: torch device.
+        command: the command line that asked for it, for `config.json`.
         **changes: options that differ from those before: `epochs`, `patience`,
             `checkpoint_every`. Step sizes follow the schedule of the new number of epochs.
 
@@ -187,7 +189,7 @@ def resume(
             reporter.message(f"The fit continues, but not bit for bit: {'; '.join(changed)}.")
         keep_up_to(folder.checkpoints, checkpoint)
         write_table(folder.progress, running.history)
-        folder.begin_session(epochs)
+        folder.begin_session(epochs, command=command)
         return running.run()
 
 

@@ -163,6 +163,15 @@ class Folder:
         description["sessions"][-1] |= {f"to_{self.unit}": at, "ended": ending}
         self._write(description)
 
+    def history(self) -> list[dict[str, Any]]:
+        """The commands of all sessions, with what each began and ended at."""
+        description = self._read(self.path)
+        sessions = [dict(session) for session in description["sessions"]]
+        if sessions:
+            sessions[0].setdefault("command", description.get("command"))
+        names = ("command", f"from_{self.unit}", f"to_{self.unit}", "ended")
+        return [{n: session[n] for n in names if n in session} for session in sessions]
+
     def last_session(self) -> dict[str, Any]:
         """What is written about the session before this one."""
         sessions = self._read(self.path)["sessions"]

@@ -132,12 +132,19 @@ def _made(env_id: str, arguments: dict[str, Any]) -> Env:
     except Exception:
         if arguments.get("render_mode") != "rgb_array":
             raise
+        blind = False
         with suppress(Exception):
             rest = {name: value for name, value in arguments.items() if name != "render_mode"}
             env = gymnasium.make(env_id, **rest)
             if hasattr(env.unwrapped, "model") and hasattr(env.unwrapped, "data"):
                 return env
             env.close()
+            blind = True
+        if blind:
+            raise EnvironmentUnavailableError(
+                f"environment {env_id!r} draws no pictures (no rgb_array among its render modes), "
+                "so there can be no film of it"
+            ) from None
         raise
 
 

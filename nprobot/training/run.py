@@ -88,6 +88,7 @@ def resume(
     *,
     reporter: Reporter | None = None,
     device: str | None = None,
+    command: str | None = None,
 ) -> Result:
     """Continue a run from its last checkpoint, in its own folder.
 
@@ -96,6 +97,7 @@ def resume(
         config: the run's own with other `steps`, `stop_at` or intervals; by default as it was.
         reporter: receives the news of the run.
         device: torch device; by default that of the last session.
+        command: the command line that asked for it, for `config.json`.
 
     Returns:
         As `train`.
@@ -135,7 +137,7 @@ def resume(
             if changed := changed_since(session, device=device):
                 reporter.message(f"The run continues, but not bit for bit: {'; '.join(changed)}.")
             keep_up_to(folder.checkpoints, checkpoint)
-            folder.begin_session(model.num_timesteps, device=device)
+            folder.begin_session(model.num_timesteps, device=device, command=command)
             return Session(folder, model, reporter, saved).run()
 
 
@@ -269,7 +271,8 @@ class Session:
         self.callbacks = [self.callback, *callbacks]
         self._about = folder.config.about
         self.log = RunLog(
-            folder.path, lambda: self.callback.elapsed, saved.get("log"), self._about.row_every
+            *(folder.path, lambda: self.callback.elapsed, saved.get("log")),
+            *(self._about.row_every, model.num_timesteps),
         )
         if self.log.lost:
             reporter.message(f"Missing since the last session: {self.log.lost}.")

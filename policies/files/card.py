@@ -47,7 +47,7 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
         "",
         *_table(_facts(policy)),
         "",
-        *_command(made.get("command")),
+        *_command(made.get("command"), made.get("sessions")),
         "## How to run it",
         "",
         f"    nprobot deploy {reference}{' --serve' if model else ''}",
@@ -194,10 +194,18 @@ def _table(facts: Mapping[str, str]) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
 
 
-def _command(command: Any) -> list[str]:  # noqa: ANN401 - JSON
-    if not isinstance(command, str):
-        return []
-    return ["Trained by", "", f"    {command}", ""]
+def _command(command: Any, sessions: Any) -> list[str]:  # noqa: ANN401 - JSON
+    """What it was trained by; for a resumed run every session, with what it began and ended at."""
+    if not isinstance(sessions, list):
+        return ["Trained by", "", f"    {command}", ""] if isinstance(command, str) else []
+    lines = []
+    for session in sessions:
+        begun = next((v for k, v in session.items() if k.startswith("from_")), None)
+        ended = next((v for k, v in session.items() if k.startswith("to_")), "where it was cut off")
+        unit = next((k[5:] for k in session if k.startswith("from_")), "step")
+        what = session.get("command") or "a session from Python"
+        lines.append(f"    {what}    # {unit} {begun} to {ended}")
+    return [f"Trained in {len(sessions)} sessions", "", *lines, ""]
 
 
 def _snippet(reference: str) -> list[str]:
