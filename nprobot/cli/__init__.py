@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
+
+from nprobot.ctrl_c import leave_while_importing
 
 COMMANDS = {
     "train": "train a policy, or continue a run",
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0, 1 if the work failed, 2 if it was asked for in a wrong way, 130 if it was
         interrupted, 143 if it was ended by SIGTERM.
     """
+    leave_while_importing()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given
     command, *rest = [word for word in given if word != DEBUG] or ["--help"]
@@ -104,32 +105,9 @@ def _run(command: str, rest: Sequence[str]) -> int:
             f"the variable {GL} is {backend!r}, which is no way to draw that MuJoCo knows; unset "
             "it, or set it to egl, osmesa, glfw or disable"
         )
-    with InterruptibleImports():
-        module = importlib.import_module(f".{command}", __package__)
+    module = importlib.import_module(f".{command}", __package__)
     result: int = module.main(rest)
     return result
-
-
-class InterruptibleImports:
-    """Ctrl-C while libraries are loaded ends the program at once.
-
-    A `KeyboardInterrupt` in the middle of a library's own loading comes out as anything: an
-    `ImportError` about a broken installation, or a crash.
-    """
-
-    def __enter__(self) -> None:
-        self._before = None
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._before = signal.signal(signal.SIGINT, _leave)
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"Interrupted.\n")
-    os._exit(130)
 
 
 def _explain(command: str, error: Exception) -> int:

@@ -26,6 +26,8 @@ OLD_FLAGS = {"--hardware": "--actuators"}
 
 _NAMES: set[str] = set()
 """Options of the command at hand, as they are called in Python."""
+_PYTHON = re.compile(r"(?<![\w.-])(\w+)=(?:'([^']*)'|\"([^\"]*)\"|(…))")
+"""How messages for Python name an option with its value: ``rule='bp'``."""
 
 REGISTRY = ConstructorRegistry()
 
@@ -119,7 +121,7 @@ def parse(
         ConfigError: a value does not fit, or is missing.
     """
     names = list(_fields(options))
-    _NAMES.update(name for name in names if "_" in name)
+    _NAMES.update(names)
     understood = understand_old_flags(arguments, old_flags)
     said = io.StringIO()
     try:
@@ -141,9 +143,10 @@ def parse(
 
 def _mistake(said: str, command: str, flags: list[str], given: Sequence[str]) -> ConfigError:
     """The parser's complaint as an error of ours: its first paragraph, without the box."""
-    lines = [line.strip("│╭╰╮╯ ") for line in said.splitlines()]
-    rule = next((i for i, line in enumerate(lines[1:], 1) if line.startswith("───")), len(lines))
-    text = " ".join(line for line in lines[:rule] if line and not line.startswith("─"))
+    # A box with a title and, below a rule, further help; in ASCII where the terminal wants it.
+    lines = [line.strip("│╭╰╮╯|+ ") for line in said.splitlines()]
+    rules = [i for i, line in enumerate(lines) if re.search("─{3}|-{3}", line)] or [-1]
+    text = " ".join(filter(None, lines[rules[0] + 1 : rules[1] if len(rules) > 1 else None]))
     hint = f"`nprobot {command} --help` explains the options."
     if text.startswith("Unrecognized options:"):
         words = text.removeprefix("Unrecognized options:").replace(",", " ").split()
@@ -213,7 +216,13 @@ def as_flags(message: str) -> str:
     """A message with the options of the command at hand under the names that they have here."""
     if not _NAMES:
         return message
-    names = "|".join(sorted(_NAMES, key=len, reverse=True))
+
+    def with_value(found: re.Match[str]) -> str:
+        value = found[2] or found[3] or "VALUE"
+        return f"{_flag(found[1])} {value}" if found[1] in _NAMES else found[0]
+
+    message = _PYTHON.sub(with_value, message)
+    names = "|".join(sorted((n for n in _NAMES if "_" in n), key=len, reverse=True))
     return re.sub(rf"(?<![\w/.-])({names})(?![\w/=(.])", lambda found: _flag(found[1]), message)
 
 

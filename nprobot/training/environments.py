@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,8 +117,8 @@ def make(
     # Its constructor is the user's code: anything can come out of it.
     except Exception as error:
         told = f"it raised {described(error)}"
-        if isinstance(error, TypeError) and "argument" in str(error):
-            told = str(error)
+        if unknown := re.search(r"unexpected keyword argument ('\w+')", str(error)):
+            told = f"it takes no argument {unknown[1]}"
         raise EnvironmentUnavailableError(
             f"environment {env_id!r} cannot be made: {told}"
         ) from error

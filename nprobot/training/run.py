@@ -138,7 +138,9 @@ def resume(
                 reporter.message(f"The run continues, but not bit for bit: {'; '.join(changed)}.")
             keep_up_to(folder.checkpoints, checkpoint)
             folder.begin_session(model.num_timesteps, device=device, command=command)
-            return Session(folder, model, reporter, saved).run()
+            # One that was interrupted goes on as if it had not been: without that evaluation.
+            ended = session.get("ended") in ("complete", "solved")
+            return Session(folder, model, reporter, saved, keep_evaluation=ended).run()
 
 
 CHANGEABLE = (
@@ -253,6 +255,7 @@ class Session:
         saved: what the run had to remember in the checkpoint; empty for a new run.
         on_evaluation: told every evaluation within the run.
         callbacks: stable-baselines3's, to run beside the run's own.
+        keep_evaluation: whether the log keeps what the last session found out at its end.
     """
 
     def __init__(
@@ -263,6 +266,7 @@ class Session:
         saved: dict[str, Any],
         on_evaluation: OnEvaluation | None = None,
         callbacks: Sequence[BaseCallback] = (),
+        keep_evaluation: bool = False,
     ) -> None:
         self.folder, self.model, self.reporter = folder, model, reporter
         elapsed = saved.get("elapsed_seconds", 0.0)
@@ -272,7 +276,7 @@ class Session:
         self._about = folder.config.about
         self.log = RunLog(
             *(folder.path, lambda: self.callback.elapsed, saved.get("log")),
-            *(self._about.row_every, model.num_timesteps),
+            *(self._about.row_every, model.num_timesteps if keep_evaluation else -1),
         )
         if self.log.lost:
             reporter.message(f"Missing since the last session: {self.log.lost}.")
@@ -367,10 +371,12 @@ def introduction(folder: RunFolder, about: Description) -> str:
     """What a run is about to do."""
     config = folder.config
     until = "" if config.stop_at is None else f", until the return reaches {config.stop_at:g}"
-    rate = f"{about.control_rate:.4g} Hz, from {about.rate_source}"
+    rate = "not known"
+    if about.control_rate is not None:
+        rate = f"{about.control_rate:.4g} Hz, from {about.rate_source}"
     return (
         f"{title(config)}\nat most {config.steps:,} steps{until}, {config.envs} environments\n"
-        f"control rate {rate if about.control_rate else 'not known'}\n"
+        f"control rate {rate}\n"
         f"run folder {folder.path}"
     )
 
