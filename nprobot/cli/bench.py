@@ -160,7 +160,8 @@ def introduce(console: Console, suite: Suite, todo: Plan, out: Path) -> None:
     failed = f", {todo.failed} of them failed (--retry-failed)" if todo.failed else ""
     say(
         console,
-        f"{suite.name}: {len(todo.todo):,} runs to do, about {duration(cost)} of CPU; "
+        f"{suite.name}: {len(todo.todo):,} runs to do, about {duration(cost)} of CPU "
+        "(more by the clock where the machine has other work); "
         f"{todo.there:,} are there{failed}\nrows go to {out / ROWS}",
     )
 

@@ -224,24 +224,11 @@ def drawing(
     has_view = own is not None and (own.camera_id not in (None, -1) or own.default_cam_config)
     bare = mujoco.mjtTexture.mjTEXTURE_SKYBOX not in model.tex_type
     if own is None or (bare and chosen < 0 and not has_view):
-        view: Any = mujoco.MjvCamera()
-        config = framing(model, data) if chosen < 0 else {"type": _FIXED, "fixedcamid": chosen}
-        for name, value in config.items():
-            if name == "lookat":
-                view.lookat[:] = value
-            else:
-                setattr(view, name, value)
-        wide, high = size or ((own.width, own.height) if own else DEFAULT_SIZE)
-        _grow(model, wide, high)
-        renderer = mujoco.Renderer(model, high, wide)
-
-        def draw() -> Any:  # noqa: ANN401
-            renderer.update_scene(data, view)
-            if bare:
-                _backdrop(renderer.scene, 2 * float(view.distance))
-            return renderer.render()
-
-        return draw, renderer.close
+        return _looking_at(
+            *(model, data, size or ((own.width, own.height) if own else DEFAULT_SIZE)),
+            framing(model, data) if chosen < 0 else {"type": _FIXED, "fixedcamid": chosen},
+            wall=bare,
+        )
     if size is not None:
         own.width, own.height = size
     _grow(model, own.width, own.height)
@@ -317,23 +304,48 @@ def _can_leave(model: Any, root: int) -> bool:  # noqa: ANN401
     return False
 
 
-def _backdrop(scene: Any, distance: float) -> None:  # noqa: ANN401
-    """A light wall behind everything, where a model has no sky: dark robots are seen before it."""
-    import mujoco
+def _looking_at(
+    model: Any,  # noqa: ANN401
+    data: Any,  # noqa: ANN401
+    size: tuple[int, int],
+    config: Mapping[str, Any],
+    *,
+    wall: bool,
+) -> tuple[Callable[[], Any], Callable[[], None]]:
+    """What draws a model through a camera of ours, before a light wall where it has no sky.
 
-    if scene.ngeom == scene.maxgeom:
-        return
-    eye = scene.camera[0]
-    forward, up = np.asarray(eye.forward), np.asarray(eye.up)
-    axes = np.stack([np.cross(up, forward), up, forward], axis=1)
-    wall = scene.geoms[scene.ngeom]
-    place = np.asarray(eye.pos) + distance * forward
-    size = np.array([10 * distance, 10 * distance, 1e-3 * distance])
-    grey = np.array([0.42, 0.46, 0.52, 1.0], np.float32)
-    box = mujoco.mjtGeom.mjGEOM_BOX
-    mujoco.mjv_initGeom(wall, box, size, place, axes.astype(np.float64).ravel(), grey)
-    wall.emission = 0.6
-    scene.ngeom += 1
+    Before nothing but black a dark robot is not seen.
+    """
+    import mujoco
+    from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
+
+    _grow(model, *size)
+    viewer = OffScreenViewer(model, data, *size)
+    for name, value in config.items():
+        if name == "lookat":
+            viewer.cam.lookat[:] = value
+        else:
+            setattr(viewer.cam, name, value)
+
+    def draw() -> Any:  # noqa: ANN401
+        if wall and viewer.cam.type != _FIXED:
+            angles = np.deg2rad([viewer.cam.azimuth, viewer.cam.elevation])
+            (cos_a, cos_e), (sin_a, sin_e) = np.cos(angles), np.sin(angles)
+            forward = np.array([cos_e * cos_a, cos_e * sin_a, sin_e])
+            side = np.array([sin_a, -cos_a, 0.0])
+            axes = np.stack([side, np.cross(forward, side), forward], axis=1)
+            far = float(viewer.cam.distance)
+            viewer.add_marker(
+                type=mujoco.mjtGeom.mjGEOM_BOX,
+                size=np.array([10 * far, 10 * far, 1e-3 * far]),
+                pos=np.asarray(viewer.cam.lookat) + far * forward,
+                mat=axes.ravel(),
+                rgba=np.array([0.8, 0.86, 0.95, 1.0]),
+            )
+        viewer.make_context_current()
+        return viewer.render("rgb_array")
+
+    return draw, viewer.free
 
 
 def _light(model: Any) -> None:  # noqa: ANN401
