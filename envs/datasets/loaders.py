@@ -123,9 +123,9 @@ def load(
             given["other files"] = len(files) > 1
             _refuse(f"{first} holds ready splits", given, ("inputs", "targets"))
             made = _ready(first, arrays, inputs[0], targets[0], fractions, seed, drop_duplicates)
-            names = [_columns_of(n, getattr(made.train, part)) for n, part in
-                     ((inputs[0], "inputs"), (targets[0], "targets"))]  # fmt: skip
-            return _described(made, *names, {}, files, {})
+            names = _columns_of(inputs[0], made.train.inputs)
+            outputs = _columns_of(targets[0], made.train.targets)
+            return _described(made, names, outputs, {}, files, {})
         plan = plan.naming(inputs, targets, "trajectory" if "trajectory" in arrays else None)
     if not (inputs and targets):
         known = listed(list(_read(first)[0].arrays))

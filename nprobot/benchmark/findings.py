@@ -94,9 +94,9 @@ def by_task(results: Results, task: BenchmarkTask) -> list[str]:
     if (idle := results.untrained(task)) > CHEAP:
         said.append(f"Before it has learned anything, {base} is at {percent(idle)} already.")
     for peer in (name for name in gradient_free(results) if name in here):
-        behind = [name for name in (*ours, base or "") if mean[name] < mean[peer]]
-        surely = [name for name in behind if not in_doubt(results, task, peer, name)]
-        perhaps = [name for name in behind if name not in surely]
+        beaten = [name for name in (*ours, base or "") if mean[name] < mean[peer]]
+        surely = [name for name in beaten if not in_doubt(results, task, peer, name)]
+        perhaps = [name for name in beaten if name not in surely]
         if surely:
             said.append(f"{peer} ({number(mean[peer])}) beats {', '.join(surely)}.")
         if perhaps:

@@ -335,14 +335,14 @@ def _looking_at(
             side = np.array([sin_a, -cos_a, 0.0])
             axes = np.stack([side, np.cross(forward, side), forward], axis=1)
             far = float(viewer.cam.distance)
-            viewer.add_marker(
+            viewer.add_marker(  # type: ignore[no-untyped-call]
                 type=mujoco.mjtGeom.mjGEOM_BOX,
                 size=np.array([10 * far, 10 * far, 1e-3 * far]),
                 pos=np.asarray(viewer.cam.lookat) + far * forward,
                 mat=axes.ravel(),
                 rgba=np.array([0.8, 0.86, 0.95, 1.0]),
             )
-        viewer.make_context_current()
+        viewer.make_context_current()  # type: ignore[no-untyped-call]
         return viewer.render("rgb_array")
 
     return draw, viewer.free

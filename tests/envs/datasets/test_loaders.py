@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 from nprobot.envs import datasets
-from nprobot.envs.datasets.loaders import import_optional
+from nprobot.envs.datasets.columns import import_optional
 from nprobot.errors import ConfigError, DataError, DataWarning, MissingPackageError
 
 

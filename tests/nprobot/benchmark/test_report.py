@@ -175,7 +175,7 @@ def test_the_page_has_everything_in_it_and_fetches_nothing(tmp_path, rows, made_
     sources = re.findall(r'src="([^"]*)"', page)
     assert len(sources) >= 8
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-    for text in ("IQM", "multiply-adds", "nprobot bench made-up --env Hopper-v5", "BP wins",
+    for text in ("IQM", "multiply-adds", "nprobot bench made-up --env Hopper-v5", "BP is ahead",
                  "ValueError: made up", "some machine", "nowhere"):  # fmt: skip
         assert text in page
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in made.pictures)
@@ -184,7 +184,7 @@ def test_the_page_has_everything_in_it_and_fetches_nothing(tmp_path, rows, made_
     with (made.page.parent / "curves.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3 * (len(rows) - 1)
     tables = (tmp_path / "tables.md").read_text()
-    assert "| learner | IQM |" in tables and "BP wins" in tables
+    assert "| learner | IQM |" in tables and "BP is ahead" in tables
     assert "**12.00 ± 0.00**" in tables and "&" not in tables
 
 
