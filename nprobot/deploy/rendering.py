@@ -340,7 +340,7 @@ def _looking_at(
                 size=np.array([10 * far, 10 * far, 1e-3 * far]),
                 pos=np.asarray(viewer.cam.lookat) + far * forward,
                 mat=axes.ravel(),
-                rgba=np.array([0.8, 0.86, 0.95, 1.0]),
+                rgba=np.array([0.55, 0.6, 0.68, 1.0]),
             )
         viewer.make_context_current()  # type: ignore[no-untyped-call]
         return viewer.render("rgb_array")

@@ -15,7 +15,10 @@ import nprobot
 from nprobot.cli import main
 from nprobot.errors import ConfigError
 from nprobot.runs.files import ERRORS, free_name, quoted
+from nprobot.runs.interruption import exit_code, interruptible
 from nprobot.user_code import import_named
+
+from .deploy_helpers import box, zero_policy
 
 ROBOT = """
 import gymnasium, numpy as np, pathlib
@@ -52,6 +55,26 @@ for cls in (Robot, Pictures, Parts):
     gymnasium.register(f"Own{cls.__name__}-v0", cls, max_episode_steps=20)
 """
 
+SWING = """
+import gymnasium, numpy as np, pathlib
+from gymnasium.envs.mujoco import MujocoEnv
+
+XML = str(pathlib.Path(__file__).with_name("swing.xml"))
+
+class Swing(MujocoEnv):
+    metadata = {"render_modes": ["rgb_array", "human", "depth_array", "rgbd_tuple"],
+                "render_fps": 50}
+
+    def __init__(self, frame_skip=2, **rest):
+        space = gymnasium.spaces.Box(-9, 9, (2,), np.float64)
+        super().__init__(XML, frame_skip, space, **rest)
+
+    def reset_model(self):
+        return np.zeros(2)
+
+gymnasium.register("Swing-v0", Swing, max_episode_steps=5)
+"""
+
 SMALL = [
     *("--steps", "128", "--envs", "2", "--n-steps", "32", "--batch-size", "32", "--hidden", "8")
 ]
@@ -77,7 +100,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", os.getcwd())])
     yield folder
-    for name in ("own_robot", "broken_robot", "slip"):
+    for name in ("own_robot", "broken_robot", "slip", "swing_robot"):
         sys.modules.pop(name, None)
 
 
@@ -181,6 +204,24 @@ def test_a_robot_in_the_folder_is_found_and_its_rate_said(here, capsys):
     assert "nprobot deploy 'run 1/policy'" in capsys.readouterr().out
     assert main(["export", "run 1"]) == 2
     assert "'run 1/policy-2'" in capsys.readouterr().err
+
+
+def test_a_rate_beside_a_fixed_frame_rate_is_one_line(here, capsys):
+    (here / "swing.xml").write_text(
+        "<mujoco><option timestep='0.01'/><worldbody><body><joint name='j' "
+        "axis='0 1 0'/><geom size='.1'/></body></worldbody><actuator><motor joint='j' "
+        "ctrllimited='true' ctrlrange='-1 1'/></actuator></mujoco>"
+    )
+    (here / "swing_robot.py").write_text(SWING)
+    from nprobot.policies.files import policy_file
+
+    policy_file.save(zero_policy("swing_robot:Swing-v0", 2, box(1), 50.0), here / "p")
+    words = ["deploy", "p", "--rate", "25", "--any-rate"]
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(
+        "not at 25 Hz: its metadata fix render_fps, so it runs at that rate alone"
+    )
 
 
 def test_a_failure_of_the_users_code_is_one_line_and_its_traceback_is_in_the_run(here, capsys):
@@ -295,3 +336,14 @@ def test_a_resumed_run_keeps_its_evaluations_and_its_card_its_history(here, caps
     assert "Trained in 3 sessions" in card
     for number, command in enumerate(("--seed 5", "--resume FOLDER --steps 256", "--steps 384")):
         assert re.search(rf"{command}.*# step {128 * number} to {128 * (number + 1)}\n", card)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_exit_codes_are_those_of_shells(number, code):
+    class Work:
+        stop_requested = False
+
+    work = Work()
+    with interruptible(work, lambda text: None, "step"):
+        signal.raise_signal(number)
+    assert work.stop_requested and exit_code() == code
