@@ -57,8 +57,18 @@ def check_time(fields: Fields, name: str, labels: Array, *, strict: bool) -> flo
     Raises:
         DataError: it holds no times, or they do not grow.
     """
+
+    def doubt(text: str) -> None:
+        if strict:
+            raise DataError(text)
+        warn(text)
+
     values = fields.values(name)
     unit = fields.units.get(name, "ms" if name.lower().endswith("_ms") else "")
+    if values.ndim != 1 or len(values) != len(labels):
+        if strict:
+            raise DataError(f"Column {name!r} of {fields.source} has the shape {values.shape}.")
+        return None
     if values.dtype.kind == "O":
         pandas = import_optional("pandas", "Reading times")
         try:
@@ -67,25 +77,19 @@ def check_time(fields: Fields, name: str, labels: Array, *, strict: bool) -> flo
             raise DataError(f"Column {name!r} of {fields.source} holds no times: {error}") from None
         unit = "ns"
     if unit.lower() not in _SECONDS:
-        raise DataError(
-            f"Column {name!r} of {fields.source} is in {unit!r}; times are in "
-            f"{', '.join(filter(None, _SECONDS))}."
-        )
-    if values.ndim != 1 or len(values) != len(labels):
-        raise DataError(f"Column {name!r} of {fields.source} has the shape {values.shape}.")
+        known = ", ".join(filter(None, _SECONDS))
+        doubt(f"Column {name!r} of {fields.source} is in {unit!r}; times are in {known}.")
+        return None
     steps = np.diff(values.astype(np.float64))[labels[1:] == labels[:-1]] * _SECONDS[unit.lower()]
     steps = steps[np.isfinite(steps)]
     if not len(steps):
         return None
     if (steps <= 0).any():
-        text = (
+        doubt(
             f"Column {name!r} of {fields.source} does not grow at {(steps <= 0).sum():,} of "
             f"{len(steps):,} steps: rows are out of order, or recordings follow each other. Sort "
             "them, or name the column that tells recordings apart."
         )
-        if strict:
-            raise DataError(text)
-        warn(text)
         return None
     period = float(np.median(steps))
     if uneven := int((np.abs(steps - period) > _UNEVEN * period).sum()):

@@ -143,7 +143,8 @@ def load(
         held = plan.rows(tests)
         if (held.input_names, held.target_names) != (rows.input_names, rows.target_names):
             raise DataError(f"{tests[0]} has other columns than {first}.")
-        official = warn_duplicates(rows.split(), held.split(), drop=drop_duplicates)
+        others = held.split(first=int(rows.labels.max()) + 1)
+        official = warn_duplicates(rows.split(), others, drop=drop_duplicates)
         words = f"{splits.how}; test rows from files of their own"
         splits = Splits(splits.train.joined(splits.test), splits.validation, official, words)
         told = told | {"read": list(dict.fromkeys([*told["read"], *held.told["read"]]))}
@@ -277,8 +278,9 @@ class _Rows:
     units: dict[str, str]
     told: dict[str, Any]
 
-    def split(self) -> Split:
-        return Split(as_rows("inputs", self.inputs), as_targets(self.targets), self.labels)
+    def split(self, first: int = 0) -> Split:
+        inputs, targets = as_rows("inputs", self.inputs), as_targets(self.targets)
+        return Split(inputs, targets, self.labels + first)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def learn(
     """
     if out.exists():
         raise ExistsError(
-            f"{out} is there already; choose another --out, such as {quoted(free_name(out))}"
+            f"{out} is there already; choose another folder, such as {quoted(free_name(out))}"
         )
     silence_mujoco()
     make().close()

@@ -94,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
 
     catalogue.rule_named(options.fit.rule)
     check_device(options.output.device)
-    silence_mujoco()
+    if not options.source.data:
+        silence_mujoco()
     data = load(options.source)
 
     # Everything above answers at once; torch takes seconds to load.
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str]) -> int:
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
     require_device(options.output.device)
+    silence_mujoco()
     console = Console()
     device = torch.device(options.output.device)
     command = shlex.join(("nprobot", "fit", *arguments))

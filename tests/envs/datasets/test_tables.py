@@ -138,6 +138,7 @@ def test_several_files_are_a_trajectory_each(recordings):
         [recordings / f"run{n}.csv" for n in (1, 2, 3)], **GROUPS, test=recordings / "run10.csv"
     )
     assert len(data.test) == 200 and len(data.train) + len(data.validation) == 600
+    assert set(data.test.trajectory.tolist()) == {3}
 
 
 def test_an_acceleration_is_made_where_it_is_missing_and_said(recordings):
