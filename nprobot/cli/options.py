@@ -223,7 +223,7 @@ def as_flags(message: str) -> str:
 
     message = _PYTHON.sub(with_value, message)
     names = "|".join(sorted((n for n in _NAMES if "_" in n), key=len, reverse=True))
-    return re.sub(rf"(?<![\w/.-])({names})(?![\w/=(.])", lambda found: _flag(found[1]), message)
+    return re.sub(rf"(?<![\w/.'-])({names})(?![\w/=(.])", lambda found: _flag(found[1]), message)
 
 
 def understand_old_flags(
