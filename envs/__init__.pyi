@@ -4,6 +4,8 @@ from . import actuators as actuators
 from . import datasets as datasets
 from .actuators import NoisyActuators as NoisyActuators
 from .actuators import NoisyActuatorsVector as NoisyActuatorsVector
+from .timestep import TimeStep as TimeStep
+from .timestep import time_step as time_step
 
 ARM_TRACK: str
 ENVIRONMENTS: dict[str, tuple[str, int | None]]

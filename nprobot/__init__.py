@@ -4,6 +4,11 @@ Importing it registers the environments and loads nothing heavy; everything else
 imported on first use.
 """
 
+from .ctrl_c import is_the_program, leave_while_importing
+
+if is_the_program():
+    leave_while_importing()
+
 import lazy_loader as lazy
 
 from . import envs as envs

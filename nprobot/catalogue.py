@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .errors import ConfigError, RuleError, near_matches
+from .user_code import import_named
 
 Noise = Literal["rademacher", "gaussian", "orthogonal"]
 NOISES: Mapping[Noise, str] = {
@@ -186,7 +187,7 @@ def rule_named(name: str, *, feedback: object = False) -> Rule:
     known = rules()
     module, _, plain = str(name).rpartition(":")
     if module:
-        importlib.import_module(module)
+        import_named(module)
         known = rules()
     if feedback and not plain.endswith(FEEDBACK):
         if f"{plain}{FEEDBACK}" not in known and plain in known:
@@ -222,9 +223,9 @@ def import_trusted(name: str, source: str, trust: bool = False) -> None:
             f"whatever its author wants. If you trust it, say --trust (in Python: import {module})."
         )
     try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"{source} asks for {name!r}, which needs {module!r}: {error}") from error
+        import_named(module)
+    except ConfigError as error:
+        raise ConfigError(f"{source} asks for {name!r}: {error}") from error
 
 
 def trust_flag(name: str) -> str:

@@ -42,6 +42,8 @@ class UnknownNameError(ConfigError):
             message += f"; did you mean {' or '.join(self.near)}?"
         elif not hint:
             message += f"; known: {', '.join(names)}"
+        elif not self.near:
+            message += "."
         super().__init__(f"{message} {hint}".rstrip())
 
 

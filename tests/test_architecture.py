@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {f"nprobot.{name}" for name in ("catalogue", "errors", "hidden", "options")}
+FOUNDATION = {
+    f"nprobot.{name}" for name in ("catalogue", "errors", "hidden", "options", "user_code")
+}
 """What everything may import, and what imports nothing of ours."""
 PACKAGES = {"nprobot": ROOT / "nprobot", "envs": ROOT / "envs", "policies": ROOT / "policies"}
 

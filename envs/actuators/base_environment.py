@@ -14,17 +14,17 @@ argument.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ActuatorError, ActuatorWarning, ConfigError
+from ..timestep import positive, time_step
 
 #: Which action the environment's `step` sees, and with it reward, information and observation.
 ControlCost = Literal["realised", "commanded"]
@@ -46,19 +46,12 @@ def control_period(dt: float | None, attribute: Callable[[str], Any]) -> float |
         ConfigError: the user said something impossible.
     """
     if dt is not None:
-        if not _is_positive(dt):
+        given = positive(dt)
+        if given is None:
             raise ConfigError(f"dt={dt!r} must be a positive number of seconds.")
-        return float(dt)
-    known = attribute("dt")
-    if _is_positive(known):
-        return float(known)
-    rate = (attribute("metadata") or {}).get("render_fps")
-    return 1.0 / rate if _is_positive(rate) else None
-
-
-def _is_positive(value: object) -> TypeGuard[float]:
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    return number and bool(0 < value < math.inf)  # type: ignore[operator]
+        return given
+    found = time_step(None, attribute)
+    return None if found is None else found.seconds
 
 
 def without_actions(info: dict[str, Any], declared: Collection[str]) -> dict[str, Any]:

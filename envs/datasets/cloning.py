@@ -13,8 +13,9 @@ from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, DataError, MissingPackageError
+from .columns import import_optional
 from .dataset import Dataset
-from .loaders import PathLike, import_optional
+from .loaders import PathLike
 from .splitting import Fractions, split_rows
 
 Array = NDArray[Any]

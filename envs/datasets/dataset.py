@@ -155,17 +155,29 @@ class Dataset:
         return 1 + max(int(split.targets.max()) for split in self.splits.values())
 
     def _warn_constant(self) -> None:
-        still = np.concatenate([is_constant(self.train.inputs), is_constant(self.train.targets)])
-        names = self.input_names + self.target_names
-        constant = [name for name, constant in zip(names, still, strict=True) if constant]
-        if constant:
-            shown = ", ".join(constant[:8]) + (", …" if len(constant) > 8 else "")
-            warnings.warn(
-                f"{len(constant)} column(s) never change in the training rows: {shown}. They are "
-                "kept, scaled by 1 where data is standardised; a constant target has no nMSE.",
-                DataWarning,
-                stacklevel=4,
-            )
+        for kind, values, names, told in (
+            (
+                "input",
+                self.train.inputs,
+                self.input_names,
+                "scaled by 1 where data is standardised",
+            ),
+            ("target", self.train.targets, self.target_names, "and have nothing to learn, no nMSE"),
+        ):
+            still = is_constant(values)
+            constant = [
+                f"{name} (always {value:.4g})"
+                for name, is_still, value in zip(names, still, values[0], strict=True)
+                if is_still
+            ]
+            if constant:
+                shown = ", ".join(constant[:8]) + (", …" if len(constant) > 8 else "")
+                warnings.warn(
+                    f"{len(constant)} {kind} column(s) never change in the training rows: {shown}. "
+                    f"They are kept, {told}; leave them away if that is a mistake.",
+                    DataWarning,
+                    stacklevel=4,
+                )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one `.npz` without pickled objects: whole under another name, then renamed."""
@@ -194,7 +206,7 @@ class Dataset:
                 if "format" not in file or str(file["format"]) != FORMAT:
                     raise DataError(
                         f"{path} is not a data set written by nprobot (format {FORMAT}); read your "
-                        "own arrays with nprobot.envs.datasets.load_npz."
+                        "own arrays with nprobot.envs.datasets.load."
                     )
                 header = json.loads(file["header"].tobytes())
                 splits: dict[str, Any] = {
@@ -223,6 +235,10 @@ class Dataset:
             f"  {name:<10} {len(split):>8,} rows, {len(np.unique(split.trajectory)):,} trajectories"
             for name, split in self.splits.items()
         ]
+        if read := self.meta.get("read"):
+            lines.append(f"  read as {', '.join(read)}")
+        if isinstance(rate := self.meta.get("rate"), float | int):
+            lines.append(f"  {rate:.4g} rows a second")
         return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ from ...options import Count, Options, Positive, Seed, Share
 from ..dynamics import InverseDynamics, check_shift, shift
 from ..trajectories import Trajectory, point_to_point, rhythmic, synergies
 from .dataset import Dataset, Split
-from .robot_models import RobotLike, RobotModel, find_robot
+from .robot_models import RobotLike, RobotModel, active_constraints, find_robot
 
 Array = NDArray[np.float64]
 Columns = list[tuple[str, str]]
@@ -257,6 +257,15 @@ def _finite(name: str, value: float) -> float:
 def _start(robot: RobotLike, recording: Recording | None) -> tuple[RobotModel, Recording]:
     recording = recording or Recording()
     found = find_robot(robot, joints=recording.joints, end_effector=recording.end_effector)
+    if constraints := active_constraints(found.model):
+        warnings.warn(
+            f"{found.name} has {len(constraints)} equality constraint(s), "
+            f"{', '.join(constraints)}. Recordings move its joints as if there were none: torques "
+            "lack the forces of the constraints, and poses do not keep to them. What is learned is "
+            "the open chain, not the robot.",
+            DataWarning,
+            stacklevel=3,
+        )
     return found, recording
 
 
@@ -393,7 +402,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         name: Task(name, f"{words} ({whose})", generate, robot)
         for prefix, robot, whose in (
             ("arm-", "arm7", "seven-joint arm"),
-            ("", None, "robot=: an MJCF file or a MuJoCo environment"),
+            ("", None, "any robot: an MJCF file or a MuJoCo environment"),
         )
         for name, (generate, words) in (
             (f"{prefix}{kind}", entry) for kind, entry in _KINDS.items()
@@ -424,7 +433,7 @@ def make(name: str, **settings: Any) -> Dataset:
     robot = settings.pop("robot", task.robot)
     if robot is None:
         raise ConfigError(
-            f"Task {name!r} needs robot=: the path of an MJCF file or the id of a gymnasium "
+            f"Task {name!r} needs a robot: the path of an MJCF file or the id of a gymnasium "
             "environment that runs MuJoCo."
         )
     recording = Recording(**{key: settings.pop(key) for key in [*settings] if key in _RECORDING})

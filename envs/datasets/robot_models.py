@@ -104,8 +104,8 @@ def find_robot(
     if not len(chosen):
         raise RobotError(
             f"{name} has no hinge or slide joint that an actuator drives, so nothing can be "
-            "recorded. Free and ball joints are held still; name joints with joints=[…] if the "
-            "model has others."
+            "recorded. Free and ball joints are held still; name the joints if the model has "
+            "others."
         )
     body, offset, rotation = _end_effector(name, model, chosen, end_effector)
     kinds = [int(model.jnt_type[j]) for j in chosen]
@@ -159,14 +159,24 @@ def _model_of_environment(name: str) -> tuple[str, mujoco.MjModel]:
         model = getattr(env.unwrapped, "model", None)
         if not isinstance(model, mujoco.MjModel):
             raise RobotError(
-                f"{name} does not run MuJoCo (its `unwrapped.model` is no mujoco.MjModel); take "
-                "one that does, or give an MJCF file."
+                f"{name} does not run MuJoCo, so there is no model to record from; take an "
+                "environment that does, or give an MJCF file."
             )
         # Our environments change nothing of the arm: its own ranges and speeds hold.
         ours = isinstance(env.unwrapped, arm.ArmEnv)
         return (ARM if ours else name), copy.copy(model)
     finally:
         env.close()
+
+
+def active_constraints(model: mujoco.MjModel) -> list[str]:
+    """Equality constraints that hold from the start, such as ``connect 'loop'``."""
+    kinds = {int(kind): name for name, kind in mujoco.mjtEq.__members__.items()}
+    return [
+        f"{kinds[int(model.eq_type[i])].removeprefix('mjEQ_').lower()} {model.equality(i).name!r}"
+        for i in range(model.neq)
+        if model.eq_active0[i]
+    ]
 
 
 def _compile(path: Path) -> mujoco.MjModel:

@@ -18,6 +18,10 @@ Fractions = tuple[float, float, float]
 _BLOCKS = 20
 #: Rows follow each other in time below this ratio of successive to overall variation (1: shuffled).
 _IN_ORDER = 0.5
+#: Factor by which a part may be smaller than asked for before that is said.
+_UNEVEN = 3.0
+#: Below this, every row may be a trajectory.
+_FEW_ROWS = 20
 
 
 class Splits(NamedTuple):
@@ -103,7 +107,7 @@ def split_rows(
         how = "blocks"
         warnings.warn(
             "There are no trajectory labels, so the rows were split in contiguous blocks. Name the "
-            "column of trajectories, or say how='blocks' to silence this.",
+            "column of trajectories, or ask for a split in blocks to silence this.",
             DataWarning,
             stacklevel=3,
         )
@@ -111,7 +115,7 @@ def split_rows(
         how = "rows" if trajectory is None else "trajectory"
     if how == "trajectory":
         if trajectory is None:
-            raise ConfigError("how='trajectory' needs labels of trajectories; none were given.")
+            raise ConfigError("A split by trajectory needs labels of trajectories.")
         labels = np.asarray(trajectory)
         if labels.shape != (len(x),):
             raise DataError(
@@ -122,8 +126,9 @@ def split_rows(
             raise DataError(
                 f"A split by trajectory needs at least three trajectories; the data has "
                 f"{len(names)} ({', '.join(map(str, names))}). Record more, or leave the labels "
-                "out and split in contiguous blocks with how='blocks'."
+                "out and split in contiguous blocks."
             )
+        _check_trajectories(labels, len(names))
         part = _draw(np.bincount(groups), fractions, seed)[groups]
         words = f"by trajectory ({len(names)} trajectories)"
     elif how == "blocks":
@@ -138,7 +143,49 @@ def split_rows(
     train, validation, test = (
         Split(x[rows], y[rows], groups[rows]) for rows in (part == 0, part == 1, part == 2)
     )
+    _warn_uneven([len(train), len(validation), len(test)], fractions)
     return Splits(train, validation, test, words)
+
+
+def _check_trajectories(labels: NDArray[Any], count: int) -> None:
+    """Labels that are none: another one in almost every row.
+
+    Raises:
+        DataError: it is so.
+    """
+    if len(labels) >= _FEW_ROWS and count > len(labels) / 2:
+        raise DataError(
+            f"There are {count:,} trajectory labels for {len(labels):,} rows: a time or a counter "
+            "rather than the number of a recording. Name another column; for independent rows ask "
+            "for a split by rows."
+        )
+    pieces = 1 + int((labels[1:] != labels[:-1]).sum())
+    if pieces > 4 * count:
+        warnings.warn(
+            f"The rows of {count:,} trajectories lie in {pieces:,} pieces; is that column the "
+            "number of a recording?",
+            DataWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_uneven(sizes: Sequence[int], fractions: Fractions) -> None:
+    """Say so where whole trajectories make parts of absurd sizes."""
+    shares = [size / sum(sizes) for size in sizes]
+    odd = (share < want / _UNEVEN for share, want in zip(shares, fractions, strict=True))
+    if any(odd):
+        told = ", ".join(
+            f"{name} {size:,} rows ({share:.1%} instead of {want:.0%})"
+            for name, size, share, want in zip(
+                ("training", "validation", "test"), sizes, shares, fractions, strict=True
+            )
+        )
+        warnings.warn(
+            f"The split is uneven, because trajectories differ in length: {told}. Errors on a few "
+            "rows say little; try another seed of the split, or a split in blocks.",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def _need(rows: int, least: int) -> None:
@@ -225,7 +272,7 @@ def warn_duplicates(train: Split, test: Split, *, drop: bool) -> Split:
     if not drop:
         warnings.warn(
             f"{found}: a test error would flatter the network. Leave the test file out and split "
-            "the training file by trajectory or in blocks, or pass drop_duplicates=True.",
+            "the training file by trajectory or in blocks, or have duplicates dropped.",
             DataWarning,
             stacklevel=4,
         )

@@ -59,7 +59,7 @@ class AdaptationConfig(Options):
         if self.calibration >= self.steps:
             raise ConfigError(
                 f"calibration takes the first {self.calibration} of {self.steps} steps; some "
-                "must be left for learning"
+                f"must be left for learning: give a calibration of {self.steps // 5}, say"
             )
         if self.steps < self.robots:
             raise ConfigError(

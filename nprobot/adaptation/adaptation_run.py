@@ -22,12 +22,12 @@ from matplotlib.ticker import EngFormatter
 from stable_baselines3.common.callbacks import BaseCallback
 from typing_extensions import override
 
-from nprobot.envs import NoisyActuators
+from nprobot.envs import NoisyActuators, time_step
 from nprobot.errors import ConfigError, ExistsError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.policy import Policy
-from nprobot.runs.atomic_files import new_folder
+from nprobot.runs.atomic_files import free_name, new_folder, quoted
 from nprobot.runs.curve import new_figure, png
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.reporting import Progress, Reporter, Silent
@@ -192,14 +192,12 @@ class _Watch(BaseCallback):
 
 def control_period(robot: Env) -> float:
     """Seconds that an action lasts, as `NoisyActuators` counts them."""
-    inner = robot.unwrapped
-    step = getattr(inner, "dt", None)
+    step = time_step(robot.unwrapped)
     if step is None:
-        rate = inner.metadata.get("render_fps")
-        step = 1 / rate if rate else None
-    if not step:
-        raise ConfigError(f"{inner} does not say how long a step is (dt), so no fault can be timed")
-    return float(step)
+        raise ConfigError(
+            f"{robot.unwrapped} does not say how long a step is (dt), so no fault can be timed"
+        )
+    return step.seconds
 
 
 def evaluate_on(
@@ -260,7 +258,9 @@ def recovery(
 def refuse_existing(path: Path) -> None:
     """Raise `ExistsError` if there is something at `path`."""
     if path.exists():
-        raise ExistsError(f"{path} is there already; choose another --out, or remove it")
+        raise ExistsError(
+            f"{path} is there already; choose another --out, such as {quoted(free_name(path))}"
+        )
 
 
 def save_adapted(

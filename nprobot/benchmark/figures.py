@@ -73,8 +73,22 @@ def score_figure(results: Results, group: str) -> bytes:
         axes.text(anchor, 1.01, label, transform=where, ha="center", fontsize=8, color="0.35")
     left, right = axes.get_xlim()
     axes.set_xlim(max(left, -LARGEST_SCORE), min(right, LARGEST_SCORE))
+    for place, (name, own) in enumerate(reversed(intervals.items())):
+        _name_what_is_cut(axes, place, own, str(looks(results)[name]["color"]))
     axes.set_xlabel("interquartile mean of the normalised score, 95 % interval")
     return _png(figure)
+
+
+def _name_what_is_cut(axes: Axes, place: int, own: Interval, colour: str) -> None:
+    """An arrow and the figures at the edge, for an interval that goes beyond the axis."""
+    left, right = axes.get_xlim()
+    for edge, beyond, side in ((left, own.low < left, "left"), (right, own.high > right, "right")):
+        if beyond:
+            text = f"◂ {own}" if side == "left" else f"{own} ▸"
+            axes.annotate(
+                text, (edge, place), xytext=(4 if side == "left" else -4, 7), ha=side,
+                textcoords="offset points", fontsize=7.5, color=colour, annotation_clip=False,
+            )  # fmt: skip
 
 
 def profile_figure(results: Results, group: str) -> bytes:
@@ -94,7 +108,10 @@ def profile_figure(results: Results, group: str) -> bytes:
         low, high = profile_interval(scores, tau)
         axes.fill_between(tau, low, high, color=str(look["color"]), alpha=0.08, linewidth=0)
     axes.axvline(1.0, color="0.35", linewidth=1, linestyle=":")
-    axes.set_xlabel("normalised score τ (0 random, 1 backprop)")
+    best = {n: max(float(results.scores(t, n).max()) for t in tasks) for n in names}
+    beyond = [f"{name} {score:.2f}" for name, score in best.items() if score > tau[-1]]
+    cut = f"\nbeyond the edge, up to: {', '.join(beyond)}" if beyond else ""
+    axes.set_xlabel(f"normalised score τ (0 random, 1 backprop){cut}")
     axes.set_ylabel("share of runs with a score above τ")
     axes.set_ylim(-0.02, 1.02)
     _legend(axes)
@@ -166,7 +183,8 @@ def curves_figure(results: Results, tasks: Sequence[BenchmarkTask], axis: str) -
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.tick_params(labelsize=8)
         _plain(axes, "both")
-    figure.supxlabel(AXES[axis], fontsize=10)
+    cut = "" if axis == "env_steps" else f" (to 2.2 times what {results.baseline} spends, dotted)"
+    figure.supxlabel(f"{AXES[axis]}{cut}", fontsize=10)
     figure.supylabel("return", fontsize=10)
     figure.legend(list(handles.values()), list(handles), loc="outside upper center", frameon=False,
                   ncols=min(4, max(len(handles), 1)), fontsize=8.5)  # fmt: skip

@@ -20,6 +20,8 @@ from .rows import DIVERGED, DONE, FORMAT, Row
 
 FEW_SEEDS = 5
 """Below this, intervals of a single task say little."""
+FEWEST_TO_CLAIM = 4
+"""Seeds of each learner below which none is said to beat another."""
 CHEAP = 0.2
 """From here on it has to be said that part of a score needs no learning."""
 CLOSE = 0.05
@@ -81,7 +83,8 @@ def by_task(results: Results, task: BenchmarkTask) -> list[str]:
     if ours:
         top = max(ours, key=lambda name: mean[name])
         score = float(results.scores(task, top).mean())
-        said.append(verdict(top, base or "", score, mean[top], mean[base or ""]))
+        doubt = in_doubt(results, task, top, base or "")
+        said.append(verdict(top, base or "", score, mean[top], mean[base or ""], doubt))
         lost = [name for name in ours if results.scores(task, name).mean() < 1 - CLOSE]
         if lost and len(lost) < len(ours):
             behind = ", ".join(
@@ -91,22 +94,47 @@ def by_task(results: Results, task: BenchmarkTask) -> list[str]:
     if (idle := results.untrained(task)) > CHEAP:
         said.append(f"Before it has learned anything, {base} is at {percent(idle)} already.")
     for peer in (name for name in gradient_free(results) if name in here):
-        losers = [name for name in ours if mean[name] < mean[peer]]
-        if losers:
-            said.append(f"{peer} ({number(mean[peer])}) beats {', '.join(losers)}.")
-        if mean[peer] > mean[base or ""]:
-            said.append(f"{peer} beats {base}, too.")
+        beaten = [name for name in (*ours, base or "") if mean[name] < mean[peer]]
+        surely = [name for name in beaten if not in_doubt(results, task, peer, name)]
+        perhaps = [name for name in beaten if name not in surely]
+        if surely:
+            said.append(f"{peer} ({number(mean[peer])}) beats {', '.join(surely)}.")
+        if perhaps:
+            doubt = in_doubt(results, task, peer, perhaps[0])
+            said.append(f"{peer} ({number(mean[peer])}) is ahead of {', '.join(perhaps)}{doubt}.")
     return said
 
 
-def verdict(ours: str, base: str, score: float, value: float, reference: float) -> str:
-    """Who wins between a perturbation rule and backprop."""
+def in_doubt(results: Results, task: BenchmarkTask, one: str, other: str) -> str:
+    """Why the order of two learners on a task may be chance, in words; empty if it is not.
+
+    It is not where the bootstrapped probability that a run of one beats one of the other stays on
+    its side of a half. With fewer than four seeds each, no order at all is rarer by chance than
+    one in twenty (2 · 3! · 3! / 6! = 1/10).
+    """
+    ours, theirs = results.scores(task, one), results.scores(task, other)
+    least = min(len(ours), len(theirs))
+    if least < FEWEST_TO_CLAIM:
+        return f", on {least} seed{'s' * (least != 1)}, which is too few to tell from chance"
+    interval = aggregates.improvement([ours], [theirs])
+    return "" if interval.low > 0.5 or interval.high < 0.5 else ", and not beyond chance"
+
+
+def verdict(
+    ours: str, base: str, score: float, value: float, reference: float, doubt: str = ""
+) -> str:
+    """Who wins between a perturbation rule and backprop; `doubt` says why it may be chance."""
     figures = f"{number(value)} against {number(reference)}"
     if score >= 1 + CLOSE:
-        return f"{ours} beats {base}: {figures} ({percent(score)} of its distance to random)."
+        distance = f"{figures} ({percent(score)} of its distance to random)"
+        wins = f"is ahead of {base}{doubt}" if doubt else f"beats {base}"
+        return f"{ours} {wins}: {distance}."
     if score >= 1 - CLOSE:
         return f"{ours} is level with {base}: {figures}."
-    return f"{base} wins: the best perturbation rule, {ours}, reaches {percent(score)}: {figures}."
+    wins = f"is ahead{doubt}" if doubt else "wins"
+    return (
+        f"{base} {wins}: the best perturbation rule, {ours}, reaches {percent(score)}: {figures}."
+    )
 
 
 def caveats(results: Results) -> list[str]:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from nprobot.errors import ExistsError
+from nprobot.runs.atomic_files import free_name, quoted, refuse_file
+
 from . import figures
 from . import findings as found
 from .findings import Table
@@ -17,6 +20,9 @@ from .methods import IDEAL
 from .results import AXES, Results
 from .rows import Row, read
 
+PAGE_FILE = "index.html"
+TITLE = "Benchmark"
+"""What the title of every report begins with."""
 PAGE, MARKDOWN = "page.html.jinja", "page.md.jinja"
 
 
@@ -40,6 +46,7 @@ def report(
     out: Path | None = None,
     *,
     markdown: Path | None = None,
+    force: bool = False,
 ) -> WrittenReport:
     """Make the report of a benchmark; it may still be running.
 
@@ -47,13 +54,23 @@ def report(
         folder: of the benchmark, or a file of rows.
         out: where to put page, figures and tables; by default the folder ``report`` in it.
         markdown: also write the findings and tables as a Markdown file.
+        force: write that over a file that is there.
 
     Raises:
+        ExistsError: something else than an earlier report is there.
         DamagedFileError: there are no results, or they cannot be read.
     """
     results = Results.of(read(folder))
     beside = folder / "report" if folder.is_dir() else folder.with_name(f"{folder.stem}-report")
     out = out or beside
+    if out.exists() and not (
+        out.is_dir() and (not any(out.iterdir()) or _is_ours(out / PAGE_FILE))
+    ):
+        raise ExistsError(
+            f"{out} is there already and is no report of ours; {quoted(free_name(out))} is free"
+        )
+    if markdown is not None:
+        refuse_file(markdown, force)
     out.mkdir(parents=True, exist_ok=True)
     pictures = draw(results)
     paths = []
@@ -61,7 +78,7 @@ def report(
         path = out / f"{name}.png"
         path.write_bytes(picture)
         paths.append(path)
-    page = out / "index.html"
+    page = out / PAGE_FILE
     said = sections(results, pictures)
     page.write_text(render(PAGE, results, said), encoding="utf-8")
     write_csv(results, out)
@@ -71,10 +88,18 @@ def report(
     return WrittenReport(page, tuple(paths), results)
 
 
+def _is_ours(file: Path) -> bool:
+    """Whether a file is a page that a report made, by its title."""
+    try:
+        return TITLE in file.read_text(encoding="utf-8")[:4000]
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def title_of(rows: Sequence[Row]) -> str:
     """Title of the page."""
     names = list(dict.fromkeys(Path(row.get("suite", "")).stem for row in rows))
-    return f"Benchmark {', '.join(filter(None, names)) or 'results'}"
+    return f"{TITLE} {', '.join(filter(None, names)) or 'results'}"
 
 
 def subtitle_of(rows: Sequence[Row]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nprobot.errors import ConfigError, DamagedFileError
-from nprobot.runs.atomic_files import lock_run, reporting_storage
+from nprobot.runs.atomic_files import lock_run, quoted, reporting_storage
 from nprobot.runs.versions import git_commit, versions
 
 from .methods import RunSpec
@@ -141,7 +141,8 @@ def read(path: Path) -> list[Row]:
     file = path / ROWS if path.is_dir() else path
     if not file.is_file():
         raise DamagedFileError(
-            f"{path} holds no results ({ROWS}); `nprobot bench SUITE --out {path}` makes some"
+            f"{path} holds no results ({ROWS}); `nprobot bench SUITE --out {quoted(path)}` makes "
+            "some"
         )
     return list(latest(parse_rows(file)[0]).values())
 

@@ -51,6 +51,8 @@ ENV_MICROSECONDS = {
 }
 """Rough CPU time of an environment step."""
 OTHER_ENV = 150.0
+START = 1.0
+"""CPU seconds of a run before it learns: process, environments, the first use of libraries."""
 LONG_EPISODE = 1000
 """Steps that evaluation episodes are taken to last, for estimates."""
 
@@ -154,11 +156,11 @@ def estimate(run: RunSpec) -> float:
     method = METHODS[run.algo]
     noisy = method.noisy_microseconds * ((run.samples or 1) - 1)
     if run.env.startswith(FIT):
-        return run.steps * (method.microseconds + noisy) / 1e6
+        return START + run.steps * (method.microseconds + noisy) / 1e6
     env = next((v for k, v in ENV_MICROSECONDS.items() if run.env.startswith(k)), OTHER_ENV)
     measured = (run.points * run.point_episodes + run.episodes) * LONG_EPISODE / 2
     training = 0 if run.algo == "random" else run.steps
-    return (training * (env + method.microseconds + noisy) + measured * env) / 1e6
+    return START + (training * (env + method.microseconds + noisy) + measured * env) / 1e6
 
 
 def _about(spec: RunSpec, suite: Suite) -> Row:

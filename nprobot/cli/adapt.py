@@ -16,13 +16,15 @@ from nprobot.adaptation.faults import KINDS, ActuatorFault, usual_faults
 from nprobot.catalogue import trust_flag
 from nprobot.deploy.controller import load_policy
 from nprobot.deploy.simulation import make_robot
-from nprobot.errors import ConfigError
+from nprobot.errors import ConfigError, ExistsError
+from nprobot.runs.atomic_files import free_name, quoted
 from nprobot.runs.folder import default_path
+from nprobot.runs.interruption import exit_code
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy, trust
 
 from .arguments import OLD_FLAGS, parse
-from .terminal import DONE, INTERRUPTED, Display, facts, say
+from .terminal import DONE, Display, facts, say
 
 if TYPE_CHECKING:
     from nprobot.adaptation import Adapted
@@ -93,9 +95,9 @@ def main(arguments: Sequence[str]) -> int:
     show(console, result)
     say(console, f"Policy: {out}")
     if result.interrupted:
-        return INTERRUPTED
+        return exit_code()
     flag = trust_flag(policy.task.id) if policy.task else ""
-    say(console, f"Next: nprobot deploy {out}{flag}")
+    say(console, f"Next: nprobot deploy {quoted(out)}{flag}")
     return DONE
 
 
@@ -164,7 +166,7 @@ def adapt_on_robot(
     else:
         show(console, result)
         say(console, f"Policy: {out}")
-    return INTERRUPTED if result.interrupted else DONE
+    return exit_code() if result.interrupted else DONE
 
 
 def default_folder(reference: str) -> Path:
@@ -195,18 +197,21 @@ def learn(
         RuleError: NRL cannot train the policy.
         ExistsError: the folder is there already.
     """
+    if out.exists():
+        raise ExistsError(
+            f"{out} is there already; choose another folder, such as {quoted(free_name(out))}"
+        )
+    silence_mujoco()
+    make().close()
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
     from nprobot.adaptation import adapt, check_trainable, save_adapted
-    from nprobot.adaptation.adaptation_run import refuse_existing
 
     trainable = check_trainable(policy)
-    refuse_existing(out)
     if faults is None:
         faults = usual_faults(trainable.action.outputs)
     torch.set_num_threads(1)
-    silence_mujoco()
     with Display(console) as shown:
         if faults:
             told = ", ".join(map(str, faults))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,12 @@ from nprobot.benchmark.rows import DONE, FAILED, ROWS, latest, parse_rows
 from nprobot.benchmark.running import Plan, Processes, Ray, bench, check, estimate, plan
 from nprobot.benchmark.suite import SHIPPED, Suite, load
 from nprobot.errors import ConfigError
+from nprobot.runs.atomic_files import quoted
 
 from .arguments import parse as parse_options
 from .terminal import DONE as ALL_DONE
 from .terminal import FAILED as SOME_FAILED
-from .terminal import Display, duration, say
-
-WIDEST = 200
-"""Columns of text that no table here exceeds."""
+from .terminal import Display, duration, say, show_list
 
 HELP = """\
 Run a benchmark: learners x tasks x seeds, each run one row of results with its
@@ -69,6 +68,8 @@ class Bench:
     """Do runs again that failed."""
     dry_run: bool = False
     """Only say what there is to do."""
+    json: bool = False
+    """Print the list of suites, or the plan of --dry-run, as JSON."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_options(Bench, arguments, "bench", HELP)
     console = Console()
     if not options.suite:
-        list_suites(console)
+        list_suites(console, options.json)
         return ALL_DONE
     if options.jobs < 1 or (options.steps is not None and options.steps < 1):
         raise ConfigError("--jobs and --steps must be 1 or more")
@@ -94,8 +95,14 @@ def main(arguments: Sequence[str]) -> int:
     rows = latest(parse_rows(out / ROWS)[0]) if (out / ROWS).is_file() else {}
     todo = plan(suite, rows, options.retry_failed)
     if options.dry_run:
-        show_plan(console, suite, todo, out)
+        if options.json:
+            waiting = [run.to_dict() for run in todo.todo]
+            print(json.dumps({"there": todo.there, "failed": todo.failed, "to_do": waiting}))
+        else:
+            show_plan(console, suite, todo, out)
         return ALL_DONE
+    if options.json:
+        raise ConfigError("--json belongs to the list of suites, or to --dry-run")
     check(suite)
     introduce(console, suite, todo, out)
     engine = Processes(options.jobs) if options.ray is None else Ray(options.ray)
@@ -108,15 +115,22 @@ def main(arguments: Sequence[str]) -> int:
     return conclude(console, ends, out)
 
 
-def list_suites(console: Console) -> None:
+def list_suites(console: Console, as_json: bool) -> None:
     """The suites that come with nprobot, and what they cost."""
+    suites = {name: load(name) for name in SHIPPED}
+    cost = {name: sum(map(estimate, suite.runs)) for name, suite in suites.items()}
+    if as_json:
+        listed = [
+            {"suite": n, "runs": len(s.runs), "cpu_seconds": round(cost[n]), "about": s.about}
+            for n, s in suites.items()
+        ]
+        print(json.dumps(listed, indent=1))
+        return
     table = Table("suite", "runs", "CPU, roughly", "what for", box=box.SIMPLE_HEAD)
     table.columns[1].justify = table.columns[2].justify = "right"
-    for name in SHIPPED:
-        suite = load(name)
-        cost = sum(map(estimate, suite.runs))
-        table.add_row(name, f"{len(suite.runs):,}", duration(cost), suite.about)
-    console.print(table, highlight=False, markup=False)
+    for name, suite in suites.items():
+        table.add_row(name, f"{len(suite.runs):,}", duration(cost[name]), suite.about)
+    show_list(table)
     say(console, "Run one: nprobot bench SUITE --out DIR; a file of your own: nprobot bench FILE")
 
 
@@ -136,8 +150,7 @@ def show_plan(console: Console, suite: Suite, todo: Plan, out: Path) -> None:
         env, actuators, steps, learner = cell
         some = " ".join(map(str, seeds[:6])) + (" …" if len(seeds) > 6 else "")
         table.add_row(env, actuators, f"{steps:,}", learner, some, str(left[cell]))
-    # Names are for copying: rather a line too long for the window than a name cut short.
-    Console(width=WIDEST).print(table, highlight=False, markup=False)
+    show_list(table)
     introduce(console, suite, todo, out)
 
 
@@ -147,7 +160,8 @@ def introduce(console: Console, suite: Suite, todo: Plan, out: Path) -> None:
     failed = f", {todo.failed} of them failed (--retry-failed)" if todo.failed else ""
     say(
         console,
-        f"{suite.name}: {len(todo.todo):,} runs to do, about {duration(cost)} of CPU; "
+        f"{suite.name}: {len(todo.todo):,} runs to do, about {duration(cost)} of CPU "
+        "(more by the clock where the machine has other work); "
         f"{todo.there:,} are there{failed}\nrows go to {out / ROWS}",
     )
 
@@ -155,7 +169,7 @@ def introduce(console: Console, suite: Suite, todo: Plan, out: Path) -> None:
 def conclude(console: Console, ends: dict[str, int], out: Path) -> int:
     """Say how it went; returns the exit code."""
     said = ", ".join(f"{count} {end}" for end, count in sorted(ends.items())) or "nothing to do"
-    say(console, f"Runs: {said}\nNext: nprobot report {out}")
+    say(console, f"Runs: {said}\nNext: nprobot report {quoted(out)}")
     if ends.get(FAILED):
         say(console, "Errors are in the rows and in the report; --retry-failed does them again.")
     return SOME_FAILED if ends.get(FAILED) and not ends.get(DONE) else ALL_DONE

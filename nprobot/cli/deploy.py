@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -36,12 +37,13 @@ from nprobot.deploy.simulation import (
     make_robot,
 )
 from nprobot.errors import ConfigError, DeployError
-from nprobot.runs.folder import unique_path
+from nprobot.runs.atomic_files import free_name, refuse_file
+from nprobot.runs.interruption import exit_code, note
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy, StepObserver, trust
 
 from .adapt import AdaptOptions, adapt_on_robot
-from .arguments import parse
+from .arguments import FilmOptions, parse
 from .terminal import DONE, FAILED, INTERRUPTED, LiveDisplay, facts, say
 
 HELP = """\
@@ -155,11 +157,17 @@ class Deploy:
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     server: ServeOptions = field(default_factory=ServeOptions)
     learning: AdaptOptions = field(default_factory=AdaptOptions)
+    film: FilmOptions = field(default_factory=FilmOptions)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Deploy, arguments, "deploy", HELP)
+    options.film.check(options.run.record)
+    if options.run.episodes < 1:
+        raise ConfigError(f"--episodes must be 1 or more, got {options.run.episodes}")
+    if options.run.flight is not None:
+        refuse_file(options.run.flight, options.film.force)
     policy = load_policy(options.policy, backend=options.backend)
     if options.robot.trust:
         trust(policy)
@@ -194,7 +202,7 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
         require_display()
         mode = "human"
     if run.record is not None:
-        check_film(run.record)
+        check_film(run.record, options.film.force)
         choose_backend()  # before mujoco is imported
         mode = "rgb_array"
     silence_mujoco()
@@ -208,7 +216,7 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
         stack.callback(robot.env.close)
         observers: list[StepObserver] = []
         if run.record is not None:
-            observers.append(stack.enter_context(Film(run.record, robot.env)))
+            observers.append(stack.enter_context(Film(run.record, robot.env, **options.film.look)))
         display = stack.enter_context(EpisodeDisplay(console, robot, controller, run.episodes))
         observers.append(display)
         try:
@@ -295,13 +303,13 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
             )
         say(console, f"Serving {options.policy} at {server.endpoint}; Ctrl-C ends it.")
         sys.stdout.flush()
-        with _until_told_to_stop(server):
+        with _until_told_to_stop(server) as ended:
             server.serve()
         say(console, f"{server.answered:,} messages, {controller.latency.summary()}")
     if controller.fault is not None:
         say(console, f"Fault: {controller.fault}")
     save_flight_record(console, controller, options.run.flight, controller.fault is not None)
-    return DONE
+    return exit_code() if ended else DONE
 
 
 def save_flight_record(
@@ -309,7 +317,7 @@ def save_flight_record(
 ) -> None:
     """Save the flight record where it was asked for, or somewhere after a fault."""
     if path is None and faulted:
-        path = unique_path(Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz"))
+        path = free_name(Path(f"flight-{time.strftime('%Y%m%d-%H%M%S')}.npz"))
     if path is not None:
         say(console, f"Flight record: {controller.recorder.record().save(path)}")
 
@@ -361,15 +369,22 @@ def as_json(env: str, episodes: list[Episode], controller: Controller) -> dict[s
 
 
 @contextmanager
-def _until_told_to_stop(server: PolicyServer) -> Iterator[None]:
-    """Let Ctrl-C, or a polite kill, end the serving and not the program."""
+def _until_told_to_stop(server: PolicyServer) -> Iterator[list[int]]:
+    """Let Ctrl-C, or a polite kill, end the serving and not the program; gives the signal."""
+    ended: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
+        yield ended  # signals reach the main thread only
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: server.stop()) for number in numbers]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        note(number)
+        ended.append(number)
+        server.stop()
+
+    before = [signal.signal(number, stop) for number in numbers]
     try:
-        yield
+        yield ended
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

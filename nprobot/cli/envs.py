@@ -29,7 +29,7 @@ from nprobot.training.environments import (
 )
 
 from .arguments import parse
-from .terminal import DONE, say
+from .terminal import DONE, say, show_list
 
 FAMILIES = ("nprobot.", "gymnasium.envs.mujoco.", "gymnasium.envs.classic_control.")
 """Modules whose environments are control problems."""
@@ -39,9 +39,6 @@ OPTIONAL_FAMILIES = {
     "gymnasium.envs.box2d.lunar_lander": "gymnasium[box2d]",
 }
 """The same, with what has to be installed for them."""
-
-WIDEST = 200
-"""Columns of text that no table here exceeds."""
 
 
 HELP = """\
@@ -112,8 +109,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps([asdict(description) for description in listed], indent=1))
         return DONE
-    # Names are for copying: rather a line too long for the window than a name cut short.
-    console = Console(width=WIDEST)
+    console = Console()
     table = Table(
         *("environment", "control", "inputs", "actions", "Hz", "steps", "solved at", "tuned"),
         "missing",
@@ -127,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
             *(_text(row.control_rate), _text(row.episode), _text(row.solved_at)),
             *(tuned_for(row), row.missing or ""),
         )
-    console.print(table, highlight=False, markup=False)
+    show_list(table)
     missing = sorted({row.missing for row in listed if row.missing})
     if missing:
         say(console, f"Install what is missing: pip install {' '.join(map(repr, missing))}")

@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,14 +19,16 @@ from rich.table import Table
 from nprobot.catalogue import learner_title
 from nprobot.deploy.rendering import check_film, choose_backend, film_episode
 from nprobot.envs import ARM_TRACK
+from nprobot.errors import ConfigError, NprobotError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy, recorded_rule
+from nprobot.runs.atomic_files import quoted
 from nprobot.runs.folder import find_policy
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import Evaluation, evaluate, trust
 from nprobot.training.run_config import EVALUATION_EPISODES
 
-from .arguments import parse
+from .arguments import FilmOptions, parse
 from .terminal import DONE, facts, say
 
 HELP = """\
@@ -38,6 +40,8 @@ examples:
   nprobot evaluate runs/reacher --record reacher.mp4
   nprobot evaluate runs/reacher --actuators servo
       on noisy actuators; "ideal" for none
+  nprobot evaluate runs/fit
+      the errors of a fit on its data; of arm-inverse-dynamics, on the arm
   nprobot evaluate runs/fit --env nprobot/ArmTrack-v0
       what a fit of arm-inverse-dynamics is worth as feed-forward of the arm
 """
@@ -64,22 +68,31 @@ class Evaluate:
     """Print one JSON object instead of a table."""
     record: Path | None = None
     """Film the first episode, as .mp4."""
+    film: FilmOptions = field(default_factory=FilmOptions)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Evaluate, arguments, "evaluate", HELP)
+    options.film.check(options.record)
+    if options.episodes < 1:
+        raise ConfigError(f"--episodes must be 1 or more, got {options.episodes}")
     folder = find_policy(options.policy)
+    if (folder / "model.json").exists() and options.env is None:
+        made = _model_without_robot(folder, options)
+        if made is not None:
+            return made
     policy = policy_file.load(folder)
     if options.trust:
         trust(policy)
     env, actuators, seed = options.env, options.actuators, options.seed
     if options.record is not None:
-        check_film(options.record)
+        check_film(options.record, options.film.force)
         choose_backend()  # before mujoco is imported
     silence_mujoco()
     if options.record is not None:
-        film_episode(policy, options.record, env, actuators=actuators, seed=seed)
+        look = options.film.look
+        film_episode(policy, options.record, env, actuators=actuators, seed=seed, **look)
     result = evaluate(policy, env, actuators=actuators, episodes=options.episodes, seed=seed)
     tracking = []
     if result.env == ARM_TRACK:
@@ -114,6 +127,63 @@ def main(arguments: Sequence[str]) -> int:
     if options.record is not None:
         say(console, f"Film: {options.record}")
     return DONE
+
+
+def _model_without_robot(folder: Path, options: Evaluate) -> int | None:
+    """The errors of a fit that controls no environment, on its own data; None if it does.
+
+    Raises:
+        ConfigError: an option needs a robot, or the data cannot be made again.
+    """
+    if (folder / "policy.json").exists() and policy_file.load(folder).task is not None:
+        return None
+    from nprobot.regression.data import Source
+    from nprobot.regression.fit_folder import FitFolder
+
+    given = {"--actuators": options.actuators, "--record": options.record}
+    if refused := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(
+            f"{options.policy} is a model that controls no robot; leave {', '.join(refused)} away, "
+            "or name the environment that takes its outputs as actions (--env)"
+        )
+    run = next(
+        (path for path in (options.policy, folder.resolve().parent.parent) if _is_fit(path)), None
+    )
+    source = FitFolder.open(run).source if run else {}
+    if not source:
+        raise ConfigError(
+            f"{options.policy} is a model that controls no robot, and does not say where its data "
+            "came from; evaluate the folder of the fit, or name an environment (--env)"
+        )
+    from nprobot.regression.fit_run import score_model, score_rows
+    from nprobot.regression.model import load as load_model
+
+    from .fit import error_table
+    from .fit import load as load_data
+
+    model = load_model(folder)
+    scores = score_model(model, load_data(Source.from_dict(source)))
+    if options.json:
+        rows = score_rows(model, scores)
+        print(
+            json.dumps({"task": model.description["task"], "scores": rows, "policy": str(folder)})
+        )
+        return DONE
+    console = Console()
+    console.print(error_table(model, scores), highlight=False)
+    say(console, f"Policy: {folder}")
+    say(console, f"Next: nprobot export {quoted(options.policy)}")
+    return DONE
+
+
+def _is_fit(path: Path) -> bool:
+    from nprobot.regression.fit_folder import FitFolder
+
+    try:
+        FitFolder.open(path)
+    except NprobotError:
+        return False
+    return True
 
 
 def as_json(result: Evaluation, folder: Path) -> dict[str, object]:

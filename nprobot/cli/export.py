@@ -12,6 +12,8 @@ from rich.console import Console
 
 from nprobot.catalogue import trust_flag
 from nprobot.deploy.policy_folder import EPISODES, export_run
+from nprobot.policies.files.policy import Policy
+from nprobot.runs.atomic_files import quoted
 from nprobot.training.environments import silence_mujoco
 
 from .arguments import parse
@@ -48,6 +50,16 @@ class ExportOptions:
     """Under which others may use the policy, such as MIT; goes onto the card."""
 
 
+def _errors(policy: Policy) -> str:
+    """The errors of a fit by split, such as ``nmse .02 (test)``."""
+    scores = policy.provenance.get("scores") or {}
+    return ", ".join(
+        f"{name} {value:.4g} ({split})"
+        for split, values in scores.items()
+        for name, value in list(values.items())[:1]
+    )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(ExportOptions, arguments, "export", HELP)
@@ -64,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     rows = {
         "files": ", ".join(sorted(file.name for file in result.folder.iterdir())),
-        "score": "not measured"
+        "score": (_errors(result.policy) or "not measured")
         if result.evaluation is None
         else f"{result.evaluation} ({len(result.evaluation.returns)} deterministic episodes)",
         "licence": options.licence or "not stated; name one with --licence before you share it",
@@ -77,5 +89,6 @@ def main(arguments: Sequence[str]) -> int:
     title = task.id if task else "policy"
     console.print(facts(title, rows), highlight=False, markup=False)
     say(console, f"Policy: {result.folder}")
-    say(console, f"Next: nprobot deploy {result.folder}{trust_flag(task.id) if task else ''}")
+    flags = trust_flag(task.id) if task else " --serve"
+    say(console, f"Next: nprobot deploy {quoted(result.folder)}{flags}")
     return DONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +14,25 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nprobot import catalogue
 from nprobot.catalogue import Activation
 from nprobot.errors import ConfigError
 from nprobot.options import Count
 from nprobot.regression.data import Source
 from nprobot.regression.fit_config import FitConfig
 from nprobot.regression.fit_folder import FitFolder
+from nprobot.runs.atomic_files import quoted
 from nprobot.runs.folder import default_path
+from nprobot.runs.interruption import exit_code
 from nprobot.training.environments import silence_mujoco
 
-from .arguments import parse
-from .terminal import DONE, INTERRUPTED, Display, duration, facts, say
+from .arguments import check_device, parse, require_device
+from .terminal import DONE, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset
-    from nprobot.regression import FitResult
+    from nprobot.regression import FitResult, FittedModel
+    from nprobot.regression.fit_learner import FitScore
 
 HELP = """\
 Learn a regression or classification task by node perturbation, without a
@@ -90,16 +94,23 @@ def main(arguments: Sequence[str]) -> int:
     elif path is not None:
         FitFolder.refuse_existing(path)
 
+    catalogue.rule_named(options.fit.rule)
+    check_device(options.output.device)
+    if not options.source.data:
+        silence_mujoco()
+    data = load(options.source)
+
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
     from nprobot.regression.fit_run import fit, network_for, resume
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
+    require_device(options.output.device)
     silence_mujoco()
     console = Console()
-    data = load(options.source)
     device = torch.device(options.output.device)
+    command = shlex.join(("nprobot", "fit", *arguments))
     with Display(console) as shown:
         if options.output.resume is None:
             config, shape = options.fit, options.network
@@ -111,15 +122,21 @@ def main(arguments: Sequence[str]) -> int:
                 out=path,
                 reporter=shown,
                 source=options.source.to_dict(),
-                command=shlex.join(("nprobot", "fit", *arguments)),
+                command=command,
                 **config.to_dict(),
             )
         else:
             introduce(shown, data, options.fit, options.output.resume)
             changes = options.fit.to_dict()
-            result = resume(options.output.resume, data, reporter=shown, device=device, **changes)
+            result = resume(
+                *(options.output.resume, data),
+                reporter=shown,
+                device=device,
+                command=command,
+                **changes,
+            )
     show(console, result)
-    return INTERRUPTED if result.end == "interrupted" else DONE
+    return exit_code() if result.end == "interrupted" else DONE
 
 
 def resumed(output: FitOutput, arguments: Sequence[str]) -> FitOptions:
@@ -161,7 +178,7 @@ def introduce(shown: Display, data: Dataset, config: FitConfig, path: Path) -> N
 
 def show(console: Console, result: FitResult) -> None:
     """Print what came out of a fit, where it is, and what to do with it."""
-    console.print(error_table(result), highlight=False)
+    console.print(error_table(result.model, result.scores), highlight=False)
     ends = {
         "complete": "all epochs done",
         "patience": "no better model for long enough",
@@ -183,15 +200,18 @@ def show(console: Console, result: FitResult) -> None:
     path = result.folder.path
     say(console, f"Run: {path}")
     if result.end == "interrupted":
-        say(console, f"Interrupted; continue: nprobot fit --resume {path}")
+        say(console, f"Interrupted; continue: nprobot fit --resume {quoted(path)}")
     elif result.controls is not None:
-        say(console, f"Next: nprobot evaluate {path} --env {result.controls}")
+        say(console, f"Next: nprobot evaluate {quoted(path)} --env {result.controls}")
+    else:
+        say(console, f"Next: nprobot evaluate {quoted(path)}; nprobot export {quoted(path)}")
 
 
-def error_table(result: FitResult) -> Table:
-    """The errors of the best model, a row a target, or a row a split for classification."""
-    scores = result.scores
-    if result.model.classes:
+def error_table(model: FittedModel, scores: Mapping[str, FitScore]) -> Table:
+    """The errors of a model, a row a target, or a row a split for classification."""
+    from nprobot.regression.fit_run import score_rows
+
+    if model.classes:
         table = Table("split", "accuracy", "cross_entropy", box=box.SIMPLE_HEAD)
         for split, score in scores.items():
             values = score.columns()
@@ -207,7 +227,7 @@ def error_table(result: FitResult) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     by_target: dict[str, list[dict[str, Any]]] = {}
-    for row in result.rows():
+    for row in score_rows(model, scores):
         by_target.setdefault(row["target"], []).append(row)
     for target, found in by_target.items():
         test = next(row for row in found if row["split"] == "test")

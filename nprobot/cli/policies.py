@@ -19,10 +19,7 @@ from nprobot.policies.files.card import network_name
 from nprobot.policies.files.policy import recorded_rule
 
 from .arguments import parse
-from .terminal import DONE, say
-
-WIDEST = 200
-"""Columns of text that no table here exceeds."""
+from .terminal import DONE, say, show_list
 
 HELP = """\
 List the zoo: trained policies that come with nprobot, each with a card.
@@ -54,8 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(listed, indent=1))
         return DONE
-    # Names are for copying: rather a line too long for the window than a name cut short.
-    console = Console(width=WIDEST)
+    console = Console()
     table = Table(
         *("policy", "environment", "network", "rule", "trained for", "Hz", "return"),
         box=box.SIMPLE_HEAD,
@@ -68,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             *(f"zoo:{row['name']}", row["environment"], row["network"], learner),
             *(_effort(row), f"{row['control_rate'] or 0:g}", _score(row)),
         )
-    console.print(table, highlight=False, markup=False)
+    show_list(table)
     say(console, "Run one: nprobot deploy zoo:NAME")
     say(console, f"Cards: {zoo.ROOT}")
     return DONE

@@ -36,6 +36,8 @@ class MakeReport:
     beside the file."""
     markdown: Path | None = None
     """Also write findings and tables as Markdown, for a page of your own."""
+    force: bool = False
+    """Replace the Markdown file if there is one."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     from nprobot.benchmark.findings import headline
     from nprobot.benchmark.page import report
 
-    made = report(options.folder, options.out, markdown=options.markdown)
+    made = report(options.folder, options.out, markdown=options.markdown, force=options.force)
     console = Console()
     for group in made.results.groups:
         for text in headline(made.results, group):

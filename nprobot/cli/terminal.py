@@ -20,7 +20,7 @@ FAILED = 1
 MISUSED = 2
 """Something was asked for that does not exist or cannot be."""
 INTERRUPTED = 130
-"""By Ctrl-C; 128 + the number of the signal, as shells do."""
+"""By Ctrl-C; 128 + the number of the signal, as shells do. SIGTERM: `interruption.exit_code`."""
 
 
 def duration(seconds: float) -> str:
@@ -43,11 +43,29 @@ def facts(heading: str, rows: dict[str, str]) -> Table:
     return table
 
 
+def show_list(table: Table) -> None:
+    """Print a list for people; where nobody looks, as plain text whose columns are no wider.
+
+    Names are for copying: rather a line too long for the window than a name cut short.
+    """
+    console = Console(width=WIDEST)
+    if console.is_terminal:
+        console.print(table, highlight=False, markup=False)
+        return
+    rows = [[str(column.header) for column in table.columns]]
+    rows += [list(map(str, cells)) for cells in zip(*(c.cells for c in table.columns), strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
 def say(console: Console, text: str) -> None:
     """Print a line as it is: neither wrapped nor coloured, so that paths can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+WIDEST = 200
+"""Columns of text that no list here exceeds."""
 SECONDS_BETWEEN_LINES = 10.0
 
 

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from nprobot import catalogue
 from nprobot.catalogue import trust_flag
 from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
-from nprobot.training.environments import find_spec, silence_mujoco
+from nprobot.runs.atomic_files import quoted
+from nprobot.runs.interruption import exit_code
+from nprobot.training.environments import check_spaces, find_spec, make, silence_mujoco
 from nprobot.training.run_config import RunConfig
 from nprobot.training.run_folder import RunFolder
 
-from .arguments import parse
-from .terminal import INTERRUPTED, Display, duration, facts, say
+from .arguments import check_device, parse, require_device
+from .terminal import DONE, Display, duration, facts, say
 
 if TYPE_CHECKING:
     from nprobot.training.training_run import Result
@@ -88,26 +91,43 @@ def main(arguments: Sequence[str]) -> int:
         stored = Train(run=RunFolder.open(output.resume, trust=output.trust).config)
         config = parse(Train, arguments, "train", HELP, stored).run
 
+    catalogue.rule_named(config.rule)
+    if output.resume is None:
+        check_environment(config)
+    check_device(output.device)
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
     from nprobot.training.training_run import resume, train
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
+    require_device(output.device)
     silence_mujoco()
     console = Console()
     with Display(console) as shown:
         if settings:
             shown.message(settings)
+        command = shlex.join(("nprobot", "train", *arguments))
         if output.resume is None:
-            command = shlex.join(("nprobot", "train", *arguments))
             result = train(
                 config, output.out, reporter=shown, command=command, device=output.device or "cpu"
             )
         else:
-            result = resume(output.resume, config, reporter=shown, device=output.device)
+            result = resume(
+                output.resume, config, reporter=shown, device=output.device, command=command
+            )
     show(console, result)
-    return INTERRUPTED if result.interrupted else 0
+    return exit_code() if result.interrupted else DONE
+
+
+def check_environment(config: RunConfig) -> None:
+    """Refuse an environment that cannot be made, or that no policy here can control."""
+    silence_mujoco()
+    env = make(config.env, config.env_kwargs, config.actuators, sensor=config.sensor)
+    try:
+        check_spaces(env, continuous=config.about.continuous)
+    finally:
+        env.close()
 
 
 def with_defaults(config: RunConfig, defaults: str) -> tuple[RunConfig, str]:
@@ -143,6 +163,7 @@ def show(console: Console, result: Result) -> None:
     path, trust = result.folder.path, trust_flag(result.folder.config.env)
     say(console, f"Run: {path}")
     if result.interrupted:
-        say(console, f"Interrupted; continue: nprobot train --resume {path}{trust}")
+        say(console, f"Interrupted; continue: nprobot train --resume {quoted(path)}{trust}")
     else:
-        say(console, f"Next: nprobot evaluate {path}{trust} --record {path / 'film.mp4'}")
+        film = quoted(path / "film.mp4")
+        say(console, f"Next: nprobot evaluate {quoted(path)}{trust} --record {film}")

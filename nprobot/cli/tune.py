@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from nprobot import catalogue
+from nprobot.runs.atomic_files import quoted
 from nprobot.training.environments import check_spaces, find_spec, make, silence_mujoco
 from nprobot.tuning import study
 from nprobot.tuning.tune_config import TuneConfig
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
             try:
                 tuned = study.search(own, folder / rule, runs, display, command)
             except KeyboardInterrupt:
-                say(console, f"Interrupted; continue: {command} --out {folder}")
+                say(console, f"Interrupted; continue: {command} --out {quoted(folder)}")
                 return INTERRUPTED
             show(console, tuned, folder)
     return DONE
@@ -117,7 +118,7 @@ def show(console: Console, tuned: TunedDefaults, folder: Path) -> None:
     if not tuned.score.better:
         say(console, "No better than the general defaults on fresh seeds: keep those.")
     say(console, f"Settings: {file}")
-    again = f"--env {tuned.env} --algo {tuned.algo} --rule {tuned.rule} --defaults {file}"
+    again = f"--env {tuned.env} --algo {tuned.algo} --rule {tuned.rule} --defaults {quoted(file)}"
     say(console, f"Next: nprobot train {again}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shlex
@@ -20,7 +21,7 @@ from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.onnx_file import check_agreement, save_onnx
 from nprobot.policies.files.policy import ControlTask, Policy
 from nprobot.regression.fit_folder import FitFolder, draw_errors
-from nprobot.runs.atomic_files import new_folder
+from nprobot.runs.atomic_files import free_name, new_folder, quoted
 from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
 from nprobot.training import environments
@@ -106,8 +107,12 @@ def export_run(
         import_trusted(policy.task.id, "the policy", trust)
     target = Path(out) if out is not None else (home.path if home else source) / DEFAULT_FOLDER
     if target.exists():
-        raise ExistsError(f"{target} is there already; choose another --out, or remove it")
-    evaluation = evaluate(policy, episodes=episodes, seed=seed) if episodes else None
+        raise ExistsError(
+            f"{target} is there already; choose another --out, such as {quoted(free_name(target))}"
+        )
+    evaluation = None
+    if policy.task is not None and episodes:
+        evaluation = evaluate(policy, episodes=episodes, seed=seed)
     tracking = None
     if evaluation is not None and evaluation.env == ARM_TRACK:
         tracking = _tracking(policy, evaluation)
@@ -156,7 +161,7 @@ def export(
         raise DeployError(f"episodes must be 0 or more, got {episodes}")
     target = Path(folder)
     if target.exists():
-        raise ExistsError(f"{target} is there already; choose another folder, or remove it")
+        raise ExistsError(f"{target} is there already; {quoted(free_name(target))} is free")
     policy = export_policy(model, _task(model, env, env_kwargs), _made_by(model))
     evaluation = None
     if policy.task is not None:
@@ -301,10 +306,15 @@ def _provenance(
     """What is known of a policy, with what the export adds."""
     provenance = {**made, "licence": licence}
     if home is not None:
-        command = json.loads((home.path / CONFIG_FILE).read_text(encoding="utf-8")).get("command")
-        provenance["command"] = command and without_paths(command)
+        sessions = home.history()
+        for session in sessions:
+            session["command"] = session.get("command") and without_paths(session["command"])
+        provenance["command"] = sessions[0]["command"] if sessions else None
+        if len(sessions) > 1:
+            provenance["sessions"] = sessions
     if isinstance(home, FitFolder):
         provenance["epochs"] = home.config.epochs
+        provenance["scores"] = _overall(home)
     if evaluation is not None:
         provenance["evaluation"] = {
             "env": evaluation.env,
@@ -316,6 +326,16 @@ def _provenance(
         if tracking is not None:
             provenance["evaluation"]["tracking"] = tracking
     return provenance
+
+
+def _overall(fit: FitFolder) -> dict[str, dict[str, float]]:
+    """The errors of a fit by split, all targets together; empty before its end."""
+    if not fit.scores.exists():
+        return {}
+    with fit.scores.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row.get("target", "mean") == "mean"]
+    names = ("nmse", "accuracy", "cross_entropy")
+    return {row["split"]: {n: float(row[n]) for n in names if n in row} for row in rows}
 
 
 def _tracking(policy: Policy, evaluation: Evaluation) -> dict[str, Any]:
@@ -340,9 +360,10 @@ def without_paths(command: str) -> str:
     """A training command without the folder it wrote to, which tells of the author's disk."""
     words, kept = iter(shlex.split(command)), []
     for word in words:
-        if word == "--out":
+        if word in ("--out", "--resume"):
             next(words, None)
-        elif not word.startswith("--out="):
+            kept += [word, "FOLDER"] if word == "--resume" else []
+        elif not word.startswith(("--out=", "--resume=")):
             kept.append(word)
     return shlex.join(kept)
 

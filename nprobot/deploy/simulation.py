@@ -150,7 +150,13 @@ def _at_rate(
     try:
         return make(frame_skip=skip)
     except NprobotError as error:
-        raise DeployError(f"{problem}, and it takes no `frame_skip`: {error}") from error
+        fixed = "render_fps" in type(closed.unwrapped).metadata
+        why = (
+            "its metadata fix render_fps, so it runs at that rate alone"
+            if fixed and isinstance(error.__cause__, AssertionError)
+            else f"it takes no frame_skip ({error})"
+        )
+        raise DeployError(f"{problem}: {why}") from error
 
 
 @dataclass(frozen=True)

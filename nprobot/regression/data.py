@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
 from nprobot.errors import ConfigError
-from nprobot.options import Options
+from nprobot.options import Options, Positive
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset
@@ -36,33 +37,54 @@ class Source(Options):
     """An MJCF file, or the id of a gymnasium MuJoCo environment."""
     task_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Settings of the task, as name value pairs: `train 200 synergy 0.9`."""
-    data: Path | None = None
-    """A file instead of a task: .npz, .csv or .parquet, SARCOS .mat, or a folder with a Minari data
-    set."""
-    test_data: Path | None = None
-    """The test file that belongs to a SARCOS .mat."""
+    data: tuple[Path, ...] = ()
+    """Files instead of a task: tables of text (.csv, .tsv, .txt, .dat; what separates the columns,
+    decimal commas, comments and units are found out), .parquet, .npz, .mat; or a folder with a
+    Minari data set. Several files, or a pattern such as 'runs/*.csv', are a trajectory each."""
+    test_data: tuple[Path, ...] = ()
+    """Files with the test rows, of the same format."""
     inputs: tuple[str, ...] = ()
-    """Columns that are the inputs (.csv, .parquet), or the array (.npz)."""
+    """Columns (.npz, .mat: arrays) that are the inputs; patterns such as 'vel_*' name several."""
     targets: tuple[str, ...] = ()
-    """Columns that are the targets, or the array."""
+    """Columns or arrays that are the targets."""
     trajectory: str | None = None
     """Column or array that says which recording a row belongs to, for a split without leaks."""
+    time: str | None = None
+    """Column of times, to check that rows follow each other evenly. Left out: one called time, t or
+    timestamp."""
+    rate: Positive | None = None
+    """Rows a second, where no column tells."""
+    derivatives: tuple[str, ...] = ()
+    """Columns whose derivative in time is one more input, such as velocities where accelerations
+    are missing; smoothed."""
+    smoothing: Positive = 0.1
+    """Seconds that a derivative is smoothed over (Savitzky-Golay)."""
+    missing: Literal["refuse", "drop"] = "refuse"
+    """What to do with rows that lack a number."""
     split: Literal["auto", "trajectory", "blocks", "rows"] = "auto"
     """How rows are split: whole trajectories, contiguous blocks, or single rows."""
 
     def check(self) -> None:
         """Refuse options that contradict each other."""
-        if self.data is None:
-            for name in ("test_data", "inputs", "targets", "trajectory"):
-                if getattr(self, name):
-                    raise ConfigError(f"--{name.replace('_', '-')} belongs to a file: name --data")
+        if not self.data:
+            for name in self._given():
+                raise ConfigError(f"--{name.replace('_', '-')} belongs to a file: name --data")
         elif self.task or self.robot or self.task_kwargs:
             raise ConfigError("give a task (--task, --robot, --task-kwargs) or --data, not both")
 
+    def _given(self) -> list[str]:
+        """Options about files that differ from their defaults."""
+        plain = {f.name: f.default for f in fields(Source) if f.name not in _ABOUT_TASKS}
+        return [name for name, default in plain.items() if getattr(self, name) != default]
+
     @property
     def name(self) -> str:
-        """The task, or what the file is called."""
-        return (self.task or DEFAULT_TASK) if self.data is None else self.data.stem
+        """The task, or what the file is called; for several, their folder."""
+        if not self.data:
+            return self.task or DEFAULT_TASK
+        first = self.data[0]
+        several = len(self.data) > 1 or any(c in first.name for c in "*?[")
+        return (first.parent.resolve().name if several else first.stem) or "data"
 
     def load(self) -> Dataset:
         """The data.
@@ -74,51 +96,47 @@ class Source(Options):
         """
         from nprobot.envs import datasets
 
-        if self.data is None:
+        if not self.data:
             robot = {} if self.robot is None else {"robot": self.robot}
             return datasets.make(self.task or DEFAULT_TASK, **robot, **self.task_kwargs)
-        kind = "".join(self.data.suffixes[-2:]).lower()
-        if self.data.is_dir():
-            self._refuse("test_data", "inputs", "targets", "trajectory")
-            return datasets.from_minari(self.data)
-        if kind.endswith(".mat"):
-            self._refuse("inputs", "targets", "trajectory")
-            return datasets.load_sarcos(self.data, self.test_data)
-        self._refuse("test_data")
-        if kind.endswith(".npz"):
-            return datasets.load_npz(
-                self.data,
-                inputs=_only(self.inputs, "--inputs"),
-                targets=_only(self.targets, "--targets"),
-                trajectory=self.trajectory,
-                how=self.split,
-            )
-        return datasets.load_table(
+        if len(self.data) == 1 and self.data[0].is_dir():
+            if given := [f"--{name.replace('_', '-')}" for name in self._given()]:
+                raise ConfigError(
+                    f"{', '.join(given)} does not belong to {self.data[0]}: a Minari data set says "
+                    "what its columns are"
+                )
+            return datasets.from_minari(self.data[0])
+        return datasets.load(
             self.data,
             inputs=self.inputs,
             targets=self.targets,
             trajectory=self.trajectory,
+            time=self.time,
+            rate=self.rate,
+            derivatives=self.derivatives,
+            smoothing=self.smoothing,
+            missing=self.missing,
+            test=self.test_data,
             how=self.split,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads; paths are absolute."""
         paths = {"data": self.data, "test_data": self.test_data}
-        return super().to_dict() | {k: v and str(v.resolve()) for k, v in paths.items()}
+        made = {name: [os.path.abspath(path) for path in value] for name, value in paths.items()}
+        return super().to_dict() | made
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The JSON object with paths in place of their names."""
-        paths = {k: Path(v) for k, v in values.items() if v and k in ("data", "test_data")}
-        return super().upgraded(values) | paths
+        """The JSON object with paths in place of their names; earlier versions had one of each."""
+        upgraded = super().upgraded(values)
+        for name in ("data", "test_data"):
+            given = upgraded.pop(name, None) or ()
+            upgraded[name] = tuple(map(Path, [given] if isinstance(given, str) else given))
+        return upgraded
 
-    def _refuse(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name):
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} does not belong to {self.data}: its format says "
-                    "what its columns are"
-                )
+
+_ABOUT_TASKS = ("task", "robot", "task_kwargs", "data")
 
 
 def as_dataset(data: Data) -> Dataset:
@@ -132,7 +150,7 @@ def as_dataset(data: Data) -> Dataset:
         DataError: the arrays are no data.
         ConfigError: it is neither.
     """
-    from nprobot.envs.datasets import Dataset, split_rows
+    from nprobot.envs.datasets import Dataset, look_over, split_rows
 
     if isinstance(data, Dataset):
         return data
@@ -143,18 +161,10 @@ def as_dataset(data: Data) -> Dataset:
         )
     splits = split_rows(*data)
     inputs, targets = splits.train.inputs.shape[1], splits.train.targets.shape[1:]
-    names = ("label",) if not targets else tuple(f"y{i}" for i in range(targets[0]))
-    return Dataset(
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
-        shifted=None,
-        input_names=tuple(f"x{i}" for i in range(inputs)),
-        input_units=("",) * inputs,
-        target_names=names,
-        target_units=("",) * len(names),
-        meta={"task": "arrays", "split": splits.how},
-    )
+    names = [f"y{i}" for i in range(targets[0])] if targets else ["label"]
+    made = splits.as_dataset("arrays", [f"x{i}" for i in range(inputs)], names)
+    look_over(made)
+    return made
 
 
 def fingerprint(data: Dataset) -> str:
@@ -165,9 +175,3 @@ def fingerprint(data: Dataset) -> str:
             digest.update(f"{array.shape}{array.dtype}".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _only(names: tuple[str, ...], option: str) -> str | None:
-    if len(names) > 1:
-        raise ConfigError(f"{option}: an .npz has one array of them; got {', '.join(names)}")
-    return names[0] if names else None

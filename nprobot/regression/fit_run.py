@@ -32,7 +32,7 @@ from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import learning_rule
 from nprobot.policies.files import policy_file
 from nprobot.policies.networks import mlp
-from nprobot.runs.atomic_files import lock_run
+from nprobot.runs.atomic_files import lock_run, quoted
 from nprobot.runs.checkpoints import LAST, as_damaged, keep_up_to, newest_whole, write_checkpoint
 from nprobot.runs.interruption import interruptible
 from nprobot.runs.reporting import Progress, Reporter, Silent
@@ -60,6 +60,8 @@ FitEnding = Literal["complete", "patience", "interrupted"]
 """Why a fit ended: all epochs done, no better model for `patience` epochs, or Ctrl-C."""
 
 STATE = "training"
+MOST_NAMES = 100
+"""Columns whose names a policy file records; not those of pictures."""
 ALARMING_GROWTH = 10.0
 """Factor on the norm of the weights at which the fit is said to be unstable."""
 
@@ -133,6 +135,7 @@ def resume(
     *,
     reporter: Reporter | None = None,
     device: str | torch.device = "cpu",
+    command: str | None = None,
     **changes: Any,
 ) -> FitResult:
     """Continue a fit from its last whole checkpoint, in its own folder.
@@ -143,6 +146,7 @@ def resume(
         network: of the same architecture; needed only if `nprobot.policies.mlp` did not build it.
         reporter: receives the news of the fit.
         device: torch device.
+        command: the command line that asked for it, for `config.json`.
         **changes: options that differ from those before: `epochs`, `patience`,
             `checkpoint_every`. Step sizes follow the schedule of the new number of epochs.
 
@@ -185,7 +189,7 @@ def resume(
             reporter.message(f"The fit continues, but not bit for bit: {'; '.join(changed)}.")
         keep_up_to(folder.checkpoints, checkpoint)
         write_table(folder.progress, running.history)
-        folder.begin_session(epochs)
+        folder.begin_session(epochs, command=command)
         return running.run()
 
 
@@ -248,19 +252,41 @@ class FitResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """The errors of every split and target, and overall; the rows of `scores.csv`."""
-        return [row for split, score in self.scores.items() for row in self._rows(split, score)]
+        return score_rows(self.model, self.scores)
 
-    def _rows(self, split: str, score: FitScore) -> list[dict[str, Any]]:
+
+def score_model(model: FittedModel, data: Dataset) -> dict[str, FitScore]:
+    """How good a model is on every split of a data set with its inputs and targets.
+
+    Raises:
+        ArchitectureError: the data has other inputs or targets.
+    """
+    about = model.description
+    for part, names in (("input", data.input_names), ("target", data.target_names)):
+        if len(about[f"{part}_names"]) != len(names) or model.classes != data.classes:
+            raise ArchitectureError(
+                f"the model has {len(about[f'{part}_names'])} {part}s, the data {len(names)}"
+            )
+    objective: Objective = Classification() if data.is_classification else Regression()
+    return {name: objective.score(model, split) for name, split in data.splits.items()}
+
+
+def score_rows(model: FittedModel, scores: Mapping[str, FitScore]) -> list[dict[str, Any]]:
+    """Errors of every split and target, and overall: the rows of `scores.csv`."""
+    rows: list[dict[str, Any]] = []
+    about = model.description
+    for split, score in scores.items():
         if not isinstance(score, RegressionScore):
-            return [{"split": split, **score.columns()}]
-        about = self.model.description
+            rows.append({"split": split, **score.columns()})
+            continue
         named = zip(about["target_names"], about["target_units"], strict=True)
-        rows: list[dict[str, Any]] = [
+        rows += [
             {"split": split, "target": name, "unit": unit, "rmse": rmse, "nmse": nmse}
             for (name, unit), rmse, nmse in zip(named, score.rmse, score.nmse, strict=True)
         ]
         overall = {"split": split, "target": "mean", "unit": "", "rmse": "", "nmse": score.error}
-        return [*rows, overall]
+        rows.append(overall)
+    return rows
 
 
 @dataclass
@@ -442,7 +468,7 @@ class Fit:
         except StorageError as error:
             raise StorageError(
                 f"after epoch {self.learner.epochs}: {error}.{self._kept()} When there is room and "
-                f"leave to write, continue: nprobot fit --resume {self.folder.path}"
+                f"leave to write, continue: nprobot fit --resume {quoted(self.folder.path)}"
             ) from error
 
     def write_to(self, folder: FitFolder) -> None:
@@ -451,7 +477,7 @@ class Fit:
         write_checkpoint(folder.checkpoints, self.learner.steps, self._fill)
 
     def _fill(self, path: Path) -> None:
-        provenance = {
+        provenance: dict[str, Any] = {
             "algorithm": "fit",
             "task": self.model.description["task"],
             "rule": self.config.rule,
@@ -463,6 +489,13 @@ class Fit:
             "backward_passes": self.rule.backward_passes,
             "versions": versions(),
         }
+        about = self.best.model.description
+        if self.data.input_size <= MOST_NAMES:
+            for part in ("input", "target"):
+                named = zip(about[f"{part}_names"], about[f"{part}_units"], strict=True)
+                provenance[f"{part}s"] = [
+                    f"{name} [{unit}]" if unit else name for name, unit in named
+                ]
         save_model(self.best.model, path)
         # A network of the user's own has a model file, and no policy file.
         with contextlib.suppress(ArchitectureError):
@@ -518,10 +551,9 @@ class Fit:
 
     def _result(self, end: FitEnding) -> FitResult:
         self.model.load_state_dict(self.best.model.state_dict())
-        splits = self.data.splits.items()
         return FitResult(
             model=self.model,
-            scores={name: self.objective.score(self.model, split) for name, split in splits},
+            scores=score_model(self.model, self.data),
             best_epoch=self.best.epoch,
             history=tuple(self.history),
             epochs=self.learner.epochs,

@@ -19,6 +19,7 @@ from torch import nn
 from nprobot.envs import ARM_TRACK
 from nprobot.envs.arm import JOINT_NAMES, JOINTS, TORQUE_LIMITS
 from nprobot.envs.arm_track import ArmTrackEnv
+from nprobot.envs.datasets.robot_models import ARM
 from nprobot.errors import ArchitectureError
 from nprobot.policies.files.policy import (
     BoxAction,
@@ -78,10 +79,15 @@ def export_model(model: FittedModel, provenance: Mapping[str, Any] | None = None
 
 
 def is_arm_model(model: FittedModel) -> bool:
-    """Whether a model predicts the torques of our arm from its positions and their derivatives."""
-    names = model.description["input_names"], model.description["target_names"]
+    """Whether a model predicts the torques of our arm from its positions and their derivatives.
+
+    Other arms have joints of the same names (SARCOS has), so the data has to say whose it is.
+    """
+    about = model.description
     inputs = [f"{j}{part}" for part in ("", ".velocity", ".acceleration") for j in JOINT_NAMES]
-    return names == (inputs, [f"{joint}.torque" for joint in JOINT_NAMES])
+    outputs = [f"{joint}.torque" for joint in JOINT_NAMES]
+    named = (about["input_names"], about["target_names"]) == (inputs, outputs)
+    return named and about["meta"].get("robot") == ARM
 
 
 def feedforward_policy(model: FittedModel, provenance: Mapping[str, Any] | None = None) -> Policy:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
+import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nprobot.errors import BusyError, ExistsError, NprobotError, StorageError
+from nprobot.errors import BusyError, ExistsError, NprobotError, RunFailedError, StorageError
+
+ERRORS = "errors.log"
+"""Where in a run the traceback of each failure is kept."""
 
 
 @contextmanager
@@ -75,6 +81,35 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         sync(path.parent)
 
 
+def quoted(path: Path) -> str:
+    """A path as a shell takes it: in quotes if it has spaces."""
+    return shlex.quote(str(path))
+
+
+def free_name(path: Path) -> Path:
+    """The path, or with a number after its stem if there is something: ``film-2.mp4``."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
+def refuse_file(path: Path, force: bool = False) -> None:
+    """Refuse to write over a file, unless that was asked for.
+
+    Raises:
+        ExistsError: there is something, and `force` is off; the message offers a free name.
+        StorageError: there is a folder.
+    """
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder; name a file")
+    if path.exists() and not force:
+        raise ExistsError(
+            f"{path} is there already; --force replaces it, and {quoted(free_name(path))} is free"
+        )
+
+
 def sync(path: Path) -> None:
     """Make sure that a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -82,6 +117,20 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def logged_failure(folder: Path) -> Iterator[None]:
+    """Append the traceback of whatever ends a run too early to its `errors.log`."""
+    try:
+        yield
+    except Exception as error:
+        # What was asked for in a wrong way has its reason in the message.
+        if isinstance(error, RunFailedError) or not isinstance(error, NprobotError):
+            with suppress(OSError), (folder / ERRORS).open("a", encoding="utf-8") as log:
+                log.write(time.strftime("%Y-%m-%d %H:%M:%S\n"))
+                log.write("".join(traceback.format_exception(error)))
+        raise
 
 
 @contextmanager
@@ -94,7 +143,8 @@ def lock_run(folder: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # not on Windows
-        yield
+        with logged_failure(folder):
+            yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -104,6 +154,7 @@ def lock_run(folder: Path) -> Iterator[None]:
             raise BusyError(f"another process is at work in {folder}") from None
         except OSError:
             pass  # a file system without locks
-        yield
+        with logged_failure(folder):
+            yield
     finally:
         os.close(descriptor)

@@ -20,7 +20,7 @@ from nprobot.errors import (
 from nprobot.options import Options
 from nprobot.policies.files.reading import read_file
 
-from .atomic_files import new_folder, write_whole
+from .atomic_files import free_name, new_folder, quoted, write_whole
 from .checkpoints import LAST, numbered
 from .versions import git_commit, versions
 
@@ -146,8 +146,9 @@ class Folder:
         """Raise `ExistsError` if there is anything but an empty folder at `path`."""
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise ExistsError(
-                f"{path} exists; a run is never written over another. Choose another --out, or "
-                f"continue the {cls.what} that is there: {cls.resume_command} {path}"
+                f"{path} exists; a run is never written over another. Choose another --out, such "
+                f"as {quoted(free_name(path))}, or continue the {cls.what} that is there: "
+                f"{cls.resume_command} {quoted(path)}"
             )
 
     def begin_session(self, at: int, **session: Any) -> None:
@@ -167,6 +168,15 @@ class Folder:
         description = self._read(self.path)
         description["sessions"][-1] |= {f"to_{self.unit}": at, "ended": ending}
         self._write(description)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The commands of all sessions, with what each began and ended at."""
+        description = self._read(self.path)
+        sessions = [dict(session) for session in description["sessions"]]
+        if sessions:
+            sessions[0].setdefault("command", description.get("command"))
+        names = ("command", f"from_{self.unit}", f"to_{self.unit}", "ended")
+        return [{n: session[n] for n in names if n in session} for session in sessions]
 
     def last_session(self) -> dict[str, Any]:
         """What is written about the session before this one."""
@@ -219,16 +229,7 @@ def default_path(*parts: object, root: Path = Path("runs")) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = "-".join(map(str, (*parts, stamp)))
     plain = "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
-    return unique_path(root / plain)
-
-
-def unique_path(path: Path) -> Path:
-    """The path, or with a number after it if there is something."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
+    return free_name(root / plain)
 
 
 def find_policy(path: Path) -> Path:

@@ -9,6 +9,19 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
+_ended_by = signal.SIGINT
+
+
+def exit_code() -> int:
+    """Of a program whose work was ended by a signal: 128 + its number, as shells do."""
+    return 128 + _ended_by
+
+
+def note(number: int) -> None:
+    """Remember the signal that ends the work."""
+    global _ended_by
+    _ended_by = signal.Signals(number)
+
 
 class Stoppable(Protocol):
     """Work that looks now and then whether it shall stop."""
@@ -33,6 +46,7 @@ def interruptible(work: Stoppable, say: Callable[[str], None], unit: str) -> Ite
         if work.stop_requested:
             raise KeyboardInterrupt
         work.stop_requested = True
+        note(number)
         say(f"Stopping after this {unit}; once more to stop at once.")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

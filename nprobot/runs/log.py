@@ -26,6 +26,8 @@ from nprobot.policies.files.reading import read_file
 from .atomic_files import reporting_storage, sync, write_whole
 
 STEPS = "time/total_timesteps"
+EVALUATION = "eval/"
+"""How the columns of evaluations begin."""
 
 LogRow = Mapping[str, str]
 
@@ -48,6 +50,7 @@ class RunLog(Logger):
             None for a new run, or one that starts again.
         every: of the rows that come with ``time/iterations``, only every n-th is written. SB3's
             own interval begins anew in every session.
+        at: the step of the checkpoint.
 
     Attributes:
         lost: what is missing of what was logged before, in words; empty if nothing is.
@@ -62,16 +65,21 @@ class RunLog(Logger):
         elapsed: Callable[[], float] = float,
         saved: Mapping[str, Any] | None = None,
         every: int = 1,
+        at: float = -1,
     ) -> None:
-        self.table = ProgressTable(folder / "progress.csv", 0 if saved is None else saved["rows"])
+        rows = 0 if saved is None else int(saved["rows"])
+        self.table = ProgressTable(folder / "progress.csv", rows, -1 if saved is None else at)
         self.events = EventFile(folder, None if saved is None else saved["events"])
+        for row in self.table.kept:
+            values = {name: float(value) for name, value in row.items() if name != STEPS}
+            self.events.write(values, {name: () for name in values}, int(float(row[STEPS])))
         super().__init__(str(folder), [self.table, self.events])
         self._elapsed = elapsed
         self._every = every
         self._iterations_before = self.iterations = 0
         self.lost = ""
         if saved is not None:
-            if (missing := int(saved["rows"]) - len(self.table.rows)) > 0:
+            if (missing := rows + len(self.table.kept) - len(self.table.rows)) > 0:
                 self.lost = f"{missing} rows of progress.csv"
             elif self.events.file.name != saved["events"]["file"]:
                 self.lost = "the tensorboard file up to here"
@@ -123,6 +131,8 @@ class RunLog(Logger):
     def write_row(self, values: Mapping[str, Any], step: int) -> None:
         """Write a row of its own, beside what is being recorded."""
         row = {**values, STEPS: step}
+        if {name: str(value) for name, value in row.items()} in self.table.kept:
+            return  # a run that was cut off at its end does that again
         excluded: dict[str, tuple[str, ...]] = {name: () for name in values}
         excluded[STEPS] = ("tensorboard",)
         for output in (self.table, self.events):
@@ -208,14 +218,19 @@ class ProgressTable(KVWriter):
         file: where the table is.
         keep: how many of the rows that are there stay; the others are of work that was lost. None
             for all.
+        at: the step of the checkpoint; what was evaluated up to there stays in any case.
 
     Raises:
         StorageError: (all methods) the disk is full, the folder read-only, ….
     """
 
-    def __init__(self, file: Path, keep: int | None = None) -> None:
+    def __init__(self, file: Path, keep: int | None = None, at: float = -1) -> None:
         self.file = file
-        self.rows: list[LogRow] = read_table(file)[:keep]
+        found = read_table(file)
+        self.rows: list[LogRow] = found[:keep]
+        #: Evaluations after the last checkpoint, of the policy that is in it.
+        self.kept = [] if keep is None else _evaluations(found[keep:], at)
+        self.rows += self.kept
         self.columns: list[str] = []
         if file.exists():
             self._rewrite()
@@ -282,6 +297,15 @@ def read_table(file: Path) -> list[LogRow]:
     except csv.Error:
         pass  # the rows before are good
     return rows
+
+
+def _evaluations(rows: list[LogRow], at: float) -> list[LogRow]:
+    """The evaluations among rows after the last checkpoint that are of the policy in it."""
+    return [
+        row
+        for row in rows
+        if float(row[STEPS]) <= at and any(name.startswith(EVALUATION) for name in row)
+    ]
 
 
 def column(rows: list[LogRow], name: str) -> tuple[list[float], list[float]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
+import re
 import sys
-import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gymnasium
@@ -17,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from nprobot.envs import NoisyActuators
+from nprobot.envs import NoisyActuators, time_step
 from nprobot.errors import (
     ActuatorError,
     ConfigError,
@@ -26,6 +25,7 @@ from nprobot.errors import (
     NprobotError,
     UnknownNameError,
 )
+from nprobot.user_code import described, import_named
 
 Env = gymnasium.Env[Any, Any]
 
@@ -46,14 +46,17 @@ def find_spec(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     if module:
         try:
-            importlib.import_module(module)
-        except ImportError as error:
+            import_named(module)
+        except ConfigError as error:
             raise EnvironmentUnavailableError(
-                f"environment {env_id!r} needs the module {module!r}: {error}"
+                f"environment {env_id!r} cannot be made: {error}"
             ) from error
     if name not in gymnasium.registry:
         hint = "`nprobot envs` lists all."
-        raise UnknownNameError("environment", name, [s.id for s in newest_versions()], hint)
+        own = [s.id for s in gymnasium.registry.values() if module and _module_of(s) == module]
+        if module:
+            hint = f"The module {module!r} registers {', '.join(own) or 'none'}."
+        raise UnknownNameError("environment", name, own or [s.id for s in newest_versions()], hint)
     return gymnasium.registry[name]
 
 
@@ -94,6 +97,12 @@ FILE_BOUNDS = {
 All but the second are understood by `gymnasium.make` or by every MuJoCo environment."""
 
 
+def _module_of(spec: EnvSpec) -> str:
+    """The module of an environment's class."""
+    entry = spec.entry_point
+    return entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
+
+
 def newest_versions() -> list[EnvSpec]:
     """The registered environments, each in its newest version."""
     newest: dict[tuple[str | None, str], EnvSpec] = {}
@@ -130,19 +139,51 @@ def make(
     find_spec(env_id)
     arguments = {**(kwargs or {}), **options}
     try:
-        env = gymnasium.make(env_id, **arguments)
+        env = _made(env_id, arguments)
         if options.get("render_mode") == "rgb_array" and not CAMERA & arguments.keys():
             _follow_robot(env)
         if actuators is None:
             return env
         seed = None if actuators_seed is None else np.random.SeedSequence(list(actuators_seed))
         return NoisyActuators(env, actuators, sensor=sensor, seed=seed)
-    except USERS_ERRORS as error:  # a constructor is a user's code, and may raise anything
-        if isinstance(error, NprobotError) and not isinstance(error, ActuatorError):
-            raise
+    except (gymnasium.error.Error, ImportError, ActuatorError) as error:
         raise EnvironmentUnavailableError(
             f"environment {env_id!r} cannot be made: {str(error) or repr(error)}"
         ) from error
+    except NprobotError:
+        raise
+    except USERS_ERRORS as error:  # a constructor is a user's code, and may raise anything
+        told = f"it raised {described(error)}"
+        if unknown := re.search(r"unexpected keyword argument ('\w+')", str(error)):
+            told = f"it takes no argument {unknown[1]}"
+        raise EnvironmentUnavailableError(
+            f"environment {env_id!r} cannot be made: {told}"
+        ) from error
+
+
+def _made(env_id: str, arguments: dict[str, Any]) -> Env:
+    """An environment; one on MuJoCo need not draw itself to be filmed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not in the possible render_modes.*")
+            return gymnasium.make(env_id, **arguments)
+    except Exception:
+        if arguments.get("render_mode") != "rgb_array":
+            raise
+        blind = False
+        with suppress(Exception):
+            rest = {name: value for name, value in arguments.items() if name != "render_mode"}
+            env = gymnasium.make(env_id, **rest)
+            if hasattr(env.unwrapped, "model") and hasattr(env.unwrapped, "data"):
+                return env
+            env.close()
+            blind = True
+        if blind:
+            raise EnvironmentUnavailableError(
+                f"environment {env_id!r} draws no pictures (no rgb_array among its render modes), "
+                "so there can be no film of it"
+            ) from None
+        raise
 
 
 def _follow_robot(env: Env) -> None:
@@ -177,9 +218,7 @@ USERS_ERRORS = (Exception, SystemExit)
 
 def failure(who: str, error: BaseException) -> EnvironmentFailedError:
     """What an environment raised, in one line."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}, line {place.lineno}"
-    return EnvironmentFailedError(f"{who} raised {type(error).__name__} ({where}): {error}")
+    return EnvironmentFailedError(f"{who} raised {described(error)}")
 
 
 def check_spaces(env: Env, *, continuous: bool = False) -> None:
@@ -195,9 +234,17 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
     """
     observation, action = env.observation_space, env.action_space
     if not isinstance(observation, spaces.Box) or observation.dtype.kind != "f":
+        told = "Wrap it, for example in gymnasium's FlattenObservation."
+        if isinstance(observation, spaces.Box) and len(observation.shape) == 3:
+            told = "In Python, nprobot.PPO with stable-baselines3's CnnPolicy takes pictures."
+        elif isinstance(observation, spaces.Dict):
+            told = (
+                "In Python, nprobot.PPO with stable-baselines3's MultiInputPolicy takes it; or "
+                "wrap it in gymnasium's FlattenObservation."
+            )
         raise EnvironmentUnavailableError(
-            f"observations of this environment are {observation}; policies here take vectors of "
-            "real numbers (Box). Wrap it, for example in FlattenObservation."
+            f"observations of this environment are {_short(observation)}; the command line takes "
+            f"vectors of real numbers. {told}"
         )
     if not isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
         raise EnvironmentUnavailableError(
@@ -211,18 +258,18 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
         )
 
 
-def control_rate(env: Env) -> float | None:
-    """How often the environment takes an action, Hz of simulated time.
+def _short(space: spaces.Space[Any], most: int = 200) -> str:
+    text = str(space)
+    return text if len(text) <= most else f"{text[:most]} …"
 
-    Its frame rate where it does not say how long a step is; None if it has neither.
+
+def control_rate(env: Env) -> float | None:
+    """How often the environment takes an action, Hz of simulated time; None if it does not say.
+
+    By `nprobot.envs.time_step`, which says what it reads.
     """
-    inner = env.unwrapped
-    for name in ("dt", "tau"):
-        step = getattr(inner, name, None)
-        if isinstance(step, int | float) and step > 0:
-            return float(1 / step)
-    rate = inner.metadata.get("render_fps")
-    return float(rate) if rate else None
+    step = time_step(env.unwrapped)
+    return None if step is None else 1 / step.seconds
 
 
 def silence_mujoco() -> None:
@@ -230,7 +277,15 @@ def silence_mujoco() -> None:
 
     Without this MuJoCo also writes `MUJOCO_LOG.TXT` into the working directory.
     """
-    import mujoco
+    try:
+        import mujoco
+    # Loading it loads a drawing back end, which fails in ways of its own.
+    except Exception as error:
+        chosen = os.environ.get("MUJOCO_GL")
+        told = (
+            f" The variable MUJOCO_GL is {chosen!r}: unset it, or choose another." if chosen else ""
+        )
+        raise EnvironmentUnavailableError(f"MuJoCo cannot be loaded: {error}.{told}") from error
 
     seen: set[str] = set()
 

@@ -207,6 +207,11 @@ class RunConfig(Options):
                 f"workers must be from 0 to {self.env_count}, the number of environments, got "
                 f"{self.workers}"
             )
+        if self.algo == "ppo":
+            if self.algorithm.batch_size == 1:
+                raise ConfigError("batch_size must be 2 or more for ppo, which scales advantages")
+            if self.algorithm.n_steps == 1 and self.env_count == 1:
+                raise ConfigError("n_steps must be 2 or more with one environment (ppo)")
         own = self.about.options
         for name, value in self.algorithm.to_dict().items():
             if value is not None and name not in own:

@@ -23,7 +23,7 @@ from nprobot.errors import (
     StorageError,
 )
 from nprobot.policies.files.policy import Policy
-from nprobot.runs.atomic_files import lock_run
+from nprobot.runs.atomic_files import lock_run, quoted
 from nprobot.runs.checkpoints import as_damaged, keep_up_to, newest_whole
 from nprobot.runs.curve import draw_curve
 from nprobot.runs.folder import default_path
@@ -41,6 +41,7 @@ from .evaluation import LONGEST_EPISODE, Evaluation, evaluate
 from .run_config import RunConfig
 from .run_folder import Ending, RunFolder
 from .vector import make_vector, recipe, side_by_side
+from .workers import GroupDescription
 
 
 def train(
@@ -91,6 +92,7 @@ def resume(
     *,
     reporter: Reporter | None = None,
     device: str | None = None,
+    command: str | None = None,
 ) -> Result:
     """Continue a run from its last checkpoint, in its own folder.
 
@@ -99,6 +101,7 @@ def resume(
         config: the run's own with other `steps`, `stop_at` or intervals; by default as it was.
         reporter: receives the news of the run.
         device: torch device; by default that of the last session.
+        command: the command line that asked for it, for `config.json`.
 
     Returns:
         As `train`.
@@ -141,8 +144,10 @@ def resume(
             if changed := changed_since(session, device=device):
                 reporter.message(f"The run continues, but not bit for bit: {'; '.join(changed)}.")
             keep_up_to(folder.checkpoints, checkpoint)
-            folder.begin_session(model.num_timesteps, device=device)
-            return Session(folder, model, reporter, saved).run()
+            folder.begin_session(model.num_timesteps, device=device, command=command)
+            # One that was interrupted goes on as if it had not been: without that evaluation.
+            ended = session.get("ended") in ("complete", "solved")
+            return Session(folder, model, reporter, saved, keep_evaluation=ended).run()
 
 
 CHANGEABLE = (
@@ -295,6 +300,7 @@ class Session:
         saved: what the run had to remember in the checkpoint; empty for a new run.
         on_evaluation: told every evaluation within the run.
         callbacks: stable-baselines3's, to run beside the run's own.
+        keep_evaluation: whether the log keeps what the last session found out at its end.
     """
 
     def __init__(
@@ -305,6 +311,7 @@ class Session:
         saved: dict[str, Any],
         on_evaluation: OnEvaluation | None = None,
         callbacks: Sequence[BaseCallback] = (),
+        keep_evaluation: bool = False,
     ) -> None:
         self.folder, self.model, self.reporter = folder, model, reporter
         elapsed = saved.get("elapsed_seconds", 0.0)
@@ -314,7 +321,8 @@ class Session:
         self.callbacks = [self.callback, *callbacks]
         self._about = folder.config.about
         self.log = RunLog(
-            folder.path, lambda: self.callback.elapsed, saved.get("log"), self._about.row_every
+            *(folder.path, lambda: self.callback.elapsed, saved.get("log")),
+            *(self._about.row_every, model.num_timesteps if keep_evaluation else -1),
         )
         if self.log.lost:
             reporter.message(f"Missing since the last session: {self.log.lost}.")
@@ -328,7 +336,9 @@ class Session:
         try:
             told = self.reporter.message
             with interruptible(run, told, "update"), side_by_side(model.env).watched():
-                self.reporter.message(introduction(self.folder, self.model.steps_of_an_update()))
+                about = side_by_side(model.env).description
+                update = self.model.steps_of_an_update()
+                self.reporter.message(introduction(self.folder, about, update))
                 self._learn()
                 run.save()
                 evaluation = self._final_evaluation()
@@ -421,11 +431,12 @@ def title(config: RunConfig) -> str:
     return f"{config.env}: {config.learner}, seed {config.seed}"
 
 
-def introduction(folder: RunFolder, update: int = 1) -> str:
+def introduction(folder: RunFolder, about: GroupDescription, update: int = 1) -> str:
     """What a run is about to do.
 
     Args:
         folder: of the run.
+        about: its environments.
         update: steps between two updates; a run ends with one.
     """
     config = folder.config
@@ -434,9 +445,12 @@ def introduction(folder: RunFolder, update: int = 1) -> str:
     if config.steps % update:
         steps += f" ({config.steps:,}, rounded up to whole updates of {update:,})"
     until = "" if config.stop_at is None else f", until the return reaches {config.stop_at:g}"
+    rate = "not known"
+    if about.control_rate is not None:
+        rate = f"{about.control_rate:.4g} Hz, from {about.rate_source}"
     text = (
         f"{title(config)}\n{'' if config.stop_at is None else 'at most '}{steps}{until}, "
-        f"{config.envs} environments\n"
+        f"{config.envs} environments\ncontrol rate {rate}\n"
         f"run folder {folder.path}"
     )
     if environments.find_spec(config.env).max_episode_steps is None:
@@ -461,7 +475,7 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     if last.exists():
         kept = f"The last good checkpoint is {folder.checkpoints / last.resolve().name}."
     text = f"at step {model.num_timesteps:,}: {what}. {kept}"
-    again = f"nprobot train --resume {folder.path}{trust_flag(folder.config.env)}"
+    again = f"nprobot train --resume {quoted(folder.path)}{trust_flag(folder.config.env)}"
     if isinstance(error, EnvironmentFailedError):
         return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
     if isinstance(error, StorageError):

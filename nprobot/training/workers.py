@@ -22,6 +22,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from nprobot.envs import time_step
 from nprobot.envs.actuators import READING
 from nprobot.errors import (
     ActuatorError,
@@ -98,12 +99,14 @@ class GroupDescription:
         action_space: of each environment.
         render_mode: of each environment.
         control_rate: actions a second of simulated time, Hz, if known.
+        rate_source: what says so.
     """
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     render_mode: str | None
     control_rate: float | None
+    rate_source: str | None = None
 
 
 class EnvironmentGroup:
@@ -137,7 +140,9 @@ class EnvironmentGroup:
         rate = environments.control_rate(env)
         # A copy: an algorithm draws from it, and the environment must not notice.
         actions = copy.deepcopy(env.action_space)
-        return GroupDescription(env.observation_space, actions, env.render_mode, rate)
+        step = time_step(env.unwrapped)
+        source = None if step is None else step.source
+        return GroupDescription(env.observation_space, actions, env.render_mode, rate, source)
 
     def reset(self, seeds: Sequence[int | None]) -> Array:
         """Start an episode in each; the first observations, shape (E, *observation)."""

@@ -29,30 +29,33 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
     """
     made = policy.provenance
     task = policy.task
-    env = task.id if task else "an unnamed task"
+    model = task is None and _fitted(made)
+    env = task.id if task else made.get("task", "an unnamed task")
     lines = [
         f"# {env} by {learner_title(recorded_rule(made) or UNKNOWN)}",
         "",
-        f"A controller for `{env}`, {_how(made)}.",
+        f"A {'model' if model else 'controller'} for `{env}`, {_how(made)}.",
         *_description(made.get("description")),
-        "It is deterministic: one observation in, one action out.",
+        "It is deterministic: "
+        + ("inputs in, outputs out." if model else "one observation in, one action out."),
         "",
         *([f"![{_curve_of(made)}](curve.png)", ""] if curve else []),
         "## Score",
         "",
-        *_score(made.get("evaluation")),
+        *(_errors(made.get("scores")) if model else _score(made.get("evaluation"))),
         "## What it is",
         "",
         *_table(_facts(policy)),
         "",
-        *_command(made.get("command")),
+        *_command(made.get("command"), made.get("sessions")),
         "## How to run it",
         "",
-        f"    nprobot deploy {reference}",
+        f"    nprobot deploy {reference}{' --serve' if model else ''}",
         "",
         "```python",
         *_snippet(reference),
-        "action = policy.predict(observation)   # numpy alone; nothing in the file is executed",
+        ("outputs = policy.predict(inputs)" if model else "action = policy.predict(observation)")
+        + "   # numpy alone; nothing in the file is executed",
         "```",
         "",
         "It was trained and measured in simulation. On a real robot it has never run: keep the "
@@ -130,6 +133,20 @@ def _score(evaluation: Any) -> list[str]:  # noqa: ANN401 - JSON
     ]
 
 
+def _errors(scores: Any) -> list[str]:  # noqa: ANN401 - JSON
+    """How well a model fits, by split; a mean over its targets."""
+    if not isinstance(scores, Mapping) or not scores:
+        return ["Not measured.", ""]
+    titles = {"nmse": "mean squared error / variance", "accuracy": "accuracy"}
+    names = [name for name in next(iter(scores.values())) if name in titles]
+    head = f"| split | {' | '.join(titles[name] for name in names)} |"
+    rows = [
+        f"| {split} | {' | '.join(f'{values[name]:.4f}' for name in names)} |"
+        for split, values in scores.items()
+    ]
+    return [head, f"|---{'|---' * len(names)}|", *rows, ""]
+
+
 def _tracking(tracking: Any) -> list[str]:  # noqa: ANN401 - JSON
     """The lines about how well it follows a reference."""
     if not isinstance(tracking, Mapping):
@@ -162,6 +179,7 @@ def _facts(policy: Policy) -> dict[str, str]:
         if isinstance(action, BoxAction)
         else f"one of {' × '.join(map(str, action.choices))}",
         "network": network_name(policy),
+        **{n: ", ".join(made[n]) for n in ("inputs", "targets") if isinstance(made.get(n), list)},
         "seed": str(made.get("seed", UNKNOWN)),
         "forward passes in training": _count(made.get("forward_passes")),
         "backward passes in training": _count(made.get("backward_passes")),
@@ -176,10 +194,18 @@ def _table(facts: Mapping[str, str]) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
 
 
-def _command(command: Any) -> list[str]:  # noqa: ANN401 - JSON
-    if not isinstance(command, str):
-        return []
-    return ["Trained by", "", f"    {command}", ""]
+def _command(command: Any, sessions: Any) -> list[str]:  # noqa: ANN401 - JSON
+    """What it was trained by; for a resumed run every session, with what it began and ended at."""
+    if not isinstance(sessions, list):
+        return ["Trained by", "", f"    {command}", ""] if isinstance(command, str) else []
+    lines = []
+    for session in sessions:
+        begun = next((v for k, v in session.items() if k.startswith("from_")), None)
+        ended = next((v for k, v in session.items() if k.startswith("to_")), "where it was cut off")
+        unit = next((k[5:] for k in session if k.startswith("from_")), "step")
+        what = session.get("command") or "a session from Python"
+        lines.append(f"    {what}    # {unit} {begun} to {ended}")
+    return [f"Trained in {len(sessions)} sessions", "", *lines, ""]
 
 
 def _snippet(reference: str) -> list[str]:

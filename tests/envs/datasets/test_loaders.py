@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 from nprobot.envs import datasets
-from nprobot.envs.datasets.loaders import import_optional
+from nprobot.envs.datasets.columns import import_optional
 from nprobot.errors import ConfigError, DataError, DataWarning, MissingPackageError
 
 
@@ -60,7 +60,7 @@ def test_tables_without_trajectories_are_split_in_blocks_and_say_so(table, tmp_p
     ("inputs", "targets", "error", "message"),
     [
         (["q", "qdd"], ["tau"], DataError, r"'qdd'.*'q', 'v', 'a'"),
-        (["run"], ["tau"], DataError, r"'run'.*not numbers"),
+        (["run"], ["tau"], DataError, "'run'.*holds 'a' in row 0"),
         (["q", "tau"], ["tau"], ConfigError, "once"),
         ([], ["tau"], ConfigError, "at least one"),
     ],
@@ -90,14 +90,14 @@ def test_files_that_are_no_tables_are_refused(tmp_path, name, content, message):
 def test_cells_that_are_no_numbers_are_counted_and_placed(table, tmp_path):
     table.loc[7, "v"] = np.nan
     table.to_csv(tmp_path / "log.csv", index=False)
-    with pytest.raises(DataError, match=r"1 NaN or infinite values.*row 7, column 1"):
+    with pytest.raises(DataError, match=r"1 of 300 rows.*NaN.*in 'v' \(1\).*row 7"):
         datasets.load_table(tmp_path / "log.csv", **COLUMNS, trajectory="run")
 
 
 def test_constant_columns_are_named_and_do_no_harm(table, tmp_path):
     table["v"] = 3.0
     table.to_csv(tmp_path / "log.csv", index=False)
-    with pytest.warns(DataWarning, match=r"1 column\(s\).*: v"):
+    with pytest.warns(DataWarning, match=r"1 input column\(s\).*: v \(always 3\)"):
         data = datasets.load_table(tmp_path / "log.csv", **COLUMNS, trajectory="run")
     mean, scale = datasets.moments(data.train.inputs)
     assert mean[1] == 3.0 and scale[1] == 1.0
@@ -166,10 +166,10 @@ X = np.cumsum(np.random.default_rng(0).normal(size=(60, 3)), axis=0)
     [
         ({"a": X, "b": X}, "'a', 'b'"),
         ({"x": X, "y": X[:50]}, "60 rows of inputs and 50 of targets"),
-        ({"x": X[:, 0], "y": X}, r"\(60,\)"),
-        ({"x": X, "y": np.array(["left"] * 60)}, "real numbers"),
+        ({"x": np.float64(3), "y": X}, "one number, not a column"),
+        ({"x": X, "y": np.array(["left"] * 60)}, "'left' in row 0"),
         ({"x": X, "y": np.full(60, -1)}, "Labels"),
-        ({"x": np.full((60, 3), np.inf), "y": X}, "180"),
+        ({"x": np.full((60, 3), np.inf), "y": X}, r"60 of 60 rows.*'x' \(180\)"),
         ({"x": X[:9], "y": X[:9]}, "9 rows"),
         ({"x": X, "y": X, "trajectory": np.zeros(5)}, r"\(5,\)"),
         ({"x": X, "y": np.array([{}] * 60, dtype=object)}, "bad.npz"),
@@ -189,9 +189,10 @@ def test_npz_files_that_are_none_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match="cannot be read"):
         datasets.load_npz(path)
-    np.save(tmp_path / "bare.npy", X)
+    with path.open("wb") as file:
+        np.save(file, X)
     with pytest.raises(DataError, match="bare array"):
-        datasets.load_npz(tmp_path / "bare.npy")
+        datasets.load_npz(path)
 
 
 # -- SARCOS ------------------------------------------------------------------------------------

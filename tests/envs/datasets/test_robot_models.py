@@ -115,7 +115,7 @@ def test_robots_that_cannot_be_used_say_why(mjcf):
 
 
 def test_columns_out_of_the_plane_are_warned_of_and_standardise_to_zero(small):
-    with pytest.warns(DataWarning, match="z, R31, R32"):
+    with pytest.warns(DataWarning, match="z .*R31 .*R32 "):
         data = datasets.forward_kinematics("Reacher-v5", small)
     mean, scale = datasets.moments(data.train.targets)
     assert np.isfinite((data.train.targets - mean) / scale).all()

@@ -35,6 +35,7 @@ def test_blocks_are_contiguous_disjoint_and_apart(rows, seed, train, validation)
     assert sum(map(len, found)) >= 0.6 * rows
 
 
+@pytest.mark.filterwarnings("ignore::nprobot.errors.DataWarning")
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=3, max_size=12),

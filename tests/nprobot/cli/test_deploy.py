@@ -159,7 +159,7 @@ def test_serves_until_told_to_stop():
         assert socket.recv_json()["type"] == "action"
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
+    assert process.returncode == 128 + signal.SIGTERM
     assert "1 messages" in out
 
 

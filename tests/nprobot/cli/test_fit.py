@@ -8,8 +8,10 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.io
 
-from nprobot.cli import evaluate
+import nprobot
+from nprobot.cli import evaluate, main
 from nprobot.cli import fit as command
 from nprobot.cli.terminal import Display
 from nprobot.errors import (
@@ -111,7 +113,7 @@ def test_labels_make_a_classification(tmp_path, capsys):
     np.savez(tmp_path / "blobs.npz", x=x, y=(x[:, 0] > 0).astype(np.int64))
     assert run("--data", "blobs.npz", "--rule", "dnp", "--epochs", 20, *QUICK, "--out", "r") == 0
     printed = capsys.readouterr().out
-    assert "accuracy" in printed and "evaluate" not in printed
+    assert "accuracy" in printed and "Next: nprobot evaluate r; nprobot export r" in printed
     rows = (tmp_path / "r" / "scores.csv").read_text().splitlines()
     assert rows[0] == "split,accuracy,cross_entropy"
     assert float(rows[-1].split(",")[1]) > 0.8
@@ -152,11 +154,11 @@ def test_a_source_survives_json(table):
     for source in (
         Source(),
         Source(task="inverse-dynamics", robot="arm7", task_kwargs={"train": 5}),
-        Source(data=table, inputs=("q1", "q2"), targets=("tau",), trajectory="run"),
+        Source(data=(table,), inputs=("q1", "q2"), targets=("tau",), trajectory="run"),
     ):
         assert Source.from_dict(json.loads(json.dumps(source.to_dict()))) == source
     assert Source().name == "arm-inverse-dynamics"
-    assert Source(data=table).name == "arm"
+    assert Source(data=(table,)).name == "arm"
 
 
 def test_ctrl_c_ends_a_fit_after_its_epoch_and_says_how_to_continue(tmp_path, capsys, monkeypatch):
@@ -190,3 +192,62 @@ def test_flags_of_earlier_versions_are_understood(tmp_path, capsys):
     assert json.loads((out / "config.json").read_text())["config"]["rule"] == "dnp+feedback"
     with pytest.raises(RuleError, match="not for 'danp'"):
         run("--rule=danp", "--feedback")
+
+
+TWO = """
+<mujoco><worldbody><body><joint name="h1" axis="0 1 0"/><geom size=".05" fromto="0 0 0 0 0 .3"
+type="capsule"/><body pos="0 0 .3"><joint name="h2" axis="0 1 0"/><geom size=".05"
+fromto="0 0 0 0 0 .3" type="capsule"/></body></body></worldbody>
+<equality><joint name="belt" joint1="h1" joint2="h2"/></equality></mujoco>
+"""
+
+
+def test_a_fit_of_another_robot_leads_somewhere(tmp_path, capsys):
+    """`evaluate` shows its errors on its data, `export` makes a model that others can use."""
+    (tmp_path / "two.xml").write_text(TWO)
+    robot = ["--task", "inverse-dynamics", "--robot", "two.xml"]
+    assert run(*robot, "--rule", "bp", *QUICK, *TASK, "--epochs", 5, "--out", "r") == 0
+    said = capsys.readouterr()
+    assert "Next: nprobot evaluate r; nprobot export r" in said.out
+    assert "1 equality constraint(s), joint 'belt'" in said.err and "open chain" in said.err
+    assert main(["evaluate", "r", "--json"]) == 0
+    rows = {(row["split"], row["target"]): row["nmse"]
+            for row in json.loads(capsys.readouterr().out)["scores"]}  # fmt: skip
+    stored = (tmp_path / "r" / "scores.csv").read_text()
+    assert f"{rows['test', 'h1.torque']}" in stored
+    assert main(["evaluate", "r", "--record", "film.mp4"]) == 2
+    assert "controls no robot; leave --record away" in capsys.readouterr().err
+    assert main(["export", "r"]) == 0
+    assert "Next: nprobot deploy r/policy --serve" in capsys.readouterr().out
+    card = (tmp_path / "r" / "policy" / "README.md").read_text()
+    assert "| test | " in card and "| targets | h1.torque [N·m], h2.torque [N·m] |" in card
+    policy = nprobot.policies.load("r/policy")
+    x = np.linspace(-1, 1, 6)
+    assert np.allclose(policy.predict(x), load("r").predict(x), rtol=1e-4)
+
+
+def test_another_arm_with_the_same_names_is_not_ours(tmp_path, capsys):
+    """SARCOS has seven joints called joint1 … joint7, too."""
+    rows = np.cumsum(np.random.default_rng(0).normal(size=(400, 28)), axis=0)
+    scipy.io.savemat(tmp_path / "sarcos_inv.mat", {"sarcos_inv": rows})
+    assert run("--data", "sarcos_inv.mat", "--rule", "bp", *QUICK, "--epochs", 1, "--out", "r") == 0
+    assert "nprobot/ArmTrack-v0" not in capsys.readouterr().out
+    assert main(["evaluate", "r"]) == 0
+    assert "joint7.torque" in capsys.readouterr().out
+    assert nprobot.policies.load("r/checkpoints/last").task is None
+
+
+def test_several_recordings_on_the_command_line(tmp_path, capsys):
+    for number in range(4):
+        t = np.arange(100) / 50 + number
+        rows = np.stack([np.sin(t), np.cos(t), np.sin(t) - np.cos(t)], 1)
+        file = tmp_path / f"arm {number}.csv"
+        np.savetxt(file, rows, header="ang_0 vel_0 torq_0", comments="")
+    data = ["--data", "arm [012].csv", "--test-data", "arm 3.csv", "--inputs", "ang_*", "vel_*",
+            "--targets", "torq_*", "--derivatives", "vel_*", "--rate", "50"]  # fmt: skip
+    assert run(*data, "--rule", "bp", "--epochs", 30, *QUICK, "--out", "r") == 0
+    said = capsys.readouterr().out
+    assert "read as space-separated, derivatives of 'vel_0'" in said
+    assert "test            100 rows, 1 trajectories" in said
+    assert load("r").description["input_names"] == ["ang_0", "vel_0", "vel_0.derivative"]
+    assert run("--resume", "r", "--epochs", 31) == 0

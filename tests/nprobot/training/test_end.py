@@ -18,6 +18,7 @@ from nprobot.training.evaluation import Evaluation
 from nprobot.training.run_config import LearningOptions
 from nprobot.training.run_folder import RunFolder
 from nprobot.training.training_run import resume, train
+from nprobot.training.workers import GroupDescription
 
 from .helpers import CONFIG, Listener
 
@@ -97,7 +98,8 @@ class TestEnd:
         gymnasium.register("Tests/NoLimit-v0", lambda: Faulty("last", 20))
         for env, said in {"Tests/NoLimit-v0": True, "InvertedPendulum-v5": False}.items():
             folder = RunFolder(tmp_path, dataclasses.replace(CONFIG, env=env))
-            text = training_run.introduction(folder)
+            about = GroupDescription(None, None, None, None, None)
+            text = training_run.introduction(folder, about)
             assert ("no step limit" in text and "10,000 steps" in text) == said
 
     @pytest.mark.parametrize(
