@@ -79,7 +79,8 @@ def write_policy(model: BaseAlgorithm, policy: Policy) -> None:
         ArchitectureError: they differ in layers, in the way of their actions, or in the normaliser.
     """
     assert isinstance(model.policy, BasePolicy), "set by the constructor"
-    layers = [m for m in nn.Sequential(*network_of(model.policy)).modules() if hasattr(m, "weight")]
+    modules = nn.Sequential(*network_of(model.policy)).modules()
+    layers: list[Any] = [module for module in modules if hasattr(module, "weight")]
     arrays = [
         (operation.arrays["weight"], operation.arrays["bias"])
         for operation in linear_layers(policy.operations)
@@ -90,7 +91,7 @@ def write_policy(model: BaseAlgorithm, policy: Policy) -> None:
     arrays[-1] = _last_layer(model.policy, policy, *arrays[-1])
     for layer, (weight, bias) in zip(layers, arrays, strict=True):
         layer.weight.copy_(torch.as_tensor(weight))
-        layer.bias.copy_(torch.as_tensor(bias))  # type: ignore[operator]  # a layer's
+        layer.bias.copy_(torch.as_tensor(bias))
     if isinstance(model.policy, TD3Policy):
         model.policy.actor_target.load_state_dict(model.policy.actor.state_dict())
     _write_normaliser(model.get_vec_normalize_env(), policy)

@@ -129,6 +129,6 @@ def _explain(command: str, error: Exception) -> int:
 
 def _in_words(message: str) -> str:
     """Options by the names that they have here: ``n_steps`` is ``--n-steps``."""
-    from .options import as_flags
+    from .arguments import as_flags
 
     return as_flags(message)

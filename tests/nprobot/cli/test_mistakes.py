@@ -18,7 +18,7 @@ from nprobot.runs.atomic_files import ERRORS, free_name, quoted
 from nprobot.runs.interruption import exit_code, interruptible
 from nprobot.user_code import import_named
 
-from .deploy_helpers import box, zero_policy
+from ..deploy.helpers import box, zero_policy
 
 ROBOT = """
 import gymnasium, numpy as np, pathlib
