@@ -196,7 +196,7 @@ def test_a_robot_in_the_folder_is_found_and_its_rate_said(here, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "control rate 100 Hz, from its dt" in said
-    assert "Next: nprobot evaluate 'run 1' --record 'run 1/film.mp4'" in said
+    assert "Next: nprobot evaluate 'run 1' --trust --record 'run 1/film.mp4'" in said
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "'run 1-2'" in error and "--resume 'run 1'" in error
