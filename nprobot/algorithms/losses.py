@@ -171,6 +171,15 @@ class SquaredTemporalDifference:
         """Losses, shape (..., B), from the critic's outputs (..., B, 1)."""
         return self.coefficient * (values.squeeze(-1) - self.targets).square()
 
+    def on_arrays(
+        self, outputs: list[Array], *, slopes: bool, step: float
+    ) -> tuple[Array, list[Array]]:
+        """See `ArrayLoss`."""
+        del step  # nothing has to be moved
+        off = outputs[0][..., 0] - self.targets.numpy()
+        found = [2 * self.coefficient * off[0][:, None]] if slopes else []
+        return self.coefficient * off * off, found
+
 
 class SoftActionValue:
     """Loss of SAC's actor: ``α log π(a|s) − min_i Q_i(s, a)`` with ``a = tanh(μ + e^{log s} ξ)``.

@@ -722,7 +722,9 @@ class Perceptrons:
             np.add(change, y, out=both[1:])
             outputs.append(both)
         values, found = loss(outputs, slopes=slopes)
-        if not math.isfinite(np.add.reduce(values, axis=None)) and not np.isfinite(values).all():
+        with np.errstate(over="ignore"):  # a finite sum is enough; else look at each
+            total = np.add.reduce(values, axis=None)
+        if not math.isfinite(total) and not np.isfinite(values).all():
             sample = int(np.argwhere(~np.isfinite(values))[0][-1])
             raise NonFiniteError(
                 f"loss of sample {sample} is {values[:, sample].tolist()}; look for too high a "

@@ -11,6 +11,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.algorithms.ppo import PPO
 from nprobot.errors import (
     ConfigError,
     EnvironmentFailedError,
@@ -283,6 +284,8 @@ class Session:
             told = self.reporter.message
             with interruptible(run, told, "update"), side_by_side(model.env).watched():
                 self.reporter.message(introduction(self.folder))
+                if isinstance(model, PPO):
+                    self.reporter.message(model.paths)
                 self._learn()
                 run.save()
                 evaluation = self._final_evaluation()
