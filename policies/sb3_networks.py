@@ -221,6 +221,17 @@ class FrozenCritic:
             values.append(x.squeeze(-1))
         return torch.stack(values)
 
+    def slopes(self, actions: Tensor, step: float) -> Tensor:
+        """How the least of the values changes with actions (B, n): by central differences, (B, n).
+
+        Args:
+            actions: B rows.
+            step: how far each action is moved.
+        """
+        there = step * torch.eye(actions.shape[-1], dtype=actions.dtype).unsqueeze(1)
+        up, down = self(torch.cat([actions + there, actions - there])).amin(0).chunk(2)
+        return (up - down).mT / (2 * step)
+
     def _feed(self, layers: Sequence[TensorFunction]) -> tuple[Tensor, Tensor] | None:
         """What the first layer makes of the features, and its weights for the actions."""
         first = layers[0]
@@ -245,7 +256,10 @@ class _Folded:
 
 def _layers(network: nn.Module) -> list[TensorFunction]:
     modules = list(network) if isinstance(network, nn.Sequential) else [network]
-    return [_Folded(m) if _foldable(m) else m for m in modules]
+    # Whatever a rectifier gets was made here, so it may be written over.
+    return [
+        _Folded(m) if _foldable(m) else torch.relu_ if type(m) is nn.ReLU else m for m in modules
+    ]
 
 
 def _foldable(module: nn.Module) -> TypeGuard[nn.Linear]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 
 from nprobot.policies.distributions import ActionDistribution
 from nprobot.policies.sb3_networks import FrozenCritic
+
+Array = NDArray[Any]
 
 
 class ClippedSurrogate:
@@ -167,6 +171,15 @@ class SquaredTemporalDifference:
         """Losses, shape (..., B), from the critic's outputs (..., B, 1)."""
         return self.coefficient * (values.squeeze(-1) - self.targets).square()
 
+    def on_arrays(
+        self, outputs: list[Array], *, slopes: bool, step: float
+    ) -> tuple[Array, list[Array]]:
+        """See `ArrayLoss`."""
+        del step  # nothing has to be moved
+        off = outputs[0][..., 0] - self.targets.numpy()
+        found = [2 * self.coefficient * off[0][:, None]] if slopes else []
+        return self.coefficient * off * off, found
+
 
 class SoftActionValue:
     """Loss of SAC's actor: ``α log π(a|s) − min_i Q_i(s, a)`` with ``a = tanh(μ + e^{log s} ξ)``.
@@ -201,6 +214,30 @@ class SoftActionValue:
             self.log_prob = log_prob.detach()
         return self.temperature * log_prob - self.critic(actions).amin(0)
 
+    def on_arrays(
+        self, outputs: list[Array], *, slopes: bool, step: float
+    ) -> tuple[Array, list[Array]]:
+        """See `ArrayLoss`. Only the actions are moved, and what makes them of outputs is known.
+
+        Half as many passes through the critics as if mean and standard deviation were moved.
+        """
+        mean, log_std = map(torch.from_numpy, outputs)
+        losses = torch.cat([self((mean[0], log_std[0]))[None], self((mean[1:], log_std[1:]))])
+        if not slopes:
+            return losses.numpy(), []
+        std = log_std[0]
+        inside: Tensor | float = 1.0
+        if self.limited:
+            std = std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+            inside = std == log_std[0]
+        std = std.exp()
+        actions = torch.tanh(mean[0] + std * self.noise)
+        flat = 1 - actions.square()
+        entropy = 2 * actions * flat / (flat + _SQUASHING_EPSILON)
+        error = self.temperature * entropy - flat * self.critic.slopes(actions, step)
+        spread = (error * std * self.noise - self.temperature) * inside
+        return losses.numpy(), [error.numpy(), spread.numpy()]
+
 
 class ActionValue:
     """Loss of TD3's actor: ``−Q_1(s, tanh(output))``.
@@ -217,6 +254,18 @@ class ActionValue:
     def __call__(self, outputs: Tensor) -> Tensor:
         """Losses, shape (..., B), from the actor's outputs before the tanh, (..., B, n)."""
         return -self.critic(torch.tanh(outputs))[0]
+
+    def on_arrays(
+        self, outputs: list[Array], *, slopes: bool, step: float
+    ) -> tuple[Array, list[Array]]:
+        """See `SoftActionValue.on_arrays`."""
+        y = torch.from_numpy(outputs[0])
+        losses = self(y).numpy()
+        if not slopes:
+            return losses, []
+        actions = torch.tanh(y[0])
+        error = -(1 - actions.square()) * self.critic.slopes(actions, step)
+        return losses, [error.numpy()]
 
 
 def squashed_gaussian(

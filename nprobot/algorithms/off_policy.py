@@ -29,7 +29,7 @@ from nprobot.policies.sb3_networks import (
     effective_parameters,
 )
 
-from .base import RuleAlgorithm, same_modules
+from .base import RuleAlgorithm, fuse, same_modules
 from .checks import ViewChecks, check_optimizer, sample
 
 
@@ -181,6 +181,7 @@ class OffPolicyRule(RuleAlgorithm, OffPolicyAlgorithm):
         optimizers = [learner.actor_optimizer, learner.critic_optimizer]
         for optimizer in optimizers:
             check_optimizer(optimizer)
+            fuse(optimizer)
         before: NetworkLearner | None = getattr(self, "learner", None)
         new = before is None or not same_modules(before.views.values(), learner.views.values())
         if new:

@@ -36,7 +36,7 @@ from nprobot.policies.sb3_networks import (
     shares_parameters,
 )
 
-from .base import RuleAlgorithm, accepts, same_modules
+from .base import RuleAlgorithm, accepts, fuse, same_modules
 from .checks import ViewChecks, check_optimizer, sample
 from .graph_free.short_rollout import ShortRollout
 from .graph_free.short_update import ShortUpdate
@@ -103,7 +103,7 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         if self.max_grad_norm is None:  # of a file from an earlier version
             self.max_grad_norm = float("inf")
         check_optimizer(self.policy.optimizer)
-        _fuse(self.policy.optimizer)
+        fuse(self.policy.optimizer)
         actor, critic = Actor(self.policy), Critic(self.policy)
         networks: dict[str, nn.Module] = {"actor": actor, "critic": critic}
         if shares_parameters(self.policy):
@@ -375,17 +375,6 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         for name, loss in losses.items():
             result = alignment(self.rule, self.networks[name], observations, loss)
             self.logger.record(f"train/alignment_{name}", result.cosine)
-
-
-def _fuse(optimizer: torch.optim.Optimizer) -> None:
-    """Let Adam step in one kernel, unless something else was asked for: half of its time.
-
-    Its dozen small operations for every parameter took as long as a noisy pass.
-    """
-    if type(optimizer) is torch.optim.Adam:
-        for group in optimizer.param_groups:
-            if group["fused"] is None and group["foreach"] is None:
-                group["fused"] = True
 
 
 def minibatches(buffer: RolloutBuffer, size: int) -> Iterator[RolloutBufferSamples]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import ref
 
 import numpy as np
@@ -61,6 +61,16 @@ class ArrayLoss(Protocol):
         Returns:
             Losses (1 + P, B), and for every output dL/dy of the clean pass, (B, n).
         """
+
+
+@runtime_checkable
+class KnownSlopes(Protocol):
+    """A loss in torch that knows a shorter way to its slopes than to move every output."""
+
+    def on_arrays(
+        self, outputs: list[Array], *, slopes: bool, step: float
+    ) -> tuple[Array, list[Array]]:
+        """See `ArrayLoss`; `step` is how far to move what has to be moved."""
 
 
 class ClosureLoss:
@@ -430,10 +440,9 @@ class Perceptrons:
         for own in self.layers:
             self.rule.remember_inputs((y.module, torch.from_numpy(y.fed)) for y in own)
 
-    def backward(self, inputs: Tree, loss: Callable[..., Tensor], noise: Tensor | None) -> Tensor:
+    def backward(self, inputs: Tree, loss: ArrayLoss, noise: Tensor | None) -> Tensor:
         """`LearningRule.backward` of the one network here."""
-        closure = ClosureLoss(loss, self.rule.sigma, single=self.single[0])
-        (found,) = self.estimate(inputs, [closure], None if noise is None else [noise.numpy()])
+        (found,) = self.estimate(inputs, [loss], None if noise is None else [noise.numpy()])
         self.remember()
         gradient, start = torch.from_numpy(self.gradient.copy()), 0
         for p in self.parameters:
@@ -713,7 +722,9 @@ class Perceptrons:
             np.add(change, y, out=both[1:])
             outputs.append(both)
         values, found = loss(outputs, slopes=slopes)
-        if not math.isfinite(np.add.reduce(values, axis=None)) and not np.isfinite(values).all():
+        with np.errstate(over="ignore"):  # a finite sum is enough; else look at each
+            total = np.add.reduce(values, axis=None)
+        if not math.isfinite(total) and not np.isfinite(values).all():
             sample = int(np.argwhere(~np.isfinite(values))[0][-1])
             raise NonFiniteError(
                 f"loss of sample {sample} is {values[:, sample].tolist()}; look for too high a "

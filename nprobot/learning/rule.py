@@ -20,7 +20,14 @@ from nprobot.policies.chip.crossbar import on_chip
 from .activity import Activity, Tree, first_tensor
 from .decorrelation import decorrelated_layers, mean_square_correlation, update
 from .noise import PerturbationStream
-from .perceptrons import NoShortForm, Perceptrons, find_chain
+from .perceptrons import (
+    ArrayLoss,
+    ClosureLoss,
+    KnownSlopes,
+    NoShortForm,
+    Perceptrons,
+    find_chain,
+)
 
 Loss = Callable[[Tree], Tensor]
 """From a network's outputs (..., B, out) to one loss per sample (..., B)."""
@@ -289,7 +296,12 @@ class PerturbationRule(LearningRule):
             noise = None
             if perturbations is not None:
                 noise = Activity(network, inputs, frozen=self.frozen_nodes).join(perturbations)
-            return short.backward(inputs, partial(per_sample, loss), noise)
+            values: ArrayLoss = ClosureLoss(
+                partial(per_sample, loss), self.sigma, single=short.single[0]
+            )
+            if isinstance(loss, KnownSlopes):
+                values = partial(loss.on_arrays, step=self.sigma)
+            return short.backward(inputs, values, noise)
         if on_chip(network):
             if perturbations is not None:
                 raise NoiseInaccessibleError(

@@ -13,6 +13,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.algorithms.ppo import PPO
 from nprobot.catalogue import trust_flag
 from nprobot.errors import (
     ConfigError,
@@ -339,6 +340,8 @@ class Session:
                 about = side_by_side(model.env).description
                 update = self.model.steps_of_an_update()
                 self.reporter.message(introduction(self.folder, about, update))
+                if isinstance(model, PPO):
+                    self.reporter.message(model.paths)
                 self._learn()
                 run.save()
                 evaluation = self._final_evaluation()

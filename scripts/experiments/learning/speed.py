@@ -11,12 +11,15 @@ two waits for the GPU.
 
     python -m scripts.experiments.learning.speed steps --out results/speed  # rows.csv; CPU
     python -m scripts.experiments.learning.speed ppo --env HalfCheetah-v5 --out results/speed
+    python -m scripts.experiments.learning.speed runs --env HalfCheetah-v5  # runs.csv
     python -m scripts.experiments.learning.speed gpu                        # results/speed/gpu.csv
     python -m scripts.experiments.learning.speed report                     # docs/variance.md, GPU
 """
 
 from __future__ import annotations
 
+import os
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -236,6 +239,56 @@ def ppo(env: str = "Reacher-v5", rounds: int = 12, out: Path | None = None) -> N
         write(out / f"ppo_{env}.csv", rows)
 
 
+def runs(
+    algo: str = "PPO",
+    env: str = "HalfCheetah-v5",
+    hidden: tuple[int, ...] = (),
+    rule: str = "np+feedback",
+    samples: int = 1,
+    steps: int = 4096,
+    turns: int = 10,
+    out: Path = RESULTS / "speed" / "runs.csv",
+) -> None:
+    """Time whole runs of a learner beside SB3's own, both at SB3's settings, in turns.
+
+    Args:
+        algo: PPO, SAC or TD3.
+        env: environment id.
+        hidden: units of each hidden layer; SB3's if empty.
+        rule: what ours learns by.
+        samples: K.
+        steps: environment steps of a turn; the first turn, which warms up, does not count.
+        turns: of each.
+        out: where the row goes.
+    """
+    settings: dict[str, Any] = {"seed": 0, "device": "cpu"}
+    if hidden:
+        settings["policy_kwargs"] = {"net_arch": list(hidden)}
+    ours = {"rule": rule, "rule_kwargs": {"samples": samples}}
+    models = {
+        "sb3": getattr(stable_baselines3, algo)("MlpPolicy", env, **settings),
+        "ours": getattr(nprobot, algo)("MlpPolicy", env, **settings, **ours),
+    }
+    cpu: dict[str, list[float]] = {name: [] for name in models}
+    wall: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(turns + 1):
+        for name, model in models.items():
+            started = time.process_time(), time.perf_counter()
+            model.learn(steps, reset_num_timesteps=False)
+            if turn:
+                cpu[name].append(1e6 * (time.process_time() - started[0]) / steps)
+                wall[name].append(1e6 * (time.perf_counter() - started[1]) / steps)
+    row: Row = {"algo": algo, "env": env, "hidden": "-".join(map(str, hidden)) or "SB3's"}
+    row |= {"rule": rule, "samples": samples, "steps": steps, "turns": turns}
+    for kind, times in (("cpu", cpu), ("wall", wall)):
+        found = {name: statistics.median(own) for name, own in times.items()}
+        row |= {f"{kind}_us_{name}": f"{value:.1f}" for name, value in found.items()}
+        row[f"{kind}_ratio"] = f"{found['ours'] / found['sb3']:.3f}"
+    row["load"] = f"{os.getloadavg()[0]:.1f}"
+    print(row, flush=True)
+    append(out, [row | versions()])
+
+
 def gpu(seconds: float = 1.0, out: Path = GPU_ROWS) -> None:
     """Time a step with Adam on a GPU.
 
@@ -328,4 +381,4 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    command(__doc__, steps, ppo, gpu, report)
+    command(__doc__, steps, ppo, runs, gpu, report)
