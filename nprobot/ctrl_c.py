@@ -12,13 +12,16 @@ import sys
 import threading
 from types import FrameType
 
-PROGRAMS = ("nprobot", "nprobot.exe", "nprobot-script.py", "-m")
-"""What the name of a process that runs the program begins with; `-m` while it is being found."""
+PROGRAMS = ("nprobot", "nprobot.exe", "nprobot-script.py")
 
 
 def is_the_program() -> bool:
     """Whether this process is the program `nprobot`, and not somebody's script."""
-    return bool(sys.argv) and os.path.basename(sys.argv[0]) in PROGRAMS
+    if not sys.argv:
+        return False
+    # While `python -m nprobot` looks for the module, its name is in the original arguments alone.
+    module = sys.argv[0] == "-m" and sys.orig_argv[1:3] == ["-m", "nprobot"]
+    return module or os.path.basename(sys.argv[0]) in PROGRAMS
 
 
 def leave_while_importing() -> None:

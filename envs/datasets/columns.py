@@ -95,7 +95,12 @@ class Fields:
         base = name.rstrip("0123456789")
         for end in range(len(base), len(name)):
             array = self.arrays.get(name[:end])
-            if array is not None and array.ndim > 1 and name in self.column_names(name[:end]):
+            if (
+                array is not None
+                and array.size
+                and array.ndim > 1
+                and name in self.column_names(name[:end])
+            ):
                 column: Array = array.reshape(len(array), -1)[:, int(name[end:])]
                 return column
         raise DataError(
@@ -116,6 +121,8 @@ class Fields:
                 raise DataError(self._no_numbers(name, array))
             if array.ndim == 0:
                 raise DataError(f"{name!r} of {self.source} is one number, not a column.")
+            if array.size == 0:
+                raise DataError(f"{name!r} of {self.source} is empty: its shape is {array.shape}.")
             flat = array.reshape(len(array), -1)
             if array.dtype == np.uint8 and array.ndim > 1:
                 flat = (flat / np.float32(255)).astype(np.float32)

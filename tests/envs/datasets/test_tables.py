@@ -431,6 +431,7 @@ def test_fuzz_a_damaged_table_is_read_or_refused_with_a_reason(tmp_path, base, e
         },
     ),
 )
+@example(shapes={"x": ([0], "f4"), "y": ([], "f4")}, options={})
 def test_fuzz_arrays_and_options_are_used_or_refused_with_a_reason(tmp_path, shapes, options):
     rng = np.random.default_rng(0)
     for ending in ("npz", "mat"):

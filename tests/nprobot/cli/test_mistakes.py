@@ -290,13 +290,15 @@ def test_lists_are_plain_where_nobody_looks_and_json_on_request(capsys):
 def test_the_package_is_found_in_the_folder_that_holds_the_clone(tmp_path):
     (tmp_path / "nprobot").symlink_to(Path(nprobot.__file__).resolve().parents[1])
     code = (
-        "import nprobot, nprobot.envs.datasets\n"
-        "print(nprobot.__version__, nprobot.learning_rule.__name__, nprobot.policies.mlp.__name__)"
+        "import nprobot\nfrom nprobot import catalogue\n"
+        "print(nprobot.__version__, catalogue.DEFAULT_RULE, nprobot.envs.datasets.load.__name__, "
+        "nprobot.policies.__name__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.stdout == f"{nprobot.__version__} learning_rule mlp\n", done.stderr
+    expected = f"{nprobot.__version__} np+feedback load nprobot.policies\n"
+    assert done.stdout == expected, done.stderr
 
 
 @pytest.mark.parametrize("module", ["gymnasium", "nprobot.errors", "rich.console", "torch"])

@@ -56,7 +56,10 @@ def contents(path):
     (events,) = path.glob("events.out.tfevents.*")
     found = {
         "names": sorted(
-            str(p.relative_to(path)) for p in path.rglob("*") if not p.name.startswith("events.")
+            str(p.relative_to(path))
+            for p in path.rglob("*")
+            # The tensorboard file has the time in its name; failures are logged, and stay.
+            if not p.name.startswith("events.") and p.name != "errors.log"
         ),
         "columns": (path / "progress.csv").read_text().partition("\n")[0],
         "rows": rows,
