@@ -216,7 +216,7 @@ def test_a_rate_beside_a_fixed_frame_rate_is_one_line(here, capsys):
     from nprobot.policies.files import policy_file
 
     policy_file.save(zero_policy("swing_robot:Swing-v0", 2, box(1), 50.0), here / "p")
-    words = ["deploy", "p", "--rate", "25", "--any-rate"]
+    words = ["deploy", "p", "--trust", "--rate", "25", "--any-rate"]
     assert main(words) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.endswith(
