@@ -9,6 +9,8 @@ from __future__ import annotations
 import gymnasium
 import lazy_loader as lazy
 
+ROBOT = "nprobot/Robot-v0"
+#: A task for any MJCF file.
 ARM_TRACK = "nprobot/ArmTrack-v0"
 #: The environment that a fitted inverse dynamics of our arm controls.
 
@@ -16,6 +18,7 @@ ARM_TRACK = "nprobot/ArmTrack-v0"
 ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "nprobot/ArmReach-v0": ("nprobot.envs.arm_reach:ArmReachEnv", 100),
     ARM_TRACK: ("nprobot.envs.arm_track:ArmTrackEnv", None),
+    ROBOT: ("nprobot.envs.robots.robot_env:RobotEnv", None),
 }
 
 #: The same for robots that `pip install 'nprobot[robots]'` brings.

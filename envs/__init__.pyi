@@ -2,9 +2,11 @@
 
 from . import actuators as actuators
 from . import datasets as datasets
+from . import robots as robots
 from .actuators import NoisyActuators as NoisyActuators
 from .actuators import NoisyActuatorsVector as NoisyActuatorsVector
 
 ARM_TRACK: str
+ROBOT: str
 ENVIRONMENTS: dict[str, tuple[str, int | None]]
 OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]]
