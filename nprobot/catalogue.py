@@ -14,12 +14,14 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .errors import RuleError, near_matches
+from .errors import ConfigError, RuleError, near_matches
 
 Noise = Literal["rademacher", "gaussian", "orthogonal"]
 NOISES: Mapping[Noise, str] = {
@@ -395,6 +397,38 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         ),
     )
 }
+
+
+def named_object(name: str, what: str) -> Any:  # noqa: ANN401 - whatever the user means
+    """What ``module:name`` names: from Python's path, else from the working directory.
+
+    Args:
+        name: such as ``my_terms:lean``.
+        what: it is, for messages.
+
+    Raises:
+        ConfigError: the module cannot be imported, or has nothing of that name.
+    """
+    module, _, attribute = name.rpartition(":")
+    if not module or not attribute:
+        raise ConfigError(f"{what} is named as module:name, got {name!r}")
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError as error:
+        raise ConfigError(
+            f"{what} {name!r}: the module {module!r} cannot be imported ({error}); it has to lie "
+            f"in {here} or on Python's path"
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    if found is None:
+        raise ConfigError(f"{what} {name!r}: the module {module!r} has no {attribute!r}")
+    return found
 
 
 def learner_title(rule: str, samples: int | None = None) -> str:

@@ -6,12 +6,12 @@ named ``module:function``.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...catalogue import named_object
 from ...errors import ConfigError, UnknownNameError
 from .robot_state import RobotState
 
@@ -33,7 +33,9 @@ def velocity(s: RobotState) -> Array:
 
 
 def turn(s: RobotState) -> Array:
-    """1 at the commanded rate of turn, exp(−error²/0.25 rad²/s²) beside it."""
+    """1 at the commanded rate of turn, exp(−error²/0.25 rad²/s²) beside it; 0 on a boom."""
+    if s.layout.robot.base != "free":
+        return np.zeros(s.batch)
     return np.exp(-((s.angular_velocity[..., 2] - s.command("turn")) ** 2) / 0.25)
 
 
@@ -192,16 +194,9 @@ def find_term(name: str) -> RewardTerm:
             hint = "; one of your own is module:function"
             raise UnknownNameError("reward term", name, TERMS, hint)
         return TERMS[name]
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function, None)
-    except ImportError as error:
-        raise ConfigError(
-            f"the reward term {name!r} needs the module {module!r}, which cannot be imported "
-            f"({error}); put it on Python's path (PYTHONPATH=.)"
-        ) from error
+    found = named_object(name, "reward term")
     if not callable(found):
-        raise ConfigError(f"the reward term {name!r}: {module} has no function {function!r}")
+        raise ConfigError(f"reward term {name!r} is no function: {found!r}")
     term: RewardTerm = found
     return term
 

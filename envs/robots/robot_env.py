@@ -28,6 +28,11 @@ _FIRST_SHARE = 0.3
 """Share of the commands' ranges that a curriculum begins with."""
 _MASTERED, _LOST = 0.75, 0.5
 """Shares of the best tracking reward above which a curriculum moves on, below which back."""
+_BREAKDOWNS = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+)
 _STREAMS = ("start", "command", "robot", "sensors", "pushes")
 _MUJOCO_ARGUMENTS = (
     *("render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config"),
@@ -85,6 +90,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
             and no other command is drawn until the next reset.
         command_ranges: names of the commands in that order, and from … to of each.
         progress: how far curricula have come, 0 to 1, by name.
+        unstable: whether the simulation has ever broken down; the episode ends there.
         executed_action: what actuators made of the action; None where they do as they are told.
 
     Raises:
@@ -131,6 +137,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         self._follower = ReferenceFollower(built) if built.limits is not None else None
         super().__init__(str(model_file(model)), skip, None, **drawing)
         self.executed_action: Array | None = None
+        self.unstable = False
         self.progress = {
             **({"command": _FIRST_SHARE} if self.task.command.grow else {}),
             **({"terrain": 0.0} if self._climbs else {}),
@@ -246,6 +253,8 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         terminated = ("fall" in ends and bool(state.fallen)) or (
             "success" in ends and bool(state.succeeded)
         )
+        if self._broken_down():
+            self.unstable = terminated = True
         truncated = self._step >= self._steps
         info: dict[str, Any] = {}
         if self._follower is not None:
@@ -293,6 +302,11 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         if self.privileged_size:
             seen = np.concatenate([seen, observe(state, self.task.privileged)])
         return seen
+
+    def _broken_down(self) -> bool:
+        """Whether MuJoCo has given up on this state, and gone back to the initial one."""
+        warnings = self.data.warning
+        return any(warnings[int(kind)].number for kind in _BREAKDOWNS)
 
     def _due(self, every: float) -> bool:
         """Whether a multiple of `every` seconds has just passed."""
@@ -406,8 +420,10 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
                 change = step if share > _MASTERED else -step if share < _LOST else 0.0
                 lowest = _FIRST_SHARE if name == "command" else 0.0
                 self.progress[name] = float(np.clip(self.progress[name] + change, lowest, 1.0))
-        return {"reward_terms": {**means, **{f"at_{n}": p for n, p in self.progress.items()}},
-                "is_success": succeeded}
+        told = {**means, **{f"at_{name}": at for name, at in self.progress.items()}}
+        if self.unstable:
+            told["unstable"] = 1.0
+        return {"reward_terms": told, "is_success": succeeded}
 
     # -- MujocoEnv -----------------------------------------------------------------------------------
 

@@ -300,8 +300,8 @@ def ready_made(name: str) -> RobotTask:
             task="velocity",
             observations=(*_BASE, *_BODY, "command"),
             reward={
-                **{"velocity": 1.0, "turn": 0.5, "bounce": -0.5, "rocking": -0.05, "tilt": -1.0},
-                **{"energy": -0.1, "action_rate": -0.05, "joint_limits": -1.0, "pose": -0.3},
+                **{"velocity": 1.0, "turn": 0.5, "bounce": -0.5, "rocking": -0.01, "tilt": -1.0},
+                **{"energy": -0.03, "action_rate": -0.03, "joint_limits": -1.0, "pose": -0.3},
                 **{"air_time": 0.5, "slip": -0.05},
             },
             command=CommandOptions(every=5.0, zero=0.1),
@@ -311,8 +311,8 @@ def ready_made(name: str) -> RobotTask:
             task="stand",
             duration=10.0,
             observations=(*_BASE, *_BODY),
-            reward={"upright": 0.5, "height": 0.3, "posture": 0.2, "energy": -0.1}
-            | {"action_rate": -0.05, "rocking": -0.02},
+            reward={"upright": 0.5, "height": 0.3, "posture": 0.2, "energy": -0.03}
+            | {"action_rate": -0.03, "rocking": -0.005},
             start=StartOptions(joint_noise=0.2, velocity_noise=0.5, tilt_noise=0.1, speed_noise=0.3),
             randomise=RandomiseOptions(push=0.5, push_every=2.5),
         )
@@ -340,7 +340,7 @@ def ready_made(name: str) -> RobotTask:
             task="hover",
             duration=8.0,
             observations=("tip_error", *_BASE, "heading", "last_action"),
-            reward={"distance": 1.0, "spin": -0.02, "heading": -0.1, "tilt": -0.1}
+            reward={"distance": 1.0, "spin": -0.003, "heading": -0.1, "tilt": -0.1}
             | {"action_rate": -0.02},
             start=StartOptions(tilt_noise=0.2, speed_noise=0.3, velocity_noise=0.3),
             command=CommandOptions(every=4.0),

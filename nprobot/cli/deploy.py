@@ -38,10 +38,11 @@ from nprobot.deploy.simulation import (
 from nprobot.deploy.timing import short_duration
 from nprobot.errors import ConfigError, DeployError
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import DeployablePolicy, StepObserver
+from nprobot.training.evaluation import DeployablePolicy, StepObserver, task_of
 
 from .adapt import AdaptOptions, adapt_on_robot
 from .options import parse
+from .robot_options import moved
 from .terminal import DONE, FAILED, INTERRUPTED, facts, say
 
 HELP = """\
@@ -66,6 +67,8 @@ class SimulationOptions:
     """Environment id. Left out: the one it was trained on."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Arguments of the environment, as name value pairs."""
+    robot: str | None = None
+    """Another model file for a policy of nprobot/Robot-v0 than the one it was trained on."""
     actuators: str | None = None
     """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     rate: float | None = None
@@ -240,10 +243,14 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
 def _robot_of(
     policy: DeployablePolicy, options: SimulationOptions, render_mode: str | None = None
 ) -> SimulatedRobot:
+    kwargs: dict[str, Any] | None = dict(options.env_kwargs) or None
+    if options.robot is not None:
+        id, own = task_of(policy, options.env, kwargs)
+        kwargs = moved(dict(own), options.robot, id)
     return make_robot(
         policy,
         options.env,
-        env_kwargs=options.env_kwargs or None,
+        env_kwargs=kwargs,
         rate=options.rate,
         any_rate=options.any_rate,
         actuators=options.actuators,

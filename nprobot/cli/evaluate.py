@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +24,10 @@ from nprobot.policies.files.policy import Policy, recorded_rule
 from nprobot.runs.folder import find_policy
 from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import Evaluation, evaluate
+from nprobot.training.evaluation import Evaluation, evaluate, task_of
 
 from .options import parse
+from .robot_options import moved
 from .terminal import DONE, facts, say
 
 HELP = """\
@@ -53,6 +54,10 @@ class Evaluate:
     """How many episodes."""
     env: str | None = None
     """Environment id. Left out: the one it was trained on."""
+    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """Arguments of the environment, as name value pairs. Left out: those of the training."""
+    robot: str | None = None
+    """Another model file for a policy of nprobot/Robot-v0 than the one it was trained on."""
     actuators: str | None = None
     """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard, or
     ideal for none. Left out: those it was trained with."""
@@ -74,9 +79,14 @@ def main(arguments: Sequence[str]) -> int:
         check_film(options.record)
         choose_backend()  # before mujoco is imported
     silence_mujoco()
+    kwargs: dict[str, Any] | None = dict(options.env_kwargs) or None
+    if options.robot is not None:
+        id, own = task_of(policy, env, kwargs)
+        kwargs = moved(dict(own), options.robot, id)
+    task: dict[str, Any] = {"env_kwargs": kwargs, "actuators": actuators, "seed": seed}
     if options.record is not None:
-        film_episode(policy, options.record, env, actuators=actuators, seed=seed)
-    result = evaluate(policy, env, actuators=actuators, episodes=options.episodes, seed=seed)
+        film_episode(policy, options.record, env, **task)
+    result = evaluate(policy, env, episodes=options.episodes, **task)
     tracking = []
     if result.env == ARM_TRACK:
         tracking = measure(policy, episodes=options.episodes, seed=options.seed)

@@ -18,6 +18,7 @@ from nprobot.training.environments import find_spec, silence_mujoco
 from nprobot.training.folder import RunFolder
 
 from .options import parse
+from .robot_options import RobotOptions
 from .terminal import INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ there, and from the last checkpoint of a run that was killed.
 examples:
   nprobot train
   nprobot train --env Reacher-v5 --rule danp --samples 8 --steps 300000 --out runs/reacher
+  nprobot train --robot scene.xml --task velocity --randomise --out runs/walker
   nprobot train --env Reacher-v5 --rule bp --steps 300000 --seed 1
   nprobot train --env Reacher-v5 --algo nrl --actuators torque-motor --steps 100000
   nprobot train --resume runs/reacher --steps 600000
@@ -59,6 +61,7 @@ class Train:
     """Options of the command."""
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    robot: RobotOptions = field(default_factory=RobotOptions)
     defaults: str = TUNED
     """Where options that are left out come from: tuned, the settings that a search has found for
     environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
@@ -72,12 +75,15 @@ def main(arguments: Sequence[str]) -> int:
     config, output = options.run, options.output
     settings = ""
     if output.resume is None:
+        config = options.robot.apply(config)
         find_spec(config.env)
         config, settings = with_defaults(config, options.defaults)
         if output.out is not None:
             RunFolder.refuse_existing(output.out)
     elif output.out is not None:
         raise ConfigError("a resumed run stays in its own folder; leave --out away")
+    elif options.robot != RobotOptions():
+        raise ConfigError("a resumed run keeps its robot and task; leave those options away")
     elif options.defaults != TUNED:
         raise ConfigError("a resumed run keeps its settings; leave --defaults away")
     else:

@@ -26,6 +26,7 @@ from .config import RunConfig
 from .evaluation import Evaluation, evaluate
 from .folder import RunFolder
 from .vector import check_normaliser, side_by_side
+from .workers import TERMS
 
 NEWS_INTERVAL = 64
 """Calls of the vectorised environment's `step` between two reports of progress."""
@@ -76,6 +77,7 @@ class RunCallback(BaseCallback):
         self._elapsed_before = elapsed
         self._last_seen_step = 0
         self._returns: list[float] = []
+        self._terms: dict[str, list[float]] = {}
 
     @property
     def elapsed(self) -> float:
@@ -104,6 +106,9 @@ class RunCallback(BaseCallback):
         self._returns += [
             info["episode"]["r"] for info in self.locals["infos"] if "episode" in info
         ]
+        for info in self.locals["infos"]:
+            for name, value in info.get(TERMS, {}).items():
+                self._terms.setdefault(name, []).append(value)
         if self.n_calls % NEWS_INTERVAL == 0:
             self._news()
         return True
@@ -115,7 +120,10 @@ class RunCallback(BaseCallback):
             self.logger.record("rollout/ep_rew_last", statistics.fmean(self._returns))
             self.logger.record("rollout/ep_rew_min", min(self._returns))
             self.logger.record("rollout/ep_rew_max", max(self._returns))
+        for name, values in self._terms.items():
+            self.logger.record(f"reward/{name}", statistics.fmean(values))
         self._returns.clear()
+        self._terms.clear()
 
     def policy(self) -> Policy:
         """The policy as it is now, ready to deploy."""

@@ -15,9 +15,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from nprobot.catalogue import named_object
 from nprobot.envs import NoisyActuators
 from nprobot.errors import (
     ActuatorError,
+    ConfigError,
     EnvironmentFailedError,
     EnvironmentUnavailableError,
     NprobotError,
@@ -26,6 +28,8 @@ from nprobot.errors import (
 
 Env = gymnasium.Env[Any, Any]
 
+WRAPPER, LIMIT = "wrapper", "max_episode_steps"
+"""Arguments of an environment that are not its constructor's."""
 CAMERA = {"camera_id", "camera_name", "default_camera_config"}
 """Arguments by which a user says where to look from."""
 
@@ -74,9 +78,12 @@ def make(
 ) -> Env:
     """Make one environment, with noisy actuators before it if asked for.
 
+    A robot that randomises its actuators itself has those where no others are asked for.
+
     Args:
         env_id: gymnasium id.
-        kwargs: arguments of the environment's constructor.
+        kwargs: arguments of the environment's constructor; ``max_episode_steps``, and ``wrapper``:
+            names ``module:Class`` of wrappers to put around it, the innermost first, with commas.
         actuators: preset of `nprobot.envs.NoisyActuators`; None for none.
         actuators_seed: what their secret noise follows from; None: from the seed of the reset.
         sensor: preset of the sensor that tells what they did; None for none.
@@ -89,18 +96,41 @@ def make(
     """
     find_spec(env_id)
     arguments = {**(kwargs or {}), **options}
+    wrappers = [
+        named_object(name.strip(), "wrapper")
+        for name in str(arguments.pop(WRAPPER, "")).split(",")
+        if name
+    ]
     try:
-        env = gymnasium.make(env_id, **arguments)
+        env = _with_limit(env_id, arguments)
+        for wrapper in wrappers:
+            env = wrapper(env)
+        if actuators is None:
+            models = getattr(env.unwrapped, "randomised_actuators", None)
+        else:
+            models = actuators
         if options.get("render_mode") == "rgb_array" and not CAMERA & arguments.keys():
             _follow_robot(env)
-        if actuators is None:
+        if models is None:
             return env
         seed = None if actuators_seed is None else np.random.SeedSequence(list(actuators_seed))
-        return NoisyActuators(env, actuators, sensor=sensor, seed=seed)
+        return NoisyActuators(env, models, sensor=sensor, seed=seed)
     except (gymnasium.error.Error, ImportError, TypeError, ActuatorError) as error:
         raise EnvironmentUnavailableError(
             f"environment {env_id!r} cannot be made: {error}"
         ) from error
+
+
+def _with_limit(env_id: str, arguments: Mapping[str, Any]) -> Env:
+    """The environment; told how long its episodes are where that is asked for.
+
+    An environment that ends its episodes itself gets a second limit, the shorter of the two counts.
+    """
+    steps = arguments.get(LIMIT)
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ConfigError(f"{LIMIT} must be a whole number of 1 or more, got {steps!r}")
+    env: Env = gymnasium.make(env_id, **arguments)
+    return env
 
 
 def _follow_robot(env: Env) -> None:
@@ -157,6 +187,12 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
         raise EnvironmentUnavailableError(
             f"actions of this environment are {action}; policies here give Box, Discrete or "
             "MultiDiscrete actions"
+        )
+    if isinstance(action, spaces.Box) and (flat := np.flatnonzero(action.low >= action.high)).size:
+        raise EnvironmentUnavailableError(
+            f"actions {', '.join(map(str, flat))} of this environment have no width: "
+            f"{action.low.flat[flat[0]]:g} to {action.high.flat[flat[0]]:g}. Give the actuators of "
+            "its model a ctrlrange; or train the model by --robot FILE, which finds one."
         )
     if continuous and not (isinstance(action, spaces.Box) and action.is_bounded()):
         raise EnvironmentUnavailableError(
