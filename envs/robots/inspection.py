@@ -26,6 +26,11 @@ _TENDON, _SITE, _BODY = (
 )
 _TIPS = ("end_effector", "attachment", "tool", "tcp", "pinch", "grip", "ee", "hand", "tip")
 #: Words in the names of sites that mark an end effector, the best first.
+UNLIMITED = "half turn either way"
+_DAMPED = 0.1
+"""Damping ratio below which a servo is odd."""
+_IN_THE_AIR = 1.0
+"""Height at which a robot that flies starts where its model does not say, m."""
 _LEVEL = 0.03
 """Feet are no more than this share of the base's height above the lowest of them, at least 1 cm."""
 
@@ -63,8 +68,8 @@ class Actuator:
         drives: the name of its joint, tendon, site or body.
         low: lowest command.
         high: highest command.
-        source: where that range comes from: "control range", "joint range", "force range", or
-            "none".
+        source: where that range comes from: "control range", "joint range", "force range",
+            `UNLIMITED`, or "none".
         force: the largest force that it gives, N·m or N; inf where nothing limits it.
         joint: index of the hinge or slide joint that it drives directly; −1 for none.
     """
@@ -195,6 +200,9 @@ def describe_model(
     data = mujoco.MjData(model)
     if keyframe is None and model.nkey == 0 and base == "free":
         _put_on_ground(model, data, home, base_body, subtree)
+        if not joints:
+            address = int(model.jnt_qposadr[model.body_jntadr[base_body]])
+            home[address + 2] = max(home[address + 2], _IN_THE_AIR)
     data.qpos[:] = home
     mujoco.mj_forward(model, data)
     feet: list[int] = []
@@ -357,17 +365,53 @@ def find_actuators(model: mujoco.MjModel, findings: list[str]) -> list[Actuator]
                 "a forcerange, nor an actuatorfrcrange of its joint says how far it goes. Give it "
                 "a ctrlrange"
             )
-        elif source != "control range":
-            findings.append(
-                f"actuator {name!r} has no ctrlrange; its {source} gives {low:.4g} to {high:.4g}"
-            )
         if len(_joints_of(model, a)) > 1:
             findings.append(f"actuator {name!r} moves several joints through {drives!r}")
+    for source in ("joint range", "force range", UNLIMITED):
+        named = ", ".join(a.name for a in actuators if a.source == source)
+        if named:
+            findings.append(f"no ctrlrange of {named}; taken from the {source}")
+    servos = [(a.name, n) for n, a in enumerate(actuators) if a.kind == "position"]
+    ringing = [name for name, n in servos if 0 <= damping_ratio(model, n) < _DAMPED]
+    if ringing:
+        findings.append(
+            f"hardly damped: {', '.join(ringing)}; a servo without kv or dampratio rings. "
+            "actions.damping 0.5 damps it for a task"
+        )
+    fast = [(servo_frequency(model, n) * float(model.opt.timestep), name) for name, n in servos]
+    if fast and max(fast)[0] > 1:
+        step = float(model.opt.timestep) * 0.5 / max(fast)[0]
+        names = ", ".join(name for stiff, name in fast if stiff > 1)
+        findings.append(
+            f"too stiff for a physics step of {model.opt.timestep:g} s and the inertia of the "
+            f"joint: {names}. Give the joints an armature; or `timestep {step:.1g}` for a task"
+        )
     kinds = sorted({a.kind for a in actuators})
     if len(kinds) > 1:
         counts = ", ".join(f"{sum(a.kind == k for a in actuators)} {k}" for k in kinds)
         findings.append(f"actuators are of several kinds ({counts}); each is scaled by its own")
     return actuators
+
+
+def servo_frequency(model: mujoco.MjModel, actuator: int) -> float:
+    """Natural frequency of a position servo on a joint, rad/s; 0 where it drives something else."""
+    if int(model.actuator_trntype[actuator]) not in _DIRECT:
+        return 0.0
+    dof = int(model.jnt_dofadr[model.actuator_trnid[actuator, 0]])
+    gear = float(model.actuator_gear[actuator, 0])
+    stiffness = max(-float(model.actuator_biasprm[actuator, 1]), 0.0) * gear**2
+    return float(np.sqrt(stiffness / max(float(model.dof_M0[dof]), 1e-9)))
+
+
+def damping_ratio(model: mujoco.MjModel, actuator: int) -> float:
+    """Of a position servo on a joint, at the initial posture; −1 where it drives something else."""
+    frequency = servo_frequency(model, actuator)
+    if not frequency:
+        return -1.0
+    dof = int(model.jnt_dofadr[model.actuator_trnid[actuator, 0]])
+    gear = float(model.actuator_gear[actuator, 0])
+    damping = -float(model.actuator_biasprm[actuator, 2]) * gear**2 + float(model.dof_damping[dof])
+    return damping / (2 * frequency * float(model.dof_M0[dof]))
 
 
 def _driven_name(model: mujoco.MjModel, transmission: int, target: int) -> str:
@@ -428,7 +472,7 @@ def _range_of(
     if kind == "position":
         # A servo on a joint that turns without end: targets lie around home, whatever the range.
         whole = np.pi * abs(gear)
-        return -whole, whole, "lack of any limit"
+        return -whole, whole, UNLIMITED
     gain = abs(float(model.actuator_gainprm[a, 0]))
     if kind == "motor" and np.isfinite(force) and gain > 0:
         return -force / gain, force / gain, "force range"

@@ -28,6 +28,8 @@ _FIRST_SHARE = 0.3
 """Share of the commands' ranges that a curriculum begins with."""
 _MASTERED, _LOST = 0.75, 0.5
 """Shares of the best tracking reward above which a curriculum moves on, below which back."""
+_FASTEST = 1000.0
+"""Speed that no joint has, rad/s or m/s: the simulation has broken down."""
 _BREAKDOWNS = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
     mujoco.mjtWarning.mjWARN_BADQVEL,
@@ -48,7 +50,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
 
     | actuator | an action of 0, ±1 |
     |---|---|
-    | position servo | target at home; up to `actions.scale` (0.5 rad) beside it, within its range |
+    | position servo | target at home; up to `actions.scale` (0.3 rad) beside it, within its range |
     | motor | no force; `actions.effort` of its range (1) |
     | motor of a robot that flies | the thrust that holds it up; the ends of its range |
     | velocity servo, others | rest; the ends of its range |
@@ -64,7 +66,8 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
 
     ## Reward
     The sum of the terms in `reward` times their weights (`nprobot.envs.robots.TERMS`, or
-    ``module:function``). The ready-made weights give about 1 a step to a robot that does its task.
+    ``module:function``), `floor` at the least. The ready-made weights give 1 to 2 a step to a robot
+    that does its task.
 
     `info` of the last step of an episode: `reward_terms`, the mean of each term a step, and
     `is_success`.
@@ -247,14 +250,16 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
             near = state.distance <= self.task.ends.tolerance
             self._memory.there = np.where(near, self._memory.there + period, 0.0)
         terms = {name: float(term) for name, term in weighted(state, self._terms).items()}
-        for name, value in terms.items():
-            self._sums[name] += value
         ends = self.task.ends.on
         terminated = ("fall" in ends and bool(state.fallen)) or (
             "success" in ends and bool(state.succeeded)
         )
         if self._broken_down():
+            # What the broken state is worth says nothing.
             self.unstable = terminated = True
+            terms = dict.fromkeys(terms, 0.0)
+        for name, value in terms.items():
+            self._sums[name] += value
         truncated = self._step >= self._steps
         info: dict[str, Any] = {}
         if self._follower is not None:
@@ -266,7 +271,8 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
             self._show_goal()
         if self.render_mode == "human":
             self.render()  # type: ignore[no-untyped-call]
-        return self._observation(state), sum(terms.values()), terminated, truncated, info
+        reward = max(sum(terms.values()), self.task.floor)
+        return self._observation(state), reward, terminated, truncated, info
 
     # -- parts of it ---------------------------------------------------------------------------------
 
@@ -304,9 +310,10 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         return seen
 
     def _broken_down(self) -> bool:
-        """Whether MuJoCo has given up on this state, and gone back to the initial one."""
+        """Whether the simulation has exploded, or MuJoCo has given up and gone back to the start."""
         warnings = self.data.warning
-        return any(warnings[int(kind)].number for kind in _BREAKDOWNS)
+        fast = bool(np.abs(self.data.qvel).max(initial=0.0) > _FASTEST)
+        return fast or any(warnings[int(kind)].number for kind in _BREAKDOWNS)
 
     def _due(self, every: float) -> bool:
         """Whether a multiple of `every` seconds has just passed."""

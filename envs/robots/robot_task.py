@@ -60,13 +60,16 @@ class ActionOptions(Options):
         effort: share of its range that a motor gives.
         servo: hold joints that motors drive by position servos made of them.
         stiffness: of those servos, N·m/rad; None: half as much again as the motor's force.
+        damping: damping ratio that servos on joints have at least, integrated implicitly; 0: all as
+            in the model.
         gravity_compensation: carry the robot's weight, as the torque interfaces of arms do.
     """
 
-    scale: Positive = 0.5
+    scale: Positive = 0.3
     effort: Annotated[float, Meta(gt=0, le=1)] = 1.0
     servo: bool = False
     stiffness: Positive | None = None
+    damping: NotNegative = 0.0
     gravity_compensation: bool = False
 
 
@@ -191,9 +194,11 @@ class RobotTask(Options):
         task: velocity, stand, reach, track or hover.
         control_rate: actions a second, Hz; rounded to whole physics steps.
         duration: of an episode, s.
+        timestep: of the physics, s; None: the model's.
         observations: parts of the observation, by name (see `robot_sensing.PARTS`).
         history: observations of so many steps, the newest first.
         privileged: parts that the critic sees and the actor does not.
+        floor: the least that a step is worth; 0 keeps a robot from falling to end its costs.
         reward: weights of reward terms, by name; ``module:function`` for one of your own.
         start: see `StartOptions`; so are the others.
 
@@ -205,9 +210,11 @@ class RobotTask(Options):
     task: TaskName = "velocity"
     control_rate: Positive = 50.0
     duration: Positive = 20.0
+    timestep: Positive | None = None
     observations: tuple[str, ...] = ()
     history: Count = 1
     privileged: tuple[str, ...] = ()
+    floor: float = -1.0
     reward: dict[str, float] = field(default_factory=dict)
     start: StartOptions = field(default_factory=StartOptions)
     actions: ActionOptions = field(default_factory=ActionOptions)
@@ -299,8 +306,9 @@ def ready_made(name: str) -> RobotTask:
         return RobotTask(
             task="velocity",
             observations=(*_BASE, *_BODY, "command"),
+            floor=0.0,
             reward={
-                **{"velocity": 1.0, "turn": 0.5, "bounce": -0.5, "rocking": -0.01, "tilt": -1.0},
+                **{"alive": 0.25, "velocity": 1.0, "turn": 0.5, "bounce": -0.5, "rocking": -0.01, "tilt": -1.0},
                 **{"energy": -0.03, "action_rate": -0.03, "joint_limits": -1.0, "pose": -0.3},
                 **{"air_time": 0.5, "slip": -0.05},
             },
@@ -311,6 +319,7 @@ def ready_made(name: str) -> RobotTask:
             task="stand",
             duration=10.0,
             observations=(*_BASE, *_BODY),
+            floor=0.0,
             reward={"upright": 0.5, "height": 0.3, "posture": 0.2, "energy": -0.03}
             | {"action_rate": -0.03, "rocking": -0.005},
             start=StartOptions(joint_noise=0.2, velocity_noise=0.5, tilt_noise=0.1, speed_noise=0.3),
@@ -340,7 +349,8 @@ def ready_made(name: str) -> RobotTask:
             task="hover",
             duration=8.0,
             observations=("tip_error", *_BASE, "heading", "last_action"),
-            reward={"distance": 1.0, "spin": -0.003, "heading": -0.1, "tilt": -0.1}
+            floor=0.0,
+            reward={"alive": 0.25, "distance": 1.0, "spin": -0.003, "heading": -0.1, "tilt": -0.1}
             | {"action_rate": -0.02},
             start=StartOptions(tilt_noise=0.2, speed_noise=0.3, velocity_noise=0.3),
             command=CommandOptions(every=4.0),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError, RobotError, UnknownNameError
 from ..trajectories import JointLimits
-from .inspection import RobotDescription, describe_model, find_actuators
+from .inspection import RobotDescription, damping_ratio, describe_model, find_actuators
 from .model_loading import PREFIX, RobotFile, SourceModel, model_file, read_model
 from .robot_state import RobotLayout
 from .robot_task import RobotTask
@@ -26,6 +26,8 @@ _STIFFNESS = 1.5
 """Their stiffness, 1/rad, in units of the motor's force."""
 _POSTURES = 256
 """Postures that the reach of an end effector is found from."""
+_REACH = 1.0
+"""How far joints are from home in them, rad or m, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,12 @@ def _build(source: SourceModel, task: RobotTask) -> TaskModel:
     model = source.compile(lambda spec: _change(spec, found, task, terrain))
     if task.actions.servo:
         _make_servos(model, found, task)
-    robot = replace(found, actuators=tuple(find_actuators(model, [])))
+    _damp_servos(model, found, task.actions.damping)
+    robot = replace(
+        found,
+        actuators=tuple(find_actuators(model, [])),
+        timestep=float(model.opt.timestep),
+    )
     home = robot.home.copy()
     layout = _layout(model, robot, task, terrain)
     postures, goals = np.zeros((0, len(robot.joints))), np.zeros((0, 3))
@@ -113,7 +120,8 @@ def _build(source: SourceModel, task: RobotTask) -> TaskModel:
         postures=postures,
         goals=goals,
         limits=_joint_limits(layout) if task.task == "track" else None,
-        target=model.nmocap - 1 if task.task in ("reach", "hover") else -1,
+        # A model that has a mark of its own shows the goal by that.
+        target=0 if task.task in ("reach", "hover") else -1,
     )
 
 
@@ -162,6 +170,10 @@ def _change(
 ) -> None:
     """Add what the task needs."""
     kind, thing = mujoco.mjtSensor, mujoco.mjtObj
+    if task.timestep is not None:
+        spec.option.timestep = task.timestep
+    if task.actions.damping and spec.option.integrator == mujoco.mjtIntegrator.mjINT_EULER:
+        spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     if terrain is not None:
         add_terrain(spec, terrain)
     elif robot.base != "fixed" and not robot.has_floor:
@@ -211,7 +223,7 @@ def _change(
         objtype=thing.mjOBJ_SITE if what == "site" else thing.mjOBJ_XBODY,
         objname=tip,
     )
-    if task.task in ("reach", "hover"):
+    if task.task in ("reach", "hover") and not any(body.mocap for body in spec.bodies):
         mark = spec.worldbody.add_body(name=f"{PREFIX}target", mocap=True)
         mark.add_geom(
             name=f"{PREFIX}target",
@@ -247,6 +259,18 @@ def _make_servos(model: mujoco.MjModel, robot: RobotDescription, task: RobotTask
         model.actuator_ctrllimited[index] = limited
         if limited:
             model.actuator_ctrlrange[index] = sorted((low * gear, high * gear))
+
+
+def _damp_servos(model: mujoco.MjModel, robot: RobotDescription, least: float) -> None:
+    """Give position servos on joints a damping ratio of at least so much, in place."""
+    for index in range(model.nu):
+        ratio = damping_ratio(model, index) if robot.actuators[index].kind == "position" else -1.0
+        if 0 <= ratio < least:
+            dof = int(model.jnt_dofadr[model.actuator_trnid[index, 0]])
+            gear = float(model.actuator_gear[index, 0])
+            stiffness = -float(model.actuator_biasprm[index, 1])
+            lacking = 2 * (least - ratio) * np.sqrt(stiffness * float(model.dof_M0[dof]))
+            model.actuator_biasprm[index, 2] -= lacking / abs(gear)
 
 
 def _inertia(model: mujoco.MjModel, data: mujoco.MjData, dof: int) -> float:
@@ -355,7 +379,7 @@ def _reachable(model: mujoco.MjModel, layout: RobotLayout, home: Array) -> tuple
     """Postures around home, and where the end effector is there; without the robot in the way."""
     generator = np.random.default_rng(0)  # part of what the task is
     low, high = _working_range(layout, 0.9)
-    scale = layout.task.actions.scale
+    scale = min(0.9 * layout.task.actions.scale, _REACH)
     low, high = np.maximum(low, layout.home - scale), np.minimum(high, layout.home + scale)
     still = np.array([not j.driven for j in layout.robot.joints])
     data = mujoco.MjData(model)

@@ -159,7 +159,7 @@ def show(console: Console, robot: RobotDescription, trial: dict[str, Any]) -> No
         joints.add_row(joint.name, f"{low:.3g}", f"{high:.3g}", joint.unit, home)
     console.print(joints, highlight=False, markup=False)
     actuators = Table(
-        *("actuator", "kind", "drives", "command from", "to", "says", "force"),
+        *("actuator", "kind", "drives", "command from", "to", "by its", "force"),
         title="actuators",
         title_justify="left",
     )

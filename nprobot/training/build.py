@@ -18,10 +18,13 @@ from nprobot.algorithms.ppo import PPO
 from nprobot.algorithms.sac import SAC
 from nprobot.algorithms.td3 import TD3
 from nprobot.catalogue import LRSchedule
+from nprobot.errors import ConfigError
+from nprobot.policies.asymmetric_policy import AsymmetricPolicy
 from nprobot.policies.networks import ACTIVATIONS
 from nprobot.runs.seeds import Seeds
 
 from .config import RunConfig
+from .vector import side_by_side
 
 Model = PPO | NRL | SAC | TD3
 
@@ -44,10 +47,19 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
     config = config.resolved()
     seeds, options = Seeds.spawn(config.seed), config.flat()
     arguments = constructor_arguments(config, env)
+    policy: str | type[AsymmetricPolicy] = "MlpPolicy"
+    if privileged := side_by_side(env).description.privileged:
+        if config.algo != "ppo":
+            raise ConfigError(
+                f"{config.algo} has one observation for actor and critic; privileged parts are for "
+                "ppo"
+            )
+        policy = AsymmetricPolicy
+        arguments["policy_kwargs"]["privileged"] = privileged
     if config.about.compares:
         arguments["alignment_interval"] = options["alignment_every"] or 0
     model: Model = config.about.load()(
-        "MlpPolicy",
+        policy,
         env,
         rule=config.rule,
         rule_kwargs={

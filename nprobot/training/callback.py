@@ -211,8 +211,10 @@ class RunCallback(BaseCallback):
 
 def policy_of(model: Model, config: RunConfig) -> Policy:
     """The policy of a model, with the task and where it comes from."""
-    rate = side_by_side(vector_of(model)).description.control_rate
-    task = ControlTask(config.env, config.env_kwargs, rate)
+    about = side_by_side(vector_of(model)).description
+    # What only the critic sees is not asked of a robot.
+    kwargs = config.env_kwargs | ({"privileged": "[]"} if about.privileged else {})
+    task = ControlTask(config.env, kwargs, about.control_rate)
     provenance = {
         "algorithm": config.algo,
         "rule": config.rule,
