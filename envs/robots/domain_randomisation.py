@@ -58,9 +58,7 @@ class Randomiser:
         self.model = copy.copy(shared)
         self._shared, self._options = shared, options
         self._scratch = mujoco.MjData(self.model)
-        self._base = mujoco.mj_name2id(
-            shared, mujoco.mjtObj.mjOBJ_BODY, layout.robot.base_body
-        )
+        self._base = mujoco.mj_name2id(shared, mujoco.mjtObj.mjOBJ_BODY, layout.robot.base_body)
         kinds = [a.kind for a in layout.robot.actuators]
         # A servo's damping and stiffness change together with its gain; a motor has no bias.
         self._servos = np.array([kind in ("position", "velocity") for kind in kinds])

@@ -72,6 +72,7 @@ class Actuator:
             `UNLIMITED`, or "none".
         force: the largest force that it gives, N·m or N; inf where nothing limits it.
         joint: index of the hinge or slide joint that it drives directly; −1 for none.
+        pushes: whether it pushes a body at a site, as a rotor does.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Actuator:
     source: str
     force: float
     joint: int
+    pushes: bool = False
 
     @property
     def usable(self) -> bool:
@@ -141,7 +143,7 @@ class RobotDescription:
     @property
     def flies(self) -> bool:
         """Whether actuators push its free base directly, as rotors do."""
-        return self.base == "free" and any(a.joint < 0 and a.kind == "motor" for a in self.actuators)
+        return self.base == "free" and any(a.pushes for a in self.actuators)
 
     @property
     def suits(self) -> tuple[str, ...]:
@@ -237,7 +239,7 @@ def describe_model(
     return description
 
 
-# -- the parts ---------------------------------------------------------------------------------------
+# -- the parts -------------------------------------------------------------------------------------
 
 
 def _find_base(model: mujoco.MjModel) -> tuple[BaseKind, int, set[int]]:
@@ -332,7 +334,7 @@ def _find_joints(
         if j in of_base or body not in subtree:
             continue
         name = model.joint(j).name or f"joint{j}"
-        if kind == _BALL or kind == _FREE:
+        if kind in (_BALL, _FREE):
             what = "ball joint" if kind == _BALL else "free joint"
             findings.append(f"{name} is a {what}: it moves, and no observation shows it")
             continue
@@ -357,7 +359,8 @@ def find_actuators(model: mujoco.MjModel, findings: list[str]) -> list[Actuator]
         kind = _kind_of(model, a)
         force = _force_of(model, a, joint)
         low, high, source = _range_of(model, a, kind, joint, force)
-        found = Actuator(name, kind, drives, low, high, source, force, joint)
+        pushes = transmission == _SITE and kind == "motor"
+        found = Actuator(name, kind, drives, low, high, source, force, joint, pushes)
         actuators.append(found)
         if not found.usable:
             findings.append(

@@ -22,7 +22,10 @@ Change = Callable[[mujoco.MjSpec], None]
 
 #: Robots of the package: name → file in `envs/assets` and what it is.
 ROBOTS: Mapping[str, tuple[str, str]] = {
-    "quadruped": ("quadruped.xml", "four legs of three joints, position servos, 12 kg (Go1's class)"),
+    "quadruped": (
+        "quadruped.xml",
+        "four legs of three joints, position servos, 12 kg (Go1's class)",
+    ),
     "arm": ("arm7.xml", "seven joints, torque motors (Panda's class)"),
     "quadrotor": ("quadrotor.xml", "four rotors, 0.5 kg (Hummingbird's class)"),
     "hopper": ("hopper.xml", "one leg of two joints on a boom, position servos (ODRI's class)"),
@@ -137,7 +140,7 @@ def _leave_out_missing_meshes(source: SourceModel) -> None:
         if not body.explicitinertial and geom.mass != 0 and geom.density != 0:
             raise RobotError(
                 f"{source.path}: the mesh {file} is missing, and the mass of the body "
-                f"{body.name!r} follows from it. Put the file there, or give the body an <inertial>."
+                f"{body.name!r} follows from it. Put the file there, or give it an <inertial>."
             )
         spec.delete(geom)
     for mesh in list(spec.meshes):

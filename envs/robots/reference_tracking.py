@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dynamics import InverseDynamics
 from ..trajectories import Trajectory, point_to_point, rhythmic, synergies
 from .robot_state import Memory, RobotState
 from .task_model import TaskModel
@@ -49,29 +50,32 @@ class ReferenceFollower:
         self.stiffness = np.where(self._servo, -model.actuator_biasprm[:, 1], inertia * omega**2)
         self.damping = np.where(self._servo, -model.actuator_biasprm[:, 2], 2 * inertia * omega)
         self.fine: Trajectory | None = None
+        self._model = model
+        self._inverse: InverseDynamics | None = None
         self._skip = 1
         self._given: tuple[Array, Array] = (np.zeros(model.nu), np.zeros(model.nu))
 
-    @property
-    def torque_limits(self) -> Array:
-        """What an action of 1 gives at each joint, `(actuators,)`, N·m or N."""
-        return np.asarray(self.force * np.abs(self.gear))
+    def exact_action(self, memory: Memory) -> Array:
+        """The action of exact inverse dynamics for the step to come: the bound for any model."""
+        if self._inverse is None:
+            joints = self._layout
+            self._inverse = InverseDynamics(self._model, joints.dofs, joints.qpos)
+        torque = self._inverse(*np.split(memory.reference, 3))[self.joint]
+        return np.clip(torque / (self.force * self.gear), -1.0, 1.0)
 
     @property
     def start(self) -> Array:
         """Where the joints are at first, `(joints,)`."""
         assert self.fine is not None
-        return self.fine.position[0]
+        return np.asarray(self.fine.position[0])
 
     @property
     def start_velocity(self) -> Array:
         """How fast they are at first."""
         assert self.fine is not None
-        return self.fine.velocity[0]
+        return np.asarray(self.fine.velocity[0])
 
-    def begin(
-        self, generator: np.random.Generator, steps: int, skip: int, memory: Memory
-    ) -> None:
+    def begin(self, generator: np.random.Generator, steps: int, skip: int, memory: Memory) -> None:
         """Draw the reference of an episode of some control steps."""
         timestep = self._layout.robot.timestep
         steady = self._motion == "rhythmic"
@@ -119,9 +123,7 @@ class ReferenceFollower:
             feedback += correction / self._skip
         self._given = feedforward * self.gear, feedback * self.gear
 
-    def information(
-        self, data: mujoco.MjData, memory: Memory, state: RobotState
-    ) -> dict[str, Any]:
+    def information(self, data: mujoco.MjData, memory: Memory, state: RobotState) -> dict[str, Any]:
         """What `nprobot/ArmTrack-v0` tells of a step, in the same units."""
         feedforward, feedback = self._given
         return {

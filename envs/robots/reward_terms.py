@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...catalogue import named_object
 from ...errors import ConfigError, UnknownNameError
-from .robot_state import RobotState
+from .robot_state import RobotState, mean, total
 
 Array = NDArray[np.float64]
 RewardTerm = Callable[[RobotState], Array]
@@ -25,18 +25,30 @@ _NEAR, _CLOSE = 0.2, 0.1
 
 
 def velocity(s: RobotState) -> Array:
-    """1 at the commanded velocity along the ground, exp(−error²/scale²) beside it."""
+    """1 at the commanded velocity along the ground, 0 for a robot that stands instead; −1 at least.
+
+    1 − error / the command's size, at least 30 % of the largest: the slope is the same however far
+    the robot is from what it should do.
+    """
     error = (s.linear_velocity[..., 0] - s.command("forward")) ** 2
+    wanted = s.command("forward") ** 2
     if s.layout.robot.base == "free":
         error = error + (s.linear_velocity[..., 1] - s.command("sideways")) ** 2
-    return np.exp(-error / (0.5 * s.layout.speed) ** 2)
+        wanted = wanted + s.command("sideways") ** 2
+    return _followed(error, wanted, 0.3 * s.layout.speed)
 
 
 def turn(s: RobotState) -> Array:
-    """1 at the commanded rate of turn, exp(−error²/0.25 rad²/s²) beside it; 0 on a boom."""
+    """The same for the rate of turn, its scale 0.5 rad/s at least; 0 on a boom."""
     if s.layout.robot.base != "free":
         return np.zeros(s.batch)
-    return np.exp(-((s.angular_velocity[..., 2] - s.command("turn")) ** 2) / 0.25)
+    wanted = s.command("turn")
+    return _followed((s.angular_velocity[..., 2] - wanted) ** 2, wanted**2, 0.5)
+
+
+def _followed(error: Array, wanted: Array, least: float) -> Array:
+    """1 − error / scale, from squares; −1 at the least."""
+    return np.maximum(1 - np.sqrt(error) / np.maximum(np.sqrt(wanted), least), -1.0)
 
 
 def bounce(s: RobotState) -> Array:
@@ -46,17 +58,17 @@ def bounce(s: RobotState) -> Array:
 
 def rocking(s: RobotState) -> Array:
     """Square of the base's roll and pitch rates, rad²/s²."""
-    return np.sum(s.angular_velocity[..., :2] ** 2, -1)
+    return total(s.angular_velocity[..., :2] ** 2)
 
 
 def spin(s: RobotState) -> Array:
     """Square of the base's angular velocity, rad²/s²."""
-    return np.sum(s.angular_velocity**2, -1)
+    return total(s.angular_velocity**2)
 
 
 def tilt(s: RobotState) -> Array:
     """Square of the sine of the base's tilt."""
-    return np.sum(s.gravity[..., :2] ** 2, -1)
+    return total(s.gravity[..., :2] ** 2)
 
 
 def upright(s: RobotState) -> Array:
@@ -78,7 +90,7 @@ def heading(s: RobotState) -> Array:
 
 def pose(s: RobotState) -> Array:
     """Mean square of the joints' distance from home, rad²."""
-    return np.mean(s.joint_positions**2, -1) if s.joint_positions.size else np.zeros(s.batch)
+    return mean(s.joint_positions**2) if s.joint_positions.size else np.zeros(s.batch)
 
 
 def posture(s: RobotState) -> Array:
@@ -93,52 +105,52 @@ def joint_limits(s: RobotState) -> Array:
     beyond = np.maximum(low + margin - s.joint_angles, 0) + np.maximum(
         s.joint_angles - high + margin, 0
     )
-    return np.sum(beyond, -1)
+    return total(beyond)
 
 
 def joint_speed(s: RobotState) -> Array:
     """Mean square of the joints' velocities, rad²/s²."""
-    return np.mean(s.joint_velocities**2, -1)
+    return mean(s.joint_velocities**2)
 
 
 def energy(s: RobotState) -> Array:
     """Mechanical power of all actuators over the robot's weight, m/s."""
-    power = np.sum(np.abs(s.actuator_force * s.actuator_velocity), -1)
+    power = total(np.abs(s.actuator_force * s.actuator_velocity))
     return np.asarray(power / (s.layout.robot.mass * max(s.layout.robot.gravity, 1.0)))
 
 
 def effort(s: RobotState) -> Array:
     """Mean square of the actuators' forces, as shares of the largest."""
-    return np.mean((s.actuator_force / s.layout.force) ** 2, -1)
+    return mean((s.actuator_force / s.layout.force) ** 2)
 
 
 def action(s: RobotState) -> Array:
     """Mean square of the action."""
-    return np.mean(s.memory.action**2, -1)
+    return mean(s.memory.action**2)
 
 
 def action_rate(s: RobotState) -> Array:
     """Mean square of the change of the action."""
-    return np.mean((s.memory.action - s.memory.action_before) ** 2, -1)
+    return mean((s.memory.action - s.memory.action_before) ** 2)
 
 
 def air_time(s: RobotState) -> Array:
     """Of feet that have just come down: time in the air beyond a third of a swing, s / swing.
 
-    A swing is √(height / g), in which a pendulum of the robot's height falls by its own length. None
-    is given while the robot is told to stand.
+    A swing is √(height / g), the time scale of a pendulum of the robot's height. None is given
+    while the robot is told to stand.
     """
     robot = s.layout.robot
     swing = np.sqrt(robot.home_height / max(robot.gravity, 1.0))
     landed = s.memory.landed
     gain = np.where(landed > 0, np.minimum(landed / swing, 2.0) - 1 / 3, 0.0)
-    moving = np.sum(s.memory.command**2, -1) > (0.1 * s.layout.speed) ** 2
-    return np.sum(gain, -1) * moving
+    moving = total(s.memory.command**2) > (0.1 * s.layout.speed) ** 2
+    return total(gain) * moving
 
 
 def slip(s: RobotState) -> Array:
     """Square of the velocity along the ground of feet that touch it, summed, m²/s²."""
-    return np.sum(np.sum(s.feet_velocity[..., :2] ** 2, -1) * s.contacts, -1)
+    return total(total(s.feet_velocity[..., :2] ** 2) * s.contacts)
 
 
 def forward(s: RobotState) -> Array:

@@ -74,8 +74,8 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
 
     ## Start and end
     From a keyframe ("home", else the first, else the initial posture) or `start.pose`, with noise.
-    An episode ends when the robot has fallen, or, if `ends.on` says so, when it has been at its goal
-    for `ends.hold`; it is cut off after `duration`. (The environment does this itself.)
+    An episode ends when the robot has fallen, or, if `ends.on` says so, when it has been at its
+    goal for `ends.hold`; it is cut off after `duration`. (The environment does this itself.)
 
     ## Arguments
     Args:
@@ -146,6 +146,11 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
             **({"terrain": 0.0} if self._climbs else {}),
         }
         self._base = self._base_addresses()
+        self._pushes = bool(
+            self._randomiser is not None
+            and self.layout.robot.base == "free"
+            and self.task.randomise.push
+        )
         self._memory = Memory.fresh(self.layout)
         self.command: Array = self._memory.command
         self._drawn = self.command.copy()
@@ -167,7 +172,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         self._noise = self.task.randomise.sensor_noise * noise_of(self.part_sizes)
         self._history: list[Array] = []
 
-    # -- what others may ask -------------------------------------------------------------------------
+    # -- what others may ask -----------------------------------------------------------------------
 
     @property
     def command_ranges(self) -> dict[str, tuple[float, float]]:
@@ -191,7 +196,22 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         """Go on from there."""
         self.progress = {name: float(progress.get(name, at)) for name, at in self.progress.items()}
 
-    # -- episodes ------------------------------------------------------------------------------------
+    @property
+    def follower(self) -> ReferenceFollower:
+        """What follows joint trajectories.
+
+        Raises:
+            ConfigError: the task is another.
+        """
+        if self._follower is None:
+            raise ConfigError(f"the task is {self.task.task!r}; only 'track' follows references")
+        return self._follower
+
+    def exact_action(self) -> Array:
+        """The feed-forward action of exact inverse dynamics, in the task track."""
+        return self.follower.exact_action(self._memory)
+
+    # -- episodes ----------------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -237,12 +257,14 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         else:
             self.data.ctrl[:] = self._built.actions(done)
             mujoco.mj_step(self.model, self.data, nstep=self.frame_skip)
+        if done is not asked:
+            self.data.ctrl[:] = self._built.actions(asked)  # what was done stays hidden
         self._step += 1
         if self._follower is not None:
             self._follower.show(self._memory, self._step)
-        if self._randomiser is not None and self._due(self.task.randomise.push_every):
-            if self.layout.robot.base == "free" and self.task.randomise.push:
-                self._randomiser.push(self.data, self._base[1], self._generators["pushes"])
+        if self._pushes and self._due(self.task.randomise.push_every):
+            assert self._randomiser is not None
+            self._randomiser.push(self.data, self._base[1], self._generators["pushes"])
         state = self._state()
         period = self.dt
         self._memory.tread(state.contacts, period)
@@ -274,7 +296,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         reward = max(sum(terms.values()), self.task.floor)
         return self._observation(state), reward, terminated, truncated, info
 
-    # -- parts of it ---------------------------------------------------------------------------------
+    # -- parts of it -------------------------------------------------------------------------------
 
     def _checked(self, action: ArrayLike) -> Array:
         asked = np.asarray(action, dtype=np.float64)
@@ -310,7 +332,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         return seen
 
     def _broken_down(self) -> bool:
-        """Whether the simulation has exploded, or MuJoCo has given up and gone back to the start."""
+        """Whether the simulation has exploded, or MuJoCo has gone back to the start."""
         warnings = self.data.warning
         fast = bool(np.abs(self.data.qvel).max(initial=0.0) > _FASTEST)
         return fast or any(warnings[int(kind)].number for kind in _BREAKDOWNS)
@@ -331,9 +353,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         """Places of a free base in `qpos` and `qvel`; −1 without one."""
         if self.layout.robot.base != "free":
             return -1, -1
-        body = mujoco.mj_name2id(
-            self.model, mujoco.mjtObj.mjOBJ_BODY, self.layout.robot.base_body
-        )
+        body = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, self.layout.robot.base_body)
         joint = int(self.model.body_jntadr[body])
         return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
 
@@ -401,7 +421,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         if self._built.target >= 0:
             self.data.mocap_pos[self._built.target] = self.command[:3]
 
-    # -- curricula -----------------------------------------------------------------------------------
+    # -- curricula ---------------------------------------------------------------------------------
 
     @property
     def _climbs(self) -> bool:
@@ -416,8 +436,10 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
     def _end(self, state: RobotState) -> dict[str, Any]:
         """What is told at the end of an episode; curricula take note of it."""
         means = {name: total / self._step for name, total in self._sums.items()}
-        succeeded = bool(state.succeeded) if self.task.task in ("reach", "hover") else (
-            self._step >= self._steps and not bool(state.fallen)
+        succeeded = (
+            bool(state.succeeded)
+            if self.task.task in ("reach", "hover")
+            else (self._step >= self._steps and not bool(state.fallen))
         )
         weight = self.task.reward.get("velocity", 0.0)
         share = means.get("velocity", 0.0) / weight if weight > 0 else float(succeeded)
@@ -432,7 +454,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
             told["unstable"] = 1.0
         return {"reward_terms": told, "is_success": succeeded}
 
-    # -- MujocoEnv -----------------------------------------------------------------------------------
+    # -- MujocoEnv ---------------------------------------------------------------------------------
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         shared = self._built.model if self._randomiser is None else self._randomiser.model

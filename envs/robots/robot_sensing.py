@@ -61,7 +61,9 @@ PARTS: Mapping[str, Part] = {
     "command": Part(lambda s: s.memory.command, "what is asked for, in its units"),
     "tip": Part(lambda s: s.tip, "end effector, world frame, m", 0.002),
     "tip_error": Part(
-        lambda s: s.tip_error, "from the end effector to the commanded point, base's frame, m", 0.005
+        lambda s: s.tip_error,
+        "from the end effector to the commanded point, base's frame, m",
+        0.005,
     ),
     "reference": Part(
         lambda s: s.memory.reference,
@@ -71,7 +73,6 @@ PARTS: Mapping[str, Part] = {
     "contacts": Part(lambda s: s.contacts, "1 for each foot that touches something"),
     "feet_height": Part(lambda s: s.feet_height, "of the feet above the ground, m"),
     "air_time": Part(lambda s: s.memory.air_time, "how long each foot has been in the air, s"),
-    "actuator_force": Part(lambda s: s.actuator_force, "force of each actuator, N·m or N"),
     "friction": Part(lambda s: s.memory.friction[..., None], "factor on friction, of this episode"),
     "ground": Part(_scan, "how far the ground around the base lies below it, 15 points, m", 0.01),
 }

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
+def total(values: Array) -> Array:
+    """Sum over the last axis."""
+    return np.asarray(np.add.reduce(values, -1))
+
+
+def mean(values: Array) -> Array:
+    """Mean over the last axis."""
+    return total(values) / values.shape[-1]
+
+
 @dataclass(frozen=True, eq=False)
 class RobotLayout:
     """Where the numbers of a robot stand, and its figures.
@@ -31,7 +41,8 @@ class RobotLayout:
         qpos: places of the joints in `qpos`, `(joints,)`.
         dofs: the same in `qvel`.
         sensors: where the added sensors are in `sensordata`, by name.
-        force: largest force of each actuator `(actuators,)`; inf for none.
+        force: largest force of each actuator `(actuators,)`; of a servo without a limit, what it
+            gives when it is half its range away from its target.
         commands: names of the commands, in order.
         ranges: from … to of each, `(commands, 2)`, in its unit.
         speed: largest commanded speed, m/s; the scale of errors.
@@ -152,7 +163,7 @@ class RobotState:
             return np.zeros((*self.batch, width))
         return self.sensordata[..., place]
 
-    # -- joints --------------------------------------------------------------------------------------
+    # -- joints ------------------------------------------------------------------------------------
 
     @cached_property
     def joint_angles(self) -> Array:
@@ -169,7 +180,7 @@ class RobotState:
         """`(…, joints)`, rad/s or m/s."""
         return self.qvel[..., self.layout.dofs]
 
-    # -- base ----------------------------------------------------------------------------------------
+    # -- base --------------------------------------------------------------------------------------
 
     @cached_property
     def base_position(self) -> Array:
@@ -192,14 +203,18 @@ class RobotState:
         if place is None:
             one = np.ones(self.batch)
             return one, 0 * one, 0 * one, 0 * one
-        w, x, y, z = np.moveaxis(self.sensordata[..., place], -1, 0)
-        return w, x, y, z
+        q = self.sensordata[..., place]
+        return q[..., 0], q[..., 1], q[..., 2], q[..., 3]
 
     @cached_property
     def gravity(self) -> Array:
         """Direction of gravity in the base's frame, `(…, 3)`; (0, 0, −1) when it is level."""
         w, x, y, z = self._quaternion
-        return -np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1)
+        down = np.empty((*self.batch, 3))
+        down[..., 0] = 2 * (w * y - x * z)
+        down[..., 1] = -2 * (y * z + w * x)
+        down[..., 2] = 2 * (x * x + y * y) - 1
+        return down
 
     @cached_property
     def heading(self) -> Array:
@@ -233,7 +248,7 @@ class RobotState:
             -1,
         )
 
-    # -- feet ----------------------------------------------------------------------------------------
+    # -- feet --------------------------------------------------------------------------------------
 
     @cached_property
     def contacts(self) -> Array:
@@ -253,7 +268,7 @@ class RobotState:
         at = self.sensor("feet_position", 3 * feet).reshape(*self.batch, feet, 3)
         return at[..., 2] - self.ground_at(at[..., 0], at[..., 1])
 
-    # -- goal ----------------------------------------------------------------------------------------
+    # -- goal --------------------------------------------------------------------------------------
 
     @cached_property
     def tip(self) -> Array:
@@ -275,12 +290,12 @@ class RobotState:
     @cached_property
     def distance(self) -> Array:
         """From the end effector to the commanded point, `(…)`, m."""
-        return np.sqrt(np.sum(self.tip_error**2, -1))
+        return np.sqrt(total(self.tip_error**2))
 
     @cached_property
     def tracking_error(self) -> Array:
         """Root mean square over the joints of reference minus position, `(…)`, rad or m."""
-        return np.sqrt(np.mean((self.memory.wanted - self.joint_angles) ** 2, -1))
+        return np.sqrt(mean((self.memory.wanted - self.joint_angles) ** 2))
 
     @cached_property
     def fallen(self) -> NDArray[np.bool_]:

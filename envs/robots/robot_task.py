@@ -308,7 +308,14 @@ def ready_made(name: str) -> RobotTask:
             observations=(*_BASE, *_BODY, "command"),
             floor=0.0,
             reward={
-                **{"alive": 0.25, "velocity": 1.0, "turn": 0.5, "bounce": -0.5, "rocking": -0.01, "tilt": -1.0},
+                **{
+                    "alive": 0.25,
+                    "velocity": 1.0,
+                    "turn": 0.5,
+                    "bounce": -0.5,
+                    "rocking": -0.01,
+                    "tilt": -1.0,
+                },
                 **{"energy": -0.03, "action_rate": -0.03, "joint_limits": -1.0, "pose": -0.3},
                 **{"air_time": 0.5, "slip": -0.05},
             },
@@ -322,7 +329,9 @@ def ready_made(name: str) -> RobotTask:
             floor=0.0,
             reward={"upright": 0.5, "height": 0.3, "posture": 0.2, "energy": -0.03}
             | {"action_rate": -0.03, "rocking": -0.005},
-            start=StartOptions(joint_noise=0.2, velocity_noise=0.5, tilt_noise=0.1, speed_noise=0.3),
+            start=StartOptions(
+                joint_noise=0.2, velocity_noise=0.5, tilt_noise=0.1, speed_noise=0.3
+            ),
             randomise=RandomiseOptions(push=0.5, push_every=2.5),
         )
     if name == "reach":
@@ -359,7 +368,7 @@ def ready_made(name: str) -> RobotTask:
     raise UnknownNameError("task", name, TASKS, f"Known: {', '.join(TASKS)}.")
 
 
-# -- tables ------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:

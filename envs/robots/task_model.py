@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, RobotError, UnknownNameError
+from ..datasets.robot_models import find_robot
 from ..trajectories import JointLimits
 from .inspection import RobotDescription, damping_ratio, describe_model, find_actuators
 from .model_loading import PREFIX, RobotFile, SourceModel, model_file, read_model
@@ -119,7 +120,7 @@ def _build(source: SourceModel, task: RobotTask) -> TaskModel:
         actions=_action_map(model, layout, home),
         postures=postures,
         goals=goals,
-        limits=_joint_limits(layout) if task.task == "track" else None,
+        limits=_joint_limits(model, layout) if task.task == "track" else None,
         # A model that has a mark of its own shows the goal by that.
         target=0 if task.task in ("reach", "hover") else -1,
     )
@@ -143,11 +144,11 @@ def _refuse_unfit(robot: RobotDescription, task: RobotTask) -> None:
     needs_base = task.task in ("velocity", "stand", "hover")
     if needs_base and robot.base == "fixed":
         raise RobotError(
-            f"{robot.name} has a fixed base and cannot do {task.task!r}: no free joint, and no boom "
-            f"of joints that nothing drives. It can {' and '.join(robot.suits)}."
+            f"{robot.name} has a fixed base and cannot do {task.task!r}: no free joint, no boom of "
+            f"joints that nothing drives. It can {' and '.join(robot.suits)}."
         )
-    if task.task == "hover" and robot.base != "free":
-        raise RobotError(f"{robot.name} does not fly: its base moves by a boom.")
+    if task.task == "hover" and not robot.flies:
+        raise RobotError(f"{robot.name} does not fly: no motor pushes its free base by a site.")
     if task.task in ("reach", "track") and not any(j.driven for j in robot.joints):
         raise RobotError(f"{robot.name} has no joint that an actuator drives, for {task.task!r}.")
     if task.task == "track":
@@ -156,12 +157,6 @@ def _refuse_unfit(robot: RobotDescription, task: RobotTask) -> None:
             raise RobotError(
                 f"{robot.name} cannot track: each joint needs one motor or position servo of its "
                 f"own. Others: {', '.join(odd) or 'several on one joint'}."
-            )
-        weak = [a.name for a in robot.actuators if not np.isfinite(a.force)]
-        if weak:
-            raise RobotError(
-                f"{robot.name} cannot track: nothing says how strong {', '.join(weak)} is, and an "
-                "action is a share of that. Give it a forcerange."
             )
 
 
@@ -211,9 +206,7 @@ def _change(
         ("feet_velocity", kind.mjSENS_FRAMELINVEL),
     ):
         for foot in robot.feet:
-            add(
-                name=f"{PREFIX}{name}_{foot}", type=type_, objtype=thing.mjOBJ_XBODY, objname=foot
-            )
+            add(name=f"{PREFIX}{name}_{foot}", type=type_, objtype=thing.mjOBJ_XBODY, objname=foot)
     what, _, tip = robot.end_effector.partition(":")
     if task.task == "hover":
         what, tip = "body", robot.base_body
@@ -304,6 +297,10 @@ def _layout(
         speed = max(0.5 * _froude(robot), 0.1)
     period = max(round(1 / (task.control_rate * robot.timestep)), 1) * robot.timestep
     force = np.array([a.force for a in robot.actuators])
+    # A servo whose force nothing limits gives this much when it is half its range away.
+    gains = np.abs(model.actuator_gainprm[:, 0])
+    spans = np.array([(a.high - a.low) / 2 for a in robot.actuators])
+    force = np.where(np.isfinite(force), force, gains * spans)
     return RobotLayout(
         robot=robot,
         task=task,
@@ -363,7 +360,12 @@ def _commands(robot: RobotDescription, task: RobotTask) -> dict[str, tuple[float
         return dict.fromkeys(("x", "y", "z"), (-1.0, 1.0))  # found from postures
     if task.task == "hover":
         home = robot.home_height
-        return {"x": (-0.5, 0.5), "y": (-0.5, 0.5), "z": (home - 0.3, home + 0.5), "yaw": (0.0, 0.0)}
+        return {
+            "x": (-0.5, 0.5),
+            "y": (-0.5, 0.5),
+            "z": (home - 0.3, home + 0.5),
+            "yaw": (0.0, 0.0),
+        }
     return {}
 
 
@@ -408,14 +410,16 @@ def _reachable(model: mujoco.MjModel, layout: RobotLayout, home: Array) -> tuple
     return np.array(postures), np.array(goals)
 
 
-def _joint_limits(layout: RobotLayout) -> JointLimits:
-    """Where and how fast references move: 80 % of each range; speeds are chosen by us."""
-    low, high = _working_range(layout, 0.8)
-    rad = np.array([j.unit == "rad" for j in layout.robot.joints])
-    still = np.array([not j.driven for j in layout.robot.joints])
-    low = np.where(still, layout.home - 1e-6, low)
-    high = np.where(still, layout.home + 1e-6, np.maximum(high, low + 1e-6))
-    return JointLimits(low, high, np.where(rad, 2.0, 0.5), np.where(rad, 10.0, 2.5))
+def _joint_limits(model: mujoco.MjModel, layout: RobotLayout) -> JointLimits:
+    """Where and how fast references move: as in recordings of the robot's inverse dynamics."""
+    found = find_robot(model)
+    place = {int(dof): n for n, dof in enumerate(layout.dofs)}
+    driven = [place[int(dof)] for dof in found.dofs]
+    low, high = layout.home - 1e-6, layout.home + 1e-6  # the others are held still
+    speed, acceleration = np.ones(len(low)), np.ones(len(low))
+    low[driven], high[driven] = found.limits.low, found.limits.high
+    speed[driven], acceleration[driven] = found.limits.speed, found.limits.acceleration
+    return JointLimits(low, high, speed, acceleration)
 
 
 def _action_map(model: mujoco.MjModel, layout: RobotLayout, home: Array) -> ActionMap:
@@ -429,7 +433,10 @@ def _action_map(model: mujoco.MjModel, layout: RobotLayout, home: Array) -> Acti
     mujoco.mj_forward(model, data)
     gear = np.abs(model.actuator_gear[:, 0])
     reach = np.array(
-        [task.actions.scale * (g if a.joint >= 0 else 1.0) for a, g in zip(actuators, gear, strict=True)]
+        [
+            task.actions.scale * (g if a.joint >= 0 else 1.0)
+            for a, g in zip(actuators, gear, strict=True)
+        ]
     )
     # A tendon, or another servo of many joints, goes as far as its range lets it.
     spread = np.array([a.joint < 0 for a in actuators])

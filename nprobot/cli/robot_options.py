@@ -69,7 +69,9 @@ class RobotOptions:
         for term in self.term:
             function, _, weight = term.partition("=")
             if ":" not in function:
-                raise ConfigError(f"--term is module:function or module:function=weight, got {term}")
+                raise ConfigError(
+                    f"--term is module:function or module:function=weight, got {term}"
+                )
             try:
                 settings[f"reward.{function}"] = float(weight or 1.0)
             except ValueError:

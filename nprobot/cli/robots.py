@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium
 import numpy as np
 import tyro
 from rich.console import Console
@@ -17,10 +17,18 @@ from rich.table import Table
 
 from nprobot.deploy.rendering import choose_backend
 from nprobot.envs import ROBOT
-from nprobot.envs.robots import PARTS, ROBOTS, TASKS, TERMS, RobotDescription, inspect_robot
-from nprobot.envs.robots.robot_env import RobotEnv, task_for
+from nprobot.envs.robots import (
+    PARTS,
+    ROBOTS,
+    TASKS,
+    TERMS,
+    RobotDescription,
+    RobotEnv,
+    inspect_robot,
+    load_task,
+)
 from nprobot.errors import ConfigError, DeployError, NprobotError
-from nprobot.training.environments import silence_mujoco
+from nprobot.training.environments import Env, make, silence_mujoco
 
 from .options import parse
 from .terminal import DONE, FAILED, facts, say
@@ -78,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     console.print(
         facts("robots of the package", {name: about for name, (_, about) in ROBOTS.items()})
     )
-    console.print(facts("tasks", dict(TASKS)))
+    console.print(facts("tasks", {str(name): about for name, about in TASKS.items()}))
     say(console, "Train one: nprobot train --robot quadruped --task velocity")
     say(console, "Yours: nprobot robots check scene.xml")
     return DONE
@@ -86,8 +94,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def print_task(name: str) -> None:
     """Print a task as TOML, with what else it could have as comments."""
-    from nprobot.envs.robots import load_task
-
     print(f"# A task for `nprobot train --robot FILE --task THIS.toml`: {TASKS.get(name, '')}.")  # type: ignore[call-overload]
     print(f"# Parts of an observation: {', '.join(PARTS)}.")
     print(f"# Reward terms: {', '.join(TERMS)}; or module:function of yours.")
@@ -178,43 +184,45 @@ def show(console: Console, robot: RobotDescription, trial: dict[str, Any]) -> No
 
 def _try(
     robot: RobotDescription, options: Robots, *, drawn: bool
-) -> tuple[dict[str, Any], RobotEnv | None]:
+) -> tuple[dict[str, Any], Env | None]:
     """Run the task with actions of 0 and with random ones; the environment, at its start."""
     task = options.task or robot.suits[0]
-    mode = {"render_mode": "rgb_array", "width": 960, "height": 720} if drawn else {}
-    model = os.fspath(options.what)
+    size = {"width": 960, "height": 720} if drawn else {}
+    kwargs = {"model": os.fspath(options.what), "task": task, **size, **options.env_kwargs}
     try:
-        env = gymnasium.make(ROBOT, model=model, task=task, **options.env_kwargs, **mode)
+        env = make(ROBOT, kwargs, render_mode="rgb_array" if drawn else None)
     except NprobotError as error:
         return {"task": task, "says": [f"The task {task!r} cannot run: {error}"]}, None
     base = env.unwrapped
     assert isinstance(base, RobotEnv)
-    chosen = task_for(model, task, options.env_kwargs)
-    size = env.observation_space.shape
+    seen, still = env.observation_space.shape, np.zeros(env.action_space.shape or ())
     says = [
-        f"Task {chosen.task}: {len(robot.actuators)} actions at {1 / base.dt:.4g} Hz, "
-        f"{size and size[0]} numbers observed ({', '.join(chosen.observations)})."
+        f"Task {base.task.task}: {still.size} actions at {1 / base.dt:.4g} Hz, {seen and seen[0]} "
+        f"numbers observed ({', '.join(base.task.observations)})."
     ]
-    result: dict[str, Any] = {"task": chosen.task, "control_rate": 1 / base.dt, "says": says}
+    result: dict[str, Any] = {"task": base.task.task, "control_rate": 1 / base.dt, "says": says}
     env.action_space.seed(0)
     for name, what in (("still", "actions of 0"), ("random", "random actions")):
-        seconds, total, fell = 0.0, 0.0, False
+        rewards: list[float] = []
+        fell = cut = False
         env.reset(seed=0)
-        while seconds < TRIAL:
-            action = env.action_space.sample() if name == "random" else np.zeros(base.action_space.shape)  # type: ignore[arg-type]
-            _, reward, fell, cut, _ = env.step(action)
-            seconds, total = seconds + base.dt, total + float(reward)
-            if fell or cut:
-                break
-        mean = total / max(round(seconds / base.dt), 1)
+        while not (fell or cut or len(rewards) * base.dt >= TRIAL):
+            _, reward, fell, cut, _ = env.step(
+                env.action_space.sample() if name == "random" else still
+            )
+            rewards.append(float(reward))
+        seconds, mean = len(rewards) * base.dt, statistics.fmean(rewards)
         end = f"ends after {seconds:.2g} s" if fell else f"lasts {seconds:.2g} s"
         says.append(f"With {what} it {end}, reward {mean:.3g} a step.")
         result[name] = {"seconds": seconds, "ended": fell, "reward": mean}
     if base.unstable:
-        says.append("The simulation became unstable: a smaller timestep or softer gains may help.")
+        says.append(
+            "The simulation breaks down: damped servos (actions.damping 0.5) or a smaller "
+            "timestep may help."
+        )
     result["unstable"] = base.unstable
     env.reset(seed=0)
-    return result, env  # type: ignore[return-value]
+    return result, env
 
 
 def draw(env: Any, picture: Path) -> None:  # noqa: ANN401 - an environment

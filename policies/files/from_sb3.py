@@ -55,7 +55,8 @@ def export_policy(
             f"observation space {space} cannot be exported; only a Box that is no image can"
         )
     assert isinstance(model.policy, BasePolicy), "set by the constructor"
-    shape, layers = tuple(int(size) for size in space.shape), operations(actor(model.policy))
+    shape = tuple(int(size) for size in space.shape)
+    layers = list(operations(actor(model.policy)))
     normaliser = _normaliser(model.get_vec_normalize_env())
     if isinstance(model.policy, AsymmetricPolicy):
         # What only the critic sees is no part of the policy.
