@@ -107,7 +107,7 @@ class RobotDescription:
         home: posture `(nq,)` that tasks start from.
         home_source: where it comes from, in words.
         home_height: of the base above the ground at home, m.
-        ground: height of the ground under the feet at home, m; 0 without feet.
+        ground: height of the floor, m; of the lowest foot at home where there is no plane.
         cameras: their names.
         mass: of the robot, kg.
         gravity: size of gravity, m/s².
@@ -210,7 +210,9 @@ def describe_model(
     feet: list[int] = []
     if base != "fixed" and joints:
         feet = _find_feet(model, data, subtree, base_body)
-    ground = min((_lowest(model, data, foot) for foot in feet), default=0.0)
+    ground = _plane_height(model, data)
+    if ground is None:
+        ground = min((_lowest(model, data, foot) for foot in feet), default=0.0)
     height = float(data.xpos[base_body][2] - ground)
     tip = _find_tip(model, {j.qpos for j in joints})
     robot_mass = float(model.body_mass[sorted(subtree)].sum())
@@ -536,6 +538,14 @@ def _is_ground(model: mujoco.MjModel, geom: int) -> bool:
 
 def _has_floor(model: mujoco.MjModel) -> bool:
     return any(_is_ground(model, g) for g in range(model.ngeom))
+
+
+def _plane_height(model: mujoco.MjModel, data: mujoco.MjData) -> float | None:
+    """Height of the first plane of the world; None if there is none."""
+    for g in range(model.ngeom):
+        if _is_ground(model, g) and int(model.geom_type[g]) == int(mujoco.mjtGeom.mjGEOM_PLANE):
+            return float(data.geom_xpos[g][2])
+    return None
 
 
 def _touching(model: mujoco.MjModel, body: int) -> list[int]:

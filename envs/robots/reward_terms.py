@@ -90,7 +90,7 @@ def heading(s: RobotState) -> Array:
 
 def pose(s: RobotState) -> Array:
     """Mean square of the joints' distance from home, rad²."""
-    return mean(s.joint_positions**2) if s.joint_positions.size else np.zeros(s.batch)
+    return mean(s.joint_positions**2)
 
 
 def posture(s: RobotState) -> Array:

@@ -24,8 +24,8 @@ def total(values: Array) -> Array:
 
 
 def mean(values: Array) -> Array:
-    """Mean over the last axis."""
-    return total(values) / values.shape[-1]
+    """Mean over the last axis; 0 where it is empty."""
+    return total(values) / max(values.shape[-1], 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +106,7 @@ class Memory:
             air_time=np.zeros((*batch, feet)),
             landed=np.zeros((*batch, feet)),
             there=np.zeros(batch),
+            wanted=np.broadcast_to(layout.home, (*batch, len(layout.home))),
             friction=np.ones(batch),
         )
 

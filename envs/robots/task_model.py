@@ -178,6 +178,8 @@ def _change(
             size=[0, 0, 0.1],
             pos=[0, 0, robot.ground],
             rgba=[0.75, 0.76, 0.78, 1],
+            contype=1,
+            conaffinity=1,
         )
     if task.actions.gravity_compensation and robot.base == "fixed":
         for body in spec.bodies[1:]:

@@ -14,6 +14,7 @@ from .robot_task import TerrainOptions
 Array = NDArray[np.float64]
 
 _KINDS = ("slopes", "steps", "rough")
+_TOUCH = ("contype", "conaffinity", "condim", "priority", "friction", "solref", "solimp", "margin")
 _CELLS = 40
 """Cells of a patch along each side."""
 _SEED = 3
@@ -95,10 +96,12 @@ def make_terrain(options: TerrainOptions, height: float) -> Terrain | None:
 def add_terrain(spec: mujoco.MjSpec, terrain: Terrain) -> None:
     """Put the ground in place of planes and height fields that do not move."""
     kinds = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD)
-    material = ""
+    # It touches what they touched, as they did.
+    material, touches = "", {"contype": 1, "conaffinity": 1}
     for geom in list(spec.worldbody.geoms):
-        if geom.type in kinds:
+        if geom.type in kinds and (geom.contype or geom.conaffinity):
             material = material or geom.material
+            touches = {name: getattr(geom, name) for name in _TOUCH}
             spec.delete(geom)
     rows, columns = terrain.heights.shape
     top = max(float(terrain.heights.max()), 1e-3)
@@ -115,5 +118,6 @@ def add_terrain(spec: mujoco.MjSpec, terrain: Terrain) -> None:
         type=mujoco.mjtGeom.mjGEOM_HFIELD,
         hfieldname=f"{PREFIX}ground",
         material=material,
+        **touches,
         rgba=[0.5, 0.5, 0.5, 1.0] if material else [0.62, 0.64, 0.60, 1.0],
     )
