@@ -27,8 +27,8 @@ _NEAR, _CLOSE = 0.2, 0.1
 def velocity(s: RobotState) -> Array:
     """1 at the commanded velocity along the ground, 0 for a robot that stands instead; −1 at least.
 
-    1 − error / the command's size, at least 30 % of the largest: the slope is the same however far
-    the robot is from what it should do.
+    1 − (error / the command's size)², with 30 % of the largest as the least size: steepest where a
+    robot stands that should walk, and flat about the goal, where a gait sways.
     """
     error = (s.linear_velocity[..., 0] - s.command("forward")) ** 2
     wanted = s.command("forward") ** 2
@@ -39,16 +39,16 @@ def velocity(s: RobotState) -> Array:
 
 
 def turn(s: RobotState) -> Array:
-    """The same for the rate of turn, its scale 0.5 rad/s at least; 0 on a boom."""
+    """The same for the rate of turn, its size 1 rad/s at least; 0 on a boom."""
     if s.layout.robot.base != "free":
         return np.zeros(s.batch)
     wanted = s.command("turn")
-    return _followed((s.angular_velocity[..., 2] - wanted) ** 2, wanted**2, 0.5)
+    return _followed((s.angular_velocity[..., 2] - wanted) ** 2, wanted**2, 1.0)
 
 
 def _followed(error: Array, wanted: Array, least: float) -> Array:
-    """1 − error / scale, from squares; −1 at the least."""
-    return np.maximum(1 - np.sqrt(error) / np.maximum(np.sqrt(wanted), least), -1.0)
+    """1 − error / scale, all of them squares; −1 at the least."""
+    return np.maximum(1 - error / np.maximum(wanted, least**2), -1.0)
 
 
 def bounce(s: RobotState) -> Array:

@@ -311,7 +311,7 @@ def ready_made(name: str) -> RobotTask:
                 **{
                     "alive": 0.25,
                     "velocity": 1.0,
-                    "turn": 0.5,
+                    "turn": 0.4,
                     "bounce": -0.5,
                     "rocking": -0.01,
                     "tilt": -1.0,

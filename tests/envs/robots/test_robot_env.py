@@ -142,13 +142,13 @@ def test_terms_are_what_they_say(robot):
     assert value["pose"] == value["tilt"] == value["action_rate"] == value["fall"] == 0
     env.command[:] = 0
     assert float(TERMS["velocity"](env._state())) == pytest.approx(1)
-    # Half the wanted speed is worth half, the wrong way −1.
+    # Half the wanted speed is worth three quarters, half of it the wrong way −1 and no less.
     env.data.qvel[0] = 0.25
     mujoco.mj_forward(env.model, env.data)
     env.command[0] = 0.5
-    assert float(TERMS["velocity"](env._state())) == pytest.approx(0.5)
+    assert float(TERMS["velocity"](env._state())) == pytest.approx(0.75)
     env.command[0] = -0.5
-    assert float(TERMS["velocity"](env._state())) == pytest.approx(-0.5)
+    assert float(TERMS["velocity"](env._state())) == -1
     env._memory.act(np.full(12, 0.5))
     s = env._state()
     assert TERMS["action"](s) == TERMS["action_rate"](s) == pytest.approx(0.25)
