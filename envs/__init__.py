@@ -21,6 +21,14 @@ ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     ROBOT: ("nprobot.envs.robots.robot_env:RobotEnv", None),
 }
 
+#: Robots of the package at the task that suits them: id → arguments of `nprobot/Robot-v0`.
+ROBOT_ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "nprobot/Quadruped-v0": {"model": "quadruped", "task": "velocity"},
+    "nprobot/Quadrotor-v0": {"model": "quadrotor", "task": "hover"},
+    "nprobot/HoppingLeg-v0": {"model": "hopper", "task": "velocity"},
+    "nprobot/Biped-v0": {"model": "biped", "task": "velocity"},
+}
+
 #: The same for robots that `pip install 'nprobot[robots]'` brings.
 OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     f"nprobot/{name}-v0": (f"nprobot.envs.gymnasium_robotics:{function}", steps)
@@ -41,6 +49,10 @@ def _register() -> None:
     for name, (entry_point, steps) in (ENVIRONMENTS | OPTIONAL_ENVIRONMENTS).items():
         if name not in gymnasium.registry:
             gymnasium.register(id=name, entry_point=entry_point, max_episode_steps=steps)
+    for name, arguments in ROBOT_ENVIRONMENTS.items():
+        if name not in gymnasium.registry:
+            entry_point, _ = ENVIRONMENTS[ROBOT]
+            gymnasium.register(id=name, entry_point=entry_point, kwargs=arguments)
 
 
 _register()

@@ -8,5 +8,6 @@ from .actuators import NoisyActuatorsVector as NoisyActuatorsVector
 
 ARM_TRACK: str
 ROBOT: str
+ROBOT_ENVIRONMENTS: dict[str, dict[str, str]]
 ENVIRONMENTS: dict[str, tuple[str, int | None]]
 OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -246,6 +247,15 @@ class RunConfig(Options):
     def normalise_rewards(self) -> bool:
         """Whether rewards are scaled."""
         return (self.normalise or self.about.normalise) in ("on", "rewards")
+
+    @property
+    def environment(self) -> str:
+        """The environment in a few words; of a robot from a file, which, and what it does."""
+        if "model" not in self.env_kwargs:
+            return self.env
+        task = str(self.env_kwargs.get("task", ""))
+        task = task if "=" not in task else "a task of its own"
+        return f"{self.env} ({Path(str(self.env_kwargs['model'])).stem}, {task})"
 
     @property
     def learner(self) -> str:
