@@ -16,17 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nprobot.deploy.rendering import choose_backend
-from nprobot.envs import ROBOT
-from nprobot.envs.robots import (
-    PARTS,
-    ROBOTS,
-    TASKS,
-    TERMS,
-    RobotDescription,
-    RobotEnv,
-    inspect_robot,
-    load_task,
-)
+from nprobot.envs import ROBOT, robots
 from nprobot.errors import ConfigError, DeployError, NprobotError
 from nprobot.training.environments import Env, make, silence_mujoco
 
@@ -80,13 +70,13 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError("name a model file: nprobot robots check scene.xml")
         return check(options)
     if options.json:
-        print(json.dumps({name: about for name, (_, about) in ROBOTS.items()}, indent=1))
+        print(json.dumps({name: about for name, (_, about) in robots.ROBOTS.items()}, indent=1))
         return DONE
     console = Console()
     console.print(
-        facts("robots of the package", {name: about for name, (_, about) in ROBOTS.items()})
+        facts("robots of the package", {name: about for name, (_, about) in robots.ROBOTS.items()})
     )
-    console.print(facts("tasks", {str(name): about for name, about in TASKS.items()}))
+    console.print(facts("tasks", {str(name): about for name, about in robots.TASKS.items()}))
     say(console, "Train one: nprobot train --robot quadruped --task velocity")
     say(console, "Yours: nprobot robots check scene.xml")
     return DONE
@@ -94,10 +84,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def print_task(name: str) -> None:
     """Print a task as TOML, with what else it could have as comments."""
-    print(f"# A task for `nprobot train --robot FILE --task THIS.toml`: {TASKS.get(name, '')}.")  # type: ignore[call-overload]
-    print(f"# Parts of an observation: {', '.join(PARTS)}.")
-    print(f"# Reward terms: {', '.join(TERMS)}; or module:function of yours.")
-    print(load_task(name).to_toml(), end="")
+    print(
+        f"# A task for `nprobot train --robot FILE --task THIS.toml`: {robots.TASKS.get(name, '')}."
+    )  # type: ignore[call-overload]
+    print(f"# Parts of an observation: {', '.join(robots.PARTS)}.")
+    print(f"# Reward terms: {', '.join(robots.TERMS)}; or module:function of yours.")
+    print(robots.load_task(name).to_toml(), end="")
 
 
 def check(options: Robots) -> int:
@@ -113,7 +105,7 @@ def check(options: Robots) -> int:
             raise
         problem = str(error)
     silence_mujoco()
-    robot = inspect_robot(options.what)
+    robot = robots.inspect_robot(options.what)
     trial, env = _try(robot, options, drawn=not problem)
     if env is not None and not problem:
         picture = picture or Path(f"{robot.name}-check.png")
@@ -135,7 +127,7 @@ def check(options: Robots) -> int:
     return DONE
 
 
-def show(console: Console, robot: RobotDescription, trial: dict[str, Any]) -> None:
+def show(console: Console, robot: robots.RobotDescription, trial: dict[str, Any]) -> None:
     """Print a description for a person."""
     ranges = {j.name: (j.low, j.high) for j in robot.joints}
     base = {"free": "moves freely", "planar": "moves on a boom", "fixed": "does not move"}
@@ -183,7 +175,7 @@ def show(console: Console, robot: RobotDescription, trial: dict[str, Any]) -> No
 
 
 def _try(
-    robot: RobotDescription, options: Robots, *, drawn: bool
+    robot: robots.RobotDescription, options: Robots, *, drawn: bool
 ) -> tuple[dict[str, Any], Env | None]:
     """Run the task with actions of 0 and with random ones; the environment, at its start."""
     task = options.task or robot.suits[0]
@@ -194,7 +186,7 @@ def _try(
     except NprobotError as error:
         return {"task": task, "says": [f"The task {task!r} cannot run: {error}"]}, None
     base = env.unwrapped
-    assert isinstance(base, RobotEnv)
+    assert isinstance(base, robots.RobotEnv)
     seen, still = env.observation_space.shape, np.zeros(env.action_space.shape or ())
     says = [
         f"Task {base.task.task}: {still.size} actions at {1 / base.dt:.4g} Hz, {seen and seen[0]} "

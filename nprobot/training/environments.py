@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import FlattenObservation
 
 from nprobot.catalogue import named_object
 from nprobot.envs import NoisyActuators
@@ -28,6 +29,12 @@ from nprobot.errors import (
 
 Env = gymnasium.Env[Any, Any]
 
+PROVIDERS: Mapping[str, tuple[str, ...]] = {
+    "gymnasium_robotics": ("Fetch", "Hand", "Adroit", "Franka", "PointMaze", "AntMaze"),
+    "shimmy": ("dm_control/",),
+    "metaworld": ("Meta-World/",),
+}
+"""Packages that register environments when they are imported, and how the names of those begin."""
 WRAPPER, LIMIT = "wrapper", "max_episode_steps"
 """Arguments of an environment that are not its constructor's."""
 CAMERA = {"camera_id", "camera_name", "default_camera_config"}
@@ -38,13 +45,16 @@ def find_spec(env_id: str) -> EnvSpec:
     """The registration of an environment.
 
     Args:
-        env_id: gymnasium id, also in the form ``module:id``, which imports the module first.
+        env_id: gymnasium id, also in the form ``module:id``, which imports the module first. What
+            the packages of `PROVIDERS` register is found without.
 
     Raises:
         UnknownNameError: it is not registered; with near matches.
         EnvironmentUnavailableError: the module cannot be imported.
     """
     module, _, name = env_id.rpartition(":")
+    if not module and name not in gymnasium.registry:
+        _import_provider(name)
     if module:
         try:
             importlib.import_module(module)
@@ -56,6 +66,28 @@ def find_spec(env_id: str) -> EnvSpec:
         hint = "`nprobot envs` lists all."
         raise UnknownNameError("environment", name, [s.id for s in newest_versions()], hint)
     return gymnasium.registry[name]
+
+
+def _import_provider(name: str) -> None:
+    """Import the package that registers an environment, if it is one of a known family.
+
+    Raises:
+        EnvironmentUnavailableError: the package is not installed.
+    """
+    for package, beginnings in PROVIDERS.items():
+        if not name.startswith(beginnings):
+            continue
+        try:
+            module = importlib.import_module(package)
+        except ImportError as error:
+            raise EnvironmentUnavailableError(
+                f"environment {name!r} needs `pip install 'nprobot[robots]'` ({error})"
+            ) from error
+        if package == "gymnasium_robotics":
+            from nprobot.envs.gymnasium_robotics import compare_joints_as_numbers
+
+            compare_joints_as_numbers()
+        gymnasium.register_envs(module)
 
 
 def newest_versions() -> list[EnvSpec]:
@@ -79,6 +111,7 @@ def make(
     """Make one environment, with noisy actuators before it if asked for.
 
     A robot that randomises its actuators itself has those where no others are asked for.
+    Observations of several parts become one vector, parts in the order of their names.
 
     Args:
         env_id: gymnasium id.
@@ -105,6 +138,8 @@ def make(
         env = _with_limit(env_id, arguments)
         for wrapper in wrappers:
             env = wrapper(env)
+        if isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
+            env = FlattenObservation(env)
         if actuators is None:
             models = getattr(env.unwrapped, "randomised_actuators", None)
         else:
