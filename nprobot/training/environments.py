@@ -154,6 +154,10 @@ def make(
         raise EnvironmentUnavailableError(
             f"environment {env_id!r} cannot be made: {error}"
         ) from error
+    except NprobotError:
+        raise
+    except Exception as error:  # whatever the environment's own code raises
+        raise EnvironmentUnavailableError(str(failure(f"environment {env_id!r}", error))) from error
 
 
 def _with_limit(env_id: str, arguments: Mapping[str, Any]) -> Env:
