@@ -7,6 +7,7 @@ sensors at the base, the feet and the end effector, a floor, a mark where the ta
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -32,6 +33,8 @@ ROBOTS: Mapping[str, tuple[str, str]] = {
     "biped": ("biped.xml", "two legs of six joints, position servos, 2.9 kg (DARwIn-OP's class)"),
 }
 _SUFFIXES = (".xml", ".mjcf", ".urdf")
+#: Groups of geoms beyond it are not drawn.
+_SHOWN = 2
 #: Begins the names of everything that is added to a model.
 PREFIX = "nprobot_"
 
@@ -90,7 +93,7 @@ def model_file(robot: RobotFile) -> Path:
 def read_model(robot: RobotFile) -> SourceModel:
     """Read a model file.
 
-    A mesh whose file is missing is left out where it is only looked at.
+    A mesh or picture whose file is missing is left out where it is only looked at.
 
     Args:
         robot: name of a robot in the package, or path of an MJCF or URDF file.
@@ -105,9 +108,9 @@ def read_model(robot: RobotFile) -> SourceModel:
         raise RobotError(f"MuJoCo cannot read {path}: {_one_line(error)}") from error
     name = os.fspath(robot) if os.fspath(robot) in ROBOTS else path.stem
     source = SourceModel(name, path, spec)
-    _leave_out_missing_meshes(source)
     for number, body in enumerate(spec.bodies):
         body.name = body.name or f"body{number}"  # so that a sensor can name it
+    _mend_missing_files(source)
     return source
 
 
@@ -115,23 +118,43 @@ def _one_line(error: ValueError) -> str:
     return " ".join(str(error).split())
 
 
-def _leave_out_missing_meshes(source: SourceModel) -> None:
-    """Drop meshes that are not there, and the geoms that show them; refuse if one matters."""
-    spec, here = source.spec, source.path.parent
-    missing: dict[str, Path] = {}
-    for mesh in list(spec.meshes):
-        if not mesh.file:
-            continue
-        folder = here / (spec.meshdir or "")
-        file = folder / (Path(mesh.file).name if spec.strippath else mesh.file)
-        if not file.is_file():
-            missing[mesh.name or Path(mesh.file).stem] = file
-    if not missing:
-        return
-    for geom in list(spec.geoms):
-        if geom.meshname not in missing:
-            continue
-        body, file = geom.parent, missing[geom.meshname]
+def _mend_missing_files(source: SourceModel) -> None:
+    """Leave out meshes that are not there, and paint over pictures; refuse if one matters."""
+    while (file := _missing_file(source.spec)) is not None:
+        meshes = [mesh for mesh in source.spec.meshes if _ends(file, mesh.file)]
+        textures = [
+            texture
+            for texture in source.spec.textures
+            if any(_ends(file, name) for name in (texture.file, *texture.cubefiles))
+        ]
+        if not meshes and not textures:
+            raise RobotError(f"{source.path}: the file {file} is missing.")
+        for mesh in meshes:
+            _leave_out(source, mesh, file)
+        for texture in textures:
+            _paint_over(source, texture, file)
+
+
+def _missing_file(spec: mujoco.MjSpec) -> str | None:
+    """The first file that the compiler cannot open; None if there is none."""
+    try:
+        spec.copy().compile()
+    except ValueError as error:
+        found = re.search(r"[Ee]rror opening file '([^']+)'", str(error))
+        return found.group(1) if found else None
+    return None
+
+
+def _ends(path: str, name: str) -> bool:
+    """Whether a path is that of a file that a model names."""
+    return bool(name) and Path(path).name == Path(name).name
+
+
+def _leave_out(source: SourceModel, mesh: mujoco.MjsMesh, file: str) -> None:
+    """Drop a mesh, and the geoms that show it."""
+    spec, name = source.spec, mesh.name or Path(mesh.file).stem
+    for geom in [geom for geom in spec.geoms if geom.meshname == name]:
+        body = geom.parent
         if geom.contype or geom.conaffinity:
             raise RobotError(
                 f"{source.path}: the mesh {file} is missing, and the body {body.name!r} touches "
@@ -143,8 +166,18 @@ def _leave_out_missing_meshes(source: SourceModel) -> None:
                 f"{body.name!r} follows from it. Put the file there, or give it an <inertial>."
             )
         spec.delete(geom)
-    for mesh in list(spec.meshes):
-        if (mesh.name or Path(mesh.file).stem) in missing:
-            spec.delete(mesh)
-    for file in missing.values():
-        source.odd.append(f"the mesh {file} is missing; it is only looked at, and is left out")
+        for other in body.geoms:
+            # What it touches with is all there is to see of it now.
+            other.group = 0 if other.group > _SHOWN else other.group
+    spec.delete(mesh)
+    source.odd.append(f"the mesh {file} is missing; it is only looked at, and is left out")
+
+
+def _paint_over(source: SourceModel, texture: mujoco.MjsTexture, file: str) -> None:
+    """Take a plain grey in place of a picture."""
+    texture.name = texture.name or Path(texture.file or file).stem
+    texture.file, texture.cubefiles = "", [""] * 6
+    texture.builtin = mujoco.mjtBuiltin.mjBUILTIN_FLAT
+    texture.rgb1 = texture.rgb2 = [0.6, 0.6, 0.6]
+    texture.width = texture.height = 6
+    source.odd.append(f"the picture {file} is missing; plain grey is in its place")

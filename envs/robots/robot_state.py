@@ -20,7 +20,8 @@ Array = NDArray[np.float64]
 
 def total(values: Array) -> Array:
     """Sum over the last axis."""
-    return np.asarray(np.add.reduce(values, -1))
+    summed: Array = np.add.reduce(values, axis=-1)
+    return summed
 
 
 def mean(values: Array) -> Array:

@@ -361,11 +361,11 @@ def _commands(robot: RobotDescription, task: RobotTask) -> dict[str, tuple[float
     if task.task == "reach":
         return dict.fromkeys(("x", "y", "z"), (-1.0, 1.0))  # found from postures
     if task.task == "hover":
-        home = robot.home_height
+        low = max(robot.home_height - 0.3, 0.5)
         return {
             "x": (-0.5, 0.5),
             "y": (-0.5, 0.5),
-            "z": (home - 0.3, home + 0.5),
+            "z": (low, low + 0.8),
             "yaw": (0.0, 0.0),
         }
     return {}

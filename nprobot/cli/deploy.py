@@ -41,8 +41,7 @@ from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy, StepObserver, task_of
 
 from .adapt import AdaptOptions, adapt_on_robot
-from .options import parse
-from .robot_options import moved
+from .options import moved, parse
 from .terminal import DONE, FAILED, INTERRUPTED, facts, say
 
 HELP = """\

@@ -26,8 +26,7 @@ from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import Evaluation, evaluate, task_of
 
-from .options import parse
-from .robot_options import moved
+from .options import moved, parse
 from .terminal import DONE, facts, say
 
 HELP = """\

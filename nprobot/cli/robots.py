@@ -84,12 +84,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def print_task(name: str) -> None:
     """Print a task as TOML, with what else it could have as comments."""
-    print(
-        f"# A task for `nprobot train --robot FILE --task THIS.toml`: {robots.TASKS.get(name, '')}."
-    )  # type: ignore[call-overload]
+    task = robots.load_task(name)
+    about = robots.TASKS[task.task]
+    print(f"# A task for `nprobot train --robot FILE --task THIS.toml`: {about}.")
     print(f"# Parts of an observation: {', '.join(robots.PARTS)}.")
     print(f"# Reward terms: {', '.join(robots.TERMS)}; or module:function of yours.")
-    print(robots.load_task(name).to_toml(), end="")
+    print(task.to_toml(), end="")
 
 
 def check(options: Robots) -> int:

@@ -17,8 +17,7 @@ from nprobot.training.config import RunConfig
 from nprobot.training.environments import find_spec, silence_mujoco
 from nprobot.training.folder import RunFolder
 
-from .options import parse
-from .robot_options import RobotOptions
+from .options import RobotOptions, parse
 from .terminal import INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:

@@ -165,7 +165,7 @@ def _check_environment(config: RunConfig) -> str | None:
     env = recipe(config).make()
     try:
         environments.check_spaces(env, continuous=config.about.continuous)
-        task = getattr(env.unwrapped, "task", None)
+        task: Any = getattr(env.unwrapped, "task", None)
         return str(task.to_toml()) if hasattr(task, "to_toml") else None
     finally:
         env.close()
