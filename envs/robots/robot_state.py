@@ -26,7 +26,8 @@ def total(values: Array) -> Array:
 
 def mean(values: Array) -> Array:
     """Mean over the last axis; 0 where it is empty."""
-    return total(values) / max(values.shape[-1], 1)
+    averaged: Array = total(values) / max(values.shape[-1], 1)
+    return averaged
 
 
 @dataclass(frozen=True, eq=False)
