@@ -228,7 +228,7 @@ def _shipped_rules() -> dict[str, RuleTraits]:
 ON_POLICY = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "max_grad_norm")
 OFF_POLICY = (
     *("learning_starts", "buffer_size", "batch_size", "train_freq", "gradient_steps"),
-    *("tau", "gamma", "exploration_noise"),
+    *("tau", "gamma", "exploration_noise", "hindsight"),
 )
 
 
@@ -295,6 +295,7 @@ _OFF_POLICY_DEFAULTS: dict[str, Any] = {
     "tau": 0.005,
     "gamma": 0.99,
     "exploration_noise": 0.0,
+    "hindsight": 0.0,
 }
 
 ALGORITHMS: Mapping[str, Algorithm] = {

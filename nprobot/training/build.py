@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.algorithms.hindsight import Goals, HindsightBuffer
 from nprobot.algorithms.nrl import NRL
 from nprobot.algorithms.ppo import PPO
 from nprobot.algorithms.sac import SAC
@@ -24,7 +25,7 @@ from nprobot.policies.networks import ACTIVATIONS
 from nprobot.runs.seeds import Seeds
 
 from .config import RunConfig
-from .vector import side_by_side
+from .vector import recipe, side_by_side
 
 Model = PPO | NRL | SAC | TD3
 
@@ -118,6 +119,10 @@ def constructor_arguments(config: RunConfig, env: VecNormalize) -> dict[str, Any
         arguments["action_noise"] = (
             NormalActionNoise(np.zeros(size), np.full(size, std)) if std else None
         )
+    if share := arguments.pop("hindsight", 0.0):
+        arguments["replay_buffer_class"] = HindsightBuffer
+        made = recipe(config).make()
+        arguments["replay_buffer_kwargs"] = {"goals": Goals.of(made), "share": share}
     if "ent_coef_start" in arguments:
         start = arguments.pop("ent_coef_start")
         if arguments["ent_coef"] is None:

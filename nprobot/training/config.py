@@ -105,6 +105,9 @@ class AlgorithmOptions(Options):
     exploration_noise: NotNegative | None = None
     """Standard deviation of noise on the actions, as a share of half their range. Left out: for
     td3 0.1, for sac none but its own."""
+    hindsight: Share | None = None
+    """Share of the transitions that learn from a goal that was reached later instead of the one
+    that was missed, in environments with goals (sac, td3). Left out: 0; the paper has 0.8."""
     target_update_interval: Count | None = None
     """Steps of the optimiser between those of the target networks (sac)."""
     policy_delay: Count | None = None
