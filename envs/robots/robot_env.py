@@ -224,6 +224,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         # One draw an episode: what is randomised has no say in where an episode starts.
         self._generators = self._new_generators(int(self.np_random.integers(2**63)))
         self._memory = Memory.fresh(self.layout)
+        self._memory.command = self.command  # one array, so that others may keep it
         if self._randomiser is not None:
             friction = self._randomiser.draw(self._generators["robot"])
             self._memory.friction = np.asarray(friction)
@@ -413,9 +414,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         drawn = drawn * self.progress.get("command", 1.0) if self.task.task == "velocity" else drawn
         if zero and self.task.task == "velocity":
             drawn = np.zeros_like(drawn)
-        self._memory.command = drawn
-        self.command = drawn
-        self._drawn = drawn.copy()
+        self.command[:] = self._drawn[:] = drawn
 
     def _show_goal(self) -> None:
         if self._built.target >= 0:

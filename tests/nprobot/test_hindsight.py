@@ -75,7 +75,7 @@ def test_new_goals_were_reached_later_in_the_same_episode(size):
     for _ in range(100):
         now = 100.0 * episode + step
         seen = np.stack([now, np.full(2, old), now, now], 1)
-        then = [*seen, 1, 0, 1, 1]
+        then = np.add(seen, [1, 0, 1, 1])
         step += 1
         done = generator.random(2) < 0.15
         buffer.add(seen, then, np.zeros((2, 1)), np.full(2, -7.0), done, [{}, {}])

@@ -227,6 +227,7 @@ def test_success_ends_an_episode_where_that_is_asked_for(robot):
 def test_commands_can_be_written_and_are_then_kept(robot):
     env = robot("quadruped", "velocity", **{"command.every": 0.1})
     base = env.unwrapped
+    kept = base.command
     assert list(base.command_ranges) == ["forward", "sideways", "turn"]
     low, high = np.array(list(base.command_ranges.values())).T
     env.reset(seed=0)
@@ -243,6 +244,7 @@ def test_commands_can_be_written_and_are_then_kept(robot):
     assert observation[-3:].tolist() == [0.3, 0.0, -0.2]
     env.reset(seed=1)
     assert base.command.tolist() != [0.3, 0.0, -0.2]
+    assert base.command is kept
     with pytest.raises(UnknownNameError, match="command"):
         env.reset(options={"comand": 1})
 
