@@ -31,7 +31,9 @@ _DAMPED = 0.1
 """Damping ratio below which a servo is odd."""
 _IN_THE_AIR = 1.0
 """Height at which a robot that flies starts where its model does not say, m."""
-_LEVEL = 0.03
+_LEANING = 0.9
+"""Cosine of the tilt at home below which a base's own frame is not taken for upright."""
+_LEVEL = 0.1
 """Feet are no more than this share of the base's height above the lowest of them, at least 1 cm."""
 
 
@@ -107,6 +109,8 @@ class RobotDescription:
         home: posture `(nq,)` that tasks start from.
         home_source: where it comes from, in words.
         home_height: of the base above the ground at home, m.
+        upright: orientation `(4,)` in the base's frame of the frame in which it is upright at home,
+            with x ahead; the base's own unless that lies on its side.
         ground: height of the floor, m; of the lowest foot at home where there is no plane.
         cameras: their names.
         mass: of the robot, kg.
@@ -127,6 +131,7 @@ class RobotDescription:
     home: Array
     home_source: str
     home_height: float
+    upright: tuple[float, ...]
     ground: float
     cameras: tuple[str, ...]
     mass: float
@@ -214,7 +219,8 @@ def describe_model(
     if ground is None:
         ground = min((_lowest(model, data, foot) for foot in feet), default=0.0)
     height = float(data.xpos[base_body][2] - ground)
-    tip = _find_tip(model, {j.qpos for j in joints})
+    driven = [j for j in joints if j.driven] or joints
+    tip = _find_tip(model, {j.qpos for j in driven})
     robot_mass = float(model.body_mass[sorted(subtree)].sum())
     description = RobotDescription(
         name=source.name,
@@ -228,6 +234,7 @@ def describe_model(
         home=home,
         home_source=home_source,
         home_height=height,
+        upright=_upright(data, base_body),
         ground=ground,
         cameras=tuple(model.camera(c).name or f"camera{c}" for c in range(model.ncam)),
         mass=robot_mass,
@@ -546,6 +553,13 @@ def _plane_height(model: mujoco.MjModel, data: mujoco.MjData) -> float | None:
         if _is_ground(model, g) and int(model.geom_type[g]) == int(mujoco.mjtGeom.mjGEOM_PLANE):
             return float(data.geom_xpos[g][2])
     return None
+
+
+def _upright(data: mujoco.MjData, base: int) -> tuple[float, ...]:
+    frame = np.array([1.0, 0, 0, 0])
+    if data.xmat[base].reshape(3, 3)[2, 2] < _LEANING:
+        mujoco.mju_negQuat(frame, data.xquat[base])
+    return tuple(float(x) for x in frame)
 
 
 def _touching(model: mujoco.MjModel, body: int) -> list[int]:

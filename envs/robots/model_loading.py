@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -33,6 +34,8 @@ ROBOTS: Mapping[str, tuple[str, str]] = {
     "biped": ("biped.xml", "two legs of six joints, position servos, 2.9 kg (DARwIn-OP's class)"),
 }
 _SUFFIXES = (".xml", ".mjcf", ".urdf")
+_TURNING = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
+_JOINT = mujoco.mjtTrn.mjTRN_JOINT
 #: Groups of geoms beyond it are not drawn.
 _SHOWN = 2
 #: Begins the names of everything that is added to a model.
@@ -65,9 +68,16 @@ class SourceModel:
         for change in changes:
             change(spec)
         try:
-            return spec.compile()
+            return _compiled(spec)
         except ValueError as error:
             raise RobotError(f"MuJoCo cannot compile {self.path}: {_one_line(error)}") from error
+
+
+def _compiled(spec: mujoco.MjSpec) -> mujoco.MjModel:
+    with warnings.catch_warnings():
+        # What MuJoCo means to drop is the business of whoever wrote the file.
+        warnings.filterwarnings("ignore", message=".*is deprecated")
+        return spec.compile()
 
 
 def model_file(robot: RobotFile) -> Path:
@@ -111,11 +121,30 @@ def read_model(robot: RobotFile) -> SourceModel:
     for number, body in enumerate(spec.bodies):
         body.name = body.name or f"body{number}"  # so that a sensor can name it
     _mend_missing_files(source)
+    if not spec.actuators:
+        _add_motors(source)
     return source
 
 
 def _one_line(error: ValueError) -> str:
     return " ".join(str(error).split())
+
+
+def _add_motors(source: SourceModel) -> None:
+    """Motors on the joints whose force has a limit, for files that know no actuators (URDF)."""
+    spec, number = source.spec, 0
+    for joint in spec.joints:
+        low, high = joint.actfrcrange
+        if joint.type in _TURNING and low < high:
+            joint.name = joint.name or f"joint{number}"
+            motor = spec.add_actuator(name=joint.name, target=joint.name, trntype=_JOINT)
+            motor.set_to_motor()
+            motor.ctrllimited, motor.ctrlrange = True, [low, high]
+            number += 1
+    if number:
+        source.odd.append(
+            f"there is no actuator; {number} motors are added, as strong as the joints' limits say"
+        )
 
 
 def _mend_missing_files(source: SourceModel) -> None:
@@ -138,7 +167,7 @@ def _mend_missing_files(source: SourceModel) -> None:
 def _missing_file(spec: mujoco.MjSpec) -> str | None:
     """The first file that the compiler cannot open; None if there is none."""
     try:
-        spec.copy().compile()
+        _compiled(spec.copy())
     except ValueError as error:
         found = re.search(r"[Ee]rror opening file '([^']+)'", str(error))
         return found.group(1) if found else None

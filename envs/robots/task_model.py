@@ -121,8 +121,8 @@ def _build(source: SourceModel, task: RobotTask) -> TaskModel:
         postures=postures,
         goals=goals,
         limits=_joint_limits(model, layout) if task.task == "track" else None,
-        # A model that has a mark of its own shows the goal by that.
-        target=0 if task.task in ("reach", "hover") else -1,
+        # A model that has a mark of its own shows the goal by that; ours is the last.
+        target=_target(source.spec, model) if task.task in ("reach", "hover") else -1,
     )
 
 
@@ -187,7 +187,8 @@ def _change(
     add = spec.add_sensor
     if robot.base != "fixed":
         site = f"{PREFIX}base"
-        spec.body(robot.base_body).add_site(name=site, size=[0.001, 0, 0], group=5)
+        frame = list(robot.upright)
+        spec.body(robot.base_body).add_site(name=site, quat=frame, size=[0.001, 0, 0], group=5)
         for name, type_ in (
             ("base_position", kind.mjSENS_FRAMEPOS),
             ("base_orientation", kind.mjSENS_FRAMEQUAT),
@@ -210,15 +211,17 @@ def _change(
         for foot in robot.feet:
             add(name=f"{PREFIX}{name}_{foot}", type=type_, objtype=thing.mjOBJ_XBODY, objname=foot)
     what, _, tip = robot.end_effector.partition(":")
+    # A body's centre of mass: its frame lies at its joint, and need not move.
+    where = thing.mjOBJ_SITE if what == "site" else thing.mjOBJ_BODY
     if task.task == "hover":
-        what, tip = "body", robot.base_body
+        where, tip = thing.mjOBJ_XBODY, robot.base_body
     add(
         name=f"{PREFIX}tip",
         type=kind.mjSENS_FRAMEPOS,
-        objtype=thing.mjOBJ_SITE if what == "site" else thing.mjOBJ_XBODY,
+        objtype=where,
         objname=tip,
     )
-    if task.task in ("reach", "hover") and not any(body.mocap for body in spec.bodies):
+    if task.task in ("reach", "hover") and not _own_mark(spec):
         mark = spec.worldbody.add_body(name=f"{PREFIX}target", mocap=True)
         mark.add_geom(
             name=f"{PREFIX}target",
@@ -254,6 +257,19 @@ def _make_servos(model: mujoco.MjModel, robot: RobotDescription, task: RobotTask
         model.actuator_ctrllimited[index] = limited
         if limited:
             model.actuator_ctrlrange[index] = sorted((low * gear, high * gear))
+
+
+def _own_mark(spec: mujoco.MjSpec) -> bool:
+    """Whether a model has a mocap body that nothing hangs on."""
+    tied = {name for equality in spec.equalities for name in (equality.name1, equality.name2)}
+    marks = [body for body in spec.bodies if body.mocap]
+    return bool(marks) and not any(
+        body.name in tied or {site.name for site in body.sites} & tied for body in marks
+    )
+
+
+def _target(spec: mujoco.MjSpec, model: mujoco.MjModel) -> int:
+    return 0 if _own_mark(spec) else int(model.nmocap) - 1
 
 
 def _damp_servos(model: mujoco.MjModel, robot: RobotDescription, least: float) -> None:

@@ -1,5 +1,7 @@
 """What is found in a model: actuators' ranges, feet, bases, tips; and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -113,3 +115,31 @@ def test_a_task_that_a_robot_cannot_do_is_refused_by_name(odd, robot, model, tas
     path = odd(model) if model in ("crab", "unusable") else model
     with pytest.raises(RobotError, match=message):
         robot(path, task)
+
+
+def test_a_base_that_lies_on_its_side_in_the_file_is_upright_at_home(odd, robot, tmp_path):
+    """Its frame has y up, as files from motion capture have."""
+    path = tmp_path / "turned.xml"
+    upright = '<body name="shell" pos="0 0 7">'
+    text = Path(odd("crab")).read_text()
+    assert upright in text
+    path.write_text(text.replace(upright, '<body name="shell" euler="1.5707963 0 0">'))
+    env = robot(str(path), "stand", **{"start.joint_noise": 0.0, "start.tilt_noise": 0.0})
+    env.reset(seed=0)
+    state = env.unwrapped._state()
+    assert state.gravity == pytest.approx([0, 0, -1], abs=1e-6)
+    assert not state.fallen
+
+
+def test_motors_are_added_where_a_file_knows_none(tmp_path):
+    path = tmp_path / "two.urdf"
+    path.write_text(
+        """<robot name="two"><link name="base"/><link name="arm"><inertial><mass value="1"/>
+        <inertia ixx=".01" iyy=".01" izz=".01" ixy="0" ixz="0" iyz="0"/></inertial></link>
+        <joint name="turn" type="revolute"><parent link="base"/><child link="arm"/>
+        <axis xyz="0 1 0"/><limit lower="-1" upper="1" effort="20" velocity="3"/></joint></robot>"""
+    )
+    robot = inspect_robot(path)
+    (motor,) = robot.actuators
+    assert (motor.kind, motor.drives, motor.low, motor.high) == ("motor", "turn", -20, 20)
+    assert any("1 motors are added" in finding for finding in robot.findings)
