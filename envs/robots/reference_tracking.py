@@ -55,13 +55,16 @@ class ReferenceFollower:
         self._skip = 1
         self._given: tuple[Array, Array] = (np.zeros(model.nu), np.zeros(model.nu))
 
-    def exact_action(self, memory: Memory) -> Array:
-        """The action of exact inverse dynamics for the step to come: the bound for any model."""
+    def exact_torque(self, memory: Memory) -> Array:
+        """Exact force at each actuator's joint for the reference one step ahead, N·m or N."""
         if self._inverse is None:
             joints = self._layout
             self._inverse = InverseDynamics(self._model, joints.dofs, joints.qpos)
-        torque = self._inverse(*np.split(memory.reference, 3))[self.joint]
-        return np.clip(torque / (self.force * self.gear), -1.0, 1.0)
+        return self._inverse(*np.split(memory.reference, 3))[self.joint]
+
+    def exact_action(self, memory: Memory) -> Array:
+        """The action of exact inverse dynamics for the step to come: the bound for any model."""
+        return np.clip(self.exact_torque(memory) / (self.force * self.gear), -1.0, 1.0)
 
     @property
     def start(self) -> Array:

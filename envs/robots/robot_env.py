@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from ...errors import ActuatorError, ConfigError, UnknownNameError
 from ..actuators.actuator_model import ActuatorModel
 from .domain_randomisation import Randomiser, randomised_actuators
+from .inspection import inspect_robot
 from .model_loading import RobotFile, model_file
 from .reference_tracking import ReferenceFollower
 from .reward_terms import find_term, weighted
 from .robot_sensing import noise_of, observe, part_sizes
-from .robot_state import Memory, RobotLayout, RobotState
-from .robot_task import TASKS, RobotTask, TaskLike, load_task, option_names
+from .robot_state import Memory, RobotState
+from .robot_task import RobotTask, TaskLike, load_task, option_names
 from .task_model import task_model
 
 Array = NDArray[np.float64]
@@ -52,7 +53,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
     |---|---|
     | position servo | target at home; up to `actions.scale` (0.3 rad) beside it, within its range |
     | motor | no force; `actions.effort` of its range (1) |
-    | motor of a robot that flies | the thrust that holds it up; the ends of its range |
+    | the same in hover | the thrust that holds it up; 0.4 of the way to the ends of its range |
     | velocity servo, others | rest; the ends of its range |
     | in the task track | feed-forward force, as a share of the actuator's largest |
 
@@ -206,6 +207,10 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         if self._follower is None:
             raise ConfigError(f"the task is {self.task.task!r}; only 'track' follows references")
         return self._follower
+
+    def reference_torque(self) -> Array:
+        """Exact force at each actuator's joint for the reference one step ahead, N·m or N."""
+        return self.follower.exact_torque(self._memory)
 
     def exact_action(self) -> Array:
         """The feed-forward action of exact inverse dynamics, in the task track."""
@@ -478,8 +483,6 @@ def task_for(
         task: as for `RobotEnv`.
         settings: as for `RobotEnv`.
     """
-    from .inspection import inspect_robot
-
     if task is None:
         task = inspect_robot(model).suits[0]
     chosen = load_task(task)
@@ -487,6 +490,3 @@ def task_for(
         if name.partition(".")[0] not in RobotTask.__dataclass_fields__:
             raise UnknownNameError("option of Robot-v0", name, option_names())
     return chosen.with_settings(settings or {})
-
-
-__all__ = ["TASKS", "RobotEnv", "RobotLayout", "task_for"]

@@ -178,7 +178,6 @@ class TrackOptions(Options):
         motion: rhythmic, point-to-point, or each episode one of the two.
         speed: pace, as a share of the joints' limits.
         synergy: share of the joints' motion that follows common patterns.
-        range: share of the joints' range that is used.
     """
 
     motion: Literal["mixed", "rhythmic", "point-to-point"] = "mixed"
@@ -362,6 +361,7 @@ def ready_made(name: str) -> RobotTask:
             reward={"alive": 0.25, "distance": 1.0, "spin": -0.003, "heading": -0.1, "tilt": -0.1}
             | {"action_rate": -0.02},
             start=StartOptions(tilt_noise=0.2, speed_noise=0.3, velocity_noise=0.3),
+            actions=ActionOptions(effort=0.4),  # the whole thrust tips it over in a few steps
             command=CommandOptions(every=4.0),
             ends=EndOptions(tilt=1.5, tolerance=0.1),
         )

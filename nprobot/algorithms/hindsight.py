@@ -144,4 +144,4 @@ class HindsightBuffer(ReplayBuffer):
             ended.reshape(-1, 1),
             self._normalize_reward(rewards.reshape(-1, 1), env),
         )
-        return ReplayBufferSamples(*map(self.to_torch, data))  # type: ignore[arg-type]
+        return ReplayBufferSamples(*map(self.to_torch, data))

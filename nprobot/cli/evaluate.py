@@ -18,7 +18,7 @@ from rich.table import Table
 
 from nprobot.catalogue import learner_title
 from nprobot.deploy.rendering import check_film, choose_backend, film_episode
-from nprobot.envs import ARM_TRACK
+from nprobot.envs import ARM_TRACK, ROBOT
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy, recorded_rule
 from nprobot.runs.folder import find_policy
@@ -87,8 +87,9 @@ def main(arguments: Sequence[str]) -> int:
         film_episode(policy, options.record, env, **task)
     result = evaluate(policy, env, episodes=options.episodes, **task)
     tracking = []
-    if result.env == ARM_TRACK:
-        tracking = measure(policy, episodes=options.episodes, seed=options.seed)
+    used = policy.task.kwargs if policy.task and kwargs is None else kwargs or {}
+    if result.env == ARM_TRACK or (result.env == ROBOT and used.get("task") == "track"):
+        tracking = measure(policy, result.env, used, episodes=options.episodes, seed=seed)
     if options.json:
         extra = {"tracking": tracking} if tracking else {}
         print(json.dumps(as_json(result, folder) | extra))
@@ -138,11 +139,15 @@ COLUMNS = {
 }
 
 
-def measure(policy: Policy, *, episodes: int, seed: int) -> list[dict[str, Any]]:
+def measure(
+    policy: Policy, env: str, kwargs: Mapping[str, Any], *, episodes: int, seed: int
+) -> list[dict[str, Any]]:
     """Track with PD control alone, with the policy, and with exact inverse dynamics.
 
     Args:
-        policy: a controller of `nprobot/ArmTrack-v0`.
+        policy: a controller of `nprobot/ArmTrack-v0`, or of a robot at the task track.
+        env: id of the environment.
+        kwargs: its arguments.
         episodes: how many references.
         seed: where they come from.
 
@@ -153,15 +158,20 @@ def measure(policy: Policy, *, episodes: int, seed: int) -> list[dict[str, Any]]
     """
     from nprobot.regression.tracking import SHIFTED, track
 
-    kwargs = {} if policy.task is None or policy.task.id != ARM_TRACK else policy.task.kwargs
+    if policy.task is None or policy.task.id != env:
+        kwargs = {}
     controllers: dict[str, Any] = {"this policy": policy}
     if kwargs.get("control", "feedforward") == "feedforward":
         controllers = {"PD alone": None, **controllers, "exact model": "exact"}
     rows = []
-    robots: Mapping[str, Mapping[str, float]] = {"as it is": {}, "loaded": SHIFTED}
+    robots: dict[str, Mapping[str, float]] = {"as it is": {}}
+    if env == ARM_TRACK:
+        robots["loaded"] = SHIFTED
     for robot, shift in robots.items():
         for name, controller in controllers.items():
-            result = track(controller, episodes=episodes, seed=seed, env_kwargs={**kwargs, **shift})
+            result = track(
+                controller, env=env, episodes=episodes, seed=seed, env_kwargs={**kwargs, **shift}
+            )
             values = {column: getattr(result, column) for column in COLUMNS}
             rows.append({"robot": robot, "controller": name, **values})
     return rows
@@ -178,7 +188,9 @@ def tracking_table(rows: list[dict[str, Any]]) -> Table:
         title_justify="left",
         title_style="bold",
         caption=f"loaded: {SHIFTED['payload']:g} kg payload, friction × "
-        f"{SHIFTED['friction_scale']:g}",
+        f"{SHIFTED['friction_scale']:g}"
+        if any(row["robot"] == "loaded" for row in rows)
+        else None,
         caption_justify="left",
     )
     for column in table.columns[2:]:

@@ -239,3 +239,6 @@ def test_a_fitted_inverse_dynamics_drives_the_arm_it_is_of(tmp_path, capsys):
         errors[name] = np.sqrt(np.mean(squares))
     assert errors["fit"] < 0.3 * errors["pd"]
     assert errors["exact"] < 0.1 * errors["pd"]
+    told = json.loads(run_main(capsys, "evaluate", run, "--episodes", 1, "--json"))["tracking"]
+    rows = {row["controller"]: row["position_error"] for row in told}
+    assert rows["exact model"] <= rows["this policy"] < 0.3 * rows["PD alone"]

@@ -85,11 +85,36 @@ def test_an_action_of_0_hovers(robot):
     env = robot("quadrotor", "hover", **STILL).unwrapped
     env.reset(seed=0)
     assert env._built.actions(np.zeros(4)) == pytest.approx(np.full(4, 0.5 * 9.81 / 4))
-    assert env._built.actions(np.ones(4)) == pytest.approx(np.full(4, 3.72))
-    assert env._built.actions(-np.ones(4)) == pytest.approx(np.zeros(4))
+    hover = 0.5 * 9.81 / 4
+    assert env._built.actions(np.ones(4)) == pytest.approx(hover + 0.4 * (3.72 - hover))
+    assert env._built.actions(-np.ones(4)) == pytest.approx(0.6 * hover)
     for _ in range(50):
         env.step(np.zeros(4))
     assert env.data.qpos[:3] == pytest.approx([0, 0, 1], abs=1e-6)
+
+
+def test_a_simple_controller_flies_to_the_goal(robot):
+    """Position to tilt to rotors, from the observation alone: the task can be solved."""
+    env = robot("quadrotor", "hover")
+    for seed in range(3):
+        seen, _ = env.reset(seed=seed)
+        rewards, ended = [], False
+        while not ended:
+            error, velocity, rate, gravity = np.split(seen[:12], 4)
+            wanted = np.clip(2.0 * error - 2.0 * velocity, -1.5, 1.5)
+            pitch, roll = gravity[0], -gravity[1]
+            about_y = 0.75 * (wanted[0] / 9.81 - pitch) - 0.15 * rate[1]
+            about_x = 0.75 * (-wanted[1] / 9.81 - roll) - 0.15 * rate[0]
+            lift, about_z = 0.75 * wanted[2], -0.25 * rate[2] - 0.25 * seen[13]
+            action = lift + np.array(
+                [-about_y - about_z, about_x + about_z, about_y - about_z, -about_x + about_z]
+            )
+            seen, reward, fell, cut, info = env.step(action)
+            rewards.append(reward)
+            ended = fell or cut
+        assert len(rewards) == 400
+        assert np.mean(rewards) > 0.8
+        assert info["is_success"]
 
 
 def test_motors_can_be_made_servos_that_hold_the_robot(odd, robot):
