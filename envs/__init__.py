@@ -9,6 +9,8 @@ from __future__ import annotations
 import gymnasium
 import lazy_loader as lazy
 
+ROBOT = "nprobot/Robot-v0"
+#: A task for any MJCF file.
 ARM_TRACK = "nprobot/ArmTrack-v0"
 #: The environment that a fitted inverse dynamics of our arm controls.
 
@@ -16,6 +18,15 @@ ARM_TRACK = "nprobot/ArmTrack-v0"
 ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "nprobot/ArmReach-v0": ("nprobot.envs.arm_reach:ArmReachEnv", 100),
     ARM_TRACK: ("nprobot.envs.arm_track:ArmTrackEnv", None),
+    ROBOT: ("nprobot.envs.robots.robot_env:RobotEnv", None),
+}
+
+#: Robots of the package at the task that suits them: id → arguments of `nprobot/Robot-v0`.
+ROBOT_ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "nprobot/Quadruped-v0": {"model": "quadruped", "task": "velocity"},
+    "nprobot/Quadrotor-v0": {"model": "quadrotor", "task": "hover"},
+    "nprobot/HoppingLeg-v0": {"model": "hopper", "task": "velocity"},
+    "nprobot/Biped-v0": {"model": "biped", "task": "velocity"},
 }
 
 #: The same for robots that `pip install 'nprobot[robots]'` brings.
@@ -38,6 +49,10 @@ def _register() -> None:
     for name, (entry_point, steps) in (ENVIRONMENTS | OPTIONAL_ENVIRONMENTS).items():
         if name not in gymnasium.registry:
             gymnasium.register(id=name, entry_point=entry_point, max_episode_steps=steps)
+    for name, arguments in ROBOT_ENVIRONMENTS.items():
+        if name not in gymnasium.registry:
+            entry_point, _ = ENVIRONMENTS[ROBOT]
+            gymnasium.register(id=name, entry_point=entry_point, kwargs=arguments)
 
 
 _register()

@@ -2,11 +2,14 @@
 
 from . import actuators as actuators
 from . import datasets as datasets
+from . import robots as robots
 from .actuators import NoisyActuators as NoisyActuators
 from .actuators import NoisyActuatorsVector as NoisyActuatorsVector
 from .timestep import TimeStep as TimeStep
 from .timestep import time_step as time_step
 
 ARM_TRACK: str
+ROBOT: str
+ROBOT_ENVIRONMENTS: dict[str, dict[str, str]]
 ENVIRONMENTS: dict[str, tuple[str, int | None]]
 OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]]

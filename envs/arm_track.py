@@ -234,6 +234,10 @@ class ArmTrackEnv(ArmEnv):
         truncated = self._step >= self.steps
         return self._observation(), reward_tracking + reward_control, False, truncated, info
 
+    def reference_torque(self) -> Array:
+        """Exact torques (7,) of this robot for the reference one step ahead, N·m."""
+        return self.inverse_dynamics(*np.split(self._observation()[self.REFERENCE], 3))
+
     def exact_action(self, *, nominal: bool = False) -> NDArray[np.float32]:
         """The feed-forward action of exact inverse dynamics: the bound for any learned model.
 

@@ -39,23 +39,23 @@ def flat_goal_env(id: str, *, reward_type: str = "dense", **arguments: Any) -> E
     """
     try:
         importlib.import_module("gymnasium_robotics")  # registers its environments
-        tools = importlib.import_module("gymnasium_robotics.utils.mujoco_utils")
+        compare_joints_as_numbers()
     except ImportError as error:
         raise gymnasium.error.DependencyNotInstalled(
             f"{id} needs `pip install 'nprobot[robots]'` ({error})"
         ) from error
-    _compare_joints_as_numbers(tools)
     # Limits of the episode come from our own registration.
     env = gymnasium.make(id, max_episode_steps=-1, reward_type=reward_type, **arguments)
     return FlattenObservation(env)
 
 
-def _compare_joints_as_numbers(tools: ModuleType) -> None:
+def compare_joints_as_numbers() -> None:
     """Make `gymnasium-robotics` 1.4.2 work with MuJoCo's newer enumerations.
 
     It looks a joint's type up in a tuple of members, and those of MuJoCo 3.17 are no longer equal
     to a numpy integer on their right. Numbers are, so it gets numbers; nothing else changes.
     """
+    tools = importlib.import_module("gymnasium_robotics.utils.mujoco_utils")
     if not isinstance(tools.mujoco, ModuleType):
         return  # done before
     kind = mujoco.mjtJoint

@@ -201,8 +201,10 @@ def rule_named(name: str, *, feedback: object = False) -> Rule:
     return known[plain]
 
 
-def import_trusted(name: str, source: str, trust: bool = False) -> None:
-    """Import the module of a name that a file gives, if the user has said that it may be.
+def import_trusted(
+    name: str, source: str, trust: bool = False, kwargs: Mapping[str, Any] | None = None
+) -> None:
+    """Import the modules that a file names, if the user has said that they may be.
 
     Importing runs code. What you name yourself is imported, and so is what already is.
 
@@ -210,27 +212,38 @@ def import_trusted(name: str, source: str, trust: bool = False) -> None:
         name: of an environment or a rule, perhaps in the form ``module:name``.
         source: what gives it, such as "the policy".
         trust: whether the user has said so.
+        kwargs: arguments of the environment, which may name wrappers and reward terms.
 
     Raises:
-        ConfigError: it would have to be imported and may not be, or cannot be.
+        ConfigError: one would have to be imported and may not be, or cannot be.
     """
-    module = name.rpartition(":")[0]
-    if not module or module in sys.modules:
-        return
-    if not trust:
-        raise ConfigError(
-            f"{source} asks for {name!r}: the module {module!r} would be imported, and can do "
-            f"whatever its author wants. If you trust it, say --trust (in Python: import {module})."
-        )
-    try:
-        import_named(module)
-    except ConfigError as error:
-        raise ConfigError(f"{source} asks for {name!r}: {error}") from error
+    for given, module in _modules(name, kwargs):
+        if module in sys.modules:
+            continue
+        if not trust:
+            raise ConfigError(
+                f"{source} asks for {given!r}: the module {module!r} would be imported, and can do "
+                "whatever its author wants. If you trust it, say --trust (in Python: import "
+                f"{module})."
+            )
+        try:
+            import_named(module)
+        except ConfigError as error:
+            raise ConfigError(f"{source} asks for {given!r}: {error}") from error
 
 
-def trust_flag(name: str) -> str:
-    """`` --trust`` if `import_trusted` wants it for a name, for commands that we print."""
-    return "" if name.rpartition(":")[0] in ("", "nprobot") else " --trust"
+def _modules(name: str, kwargs: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What is given as ``module:name``, and the module: an environment, wrappers, reward terms."""
+    kwargs = kwargs or {}
+    terms = [key.partition(".")[2] for key in kwargs if ":" in key]  # reward.my_terms:lean
+    names = [name, *str(kwargs.get("wrapper", "")).split(","), *terms]
+    return [(n.strip(), module) for n in names if (module := n.strip().rpartition(":")[0])]
+
+
+def trust_flag(name: str, kwargs: Mapping[str, Any] | None = None) -> str:
+    """`` --trust`` if `import_trusted` wants it, for commands that we print."""
+    needed = any(module != "nprobot" for _, module in _modules(name, kwargs))
+    return " --trust" if needed else ""
 
 
 def rule_class(traits: RuleTraits) -> Any:  # noqa: ANN401 - a class, which imports torch
@@ -260,7 +273,7 @@ def _shipped_rules() -> dict[str, RuleTraits]:
 ON_POLICY = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "max_grad_norm")
 OFF_POLICY = (
     *("learning_starts", "buffer_size", "batch_size", "train_freq", "gradient_steps"),
-    *("tau", "gamma", "exploration_noise"),
+    *("tau", "gamma", "exploration_noise", "hindsight"),
 )
 
 
@@ -327,6 +340,7 @@ _OFF_POLICY_DEFAULTS: dict[str, Any] = {
     "tau": 0.005,
     "gamma": 0.99,
     "exploration_noise": 0.0,
+    "hindsight": 0.0,
 }
 
 ALGORITHMS: Mapping[str, Algorithm] = {
@@ -429,6 +443,28 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         ),
     )
 }
+
+
+def named_object(name: str, what: str) -> Any:  # noqa: ANN401 - whatever the user means
+    """What ``module:name`` names: from Python's path, else from the working directory.
+
+    Args:
+        name: such as ``my_terms:lean``.
+        what: it is, for messages.
+
+    Raises:
+        ConfigError: the module cannot be imported, or has nothing of that name.
+    """
+    module, _, attribute = name.rpartition(":")
+    if not module or not attribute:
+        raise ConfigError(f"{what} is named as module:name, got {name!r}")
+    try:
+        found = getattr(import_named(module), attribute, None)
+    except ConfigError as error:
+        raise ConfigError(f"{what} {name!r}: {error}") from error
+    if found is None:
+        raise ConfigError(f"{what} {name!r}: the module {module!r} has no {attribute!r}")
+    return found
 
 
 def learner_title(rule: str, samples: int | None = None) -> str:

@@ -80,6 +80,12 @@ def _tells(key: str) -> bool:
     return not name.startswith(_REWARD) and any(part in name for part in _TELLING)
 
 
+def own_control_cost(env: Any) -> ControlCost:  # noqa: ANN401 - any environment, or several
+    """What an environment is charged for where nobody says: its own, if it takes the two apart."""
+    bases = [single.unwrapped for single in getattr(env.unwrapped, "envs", ())] or [env.unwrapped]
+    return "commanded" if all(hasattr(base, "executed_action") for base in bases) else "realised"
+
+
 def check_base(base: Any, control_cost: ControlCost) -> None:  # noqa: ANN401 - any environment
     """Refuse a base environment that cannot do what is asked; warn if it observes the noise.
 

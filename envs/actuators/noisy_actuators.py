@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from ...errors import ActuatorError, ConfigError, NoiseInaccessibleError, UnknownNameError
 from .actuation import ACTUATIONS, Actuation, ActuatorOracle, Clip, secret_words
 from .actuator_model import ActuatorModel, Mask
-from .base_environment import ControlCost, check_base, control_period, simulating, without_actions
+from .base_environment import (
+    ControlCost,
+    check_base,
+    control_period,
+    own_control_cost,
+    simulating,
+    without_actions,
+)
 from .presets import SENSORS, ModelSpec, resolve
 
 #: Key of the sensor's reading in the information that `step` returns.
@@ -33,7 +40,7 @@ class _Actuated(RecordConstructorArgs):
         self,
         models: ModelSpec,
         sensor: ModelSpec | None,
-        control_cost: ControlCost,
+        control_cost: ControlCost | None,
         clip: Clip,
         dt: float | None,
     ) -> None:
@@ -108,7 +115,8 @@ class NoisyActuators(_Actuated, gymnasium.Wrapper[Any, Any, Any, Any]):
             environment another.
         control_cost: which action the environment's `step` sees, and so its reward and `info`:
             "realised" (as under any wrapper) or "commanded" (only the simulator gets the realised
-            one; MuJoCo environments only).
+            one; MuJoCo environments only). By default "realised", but for environments that take
+            the two apart themselves, such as `nprobot/Robot-v0`, which observes its last action.
         clip: which action is clipped to the action space: what leaves the actuators ("realised"),
             what enters them ("command"), "both" or "none". Clipping biases noise at the bounds.
         dt: control period, s; by default the environment's `dt`, else 1/`render_fps`.
@@ -132,11 +140,12 @@ class NoisyActuators(_Actuated, gymnasium.Wrapper[Any, Any, Any, Any]):
         *,
         sensor: ModelSpec | None = None,
         seed: int | SeedSequence | None = None,
-        control_cost: ControlCost = "realised",
+        control_cost: ControlCost | None = None,
         clip: Clip = "realised",
         dt: float | None = None,
         oracle: ActuatorOracle | None = None,
     ) -> None:
+        control_cost = control_cost or own_control_cost(env)
         self._configure(models, sensor, control_cost, clip, dt)
         gymnasium.Wrapper.__init__(self, env)
         _refuse_nesting(env, "one wrapper")
@@ -227,11 +236,12 @@ class NoisyActuatorsVector(_Actuated, VectorWrapper[Any, Any, Any, Any, Any]):
         *,
         sensor: ModelSpec | None = None,
         seed: int | SeedSequence | Sequence[int | SeedSequence | None] | None = None,
-        control_cost: ControlCost = "realised",
+        control_cost: ControlCost | None = None,
         clip: Clip = "realised",
         dt: float | None = None,
         oracle: ActuatorOracle | None = None,
     ) -> None:
+        control_cost = control_cost or own_control_cost(env)
         self._configure(models, sensor, control_cost, clip, dt)
         VectorWrapper.__init__(self, env)
         _refuse_nesting(env, "one wrapper")

@@ -13,7 +13,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -347,7 +347,9 @@ def _record(
             meta=meta,
         )
 
-    return _cached(task, settings, build) if cache else build()
+    data = _cached(task, settings, build) if cache else build()
+    # Not part of what is kept: the same robot may lie elsewhere the next time.
+    return replace(data, meta={**data.meta, "model": robot.file})
 
 
 def _split(parts: list[tuple[Array, Array]], first: int) -> Split:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import RobotError, did_you_mean
 from .. import arm
+from ..robots.model_loading import ROBOTS, read_model
 from ..trajectories import JointLimits
 
 Array = NDArray[np.float64]
@@ -50,6 +51,8 @@ class RobotModel:
         offset: the end effector in that body's frame, `(3,)`, m.
         rotation: its axes in that body's frame, `(3, 3)`.
         payload: the load of the shifted robot, kg, where none is asked for.
+        file: the model file, absolute, or the name of a robot in the package; None where the model
+            came from elsewhere.
     """
 
     name: str
@@ -63,6 +66,7 @@ class RobotModel:
     offset: Array
     rotation: Array
     payload: float
+    file: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -128,7 +132,18 @@ def find_robot(
         rotation=rotation,
         # About a thirtieth of what the robot moves of itself: felt everywhere, easily carried.
         payload=0.5 if ours else round(0.03 * moved, 6),
+        file=_file_of(robot),
     )
+
+
+def _file_of(robot: RobotLike) -> str | None:
+    if isinstance(robot, mujoco.MjModel):
+        return None
+    name = os.fspath(robot)
+    if name in ROBOTS:
+        return name
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.suffix.lower() in _MODEL_SUFFIXES else None
 
 
 def _model_of(robot: RobotLike) -> tuple[str, mujoco.MjModel]:
@@ -136,12 +151,10 @@ def _model_of(robot: RobotLike) -> tuple[str, mujoco.MjModel]:
         return "model", copy.copy(robot)
     name = os.fspath(robot)
     if name == ARM:
-        return ARM, _compile(arm.model_path())
+        return ARM, read_model(arm.model_path()).compile()
     path = Path(name).expanduser()
-    if path.suffix.lower() in _MODEL_SUFFIXES:
-        if not path.is_file():
-            raise RobotError(f"There is no model file {name}.")
-        return path.stem, _compile(path)
+    if name in ROBOTS or path.suffix.lower() in _MODEL_SUFFIXES:
+        return (name if name in ROBOTS else path.stem), read_model(name).compile()
     if name not in gymnasium.registry and ":" not in name:
         raise RobotError(
             f"{name!r} is neither {ARM!r}, nor the path of an .xml, .mjcf or .urdf file, nor a "
@@ -177,13 +190,6 @@ def active_constraints(model: mujoco.MjModel) -> list[str]:
         for i in range(model.neq)
         if model.eq_active0[i]
     ]
-
-
-def _compile(path: Path) -> mujoco.MjModel:
-    try:
-        return mujoco.MjModel.from_xml_path(str(path))
-    except ValueError as error:
-        raise RobotError(f"MuJoCo cannot compile {path}: {error}") from error
 
 
 def _id(model: mujoco.MjModel, kind: str, name: str) -> int:

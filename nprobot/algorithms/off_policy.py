@@ -31,6 +31,7 @@ from nprobot.policies.sb3_networks import (
 
 from .base import RuleAlgorithm, fuse, same_modules
 from .checks import ViewChecks, check_optimizer, sample
+from .hindsight import HindsightBuffer
 
 
 class NetworkLearner:
@@ -243,11 +244,19 @@ class OffPolicyRule(RuleAlgorithm, OffPolicyAlgorithm):
         super().dump_logs()
 
     @override
+    def restart_episodes(self) -> np.ndarray[Any, Any]:
+        if isinstance(self.replay_buffer, HindsightBuffer):
+            self.replay_buffer.break_episodes()
+        return super().restart_episodes()
+
+    @override
     def _memory(self) -> dict[str, Any]:
         replay = self.replay_buffer
         assert replay is not None, "made with the model"
         filled = replay.buffer_size if replay.full else replay.pos
         kept = {name: getattr(replay, name)[:filled] for name in _REPLAY}
+        if isinstance(replay, HindsightBuffer):
+            kept |= replay.episodes(filled)
         # Gradients and inputs may be logged once more before the next update.
         named = self.policy.named_parameters()
         return super()._memory() | {
@@ -271,6 +280,8 @@ class OffPolicyRule(RuleAlgorithm, OffPolicyAlgorithm):
                 raise ValueError(f"the replay buffer's {name} have shape {values.shape}")
             present[:filled] = values
         replay.pos, replay.full = pos, full
+        if isinstance(replay, HindsightBuffer):
+            replay.restore_episodes(saved)
         parameters = dict(self.policy.named_parameters())
         for name, gradient in memory["gradients"].items():
             parameters[name].grad = gradient.to(self.device)

@@ -48,6 +48,7 @@ ENV_MICROSECONDS = {
     "Humanoid": 600.0,
     "Pusher": 150.0,
     "nprobot/ArmReach": 150.0,
+    "nprobot/Quadruped": 200.0,
 }
 """Rough CPU time of an environment step."""
 OTHER_ENV = 150.0

@@ -21,6 +21,7 @@ COMMANDS = {
     "deploy": "run a policy on a simulated robot, or serve it",
     "adapt": "let a policy continue to learn on a robot that breaks",
     "envs": "list the environments to train on",
+    "robots": "look at a robot's model file, list those of the package",
     "policies": "list the trained policies that come with nprobot",
 }
 """Each is a module of this package with a function `main(arguments) -> exit code`."""

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     say(console, f"Policy: {out}")
     if result.interrupted:
         return exit_code()
-    flag = trust_flag(policy.task.id) if policy.task else ""
+    flag = trust_flag(policy.task.id, policy.task.kwargs) if policy.task else ""
     say(console, f"Next: nprobot deploy {quoted(out)}{flag}")
     return DONE
 

@@ -45,7 +45,7 @@ class Bench:
     """Options of the command."""
 
     suite: Annotated[str, tyro.conf.Positional] = ""
-    """A suite by name (smoke, core, full, actuators, regression) or the path of a .toml file."""
+    """A suite (smoke, core, full, actuators, robots, regression), or the path of a .toml file."""
     out: Path | None = None
     """Folder of the rows; made, or continued. Left out: runs/bench-SUITE."""
     env: tuple[str, ...] = ()

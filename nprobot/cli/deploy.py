@@ -40,10 +40,10 @@ from nprobot.errors import ConfigError, DeployError
 from nprobot.runs.atomic_files import free_name, refuse_file
 from nprobot.runs.interruption import exit_code, note
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import DeployablePolicy, StepObserver, trust
+from nprobot.training.evaluation import DeployablePolicy, StepObserver, task_of, trust
 
 from .adapt import AdaptOptions, adapt_on_robot
-from .arguments import FilmOptions, parse
+from .arguments import FilmOptions, moved, parse
 from .terminal import DONE, FAILED, INTERRUPTED, LiveDisplay, facts, say
 
 HELP = """\
@@ -70,6 +70,8 @@ class SimulationOptions:
     """Arguments of the environment, as name value pairs."""
     trust: bool = False
     """Import the module that the policy's environment is in, which runs it."""
+    robot: str | None = None
+    """Another model file for a policy of nprobot/Robot-v0 than the one it was trained on."""
     actuators: str | None = None
     """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     rate: float | None = None
@@ -252,10 +254,14 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
 def _robot_of(
     policy: DeployablePolicy, options: SimulationOptions, render_mode: str | None = None
 ) -> SimulatedRobot:
+    kwargs: dict[str, Any] | None = dict(options.env_kwargs) or None
+    if options.robot is not None:
+        id, own = task_of(policy, options.env, kwargs)
+        kwargs = moved(dict(own), options.robot, id)
     return make_robot(
         policy,
         options.env,
-        env_kwargs=options.env_kwargs or None,
+        env_kwargs=kwargs,
         rate=options.rate,
         any_rate=options.any_rate,
         actuators=options.actuators,

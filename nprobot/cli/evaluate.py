@@ -18,17 +18,17 @@ from rich.table import Table
 
 from nprobot.catalogue import learner_title
 from nprobot.deploy.rendering import check_film, choose_backend, film_episode
-from nprobot.envs import ARM_TRACK
+from nprobot.envs import ARM_TRACK, ROBOT
 from nprobot.errors import ConfigError, NprobotError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy, recorded_rule
 from nprobot.runs.atomic_files import quoted
 from nprobot.runs.folder import find_policy
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import Evaluation, evaluate, trust
+from nprobot.training.evaluation import Evaluation, evaluate, task_of, trust
 from nprobot.training.run_config import EVALUATION_EPISODES
 
-from .arguments import FilmOptions, parse
+from .arguments import FilmOptions, moved, parse
 from .terminal import DONE, facts, say
 
 HELP = """\
@@ -59,6 +59,10 @@ class Evaluate:
     """Environment id. Left out: the one it was trained on."""
     trust: bool = False
     """Import the module that the policy's environment is in, which runs it."""
+    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """Arguments of the environment, as name value pairs. Left out: those of the training."""
+    robot: str | None = None
+    """Another model file for a policy of nprobot/Robot-v0 than the one it was trained on."""
     actuators: str | None = None
     """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard, or
     ideal for none. Left out: those it was trained with."""
@@ -90,13 +94,18 @@ def main(arguments: Sequence[str]) -> int:
         check_film(options.record, options.film.force)
         choose_backend()  # before mujoco is imported
     silence_mujoco()
+    kwargs: dict[str, Any] | None = dict(options.env_kwargs) or None
+    if options.robot is not None:
+        id, own = task_of(policy, env, kwargs)
+        kwargs = moved(dict(own), options.robot, id)
+    task: dict[str, Any] = {"env_kwargs": kwargs, "actuators": actuators, "seed": seed}
     if options.record is not None:
-        look = options.film.look
-        film_episode(policy, options.record, env, actuators=actuators, seed=seed, **look)
-    result = evaluate(policy, env, actuators=actuators, episodes=options.episodes, seed=seed)
+        film_episode(policy, options.record, env, **task, **options.film.look)
+    result = evaluate(policy, env, episodes=options.episodes, **task)
     tracking = []
-    if result.env == ARM_TRACK:
-        tracking = measure(policy, episodes=options.episodes, seed=options.seed)
+    used = policy.task.kwargs if policy.task and kwargs is None else kwargs or {}
+    if result.env == ARM_TRACK or (result.env == ROBOT and used.get("task") == "track"):
+        tracking = measure(policy, result.env, used, episodes=options.episodes, seed=seed)
     if options.json:
         extra = {"tracking": tracking} if tracking else {}
         print(json.dumps(as_json(result, folder) | extra))
@@ -204,11 +213,15 @@ COLUMNS = {
 }
 
 
-def measure(policy: Policy, *, episodes: int, seed: int) -> list[dict[str, Any]]:
+def measure(
+    policy: Policy, env: str, kwargs: Mapping[str, Any], *, episodes: int, seed: int
+) -> list[dict[str, Any]]:
     """Track with PD control alone, with the policy, and with exact inverse dynamics.
 
     Args:
-        policy: a controller of `nprobot/ArmTrack-v0`.
+        policy: a controller of `nprobot/ArmTrack-v0`, or of a robot at the task track.
+        env: id of the environment.
+        kwargs: its arguments.
         episodes: how many references.
         seed: where they come from.
 
@@ -219,15 +232,20 @@ def measure(policy: Policy, *, episodes: int, seed: int) -> list[dict[str, Any]]
     """
     from nprobot.regression.tracking import SHIFTED, track
 
-    kwargs = {} if policy.task is None or policy.task.id != ARM_TRACK else policy.task.kwargs
+    if policy.task is None or policy.task.id != env:
+        kwargs = {}
     controllers: dict[str, Any] = {"this policy": policy}
     if kwargs.get("control", "feedforward") == "feedforward":
         controllers = {"PD alone": None, **controllers, "exact model": "exact"}
     rows = []
-    robots: Mapping[str, Mapping[str, float]] = {"as it is": {}, "loaded": SHIFTED}
+    robots: dict[str, Mapping[str, float]] = {"as it is": {}}
+    if env == ARM_TRACK:
+        robots["loaded"] = SHIFTED
     for robot, shift in robots.items():
         for name, controller in controllers.items():
-            result = track(controller, episodes=episodes, seed=seed, env_kwargs={**kwargs, **shift})
+            result = track(
+                controller, env=env, episodes=episodes, seed=seed, env_kwargs={**kwargs, **shift}
+            )
             values = {column: getattr(result, column) for column in COLUMNS}
             rows.append({"robot": robot, "controller": name, **values})
     return rows
@@ -244,7 +262,9 @@ def tracking_table(rows: list[dict[str, Any]]) -> Table:
         title_justify="left",
         title_style="bold",
         caption=f"loaded: {SHIFTED['payload']:g} kg payload, friction × "
-        f"{SHIFTED['friction_scale']:g}",
+        f"{SHIFTED['friction_scale']:g}"
+        if any(row["robot"] == "loaded" for row in rows)
+        else None,
         caption_justify="left",
     )
     for column in table.columns[2:]:

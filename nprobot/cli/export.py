@@ -89,6 +89,6 @@ def main(arguments: Sequence[str]) -> int:
     title = task.id if task else "policy"
     console.print(facts(title, rows), highlight=False, markup=False)
     say(console, f"Policy: {result.folder}")
-    flags = trust_flag(task.id) if task else " --serve"
+    flags = trust_flag(task.id, task.kwargs) if task else " --serve"
     say(console, f"Next: nprobot deploy {quoted(result.folder)}{flags}")
     return DONE

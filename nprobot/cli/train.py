@@ -21,7 +21,7 @@ from nprobot.training.environments import check_spaces, find_spec, make, silence
 from nprobot.training.run_config import RunConfig
 from nprobot.training.run_folder import RunFolder
 
-from .arguments import check_device, parse, require_device
+from .arguments import RobotOptions, check_device, parse, require_device
 from .terminal import DONE, Display, duration, facts, say
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ there, and from the last checkpoint of a run that was killed.
 examples:
   nprobot train
   nprobot train --env Reacher-v5 --rule danp --samples 8 --steps 300000 --out runs/reacher
+  nprobot train --robot scene.xml --task velocity --randomise --out runs/walker
   nprobot train --env Reacher-v5 --rule bp --steps 300000 --seed 1
   nprobot train --env Reacher-v5 --algo nrl --actuators torque-motor --steps 100000
   nprobot train --resume runs/reacher --steps 600000
@@ -65,6 +66,7 @@ class Train:
     """Options of the command."""
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    robot: RobotOptions = field(default_factory=RobotOptions)
     defaults: str = TUNED
     """Where options that are left out come from: tuned, the settings that a search has found for
     environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
@@ -78,12 +80,15 @@ def main(arguments: Sequence[str]) -> int:
     config, output = options.run, options.output
     settings = ""
     if output.resume is None:
+        config = options.robot.apply(config)
         find_spec(config.env)
         config, settings = with_defaults(config, options.defaults)
         if output.out is not None:
             RunFolder.refuse_existing(output.out)
     elif output.out is not None:
         raise ConfigError("a resumed run stays in its own folder; leave --out away")
+    elif options.robot != RobotOptions():
+        raise ConfigError("a resumed run keeps its robot and task; leave those options away")
     elif options.defaults != TUNED:
         raise ConfigError("a resumed run keeps its settings; leave --defaults away")
     else:
@@ -160,7 +165,10 @@ def show(console: Console, result: Result) -> None:
         ),
         highlight=False,
     )
-    path, trust = result.folder.path, trust_flag(result.folder.config.env)
+    path, trust = (
+        result.folder.path,
+        trust_flag(result.folder.config.env, result.folder.config.env_kwargs),
+    )
     say(console, f"Run: {path}")
     if result.interrupted:
         say(console, f"Interrupted; continue: nprobot train --resume {quoted(path)}{trust}")

@@ -104,7 +104,7 @@ def export_run(
     policy = policy_file.load(source)
     home = _run_of(run, source, trust)
     if policy.task is not None:
-        import_trusted(policy.task.id, "the policy", trust)
+        import_trusted(policy.task.id, "the policy", trust, policy.task.kwargs)
     target = Path(out) if out is not None else (home.path if home else source) / DEFAULT_FOLDER
     if target.exists():
         raise ExistsError(

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from nprobot import catalogue
-from nprobot.envs import ARM_TRACK
+from nprobot.envs import ARM_TRACK, ROBOT
 from nprobot.envs.datasets import Dataset, linear_regression, mean_predictor
 from nprobot.errors import (
     ArchitectureError,
@@ -54,7 +54,7 @@ from .fit_learner import (
 )
 from .model import FittedModel, describe_data, describe_network, load
 from .model import save as save_model
-from .model_export import export_model, is_arm_model
+from .model_export import export_model, is_arm_model, tracker_of
 
 FitEnding = Literal["complete", "patience", "interrupted"]
 """Why a fit ended: all epochs done, no better model for `patience` epochs, or Ctrl-C."""
@@ -247,8 +247,11 @@ class FitResult:
     @property
     def controls(self) -> str | None:
         """Id of the environment that the model's policy file controls; None if it has none."""
-        exported = is_arm_model(self.model) and describe_network(self.model.network) is not None
-        return ARM_TRACK if exported else None
+        if describe_network(self.model.network) is None:
+            return None
+        if is_arm_model(self.model):
+            return ARM_TRACK
+        return ROBOT if tracker_of(self.model) is not None else None
 
     def rows(self) -> list[dict[str, Any]]:
         """The errors of every split and target, and overall; the rows of `scores.csv`."""

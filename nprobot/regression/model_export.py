@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nprobot.envs import ARM_TRACK
+from nprobot.envs import ARM_TRACK, ROBOT
 from nprobot.envs.arm import JOINT_NAMES, JOINTS, TORQUE_LIMITS
 from nprobot.envs.arm_track import ArmTrackEnv
 from nprobot.envs.datasets.robot_models import ARM
-from nprobot.errors import ArchitectureError
+from nprobot.envs.robots import RobotEnv
+from nprobot.errors import ArchitectureError, RobotError
 from nprobot.policies.files.policy import (
     BoxAction,
     ControlTask,
@@ -38,9 +39,9 @@ from .model import FittedModel, describe_network
 _NO_CLIP = 1e9
 _EPSILON = 1e-12
 _DESCRIPTION = (
-    "Each action is the torque that a learned model of the arm's inverse dynamics predicts for the "
-    "reference one step ahead: a feed-forward, to which the environment's PD controller adds what "
-    "is missing."
+    "Each action is the torque that a learned model of the robot's inverse dynamics predicts for "
+    "the reference one step ahead: a feed-forward, to which the environment's PD controller adds "
+    "what is missing."
 )
 
 Array = NDArray[np.float64]
@@ -54,14 +55,17 @@ def export_model(model: FittedModel, provenance: Mapping[str, Any] | None = None
         provenance: how it was learned; JSON values.
 
     Returns:
-        For an inverse-dynamics model of our arm, the controller `feedforward_policy`. Otherwise,
-        raw inputs to targets in their units, or to labels.
+        For an inverse-dynamics model of our arm, the controller `feedforward_policy`; for one of
+        another robot that can follow trajectories, `tracking_policy`. Otherwise, raw inputs to
+        targets in their units, or to labels.
 
     Raises:
         ArchitectureError: the network cannot be described.
     """
     if is_arm_model(model):
         return feedforward_policy(model, provenance)
+    if (follower := tracker_of(model)) is not None:
+        return tracking_policy(model, follower, provenance)
     mean, scale = _numpy(model.input_mean), _numpy(model.input_scale)
     action: BoxAction | DiscreteAction
     if model.classes:
@@ -88,6 +92,67 @@ def is_arm_model(model: FittedModel) -> bool:
     outputs = [f"{joint}.torque" for joint in JOINT_NAMES]
     named = (about["input_names"], about["target_names"]) == (inputs, outputs)
     return named and about["meta"].get("robot") == ARM
+
+
+def tracker_of(model: FittedModel) -> RobotEnv | None:
+    """The tracking task of the robot whose inverse dynamics a model has learned; None for others.
+
+    None, too, where the robot's file is gone, or where the robot cannot follow trajectories.
+    """
+    about = model.description
+    file = about["meta"].get("model")
+    if about["task"] != "inverse-dynamics" or not file:
+        return None
+    try:
+        return RobotEnv(file, "track")
+    except RobotError:
+        return None
+
+
+def tracking_policy(
+    model: FittedModel, env: RobotEnv, provenance: Mapping[str, Any] | None = None
+) -> Policy:
+    """The feed-forward controller of a robot that a model of its inverse dynamics makes.
+
+    Args:
+        model: inputs (3 · driven joints) q, q̇, q̈; targets (driven joints) torques or forces.
+        env: `nprobot/Robot-v0` with the task track on that robot.
+        provenance: how it was learned; JSON values.
+
+    Returns:
+        Observations of `env` to shares of its actuators' largest forces, in [-1, 1].
+    """
+    names = [joint.name for joint in env.layout.robot.joints]
+    driven, count = model.description["meta"]["joints"], len(names)
+    place = np.array([names.index(joint) for joint in driven])
+    # The reference is the last part of an observation: positions, velocities, accelerations.
+    size = 5 * count
+    inputs = np.concatenate([place + k * count for k in (2, 3, 4)])
+    follower = env.follower
+    # Targets are in the order of the driven joints, actions in that of the actuators.
+    order = np.array([list(place).index(joint) for joint in follower.joint])
+    unit = np.empty(len(driven))
+    unit[order] = follower.force * follower.gear
+    mean, scale = np.zeros(size), np.ones(size)
+    mean[inputs], scale[inputs] = _numpy(model.input_mean), _numpy(model.input_scale)
+    first, *between, last = _operations(model, unit=unit)
+    weight = np.zeros((len(first.arrays["weight"]), size), dtype=np.float32)
+    weight[:, inputs] = first.arrays["weight"]
+    bound = np.ones(len(order), dtype=np.float32)
+    return Policy(
+        observation_shape=(size,),
+        operations=(
+            Operation("linear", {"weight": weight, "bias": first.arrays["bias"]}),
+            *between,
+            Operation("linear", {name: array[order] for name, array in last.arrays.items()}),
+        ),
+        action=BoxAction(-bound, bound),
+        normaliser=_normaliser(mean, scale),
+        task=ControlTask(
+            ROBOT, {"model": model.description["meta"]["model"], "task": "track"}, 1 / env.dt
+        ),
+        provenance={"description": _DESCRIPTION, **(provenance or {})},
+    )
 
 
 def feedforward_policy(model: FittedModel, provenance: Mapping[str, Any] | None = None) -> Policy:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nprobot.envs import ARM_TRACK
-from nprobot.envs.arm import JOINTS
 from nprobot.envs.arm_track import ArmTrackEnv
+from nprobot.envs.robots import RobotEnv
 from nprobot.errors import ConfigError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy
@@ -20,11 +20,13 @@ from nprobot.training import environments
 from nprobot.training.evaluation import check_fit, episode_seeds, run_episodes
 
 from .model import FittedModel
-from .model_export import feedforward_policy
+from .model_export import export_model, feedforward_policy
 
 Array = NDArray[Any]
-ArmController = Callable[[ArmTrackEnv, Array], Array]
-"""From the environment and an observation (35,) to an action (7,)."""
+Tracker = ArmTrackEnv | RobotEnv
+"""An arm that follows references: ours, or any at the task track."""
+ArmController = Callable[[Any, Array], Array]
+"""From the environment, a `Tracker`, and an observation to an action; of our arm (35,) to (7,)."""
 
 NOMINAL: Mapping[str, float] = {"payload": 0.0, "friction_scale": 1.0}
 SHIFTED: Mapping[str, float] = {"payload": 0.5, "friction_scale": 1.5}
@@ -43,8 +45,8 @@ class Tracking:
             the feed-forward got wrong.
         torque_error: feed-forward torque minus exact inverse dynamics of the robot that is
             simulated, at the reference, N·m RMS.
-        joint_errors: position error of each joint, rad RMS, `(7,)`.
-        joint_feedback: feedback torque of each joint, N·m RMS, `(7,)`.
+        joint_errors: position error of each joint, rad RMS, `(joints,)`.
+        joint_feedback: feedback torque of each actuator, N·m RMS, `(actuators,)`.
         episode_errors: position error of each episode, rad RMS.
     """
 
@@ -59,18 +61,21 @@ class Tracking:
 def track(
     controller: ArmController | Policy | FittedModel | str | Path | None,
     *,
+    env: str = ARM_TRACK,
     episodes: int = 20,
     seed: int = 0,
     payload: float | None = None,
     friction_scale: float | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Tracking:
-    """Follow random references on `nprobot/ArmTrack-v0` with PD control and a feed-forward.
+    """Follow random references with PD control and a feed-forward.
 
     Args:
         controller: a model of the arm's inverse dynamics, a policy or the folder of one, "exact"
             for exact inverse dynamics, "nominal" for that of the arm without payload and with its
             own friction, a function of environment and observation; None for PD control alone.
+        env: `nprobot/ArmTrack-v0`, or `nprobot/Robot-v0` at the task track; "nominal", payload and
+            friction are of the first.
         episodes: how many references.
         seed: where references and starts come from; the same ones for every controller.
         payload: mass in the hand, kg; None: the environment's own.
@@ -86,26 +91,26 @@ def track(
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
     shift = {"payload": payload, "friction_scale": friction_scale}
     kwargs = {**(env_kwargs or {}), **{k: v for k, v in shift.items() if v is not None}}
-    made = environments.make(ARM_TRACK, kwargs)
-    env = cast("ArmTrackEnv", made.unwrapped)
+    made = environments.make(env, kwargs)
+    base = cast("Tracker", made.unwrapped)
     exact: list[Array] = []
     infos: list[Mapping[str, Array]] = []
     try:
-        act = _controller(controller, made)
+        act = _controller(controller, made, env)
 
         def predict(observations: Array) -> Array:
             (observation,) = observations
-            exact.append(env.inverse_dynamics(*np.split(observation[ArmTrackEnv.REFERENCE], 3)))
-            return np.asarray(act(env, observation))[None]
+            exact.append(base.reference_torque())
+            return np.asarray(act(base, observation))[None]
 
         def observe(episode: int, length: int, total: float, info: Mapping[str, Any]) -> None:
             infos.append(info)
 
-        run_episodes(predict, [env], episode_seeds(seed, episodes), observe)
+        run_episodes(predict, [base], episode_seeds(seed, episodes), observe)
     finally:
         made.close()
     error, feedback, feedforward = (
-        np.reshape([info[name] for info in infos], (episodes, -1, JOINTS))
+        np.reshape([info[name] for info in infos], (episodes, -1, len(infos[0][name])))
         for name in ("joint_error", "feedback_torque", "feedforward_torque")
     )
     torque = feedforward - np.reshape(exact, feedforward.shape)
@@ -113,31 +118,36 @@ def track(
         position_error=_rms(error),
         feedback_torque=_rms(feedback),
         torque_error=_rms(torque),
-        joint_errors=tuple(_rms(error[..., j]) for j in range(JOINTS)),
-        joint_feedback=tuple(_rms(feedback[..., j]) for j in range(JOINTS)),
+        joint_errors=tuple(_rms(joint) for joint in np.moveaxis(error, -1, 0)),
+        joint_feedback=tuple(_rms(joint) for joint in np.moveaxis(feedback, -1, 0)),
         episode_errors=tuple(_rms(run) for run in error),
     )
 
 
 def _controller(
-    given: ArmController | Policy | FittedModel | str | Path | None, made: environments.Env
+    given: ArmController | Policy | FittedModel | str | Path | None,
+    made: environments.Env,
+    id: str,
 ) -> ArmController:
     if given is None:
-        return lambda env, observation: np.zeros(JOINTS, dtype=np.float32)
-    if given in ("exact", "nominal"):
-        return lambda env, observation: env.exact_action(nominal=given == "nominal")
+        still = np.zeros(made.action_space.shape or (), dtype=np.float32)
+        return lambda env, observation: still
+    if given == "exact":
+        return lambda env, observation: env.exact_action()
+    if given == "nominal" and id == ARM_TRACK:
+        return lambda env, observation: env.exact_action(nominal=True)
     if isinstance(given, FittedModel):
-        given = feedforward_policy(given)
+        given = feedforward_policy(given) if id == ARM_TRACK else export_model(given)
     elif isinstance(given, str | Path):
         given = policy_file.load(given)
     if isinstance(given, Policy):
-        check_fit(given, made, ARM_TRACK)
+        check_fit(given, made, id)
         predict = given.predict
         return lambda env, observation: predict(observation)
     if not callable(given):
         raise ConfigError(
-            "a controller is a model, a policy, a folder, 'exact', 'nominal', a function of "
-            f"environment and observation, or None; got {type(given).__name__}"
+            "a controller is a model, a policy, a folder, 'exact', 'nominal' (of our arm), a "
+            f"function of environment and observation, or None; got {type(given).__name__}"
         )
     return given
 

@@ -135,7 +135,8 @@ class Folder:
         try:
             for name in ("env", "rule"):
                 given = str(description["config"].get(name) or "")
-                import_trusted(given, f"the {cls.what} {path}", trust)
+                own = dict(description["config"].get("env_kwargs") or {}) if name == "env" else {}
+                import_trusted(given, f"the {cls.what} {path}", trust, own)
             config = cls.options.from_dict(description["config"])
             return cls(path, config, description.get("source", {}))
         except (KeyError, TypeError, AttributeError) as error:

@@ -13,15 +13,19 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.algorithms.hindsight import Goals, HindsightBuffer
 from nprobot.algorithms.nrl import NRL
 from nprobot.algorithms.ppo import PPO
 from nprobot.algorithms.sac import SAC
 from nprobot.algorithms.td3 import TD3
 from nprobot.catalogue import LRSchedule
+from nprobot.errors import ConfigError
+from nprobot.policies.asymmetric_policy import AsymmetricPolicy
 from nprobot.policies.networks import ACTIVATIONS
 from nprobot.runs.seeds import Seeds
 
 from .run_config import RunConfig
+from .vector import recipe, side_by_side
 
 Model = PPO | NRL | SAC | TD3
 
@@ -44,10 +48,19 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
     config = config.resolved()
     seeds, options = Seeds.spawn(config.seed), config.flat()
     arguments = constructor_arguments(config, env)
+    policy: str | type[AsymmetricPolicy] = "MlpPolicy"
+    if privileged := side_by_side(env).description.privileged:
+        if config.algo != "ppo":
+            raise ConfigError(
+                f"{config.algo} has one observation for actor and critic; privileged parts are for "
+                "ppo"
+            )
+        policy = AsymmetricPolicy
+        arguments["policy_kwargs"]["privileged"] = privileged
     if config.about.compares:
         arguments["alignment_interval"] = options["alignment_every"] or 0
     model: Model = config.about.load()(
-        "MlpPolicy",
+        policy,
         env,
         rule=config.rule,
         rule_kwargs={
@@ -106,6 +119,10 @@ def constructor_arguments(config: RunConfig, env: VecNormalize) -> dict[str, Any
         arguments["action_noise"] = (
             NormalActionNoise(np.zeros(size), np.full(size, std)) if std else None
         )
+    if share := arguments.pop("hindsight", 0.0):
+        arguments["replay_buffer_class"] = HindsightBuffer
+        made = recipe(config).make()
+        arguments["replay_buffer_kwargs"] = {"goals": Goals.of(made), "share": share}
     if "ent_coef_start" in arguments:
         start = arguments.pop("ent_coef_start")
         if arguments["ent_coef"] is None:

@@ -28,6 +28,7 @@ from .evaluation import Evaluation, evaluate
 from .run_config import RunConfig
 from .run_folder import RunFolder
 from .vector import check_normaliser, side_by_side
+from .workers import TERMS
 
 BEST_FOLDER = "best"
 """Of the policy with the best evaluation within a run, in the run's folder."""
@@ -82,6 +83,7 @@ class RunCallback(BaseCallback):
         self._elapsed_before = elapsed
         self._last_seen_step = 0
         self._returns: list[float] = []
+        self._terms: dict[str, list[float]] = {}
 
     @property
     def elapsed(self) -> float:
@@ -110,6 +112,9 @@ class RunCallback(BaseCallback):
         self._returns += [
             info["episode"]["r"] for info in self.locals["infos"] if "episode" in info
         ]
+        for info in self.locals["infos"]:
+            for name, value in info.get(TERMS, {}).items():
+                self._terms.setdefault(name, []).append(value)
         if self.n_calls % NEWS_INTERVAL == 0:
             self._news()
         return True
@@ -121,7 +126,10 @@ class RunCallback(BaseCallback):
             self.logger.record("rollout/ep_rew_last", statistics.fmean(self._returns))
             self.logger.record("rollout/ep_rew_min", min(self._returns))
             self.logger.record("rollout/ep_rew_max", max(self._returns))
+        for name, values in self._terms.items():
+            self.logger.record(f"reward/{name}", statistics.fmean(values))
         self._returns.clear()
+        self._terms.clear()
 
     def policy(self) -> Policy:
         """The policy as it is now, ready to deploy."""
@@ -215,8 +223,10 @@ class RunCallback(BaseCallback):
 
 def policy_of(model: Model, config: RunConfig) -> Policy:
     """The policy of a model, with the task and where it comes from."""
-    rate = side_by_side(vector_of(model)).description.control_rate
-    task = ControlTask(config.env, config.env_kwargs, rate)
+    about = side_by_side(vector_of(model)).description
+    # What only the critic sees is not asked of a robot.
+    kwargs = config.env_kwargs | ({"privileged": "[]"} if about.privileged else {})
+    task = ControlTask(config.env, kwargs, about.control_rate)
     provenance = {
         "algorithm": config.algo,
         "rule": config.rule,

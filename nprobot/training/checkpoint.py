@@ -67,6 +67,7 @@ def save_checkpoint(
             for capsule in side_by_side(vector_of(model)).save_actuators()
         ]
         own = {**run(), "first_observations": observations, "actuators": capsules}
+        own["progress"] = side_by_side(vector_of(model)).save_progress()
         save_state(path / STATE, {"run": own, **training_state(model)})
 
     return write_checkpoint(folder, model.num_timesteps, fill)
@@ -94,6 +95,8 @@ def load_checkpoint(
     with as_damaged(path):
         restore(model, state)
         run = dict(state["run"])
+        if progress := run.get("progress"):
+            side_by_side(vector_of(model)).restore_progress(progress)
         observations = np.asarray(_restart(model, seeds))
         capsules = [None if c is None else c.tobytes() for c in run.get("actuators", [])]
         if capsules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
@@ -15,7 +16,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.wrappers import FlattenObservation
 
+from nprobot.catalogue import named_object
 from nprobot.envs import NoisyActuators, time_step
 from nprobot.errors import (
     ActuatorError,
@@ -29,6 +32,14 @@ from nprobot.user_code import described, import_named
 
 Env = gymnasium.Env[Any, Any]
 
+PROVIDERS: Mapping[str, tuple[str, ...]] = {
+    "gymnasium_robotics": ("Fetch", "Hand", "Adroit", "Franka", "PointMaze", "AntMaze"),
+    "shimmy": ("dm_control/",),
+    "metaworld": ("Meta-World/",),
+}
+"""Packages that register environments when they are imported, and how the names of those begin."""
+WRAPPER, LIMIT = "wrapper", "max_episode_steps"
+"""Arguments of an environment that are not its constructor's."""
 CAMERA = {"camera_id", "camera_name", "default_camera_config"}
 """Arguments by which a user says where to look from."""
 
@@ -37,13 +48,16 @@ def find_spec(env_id: str) -> EnvSpec:
     """The registration of an environment.
 
     Args:
-        env_id: gymnasium id, also in the form ``module:id``, which imports the module first.
+        env_id: gymnasium id, also in the form ``module:id``, which imports the module first. What
+            the packages of `PROVIDERS` register is found without.
 
     Raises:
         UnknownNameError: it is not registered; with near matches.
         EnvironmentUnavailableError: the module cannot be imported.
     """
     module, _, name = env_id.rpartition(":")
+    if not module and name not in gymnasium.registry:
+        _import_provider(name)
     if module:
         try:
             import_named(module)
@@ -103,6 +117,28 @@ def _module_of(spec: EnvSpec) -> str:
     return entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
 
 
+def _import_provider(name: str) -> None:
+    """Import the package that registers an environment, if it is one of a known family.
+
+    Raises:
+        EnvironmentUnavailableError: the package is not installed.
+    """
+    for package, beginnings in PROVIDERS.items():
+        if not name.startswith(beginnings):
+            continue
+        try:
+            module = importlib.import_module(package)
+        except ImportError as error:
+            raise EnvironmentUnavailableError(
+                f"environment {name!r} needs `pip install 'nprobot[robots]'` ({error})"
+            ) from error
+        if package == "gymnasium_robotics":
+            from nprobot.envs.gymnasium_robotics import compare_joints_as_numbers
+
+            compare_joints_as_numbers()
+        gymnasium.register_envs(module)
+
+
 def newest_versions() -> list[EnvSpec]:
     """The registered environments, each in its newest version."""
     newest: dict[tuple[str | None, str], EnvSpec] = {}
@@ -123,9 +159,13 @@ def make(
 ) -> Env:
     """Make one environment, with noisy actuators before it if asked for.
 
+    A robot that randomises its actuators itself has those where no others are asked for.
+    Observations of several parts become one vector, parts in the order of their names.
+
     Args:
         env_id: gymnasium id.
-        kwargs: arguments of the environment's constructor.
+        kwargs: arguments of the environment's constructor; ``max_episode_steps``, and ``wrapper``:
+            names ``module:Class`` of wrappers to put around it, the innermost first, with commas.
         actuators: preset of `nprobot.envs.NoisyActuators`; None for none.
         actuators_seed: what their secret noise follows from; None: from the seed of the reset.
         sensor: preset of the sensor that tells what they did; None for none.
@@ -138,14 +178,28 @@ def make(
     """
     find_spec(env_id)
     arguments = {**(kwargs or {}), **options}
+    wrappers = [
+        named_object(name.strip(), "wrapper")
+        for name in str(arguments.pop(WRAPPER, "")).split(",")
+        if name
+    ]
     try:
+        check_limit(arguments)
         env = _made(env_id, arguments)
+        for wrapper in wrappers:
+            env = wrapper(env)
+        if isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
+            env = FlattenObservation(env)
+        if actuators is None:
+            models = getattr(env.unwrapped, "randomised_actuators", None)
+        else:
+            models = actuators
         if options.get("render_mode") == "rgb_array" and not CAMERA & arguments.keys():
             _follow_robot(env)
-        if actuators is None:
+        if models is None:
             return env
         seed = None if actuators_seed is None else np.random.SeedSequence(list(actuators_seed))
-        return NoisyActuators(env, actuators, sensor=sensor, seed=seed)
+        return NoisyActuators(env, models, sensor=sensor, seed=seed)
     except (gymnasium.error.Error, ImportError, ActuatorError) as error:
         raise EnvironmentUnavailableError(
             f"environment {env_id!r} cannot be made: {str(error) or repr(error)}"
@@ -184,6 +238,16 @@ def _made(env_id: str, arguments: dict[str, Any]) -> Env:
                 "so there can be no film of it"
             ) from None
         raise
+
+
+def check_limit(arguments: Mapping[str, Any]) -> None:
+    """Refuse a step limit that is none.
+
+    An environment that ends its episodes itself gets a second limit, the shorter of the two counts.
+    """
+    steps = arguments.get(LIMIT)
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ConfigError(f"{LIMIT} must be a whole number of 1 or more, got {steps!r}")
 
 
 def _follow_robot(env: Env) -> None:
@@ -250,6 +314,12 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
         raise EnvironmentUnavailableError(
             f"actions of this environment are {action}; policies here give Box, Discrete or "
             "MultiDiscrete actions"
+        )
+    if isinstance(action, spaces.Box) and (flat := np.flatnonzero(action.low >= action.high)).size:
+        raise EnvironmentUnavailableError(
+            f"actions {', '.join(map(str, flat))} of this environment have no width: "
+            f"{action.low.flat[flat[0]]:g} to {action.high.flat[flat[0]]:g}. Give the actuators of "
+            "its model a ctrlrange; or train the model by --robot FILE, which finds one."
         )
     if continuous and not (isinstance(action, spaces.Box) and action.is_bounded()):
         raise EnvironmentUnavailableError(

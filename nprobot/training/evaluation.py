@@ -191,21 +191,22 @@ def task_of(
     if policy.task is None:
         raise ConfigError("this policy does not say what it controls; name an environment (--env)")
     if env is None:
-        import_trusted(policy.task.id, "the policy")
+        import_trusted(policy.task.id, "the policy", kwargs=policy.task.kwargs)
     if env_kwargs is not None:
         return policy.task.id, env_kwargs
+    import_trusted("", "the policy", kwargs=policy.task.kwargs)
     environments.check_kwargs(policy.task.id, policy.task.kwargs)
     return policy.task.id, policy.task.kwargs
 
 
 def trust(policy: DeployablePolicy) -> None:
-    """Import the module that a policy says its environment is in, which runs code of its author.
+    """Import the modules that a policy names, which runs code of its author.
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: one cannot be imported.
     """
     if policy.task is not None:
-        import_trusted(policy.task.id, "the policy", trust=True)
+        import_trusted(policy.task.id, "the policy", True, policy.task.kwargs)
 
 
 def actuators_of(policy: DeployablePolicy, env: str | None) -> str | None:

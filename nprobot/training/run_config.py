@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -104,6 +105,9 @@ class AlgorithmOptions(Options):
     exploration_noise: NotNegative | None = None
     """Standard deviation of noise on the actions, as a share of half their range. Left out: for
     td3 0.1, for sac none but its own."""
+    hindsight: Share | None = None
+    """Share of the transitions that learn from a goal that was reached later instead of the one
+    that was missed, in environments with goals (sac, td3). Left out: 0; the paper has 0.8."""
     target_update_interval: Count | None = None
     """Steps of the optimiser between those of the target networks (sac)."""
     policy_delay: Count | None = None
@@ -251,6 +255,15 @@ class RunConfig(Options):
     def normalise_rewards(self) -> bool:
         """Whether rewards are scaled."""
         return (self.normalise or self.about.normalise) in ("on", "rewards")
+
+    @property
+    def environment(self) -> str:
+        """The environment in a few words; of a robot from a file, which, and what it does."""
+        if "model" not in self.env_kwargs:
+            return self.env
+        task = str(self.env_kwargs.get("task", ""))
+        task = task if "=" not in task else "a task of its own"
+        return f"{self.env} ({Path(str(self.env_kwargs['model'])).stem}, {task})"
 
     @property
     def learner(self) -> str:

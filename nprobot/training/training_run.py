@@ -24,7 +24,7 @@ from nprobot.errors import (
     StorageError,
 )
 from nprobot.policies.files.policy import Policy
-from nprobot.runs.atomic_files import lock_run, quoted
+from nprobot.runs.atomic_files import lock_run, quoted, write_whole
 from nprobot.runs.checkpoints import as_damaged, keep_up_to, newest_whole
 from nprobot.runs.curve import draw_curve
 from nprobot.runs.folder import default_path
@@ -78,11 +78,13 @@ def train(
     reporter = reporter or Silent()
     path = out or default_path(config.env, config.algo, config.rule, config.seed)
     RunFolder.refuse_existing(path)  # before minutes of work, and before an environment is made
-    _check_environment(config)
+    task = _check_environment(config)
     config = config.resolved(environments.find_spec(config.env).reward_threshold)
     with _closing(make_vector(config)) as vector:
         model = _built(config, vector, device)
         folder = RunFolder.create(path, config, command=command, device=device)
+        if task is not None:
+            write_whole(folder.path / TASK_FILE, task.encode())
         with lock_run(folder.path):
             return Session(folder, model, reporter, {}, on_evaluation, callbacks).run()
 
@@ -151,6 +153,8 @@ def resume(
             return Session(folder, model, reporter, saved, keep_evaluation=ended).run()
 
 
+TASK_FILE = "task.toml"
+"""What a robot had to do, in a run on one."""
 CHANGEABLE = (
     *("steps", "stop_at", "checkpoint_every", "evaluate_every", "workers", "env_timeout"),
 )
@@ -165,11 +169,17 @@ def check_changes(old: RunConfig, new: RunConfig) -> None:
         )
 
 
-def _check_environment(config: RunConfig) -> None:
-    """Refuse an environment that no policy can control before anything is written."""
+def _check_environment(config: RunConfig) -> str | None:
+    """Refuse an environment that no policy can control before anything is written.
+
+    Returns:
+        The task of a robot, with every option in use, as TOML; None for other environments.
+    """
     env = recipe(config).make()
     try:
         environments.check_spaces(env, continuous=config.about.continuous)
+        task: Any = getattr(env.unwrapped, "task", None)
+        return str(task.to_toml()) if hasattr(task, "to_toml") else None
     finally:
         env.close()
 
@@ -431,7 +441,7 @@ class Session:
 
 def title(config: RunConfig) -> str:
     """A run in a few words."""
-    return f"{config.env}: {config.learner}, seed {config.seed}"
+    return f"{config.environment}: {config.learner}, seed {config.seed}"
 
 
 def introduction(folder: RunFolder, about: GroupDescription, update: int = 1) -> str:
@@ -478,7 +488,8 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     if last.exists():
         kept = f"The last good checkpoint is {folder.checkpoints / last.resolve().name}."
     text = f"at step {model.num_timesteps:,}: {what}. {kept}"
-    again = f"nprobot train --resume {quoted(folder.path)}{trust_flag(folder.config.env)}"
+    trust = trust_flag(folder.config.env, folder.config.env_kwargs)
+    again = f"nprobot train --resume {quoted(folder.path)}{trust}"
     if isinstance(error, EnvironmentFailedError):
         return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
     if isinstance(error, StorageError):

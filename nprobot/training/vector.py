@@ -123,6 +123,14 @@ class SideBySide(VecEnv):
         """
         self._ask("restore_actuators", *self._split(capsules))
 
+    def save_progress(self) -> list[dict[str, float]]:
+        """How far each environment's curricula have come; empty where there are none."""
+        return [progress for part in self._ask("save_progress") for progress in part]
+
+    def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
+        """Let curricula go on from there, in the episodes that begin next."""
+        self._ask("restore_progress", *self._split(progress))
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Give up environments of this process, too, when they do not return."""

@@ -44,7 +44,9 @@ TICK = 1.0
 START = 120.0
 """Seconds that a worker has at least to load its libraries and make its environments."""
 
-_PASSED_ON = ("is_success", READING)
+TERMS = "reward_terms"
+"""Key of what an environment tells of its reward at the end of an episode, by name."""
+_PASSED_ON = ("is_success", READING, TERMS)
 """What algorithms want to know of an environment's information."""
 
 _RAISED_THERE: dict[str, type[NprobotError]] = {
@@ -100,6 +102,7 @@ class GroupDescription:
         render_mode: of each environment.
         control_rate: actions a second of simulated time, Hz, if known.
         rate_source: what says so.
+        privileged: how many numbers at the end of an observation the actor may not see.
     """
 
     observation_space: spaces.Space[Any]
@@ -107,6 +110,7 @@ class GroupDescription:
     render_mode: str | None
     control_rate: float | None
     rate_source: str | None = None
+    privileged: int = 0
 
 
 class EnvironmentGroup:
@@ -141,8 +145,14 @@ class EnvironmentGroup:
         # A copy: an algorithm draws from it, and the environment must not notice.
         actions = copy.deepcopy(env.action_space)
         step = time_step(env.unwrapped)
-        source = None if step is None else step.source
-        return GroupDescription(env.observation_space, actions, env.render_mode, rate, source)
+        return GroupDescription(
+            env.observation_space,
+            actions,
+            env.render_mode,
+            rate,
+            rate_source=None if step is None else step.source,
+            privileged=int(getattr(env.unwrapped, "privileged_size", 0)),
+        )
 
     def reset(self, seeds: Sequence[int | None]) -> Array:
         """Start an episode in each; the first observations, shape (E, *observation)."""
@@ -198,6 +208,19 @@ class EnvironmentGroup:
         for env, capsule in zip(self._envs, capsules, strict=True):
             if capsule is not None:
                 env.get_wrapper_attr("restore_actuators")(capsule)
+
+    def save_progress(self) -> list[dict[str, float]]:
+        """How far each environment's curricula have come; empty where there are none."""
+        return [
+            env.unwrapped.save_progress() if hasattr(env.unwrapped, "save_progress") else {}
+            for env in self._envs
+        ]
+
+    def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
+        """Let curricula go on from there, in the episodes that begin next."""
+        for env, own in zip(self._envs, progress, strict=True):
+            if own:
+                env.unwrapped.restore_progress(own)  # type: ignore[attr-defined]
 
     def attribute(self, name: str) -> list[Any]:
         """An attribute of each environment or of what it wraps."""

@@ -22,6 +22,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from ...errors import ArchitectureError
+from ..asymmetric_policy import AsymmetricPolicy
 from ..chip.crossbar import off_chip_copy
 from ..direct_policy import DirectPolicy
 from ..layers import fold
@@ -54,11 +55,24 @@ def export_policy(
             f"observation space {space} cannot be exported; only a Box that is no image can"
         )
     assert isinstance(model.policy, BasePolicy), "set by the constructor"
+    shape = tuple(int(size) for size in space.shape)
+    layers = list(operations(actor(model.policy)))
+    normaliser = _normaliser(model.get_vec_normalize_env())
+    if isinstance(model.policy, AsymmetricPolicy):
+        # What only the critic sees is no part of the policy.
+        seen = shape[0] - model.policy.privileged
+        flatten, first, *others = layers
+        weight = first.arrays["weight"][:, :seen]
+        layers = [flatten, replace(first, arrays={**first.arrays, "weight": weight}), *others]
+        shape = (seen,)
+        if normaliser is not None:
+            mean, var = normaliser.mean[:seen], normaliser.var[:seen]
+            normaliser = replace(normaliser, mean=mean, var=var)
     return Policy(
-        observation_shape=tuple(int(size) for size in space.shape),
-        operations=tuple(operations(actor(model.policy))),
+        observation_shape=shape,
+        operations=tuple(layers),
         action=_action(model.action_space, squashed=model.policy.squash_output),
-        normaliser=_normaliser(model.get_vec_normalize_env()),
+        normaliser=normaliser,
         task=task,
         provenance=dict(provenance or {}),
     )

@@ -245,7 +245,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(tiny, tmp_path, made_up
 def test_a_dry_run_and_the_list_of_suites(tmp_path, capfd):
     assert main(["bench"]) == 0
     listed = capfd.readouterr().out
-    assert all(name in listed for name in ("smoke", "core", "full", "actuators", "regression"))
+    assert all(name in listed for name in ("smoke", "core", "full", "robots", "regression"))
     out = tmp_path / "never"
     assert main(["bench", "core", "--dry-run", "--out", str(out), "--env", "Hopper"]) == 0
     hopper = len(load("core").select(env=["Hopper"]).runs)

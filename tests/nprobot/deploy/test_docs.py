@@ -2,10 +2,8 @@
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from nprobot.cli import main
 from nprobot.cli.arguments import parse
 from nprobot.cli.deploy import HELP, Deploy
 from nprobot.deploy import Controller, server
+from nprobot.envs.robots import load_task
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import ControlTask
 
@@ -31,38 +30,29 @@ def blocks(page, language):
 
 
 class TestOwnRobot:
-    def test_takes_less_than_forty_lines(self):
-        code = [*blocks("own-robot.md", "xml"), *blocks("own-robot.md", "python")]
-        code += blocks("own-robot.md", "sh")
-        lines = [line for line in "".join(code).splitlines() if line.strip()]
-        assert len(lines) < 40
-        assert f"{len(lines)} lines" in (DOCS / "own-robot.md").read_text("utf-8")
-
-    def test_registers_trains_and_deploys(self, tmp_path, monkeypatch, capsys):
-        (model,), (python,) = blocks("own-robot.md", "xml"), blocks("own-robot.md", "python")
-        (tmp_path / "pendulum.xml").write_text(model)
-        (tmp_path / "my_robot.py").write_text(python)
+    def test_a_model_file_becomes_a_deployed_policy(self, tmp_path, monkeypatch, capsys):
+        (model,) = blocks("own-robot.md", "xml")
+        (tmp_path / "arm.xml").write_text(model)
         monkeypatch.chdir(tmp_path)
-        monkeypatch.syspath_prepend(tmp_path)
-        try:
-            for line in blocks("own-robot.md", "sh")[0].splitlines():
-                program, command, *arguments = shlex.split(line)
-                if program == "export":  # of the path, which the test has its own way to set
-                    continue
-                assert program == "nprobot"
-                if command == "train":
-                    at = arguments.index("--steps")
-                    arguments = arguments[:at] + arguments[at + 2 :] + SHORT
-                if command == "export":
-                    arguments += ["--episodes", "2"]
-                if command == "deploy":  # a film takes long, and others show that films work
-                    arguments = arguments[: arguments.index("--record")]
-                assert main([command, *arguments]) == 0, capsys.readouterr().err
-        finally:
-            gymnasium.registry.pop("Pendulum-MJ-v0", None)
-            sys.modules.pop("my_robot", None)
-        policy = policy_file.load(tmp_path / "pendulum-policy")
-        assert policy.task.id == "my_robot:Pendulum-MJ-v0"
+        commands = blocks("own-robot.md", "sh")[0].splitlines()
+        assert [shlex.split(line)[1] for line in commands] == [
+            *("robots", "train", "evaluate", "export", "deploy")
+        ]
+        for line in commands:
+            program, command, *arguments = shlex.split(line)
+            assert program == "nprobot"
+            if command == "train":
+                at = arguments.index("--steps")
+                arguments = arguments[:at] + arguments[at + 2 :] + SHORT
+            if command == "export":
+                arguments += ["--episodes", "2"]
+            if command == "evaluate":  # a film takes long, and others show that films work
+                arguments = [*arguments[: arguments.index("--record")], "--episodes", "2"]
+            assert main([command, *arguments]) == 0, capsys.readouterr().err
+        assert (tmp_path / "arm-check.png").stat().st_size > 10_000
+        assert load_task(tmp_path / "runs" / "arm" / "task.toml").task == "reach"
+        policy = policy_file.load(tmp_path / "arm-policy")
+        assert policy.task.kwargs == {"model": str(tmp_path / "arm.xml"), "task": "reach"}
         assert policy.task.control_rate == pytest.approx(50)
         assert "servo actuators" in capsys.readouterr().out
 

@@ -23,6 +23,11 @@ from nprobot.training.run_config import AlgorithmOptions, LearningOptions
 from nprobot.training.run_folder import RunFolder
 from nprobot.training.training_run import resume, train
 
+ROBOT = {
+    **{"model": "quadruped", "task": "velocity", "duration": 0.2, "command.every": 0.1},
+    **{"command.grow": True, "terrain.kind": "mixed", "randomise": True, "history": 2},
+    "privileged": '["height", "friction"]',
+}
 COSINE = LearningOptions(lr_schedule="cosine")
 
 
@@ -74,6 +79,7 @@ def test_from_every_checkpoint(run, tmp_path, tools, steps):
         {"env": "nprobot/ArmTrack-v0", "rule": "dbp"},
         {"env": "Tests/Opaque-v0"},
         {"env": "Pendulum-v1", "rule": "dnp+feedback"},
+        {"env": "nprobot/Robot-v0", "rule": "np+feedback", "env_kwargs": ROBOT},
     ],
     ids=lambda options: options["env"] + options.get("rule", ""),
 )
