@@ -17,7 +17,7 @@ from ...errors import ConfigError, DataError, UnknownNameError
 from .arrays import read_mat, read_npz
 from .columns import Fields, import_optional, listed
 from .dataset import Dataset, Split, as_rows, as_targets
-from .inspection import check_time, look_over, time_column, warn
+from .data_checks import check_time, look_over, time_column, warn
 from .splitting import Fractions, How, Splits, split_rows, warn_duplicates
 from .tables import SUFFIXES, plain, read_text_table
 

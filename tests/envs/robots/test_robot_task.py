@@ -56,7 +56,7 @@ def test_options_are_set_by_name():
         ({"terrain.kind": "swamp"}, UnknownNameError, "steps"),
         ({"reward.energi": 1}, UnknownNameError, "energy"),
         ({"observations": ["gravitty"]}, UnknownNameError, "gravity"),
-        ({"reward.no_such_module:lean": 1}, ConfigError, "cannot be imported"),
+        ({"reward.no_such_module:lean": 1}, ConfigError, "there is no module"),
         ({"reward.json:lean": 1}, ConfigError, "has no 'lean'"),
         ({"command.ranges.x": [0, 1]}, UnknownNameError, "forward"),
         ({"observations": []}, ConfigError, "no observations"),
