@@ -42,6 +42,7 @@ from .policy import (
     as_batch,
     check_provenance,
     choices_problem,
+    holds_an_action,
     shape_problem,
 )
 from .policy_file import as_damaged, check_format, read_task
@@ -335,7 +336,7 @@ def _action(action: Mapping[str, Any]) -> BoxAction | DiscreteAction:
         shape = tuple(action["shape"])
         if shape and (problem := shape_problem(shape)) is not None:
             raise ValueError(f"actions of shape {problem}")
-        if not (low <= high).all():
+        if not holds_an_action(low, high):
             raise ValueError("the bounds of the actions do not fit each other")
         return BoxAction(low.reshape(shape), high.reshape(shape))
     if action["kind"] in ("discrete", "multi_discrete"):

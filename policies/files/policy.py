@@ -339,7 +339,7 @@ class Policy:
             yield f"unknown mapping of outputs to actions: {action.mapping!r}"
         if not action.low.dtype.kind == action.high.dtype.kind == "f":
             yield f"bounds of actions are {action.low.dtype} and {action.high.dtype}, not floats"
-        if action.low.shape != action.high.shape or not (action.low <= action.high).all():
+        if action.low.shape != action.high.shape or not holds_an_action(action.low, action.high):
             yield "the bounds of the actions do not fit each other"
         if action.mapping == "rescale" and not np.isfinite([action.low, action.high]).all():
             yield "actions without bounds cannot be rescaled"
@@ -352,6 +352,11 @@ def shape_problem(shape: Shape) -> str | None:
     if len(shape) > 8 or math.prod(shape) > LARGEST_OBSERVATION:
         return f"{shape!s:.80}; up to 8 axes and {LARGEST_OBSERVATION:,} numbers are allowed"
     return None
+
+
+def holds_an_action(low: Array, high: Array) -> bool:
+    """Whether there is a finite number between bounds everywhere; they may be infinite outwards."""
+    return bool(((low <= high) & (low < math.inf) & (high > -math.inf)).all())
 
 
 def choices_problem(choices: Shape) -> str | None:

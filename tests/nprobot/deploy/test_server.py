@@ -346,10 +346,18 @@ class TestSocket:
         with zmq.Context() as context, context.socket(zmq.DEALER) as other:
             other.setsockopt(zmq.LINGER, 0)
             other.setsockopt(zmq.RCVTIMEO, 30_000)
-            other.setsockopt(zmq.HEARTBEAT_IVL, 1)
             other.connect(server.endpoint)
             other.send_multipart([b"from", b"", b'{"type": "status"}'])
             assert other.recv_multipart()[:2] == [b"from", b""]
+
+    def test_a_heartbeat_is_answered(self, server):
+        with socket.create_connection(endpoint_of(server), timeout=30) as client:
+            client.sendall(GREETING + READY + b"\x04\x09\x04PING\x00\x0aab")
+            said = b""
+            while not said.endswith(b"\x04\x07\x04PONGab"):
+                received = client.recv(1000)
+                assert received
+                said += received
 
     @pytest.mark.parametrize("parts", [[b"x" * (LARGEST + 1)], [b"x" * 1000] * 1000])
     def test_what_is_far_too_large_costs_only_its_sender(self, server, client, parts):

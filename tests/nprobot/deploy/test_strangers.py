@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nprobot.deploy import Controller
@@ -83,6 +83,15 @@ DESCRIPTION = st.fixed_dictionaries(
         ),
     }
 )
+USABLE = {
+    "format": "nprobot-policy",
+    "version": 1,
+    "observation": {"shape": [2], "normaliser": None},
+    "network": [{"op": "linear", "weight": "t0", "bias": "t1"}, {"op": "tanh"}],
+    "action": {"kind": "discrete", "choices": [2]},
+    "environment": {"id": "mod:Env-v0", "kwargs": {}, "control_rate": 50},
+    "provenance": {},
+}
 LOOSE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
@@ -92,6 +101,7 @@ def test_any_policy_file(tmp_path, examples):
     used = 0
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=LOOSE)
+    @example(USABLE, {})
     @given(DESCRIPTION, st.dictionaries(st.sampled_from(NAMES), TENSOR, min_size=2))
     def check(description, tensors):
         nonlocal used

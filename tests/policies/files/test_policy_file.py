@@ -149,6 +149,14 @@ def test_numbers_of_another_kind(folder, name, dtype):
         load(folder)
 
 
+@pytest.mark.parametrize("bound", [np.inf, -np.inf, np.nan])
+def test_bounds_without_a_finite_action_between_them(folder, bound):
+    bounds = np.full(2, bound, np.float32)
+    with_tensors(folder, **{"action.low": bounds, "action.high": bounds})
+    with pytest.raises(DamagedFileError, match="bounds"):
+        load(folder)
+
+
 def described(**changes):
     """A change of a description: keys with dots are paths."""
 
