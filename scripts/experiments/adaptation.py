@@ -208,7 +208,7 @@ def section(rows: Rows, tasks: list[str]) -> list[str]:
         *("adapted by NRL: mean (each seed)", "recovered after, each seed"),
     )
     return [
-        "![Return over time, with the faults marked](figures/adaptation.png)",
+        "![Return over time, with the faults marked](../figures/adaptation.png)",
         "",
         *markdown(heading, lines),
         "",

@@ -152,7 +152,7 @@ def report() -> None:
     axes[0].set_ylabel(f"return of training episodes, {TASK}")
     axes[0].legend(fontsize=8)
     save_figure(figure, "discontinuous")
-    picture = "![Return over steps with units that jump](figures/discontinuous.png)"
+    picture = "![Return over steps with units that jump](../figures/discontinuous.png)"
     put_section("discontinuous", [picture, "", *table(read(TABLE))], DOCS / "hardware.md")
 
 

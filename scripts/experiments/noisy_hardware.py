@@ -150,7 +150,7 @@ def report() -> None:
     axes[0].set_ylabel("return on the noisy hardware")
     axes[0].legend(fontsize=8)
     save_figure(figure, "noisy_hardware")
-    picture = "![Return against the level of noise](figures/noisy_hardware.png)"
+    picture = "![Return against the level of noise](../figures/noisy_hardware.png)"
     put_section("noisy_hardware", [picture, "", *table(rows)], DOCS / "hardware.md")
 
 

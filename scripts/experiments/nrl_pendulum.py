@@ -140,7 +140,7 @@ def section(rows: Rows) -> list[str]:
             )
         )
     return [
-        "![Return over environment steps](figures/nrl_pendulum.png)",
+        "![Return over environment steps](../figures/nrl_pendulum.png)",
         "",
         *markdown(heading, lines),
         "",

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rows import ROOT, Rows, select
 
-DOCS = ROOT / "docs"
-FIGURES = DOCS / "figures"
+DOCS = ROOT / "docs" / "experiments"
+"""The laboratory notebooks."""
+FIGURES = ROOT / "docs" / "figures"
 
 
 def markdown(heading: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
