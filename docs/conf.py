@@ -1,0 +1,46 @@
+"""The site: Sphinx with MyST and furo. `scripts/docs` builds it, warnings as errors."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+
+import nprobot
+
+project = "nprobot"
+author = "nprobot contributors"
+copyright = "nprobot contributors, MIT licence"
+release = version = nprobot.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "api_pages",
+    "command_line_pages",
+]
+exclude_patterns = ["_build"]
+nitpicky = True
+default_role = "code"  # a name in single backticks, as docstrings have it
+language = "en_GB"
+
+myst_enable_extensions = ["attrs_block", "colon_fence", "dollarmath"]
+myst_heading_anchors = 4
+
+autodoc_typehints = "none"  # signatures have them; docstrings say what they mean
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = "nprobot"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_theme_options = {"navigation_with_keys": True}
