@@ -22,6 +22,14 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
+nitpick_ignore_regex = [
+    # Other libraries, whose lists of names the build does not fetch.
+    ("py:class", r"(collections\.abc|pathlib|numpy|torch|gymnasium|stable_baselines3)\..*"),
+    # Ours that is not public: classes of states and parts.
+    ("py:class", r"(.*\.)?_\w+"),
+    ("py:class", r"nprobot\.(adaptation\.run|benchmark\.results|policies\.sb3_networks)\.\w+"),
+    ("py:class", r"(Regression|Recorder|Options|Ledger)"),
+]
 default_role = "code"  # a name in single backticks, as docstrings have it
 language = "en_GB"
 

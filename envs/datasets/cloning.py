@@ -58,8 +58,8 @@ def from_policy(
         seed: of the environment and of the split.
 
     Returns:
-        Inputs: flattened observations. Targets: flattened actions, or labels where actions are
-        discrete. `meta["mean_return"]` is what the policy earned an episode.
+        Flattened observations as inputs, and flattened actions as targets, or labels where actions
+        are discrete. `meta["mean_return"]` is what the policy earned an episode.
 
     Raises:
         ConfigError: `rows` is not positive, the policy has no `predict`, or gymnasium cannot make

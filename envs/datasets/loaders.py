@@ -124,6 +124,7 @@ def load_npz(
     """Regression or classification from an `.npz` file.
 
     Three layouts are read:
+
     - what `Dataset.save` wrote;
     - one table: arrays `inputs` and `targets` (or `x` and `y`, `X` and `y`), with `trajectory` if
       it is there;
