@@ -1,0 +1,112 @@
+"""The one table of results in README.md and on the front page: backprop beside learned feedback.
+
+    nprobot bench results/benchmark/control.toml --out runs/control    # then, in results/benchmark:
+    python scripts/experiments/summary.py                              # control.jsonl into the pages
+
+Inverse dynamics and the noisy chip come from the rows of `inverse_dynamics.py` and
+`hidden_noise.py`. A task of control whose runs are not all there is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+import tyro
+from pages import DOCS, markdown, put_section, spread
+from rows import RESULTS, ROOT, Rows, column, read, select
+
+from nprobot.benchmark import Results
+from nprobot.benchmark import read as read_benchmark
+from nprobot.benchmark.aggregates import improvement, iqm
+from nprobot.benchmark.results import BenchmarkTask
+
+OURS = "NP + feedback, K = 1"
+HEADING = ("task", "what is measured", "seeds", "backprop", "learned feedback", "paper's rule")
+
+
+def write() -> None:
+    """Replace the tables in README.md, on the front page, and in the notebook of the runs."""
+    rows = read_benchmark(path) if (path := RESULTS / "benchmark/control.jsonl").exists() else []
+    results = Results.of(rows)
+    table = markdown(HEADING, [*control_lines(results), inverse_dynamics_line(), chip_line()])
+    for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
+        put_section("results", table, page)
+    put_section("control", control_table(results), DOCS / "control.md")
+
+
+def number(values: Sequence[float]) -> str:
+    """Mean ± standard deviation in four digits or so, with a real minus sign."""
+    size = abs(fmean(values))
+    digits = 0 if size >= 200 else 1 if size >= 1 else 4
+    return spread(values, digits).replace("-", "−")
+
+
+def control_lines(results: Results) -> Iterator[Sequence[str]]:
+    """A line for each task of control on which both learners are done with the same seeds."""
+    for task in results.tasks:
+        if both_done(results, task):
+            measure = f"return after {task.steps:,} steps"
+            both = (number(list(results.returns(task, name))) for name in ("BP", OURS))
+            yield str(task), measure, str(len(results.seeds(task, "BP"))), *both, "–"
+
+
+def inverse_dynamics_line() -> Sequence[str]:
+    """Inverse dynamics of the arm, K = 1, equal epochs."""
+    rows = select(read(RESULTS / "inverse_dynamics/rows.csv"), budget="epochs", samples=1)
+    cells = [column(select(rows, rule=rule), "test") for rule in ("bp", "dnp+feedback", "danp")]
+    measure = "error (nMSE) on test data, 12 epochs"
+    seeds = "/".join(dict.fromkeys(str(len(cell)) for cell in cells))
+    return "inverse dynamics of a 7-joint arm", measure, seeds, *map(number, cells)
+
+
+def chip_line() -> Sequence[str]:
+    """Regression on a chip whose noise nobody can read, node noise .06."""
+    rows = select(read(RESULTS / "hidden_noise/regression.jsonl"), noise=0.06)
+    learners = ("BP through the chip (oracle)", "NP + feedback", "ANP")
+    cells = [at_best_rate(select(rows, learner=name)) for name in learners]
+    seeds = "/".join(dict.fromkeys(str(len(cell)) for cell in cells))
+    return "regression on a noisy chip", "error (nMSE) on the chip", seeds, *map(number, cells)
+
+
+def at_best_rate(rows: Rows) -> list[float]:
+    """Errors by seed at the better of a learner's rates."""
+    rates = {str(row["rate"]) for row in rows}
+    found = [column(select(rows, rate=rate), "nmse") for rate in rates]
+    return min(found, key=lambda errors: (-len(errors), fmean(errors)))
+
+
+def control_table(results: Results) -> list[str]:
+    """Every seed of every task, and the summary over the tasks."""
+    if not results.tasks:
+        return ["The runs are not finished; this table is made from their rows when they are."]
+    lines = []
+    for task in results.tasks:
+        for learner in results.learners:
+            own = results.returns(task, learner)
+            if len(own):
+                numbers = ", ".join(number([value]) for value in own)
+                seeds = results.seeds(task, learner)
+                shown = f"{min(seeds)}–{max(seeds)}" if len(seeds) > 1 else str(seeds[0])
+                lines.append((str(task), learner, shown, number(list(own)), numbers))
+    table = markdown(("task", "learner", "seeds", "mean ± sd", "each seed"), lines)
+    done = [task for task in results.tasks if both_done(results, task)]
+    if not done:
+        return table
+    ours, theirs = ([results.scores(task, name) for task in done] for name in (OURS, "BP"))
+    summary = (
+        f"Over {len(done)} tasks, with 0 for the random policy and 1 for the mean of backprop: "
+        f"interquartile mean of {OURS} {iqm(ours)}, of BP {iqm(theirs)}; probability that a run "
+        f"of {OURS} ends above one of BP {improvement(ours, theirs)} (95 % bootstrap intervals)."
+    )
+    return [*table, "", summary]
+
+
+def both_done(results: Results, task: BenchmarkTask) -> bool:
+    """Whether both learners have runs on a task with the same seeds."""
+    mine, others = (results.seeds(task, name) for name in (OURS, "BP"))
+    return bool(mine) and mine == others
+
+
+if __name__ == "__main__":
+    tyro.cli(write, description=__doc__)
