@@ -12,6 +12,7 @@ page in one empty folder. Comments just before a block, which no reader sees, sa
 
 import contextlib
 import importlib
+import itertools
 import os
 import re
 import shlex
@@ -222,7 +223,7 @@ def option(arguments, name):
 def anchors(page):
     """The anchors of a page's headings, as GitHub makes them."""
     tokens = MarkdownIt().parse(page.read_text("utf-8"))
-    for before, token in zip(tokens, tokens[1:], strict=False):
+    for before, token in itertools.pairwise(tokens):
         if before.type == "heading_open":
             title = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", token.content).lower().replace("`", "")
             yield re.sub(r"[^\w\- ]", "", title).replace(" ", "-")

@@ -52,7 +52,9 @@ def page(command: str) -> str:
         shown = "\n".join(line.removeprefix("  ") for line in examples.rstrip().splitlines())
         lines += ["```text", shown, "```", ""]
     for group in parser._action_groups:
-        actions = [action for action in group._group_actions if "--help" not in action.option_strings]
+        actions = [
+            action for action in group._group_actions if "--help" not in action.option_strings
+        ]
         if not actions:
             continue
         lines += [f"## {str(group.title).capitalize()}", ""]
@@ -89,7 +91,7 @@ def write(app: Sphinx) -> None:
     tree = ["```{toctree}", ":hidden:", "", *COMMANDS, "```"]
     about = [
         "One program does everything; `nprobot COMMAND --help` prints what stands here.",
-        "Exit codes: 0 done, 1 the work failed, 2 it was asked for in a wrong way, 130 interrupted.",
+        "Exit codes: 0 done, 1 the work failed, 2 a wrong command, 130 interrupted.",
     ]
     text = ["# Command line", "", *about, "", *table, "", *tree, ""]
     replace(folder / "index.md", "\n".join(text))

@@ -1,7 +1,9 @@
 """The one table of results in README.md and on the front page: backprop beside learned feedback.
 
-    nprobot bench results/benchmark/control.toml --out runs/control    # then, in results/benchmark:
-    python scripts/experiments/summary.py                              # control.jsonl into the pages
+    nprobot bench results/benchmark/control.toml --out runs/control
+    python scripts/experiments/summary.py
+
+The first makes the rows of control, which are kept in results/benchmark/control.jsonl.
 
 Inverse dynamics and the noisy chip come from the rows of `inverse_dynamics.py` and
 `hidden_noise.py`. A task of control whose runs are not all there is left out.
