@@ -93,7 +93,8 @@ def _front_matter(policy: Policy) -> list[str]:
             "metrics": [{"type": "mean_reward", "name": "mean_reward", "value": f"{mean}{spread}"}],
         }
         model = f"{made.get('algorithm', 'policy')} {rule or ''}".strip()
-        lines += ["model-index:", f"- {json.dumps({'name': model, 'results': [result]}, ensure_ascii=False)}"]
+        entry = json.dumps({"name": model, "results": [result]}, ensure_ascii=False)
+        lines += ["model-index:", f"- {entry}"]
     return [*lines, "---", ""]
 
 
