@@ -33,7 +33,7 @@ nitpick_ignore_regex = [
 default_role = "code"  # a name in single backticks, as docstrings have it
 language = "en_GB"
 
-myst_enable_extensions = ["attrs_block", "colon_fence", "dollarmath"]
+myst_enable_extensions = ["deflist", "attrs_block", "colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
 autodoc_typehints = "none"  # signatures have them; docstrings say what they mean
