@@ -252,15 +252,15 @@ def test_links_lead_somewhere(page):
 
 
 AMERICAN = re.compile(
-    r"\b(behavior|color|favor|neighbor|center|meter|fiber|catalog|gray|artifact|"
+    r"\b(behavior|color|favor|neighbor|center|fiber|catalog|gray|artifact|"
     r"modeling|modeled|labeled|labeling|traveled|canceled|signaling|license|defense|"
     r"\w+(?<!s)(?:al|im|ar|er|or|an|ic|if|on)iz(?:e|es|ed|ing|er|ation))s?\b",
     re.IGNORECASE,
 )
 """American spellings; the pages are in British English. Code is not looked at."""
 UNWANTED = re.compile(
-    r"\b(whoever|whatever is|so-manieth|makes no sense|as it comes|goes on|go on|going on|"
-    r"of (?:its|your|their|one's|yours?) own|nobody else)\b",
+    r"\b(whoever|whatever is|so-manieth|makes no sense|as it comes|goes on\b|go on\b|going on\b|"
+    r"of (?:its|your|their|one's) own(?=[.,;:)]| (?:in|at|for|to|that|and|with|is)\b))",
     re.IGNORECASE,
 )
 
