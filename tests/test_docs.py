@@ -5,6 +5,7 @@ A fenced block is run as a reader would run it, all Python of a page in one name
 page in one empty folder. Comments just before a block, which no reader sees, say what is different:
 
     <!-- not run: the reason -->
+    <!-- only read: the reason -->   options of commands are read, and nothing is done
     <!-- file: name -->          the block is written to a file
     <!-- first: Python -->       code that gives names to what the page takes for granted
     <!-- tiny: old -> new -->    what is made small; several are parted by ";"
@@ -45,20 +46,21 @@ PAGES = [
 NOTEBOOKS = DOCS / "experiments"
 SHOWN = {"text", "toml", "json", "xml", "bibtex", "yaml", "mermaid", "{toctree}", "{math}"}
 """Languages of blocks that are looked at, or written to a file."""
-DIRECTIVE = re.compile(r"<!-- (not run|file|first|tiny): ?(.*?)-->", re.DOTALL)
+DIRECTIVE = re.compile(r"<!-- (not run|only read|file|first|tiny): ?(.*?)-->", re.DOTALL)
 SHORT = "--steps 256 --envs 2 --hidden 8"
 TINY = {
     "train": {"ppo": f"{SHORT} --n-steps 64 --batch-size 32", "nrl": SHORT, "sac": SHORT},
     "fit": "--epochs 1 --hidden 8",
     "evaluate": "--episodes 1",
+    "report": "",
     "export": "--episodes 1",
     "deploy": "--episodes 1",
-    "adapt": "--steps 64 --calibration 32 --episodes 2",
+    "adapt": "--steps 64 --calibration 32",
 }
 """Options that make a command quick, in place of those that a page gives."""
 SLOW_OPTIONS = {"--record": 1, "--realtime": 0, "--viewer": 0}
 """Options that are left out, and how many values they have; other tests show that films work."""
-PARSED_ONLY = {"bench", "tune", "view", "robots", "chip", "push", "pull"}
+READ_ONLY = {"bench", "tune", "view", "robots", "chip", "push", "pull"}
 """Commands that take long, or a network, or a reader who presses Ctrl-C: their options are read."""
 
 
@@ -98,15 +100,14 @@ def workshop(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl"))
     environments, modules = dict(gymnasium.registry), set(sys.modules)
-    rules = dict(catalogue._TRAITS), dict(catalogue._CLASSES)
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)
     gymnasium.registry.clear()
     gymnasium.registry.update(environments)
-    for mine, before in zip((catalogue._TRAITS, catalogue._CLASSES), rules, strict=True):
-        mine.clear()
-        mine.update(before)
+    for name, traits in list(catalogue._TRAITS.items()):
+        if not traits.module.startswith("nprobot."):
+            del catalogue._TRAITS[name], catalogue._CLASSES[name]
     for name in set(sys.modules) - modules:
         if (tmp_path / f"{name}.py").exists():
             del sys.modules[name]
@@ -124,11 +125,15 @@ def test_every_block_of_a_page_runs(page, workshop, capsys):
             (workshop / own["file"]).write_text(text, "utf-8")
         elif block.language == "python":
             exec(own.get("first", ""), names)
+            names["__file__"] = str(workshop / "page.py")
             code = re.sub(r"\blearn\(([\w_]*=)?\d[\d_]*", r"learn(\g<1>64", text)
             exec(compile(code, f"{name_of(page)}:{block.line}", "exec"), names)
         elif block.language == "sh":
+            exec(own.get("first", ""), names)
+            assert own.get("only read", "a reason"), f"{name_of(page)}:{block.line}: why?"
+            only_read = NOTEBOOKS in page.parents or "only read" in own
             for line in re.sub(r"\\\n\s*", "", text).splitlines():
-                run_line(line, capsys, only_parse=NOTEBOOKS in page.parents)
+                run_line(line, capsys, only_read)
         else:
             assert block.language in SHOWN, f"{name_of(page)}:{block.line}: {block.language!r}"
 
@@ -141,7 +146,7 @@ def made_tiny(text, substitutions):
     return text
 
 
-def run_line(line, capsys, only_parse):
+def run_line(line, capsys, only_read):
     """Run a command, or check that it could be run."""
     for words in commands(line):
         program, *arguments = words
@@ -151,7 +156,8 @@ def run_line(line, capsys, only_parse):
         if program == "nprobot":
             command = arguments[0] if arguments else "--help"
             assert command in COMMANDS or command.startswith("-"), line
-            if only_parse or command in PARSED_ONLY or "--serve" in arguments:
+            quick = "--dry-run" in arguments
+            if not quick and (only_read or command in READ_ONLY or "--serve" in arguments):
                 assert parses(arguments), line
             else:
                 assert main(tiny_command(arguments)) == 0, (line, capsys.readouterr().err)
@@ -200,6 +206,8 @@ def tiny_command(arguments):
     wanted = TINY.get(command, "")
     if isinstance(wanted, dict):
         wanted = wanted.get(option(given, "--algo"), wanted["ppo"])
+    if "--adapt" in given:
+        wanted = "--adapt-steps 64"
     if "--resume" in given:
         wanted = "--steps 512" if command == "train" else "--epochs 2"
     tiny = shlex.split(wanted)

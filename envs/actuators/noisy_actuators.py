@@ -84,7 +84,8 @@ class NoisyActuators(_Actuated, gymnasium.Wrapper[Any, Any, Any, Any]):
     """Noisy, slow, worn or failing actuators in front of an environment with continuous actions.
 
     What the actuators really did stays hidden: it is in no observation, no `info`, no attribute and
-    no pickle of this wrapper. `docs/actuators.md` says what exactly that covers and what it cannot.
+    no pickle of this wrapper. `docs/reference/actuators.md` says what exactly that covers and what
+    it cannot.
 
     Randomness is the wrapper's own, from a fixed child of a `SeedSequence`: the environment's
     random stream is the same with and without it. `reset(seed=s)` makes the actuators new (drift,

@@ -133,7 +133,7 @@ class ServeOptions:
     """The controller for other programs."""
 
     serve: bool = False
-    """Answer JSON messages on a ZeroMQ socket (docs/deploy.md) instead of simulating a robot."""
+    """Answer JSON messages on a ZeroMQ socket for other programs, and simulate no robot."""
     host: str = LOOPBACK
     """Address to listen on. Beyond this machine, anybody who reaches it controls the robot."""
     port: int = PORT

@@ -1,6 +1,6 @@
 """Puts the rules and algorithms of the catalogue into docs/reference/rules.md.
 
-    python scripts/experiments/catalogue_pages.py
+python scripts/experiments/catalogue_pages.py
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class TestOwnRobot:
 
 
 class TestDeploy:
-    PAGE = (DOCS / "deploy.md").read_text("utf-8")
+    PAGE = (DOCS / "how-to" / "deploy.md").read_text("utf-8")
 
     def test_messages_are_those_of_the_server(self):
         rows = [line for line in server.__doc__.splitlines() if line.startswith("| ")]
@@ -78,7 +78,7 @@ class TestDeploy:
             assert any(row.startswith(f'| `"{kind}"` ') for row in rows)
 
     def test_commands_have_these_options(self):
-        commands = re.findall(r"^ +nprobot deploy (.*)$", self.PAGE + HELP, re.MULTILINE)
+        commands = re.findall(r"^ *nprobot deploy (.*)$", self.PAGE + HELP, re.MULTILINE)
         assert len(commands) > 8
         for command in commands:
             arguments = shlex.split(command.replace("[", "").replace("]", ""))
@@ -107,13 +107,13 @@ class TestDeploy:
                 self.actions.append(action)
 
         monkeypatch.setattr(Controller, "load", load)
-        code = next(b for b in blocks("deploy.md", "python") if "Controller.load" in b)
+        code = next(b for b in blocks("how-to/deploy.md", "python") if "Controller.load" in b)
         with pytest.raises(StopIteration):
             exec(code, {"robot": Robot()})
         assert np.abs(Robot.actions).max() <= 0.5
         assert np.abs(np.diff(Robot.actions, axis=0)).max() <= 0.2 + 1e-6
 
     def test_episodes_run_as_shown(self, capsys):
-        (code,) = (b for b in blocks("deploy.md", "python") if "deploy_episodes" in b)
+        (code,) = (b for b in blocks("how-to/deploy.md", "python") if "deploy_episodes" in b)
         exec(code, {})
         assert capsys.readouterr().out == "1000.0 None\n" * 3
