@@ -44,7 +44,7 @@ PAGES = [
     ),
 ]
 NOTEBOOKS = DOCS / "experiments"
-SHOWN = {"text", "toml", "json", "xml", "bibtex", "yaml", "mermaid", "{toctree}", "{math}"}
+SHOWN = {"text", "toml", "json", "xml", "bibtex", "yaml", "mermaid", "{toctree}", "{math}", "{include}"}
 """Languages of blocks that are looked at, or written to a file."""
 DIRECTIVE = re.compile(r"<!-- (not run|only read|file|first|tiny): ?(.*?)-->", re.DOTALL)
 SHORT = "--steps 256 --envs 2 --hidden 8"

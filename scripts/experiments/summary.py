@@ -1,4 +1,4 @@
-"""The one table of results in README.md and on the front page: backprop beside learned feedback.
+"""The one table of results in README.md: backprop beside learned feedback.
 
     nprobot bench results/benchmark/control.toml --out runs/control
     python scripts/experiments/summary.py
@@ -28,12 +28,11 @@ HEADING = ("task", "what is measured", "seeds", "backprop", "learned feedback", 
 
 
 def write() -> None:
-    """Replace the tables in README.md, on the front page, and in the notebook of the runs."""
+    """Replace the tables in README.md and in the notebook of the runs."""
     rows = read_benchmark(path) if (path := RESULTS / "benchmark/control.jsonl").exists() else []
     results = Results.of(rows)
     table = markdown(HEADING, [*control_lines(results), inverse_dynamics_line(), chip_line()])
-    for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
-        put_section("results", table, page)
+    put_section("results", table, ROOT / "README.md")
     put_section("control", control_table(results), DOCS / "control.md")
 
 
