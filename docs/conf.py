@@ -16,12 +16,12 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "api_pages",
     "command_line_pages",
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
+smartquotes_action = "q"
 nitpick_ignore_regex = [
     # Other libraries, whose lists of names the build does not fetch.
     ("py:class", r"(collections\.abc|pathlib|numpy|torch|gymnasium|stable_baselines3)\..*"),
@@ -33,7 +33,7 @@ nitpick_ignore_regex = [
 default_role = "code"  # a name in single backticks, as docstrings have it
 language = "en_GB"
 
-myst_enable_extensions = ["deflist", "attrs_block", "colon_fence", "dollarmath"]
+myst_enable_extensions = ["deflist", "attrs_block", "colon_fence"]
 myst_heading_anchors = 4
 
 autodoc_typehints = "none"  # signatures have them; docstrings say what they mean
@@ -51,4 +51,5 @@ html_title = "nprobot"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}

@@ -43,7 +43,7 @@ def parser_of(command: str) -> ArgumentParser:
 
 
 def page(command: str) -> str:
-    """Markdown: what a command does, examples, a table for each group of options."""
+    """Markdown: what a command does, examples, a list for each group of options."""
     parser = parser_of(command)
     about, _, examples = str(parser.description).partition("examples:\n")
     title = f"nprobot {command}"
@@ -58,26 +58,22 @@ def page(command: str) -> str:
         if not actions:
             continue
         lines += [f"## {str(group.title).capitalize()}", ""]
-        lines += ["| option | value | what it does |", "|---|---|---|"]
         for action in actions:
-            names = " ".join(f"`{name}`" for name in action.option_strings) or f"`{action.dest}`"
-            metavar = action.metavar if isinstance(action.metavar, str) else ""
-            if not action.option_strings:
-                names, metavar = f"`{metavar or action.dest}`", ""
-            shown = metavar.replace("|", "\\|")
-            value = f"`{shown}`" if shown else ""
+            names = ", ".join(f"`{name}`" for name in action.option_strings)
+            value = action.metavar if isinstance(action.metavar, str) else ""
             text = " ".join(str(action.help or "").split())
             text = re.sub(r"\s*\(default: (None)?\)$", "", text)
-            lines.append(f"| {names} | {value} | {escape(text)} |")
-        lines.append("")
+            place = f"`{action.dest.rpartition('.')[2].upper()}`"  # of an argument without a name
+            term = f"{names} `{value}`" if names and value else names or place
+            lines += [term, f": {escape(text) or 'See above.'}", ""]
     return "\n".join(lines)
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it stands, but for names in backticks."""
-    parts = re.split(r"(`[^`]*`)", text)
+    """Text that Markdown shows as it stands, but for names in backticks and options."""
+    parts = re.split(r"(`[^`]*`)", re.sub(r"(?<![`\w-])--[a-z][\w-]*(?!`)", r"`\g<0>`", text))
     parts[::2] = [re.sub(r"([*_|<>\[\]$])", r"\\\1", part) for part in parts[::2]]
-    return "".join(parts).replace("--", "-\\-")
+    return "".join(parts)
 
 
 def write(app: Sphinx) -> None:
