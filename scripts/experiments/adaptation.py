@@ -182,7 +182,7 @@ def report() -> None:
         axis.set_xlabel("control steps of 8 robots (thousands)")
     axes[0].set_ylabel("return of episodes while it works")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=9, ncols=2, loc="outside lower center", frameon=False)
+    figure.legend(handles, labels, ncols=2, loc="outside lower center", frameon=False)
     save_figure(figure, "adaptation")
     put_section("adaptation", section(rows, tasks), DOCS / "hardware.md")
 

@@ -149,8 +149,9 @@ def report() -> None:
         axis.axhline(gymnasium.spec(TASK).reward_threshold, color="grey", ls=":", lw=1)
         axis.set_title(f"units: {units}", size=11)
         axis.set_xlabel("environment steps (thousands)")
-    axes[0].set_ylabel(f"return of training episodes, {TASK}")
-    axes[0].legend(fontsize=8)
+    axes[0].set_ylabel("return of training episodes")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     save_figure(figure, "discontinuous")
     picture = "![Return over steps with units that jump](../figures/discontinuous.png)"
     put_section("discontinuous", [picture, "", *table(read(TABLE))], DOCS / "hardware.md")

@@ -148,7 +148,7 @@ def report() -> None:
         axis.set_xlabel("noise of chip and motors, × the preset")
         axis.set_xticks(levels)
     axes[0].set_ylabel("return on the noisy hardware")
-    axes[0].legend(fontsize=8)
+    axes[0].legend()
     save_figure(figure, "noisy_hardware")
     picture = "![Return against the level of noise](../figures/noisy_hardware.png)"
     put_section("noisy_hardware", [picture, "", *table(rows)], DOCS / "hardware.md")

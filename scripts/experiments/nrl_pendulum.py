@@ -106,7 +106,7 @@ def report() -> None:
             axis.plot(*curve, lw=1.3, label=f"seed {seed}")
         axis.axhline(SOLVED, color="grey", ls=":", lw=1)
         axis.set_title(name, size=11)
-    axes[0].legend(loc="lower right", fontsize=9)
+    axes[0].legend(loc="lower right")
     figure.supxlabel("environment steps (thousands)", size=10)
     figure.supylabel("return of training episodes", size=10)
     figure.suptitle(f"{TASK} on noisy hardware; dotted: solved", size=12)
