@@ -27,6 +27,7 @@ from pages import (
     each,
     markdown,
     panels,
+    picture,
     plot_each,
     put_section,
     save_figure,
@@ -208,8 +209,11 @@ def section(rows: Rows, tasks: list[str]) -> list[str]:
         *("adapted by NRL: mean (each seed)", "recovered after, each seed"),
     )
     return [
-        "![Return over time, with the faults marked](../figures/adaptation.png)",
-        "",
+        *picture(
+            "adaptation",
+            "Return over time, with the faults marked",
+            f"A line a seed ({len(SEEDS)}); dashed: mean of the deterministic evaluations.",
+        ),
         *markdown(heading, lines),
         "",
         "Healthy, faults and adapted: returns of 40 deterministic episodes off the chip, mean over "

@@ -4,7 +4,7 @@
     nprobot bench core --out runs/fresh --env HalfCheetah-v5 InvertedDoublePendulum-v5 \
         --seeds 5 6 7 8 9 10 11 12 \
         --learner BP "NP + feedback, K = 1" "NP + feedback, K = 8"   # fresh_seeds.jsonl
-    python scripts/experiments/benchmark_pages.py    # tables in README.md and docs/, figures
+    python scripts/experiments/benchmark_pages.py    # tables and figures
 
 What is said about them stays a person's.
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import tyro
 from pages import DOCS, FIGURES, markdown, put_section
-from rows import RESULTS, ROOT, Row, Rows, column, select
+from rows import RESULTS, Row, Rows, column, select
 
 from nprobot.benchmark import Results, read
 from nprobot.benchmark.aggregates import improvement
@@ -70,8 +70,7 @@ def write() -> None:
     put_section("settings", searched, variance)
     put_section("returns", returns_table(both, (*NOW, *EARLIER), FOUR), variance)
     put_section("fresh", fresh_table(finished("fresh_seeds"), both), variance)
-    put_section("shares", shares_table(both, (*NOW[1:-1], *EARLIER), FOUR), variance)
-    put_section("shares", shares_table(both, OF_ALL, ALL), ROOT / "README.md")
+    put_section("shares", shares_table(both, (*OF_ALL, *EARLIER), ALL), DOCS / "benchmark.md")
 
 
 def finished(name: str) -> Rows:

@@ -18,7 +18,17 @@ from typing import Any
 
 import gymnasium
 import torch
-from pages import DOCS, each, markdown, panels, plot_each, put_section, save_figure, seeds_of
+from pages import (
+    DOCS,
+    each,
+    markdown,
+    panels,
+    picture,
+    plot_each,
+    put_section,
+    save_figure,
+    seeds_of,
+)
 from robots import ROBOTS, learn, measure
 from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from stable_baselines3.common.env_util import make_vec_env
@@ -153,8 +163,10 @@ def report() -> None:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     save_figure(figure, "discontinuous")
-    picture = "![Return over steps with units that jump](../figures/discontinuous.png)"
-    put_section("discontinuous", [picture, "", *table(read(TABLE))], DOCS / "hardware.md")
+    shown = picture(
+        "discontinuous", "Return over steps with units that jump", "A line a seed (three)."
+    )
+    put_section("discontinuous", [*shown, *table(read(TABLE))], DOCS / "hardware.md")
 
 
 def table(rows: Rows) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pages import DOCS, each, markdown, panels, put_section, save_figure
+from pages import DOCS, each, markdown, panels, picture, put_section, save_figure
 from robots import learn, measure, robots
 from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from stable_baselines3.common.utils import LinearSchedule
@@ -150,8 +150,12 @@ def report() -> None:
     axes[0].set_ylabel("return on the noisy hardware")
     axes[0].legend()
     save_figure(figure, "noisy_hardware")
-    picture = "![Return against the level of noise](../figures/noisy_hardware.png)"
-    put_section("noisy_hardware", [picture, "", *table(rows)], DOCS / "hardware.md")
+    shown = picture(
+        "noisy_hardware",
+        "Return against the level of noise",
+        "A dot a seed (three), lines through their means.",
+    )
+    put_section("noisy_hardware", [*shown, *table(rows)], DOCS / "hardware.md")
 
 
 def returns(rows: Rows, task: str, way: str, level: float) -> list[float]:

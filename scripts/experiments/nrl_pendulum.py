@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 import gymnasium
-from pages import DOCS, markdown, panels, put_section, save_figure, seeds_of
+from pages import DOCS, markdown, panels, picture, put_section, save_figure, seeds_of
 from robots import EPISODES, ROBOTS, Actuators, learn, measure, robots
 from rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -140,8 +140,11 @@ def section(rows: Rows) -> list[str]:
             )
         )
     return [
-        "![Return over environment steps](../figures/nrl_pendulum.png)",
-        "",
+        *picture(
+            "nrl_pendulum",
+            "Return over environment steps",
+            f"A line a seed ({len(SEEDS)}), each the mean of the last 20 training episodes.",
+        ),
         *markdown(heading, lines),
         "",
         f"{STEPS // 1000}k steps of {ROBOTS} robots side by side, defaults of `nprobot.NRL` and "

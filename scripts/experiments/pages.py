@@ -94,6 +94,11 @@ def save_figure(figure: Figure, name: str) -> None:
     print(f"docs/figures/{name}.png")
 
 
+def picture(name: str, shows: str, caption: str) -> list[str]:
+    """Lines of a figure with what it shows, and a caption with seeds and intervals."""
+    return [f"![{shows}](../figures/{name}.png)", "", f"*{caption}*", ""]
+
+
 def seeds_of(points: Rows, x: str, y: str, scale: float = 1.0) -> list[np.ndarray]:
     """A curve for each seed, shape (2, points), its x divided by `scale`."""
     seeds = sorted({point["seed"] for point in points})
