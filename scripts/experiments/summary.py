@@ -33,6 +33,7 @@ def write() -> None:
     results = Results.of(rows)
     table = markdown(HEADING, [*control_lines(results), inverse_dynamics_line(), chip_line()])
     put_section("results", table, ROOT / "README.md")
+    put_section("answer", answer(results), DOCS / "control.md")
     put_section("control", control_table(results), DOCS / "control.md")
 
 
@@ -47,7 +48,7 @@ def control_lines(results: Results) -> Iterator[Sequence[str]]:
     """A line for each task of control on which both learners are done with the same seeds."""
     for task in results.tasks:
         if both_done(results, task):
-            measure = f"return after {task.steps:,} steps"
+            measure = f"return, {task.steps // 1000}k steps"
             both = (number(list(results.returns(task, name))) for name in ("BP", OURS))
             yield str(task), measure, str(len(results.seeds(task, "BP"))), *both, "–"
 
@@ -56,7 +57,7 @@ def inverse_dynamics_line() -> Sequence[str]:
     """Inverse dynamics of the arm, K = 1, equal epochs."""
     rows = select(read(RESULTS / "inverse_dynamics/rows.csv"), budget="epochs", samples=1)
     cells = [column(select(rows, rule=rule), "test") for rule in ("bp", "dnp+feedback", "danp")]
-    measure = "error (nMSE) on test data, 12 epochs"
+    measure = "test error (nMSE), 12 epochs"
     seeds = "/".join(dict.fromkeys(str(len(cell)) for cell in cells))
     return "inverse dynamics of a 7-joint arm", measure, seeds, *map(number, cells)
 
@@ -77,10 +78,30 @@ def at_best_rate(rows: Rows) -> list[float]:
     return min(found, key=lambda errors: (-len(errors), fmean(errors)))
 
 
+def answer(results: Results) -> list[str]:
+    """Three sentences: over all tasks, run against run, task by task."""
+    done = [task for task in results.tasks if both_done(results, task)]
+    if not done:
+        return ["> **In short.** The runs are not finished. What is here is made from their rows."]
+    ours, theirs = ([results.scores(task, name) for task in done] for name in (OURS, "BP"))
+    seeds = max(len(results.seeds(task, "BP")) for task in done)
+    above = [str(task) for task, own in zip(done, ours, strict=True) if own.mean() > 1]
+    below = [str(task) for task, own in zip(done, ours, strict=True) if own.mean() < 1]
+    counts = (("above", above), ("below", below))
+    parts = [f"{word} it on {', '.join(tasks)}" for word, tasks in counts if tasks]
+    return [
+        f"> **In short.** Over {len(done)} tasks, with stable-baselines3's settings for both and "
+        f"up to {seeds} seeds, learned feedback goes {iqm(ours)} of the way from the random "
+        f"policy to the mean of backpropagation (interquartile mean; backpropagation itself: "
+        f"{iqm(theirs)}).",
+        f"> A run of it ends above one of backpropagation with probability "
+        f"{improvement(ours, theirs)} (95 % bootstrap intervals).",
+        f"> Its mean is {' and '.join(parts) or 'that of backpropagation on every task'}.",
+    ]
+
+
 def control_table(results: Results) -> list[str]:
-    """Every seed of every task, and the summary over the tasks."""
-    if not results.tasks:
-        return ["The runs are not finished; this table is made from their rows when they are."]
+    """Every seed of every task."""
     lines = []
     for task in results.tasks:
         for learner in results.learners:
@@ -90,17 +111,7 @@ def control_table(results: Results) -> list[str]:
                 seeds = results.seeds(task, learner)
                 shown = f"{min(seeds)}–{max(seeds)}" if len(seeds) > 1 else str(seeds[0])
                 lines.append((str(task), learner, shown, number(list(own)), numbers))
-    table = markdown(("task", "learner", "seeds", "mean ± sd", "each seed"), lines)
-    done = [task for task in results.tasks if both_done(results, task)]
-    if not done:
-        return table
-    ours, theirs = ([results.scores(task, name) for task in done] for name in (OURS, "BP"))
-    summary = (
-        f"Over {len(done)} tasks, with 0 for the random policy and 1 for the mean of backprop: "
-        f"interquartile mean of {OURS} {iqm(ours)}, of BP {iqm(theirs)}; probability that a run "
-        f"of {OURS} ends above one of BP {improvement(ours, theirs)} (95 % bootstrap intervals)."
-    )
-    return [*table, "", summary]
+    return markdown(("task", "learner", "seeds", "mean ± sd", "each seed"), lines)
 
 
 def both_done(results: Results, task: BenchmarkTask) -> bool:
