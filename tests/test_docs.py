@@ -44,7 +44,18 @@ PAGES = [
     ),
 ]
 NOTEBOOKS = DOCS / "experiments"
-SHOWN = {"text", "toml", "json", "xml", "bibtex", "yaml", "mermaid", "{toctree}", "{math}", "{include}"}
+SHOWN = {
+    "text",
+    "toml",
+    "json",
+    "xml",
+    "bibtex",
+    "yaml",
+    "mermaid",
+    "{toctree}",
+    "{math}",
+    "{include}",
+}
 """Languages of blocks that are looked at, or written to a file."""
 DIRECTIVE = re.compile(r"<!-- (not run|only read|file|first|tiny): ?(.*?)-->", re.DOTALL)
 SHORT = "--steps 256 --envs 2 --hidden 8"
@@ -297,3 +308,21 @@ def test_words_are_spelled():
 def test_the_readme_is_short():
     text = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL)
     assert len([word for word in text.split() if any(map(str.isalnum, word))]) <= 700
+
+
+@pytest.mark.parametrize("script", ["summary", "catalogue_pages"])
+def test_generated_tables_are_what_the_rows_and_the_catalogue_say(script, monkeypatch):
+    """Run the named script to make a page anew after its rows, rules or algorithms have changed."""
+    found = next((ROOT / "scripts" / "experiments").rglob(f"{script}.py"))
+    for folder in (found.parent, ROOT / "scripts" / "experiments"):
+        monkeypatch.syspath_prepend(folder)
+    module = importlib.import_module(script)
+    sections = {}
+    monkeypatch.setattr(
+        module, "put_section", lambda name, lines, page: sections.update({(name, page): lines})
+    )
+    module.write()
+    assert len(sections) >= 2
+    for (name, page), lines in sections.items():
+        written = page.read_text("utf-8").partition(f"<!-- {name} -->\n")[2]
+        assert written.startswith("\n".join([*lines, ""])), f"{script} has news for {page}"

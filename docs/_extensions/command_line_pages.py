@@ -70,10 +70,12 @@ def page(command: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it stands, but for names in backticks and options."""
-    parts = re.split(r"(`[^`]*`)", re.sub(r"(?<![`\w-])--[a-z][\w-]*(?!`)", r"`\g<0>`", text))
-    parts[::2] = [re.sub(r"([*_|<>\[\]$])", r"\\\1", part) for part in parts[::2]]
-    return "".join(parts)
+    """Text that Markdown shows as it stands, but for names in backticks, options and lists."""
+    parts = re.split(r"(`[^`]*`)", text)
+    for place in range(0, len(parts), 2):
+        plain = re.sub(r"([*_|<>\[\]$])", r"\\\1", parts[place])
+        parts[place] = re.sub(r"(?<![\w-])--[a-z][\w-]*", r"`\g<0>`", plain)
+    return re.sub(r"(\n  .*)+", lambda m: f"\n\n```text{m[0]}\n```\n", "".join(parts))
 
 
 def write(app: Sphinx) -> None:

@@ -37,6 +37,11 @@ def algorithm_table() -> list[str]:
     )
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Replace both tables."""
     put_section("rules", rule_table(), PAGE)
     put_section("algorithms", algorithm_table(), PAGE)
+
+
+if __name__ == "__main__":
+    write()
