@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,10 @@ PACKAGES = {"nprobot": ROOT / "nprobot", "envs": ROOT / "envs", "policies": ROOT
 
 def modules(package):
     return sorted(PACKAGES[package].rglob("*.py"))
+
+
+def repeated(names):
+    return [name for name, times in Counter(names).items() if times > 1]
 
 
 def absolute_imports(path, package):
@@ -63,11 +69,45 @@ def test_the_foundation_imports_nothing_of_ours_at_once():
 
 def test_no_room_is_crowded():
     """A folder is a room: at most a dozen modules or so, each with its own job; commands apart."""
-    for package, folder in PACKAGES.items():
-        rooms = {path.parent for path in modules(package)}
-        for room in rooms:
+    for folder in (*PACKAGES.values(), ROOT / "tests", ROOT / "scripts"):
+        for room in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
             own = [path for path in room.glob("*.py") if path.stem not in COMMANDS]
-            assert len(own) <= 14, room.relative_to(folder)
+            assert len(own) <= 14, room.relative_to(ROOT)
+
+
+def test_a_name_means_one_thing():
+    """Modules, packages and classes; a command's module is called as the command is."""
+    paths = [path for package in PACKAGES for path in modules(package)]
+    rooms = {path.parent for path in paths}
+    files = [path for path in paths if not path.stem.startswith("__") and path.parent.name != "cli"]
+    assert repeated([*(path.stem for path in files), *(room.name for room in rooms)]) == []
+    commands = {path.stem for path in paths if path.parent.name == "cli"}
+    assert commands & {path.stem for path in files} == set()
+
+    trees = [ast.parse(path.read_text()) for path in paths]
+    classes = [n.name for tree in trees for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+    aliases = {
+        target.id
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert repeated(classes) == []
+    assert aliases & {*classes} == set()
+
+
+def test_pages_name_files_that_exist():
+    for page in (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text("utf-8")
+        names = re.findall(r"\b(?:scripts|tests)/[\w/]+\.py", text)
+        names += [
+            f"{module.replace('.', '/')}.py"
+            for module in re.findall(r"python -m (scripts\.[\w.]+)", text)
+        ]
+        for name in names:
+            assert (ROOT / name).is_file(), (page.name, name)
 
 
 def test_importing_is_light():

@@ -174,6 +174,8 @@ def run_line(line, capsys, only_read):
                 assert main(tiny_command(arguments)) == 0, (line, capsys.readouterr().err)
         elif program in ("python", "pytest"):
             script, *stage = [word for word in arguments if not word.startswith("-")]
+            if "-m" in arguments and program == "python":
+                script = f"{script.replace('.', '/')}.py"
             source = (ROOT / script.partition("::")[0]).read_text("utf-8")
             if stage and script.startswith("scripts/experiments"):
                 assert stage[0].replace("-", "_") in source.replace("-", "_"), line
@@ -310,13 +312,11 @@ def test_the_readme_is_short():
     assert len([word for word in text.split() if any(map(str.isalnum, word))]) <= 700
 
 
-@pytest.mark.parametrize("script", ["summary", "catalogue_pages"])
+@pytest.mark.parametrize("script", ["control.summary", "catalogue_pages"])
 def test_generated_tables_are_what_the_rows_and_the_catalogue_say(script, monkeypatch):
     """Run the named script to make a page anew after its rows, rules or algorithms have changed."""
-    found = next((ROOT / "scripts" / "experiments").rglob(f"{script}.py"))
-    for folder in (found.parent, ROOT / "scripts" / "experiments"):
-        monkeypatch.syspath_prepend(folder)
-    module = importlib.import_module(script)
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module(f"scripts.experiments.{script}")
     sections = {}
     monkeypatch.setattr(
         module, "put_section", lambda name, lines, page: sections.update({(name, page): lines})

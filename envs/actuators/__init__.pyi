@@ -10,6 +10,12 @@ from .actuator_noise import OrnsteinUhlenbeckNoise as OrnsteinUhlenbeckNoise
 from .actuator_noise import SignalDependentNoise as SignalDependentNoise
 from .actuator_noise import TelegraphNoise as TelegraphNoise
 from .actuator_noise import WhiteNoise as WhiteNoise
+from .command_timing import Delay as Delay
+from .command_timing import DroppedCommands as DroppedCommands
+from .command_timing import Latency as Latency
+from .command_timing import RandomDelay as RandomDelay
+from .command_timing import SampleAndHold as SampleAndHold
+from .command_timing import StuckCommands as StuckCommands
 from .mechanics import Backlash as Backlash
 from .mechanics import DeadZone as DeadZone
 from .mechanics import GainLoss as GainLoss
@@ -26,9 +32,3 @@ from .presets import Preset as Preset
 from .presets import model_from_dict as model_from_dict
 from .presets import resolve as resolve
 from .presets import scale_noise as scale_noise
-from .timing import Delay as Delay
-from .timing import DroppedCommands as DroppedCommands
-from .timing import Latency as Latency
-from .timing import RandomDelay as RandomDelay
-from .timing import SampleAndHold as SampleAndHold
-from .timing import StuckCommands as StuckCommands

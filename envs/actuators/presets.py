@@ -26,8 +26,15 @@ from .actuator_noise import (
     TelegraphNoise,
     WhiteNoise,
 )
+from .command_timing import (
+    Delay,
+    DroppedCommands,
+    Latency,
+    RandomDelay,
+    SampleAndHold,
+    StuckCommands,
+)
 from .mechanics import Backlash, DeadZone, GainLoss, Lag, Quantisation, Saturation
-from .timing import Delay, DroppedCommands, Latency, RandomDelay, SampleAndHold, StuckCommands
 
 #: Every model under the name that `to_dict` writes.
 MODELS: dict[str, type[ActuatorModel]] = {

@@ -19,7 +19,7 @@ from typing_extensions import override
 from nprobot.errors import NoiseInaccessibleError, RuleError
 from nprobot.learning.activity import Activity, Call, Tree
 from nprobot.learning.hidden_noise import NoisyPasses
-from nprobot.learning.noise import NoiseSource
+from nprobot.learning.noise import PerturbationStream
 from nprobot.learning.rule import LearningRule, PerturbationRule
 from nprobot.policies.chip.crossbar import on_chip
 
@@ -144,7 +144,7 @@ class InjectedNoise(Exploration):
 
     def __init__(self, sigma: float, seed: int | None) -> None:
         self.sigma = positive("the standard deviation of injected noise", sigma)
-        self.source = NoiseSource("gaussian", seed)
+        self.source = PerturbationStream("gaussian", seed)
 
     @override
     def act(self, actor: nn.Module, observations: Tree) -> Trial:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot.learning.activity import Activity, Tree
-from nprobot.learning.noise import NoiseSource
+from nprobot.learning.noise import PerturbationStream
 
 from .nrl import NRL
 from .nrl_exploration import Exploration, RunningPower, Trial, positive
@@ -29,7 +29,7 @@ class BackpropagatedNoise(Exploration):
 
     def __init__(self, sigma: float, seed: int | None) -> None:
         self.sigma = sigma
-        self.source = NoiseSource("gaussian", seed)
+        self.source = PerturbationStream("gaussian", seed)
         self.power = RunningPower()
 
     @override

@@ -20,7 +20,7 @@ from nprobot import catalogue
 from nprobot.errors import UnknownNameError
 from nprobot.options import Count, Options, Seed
 from nprobot.runs.reporting import Progress, Silent
-from nprobot.training.config import OPTIONS, NetworkOptions, RunConfig
+from nprobot.training.run_config import OPTIONS, NetworkOptions, RunConfig
 
 if TYPE_CHECKING:
     from nprobot.regression import FitConfig

@@ -23,7 +23,7 @@ from nprobot.catalogue import Normalise
 from nprobot.errors import MissingPackageError
 from nprobot.options import Count, Options, Positive
 from nprobot.runs.seeds import Seeds
-from nprobot.training.config import RunConfig
+from nprobot.training.run_config import RunConfig
 
 from .methods import FIT, OURS, Method, RunSpec, training_config
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nprobot.errors import ConfigError, DamagedFileError
-from nprobot.runs.files import lock_run, reporting_storage
+from nprobot.runs.atomic_files import lock_run, reporting_storage
 from nprobot.runs.versions import git_commit, versions
 
 from .methods import RunSpec

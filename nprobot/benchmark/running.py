@@ -32,7 +32,7 @@ RETRIES = 3
 """How often a run on a cluster is begun anew when its worker or machine is lost."""
 LOADED_ONCE = [
     *("nprobot.benchmark.execution", "nprobot.training.build", "nprobot.training.vector"),
-    *("nprobot.regression.run", "torch._dynamo"),  # the last one loads with the first optimiser
+    *("nprobot.regression.fit_run", "torch._dynamo"),  # the last one loads with the first optimiser
 ]
 """What takes seconds to import: the process has it that all runs are forked from."""
 

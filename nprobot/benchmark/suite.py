@@ -23,7 +23,7 @@ OLD_NAMES = {"hardware": "actuators"}
 """Suites of earlier versions, and what they are called now."""
 
 Names = str | tuple[str, ...]
-Seeds = Count | tuple[Seed, ...]
+SuiteSeeds = Count | tuple[Seed, ...]
 """How many, from 0, or which."""
 
 
@@ -36,7 +36,7 @@ class SuiteFile(Options):
     name: str = ""
     """For people; the benchmark goes by the name of the file."""
     about: str = ""
-    seeds: Seeds = 1
+    seeds: SuiteSeeds = 1
     envs: Count = 8
     hidden: tuple[Count, ...] = (64, 64)
     episodes: Count = 20
@@ -86,7 +86,7 @@ class SuiteLearner(Options):
     source: str = "not given"
     envs: Count | None = None
     only: tuple[str, ...] = ()
-    seeds: Seeds | None = None
+    seeds: SuiteSeeds | None = None
 
     def check(self) -> None:
         """Refuse an algorithm that does not exist, and a rule where none belongs."""
@@ -295,10 +295,10 @@ def _runs(
             yield run.replace(seed=seed)
 
 
-Table = TypeVar("Table", bound=Options)
+SuitePart = TypeVar("SuitePart", bound=Options)
 
 
-def _read(kind: type[Table], values: Mapping[str, Any], where: str) -> Table:
+def _read(kind: type[SuitePart], values: Mapping[str, Any], where: str) -> SuitePart:
     """A table of a suite; what is said of it if it is wrong begins with `where`."""
     try:
         for option in dataclasses.fields(kind):  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from nprobot.adaptation.config import AdaptationConfig
+from nprobot.adaptation.adaptation_config import AdaptationConfig
 from nprobot.adaptation.faults import KINDS, ActuatorFault, usual_faults
 from nprobot.deploy.controller import load_policy
 from nprobot.deploy.simulation import make_robot
@@ -20,7 +20,7 @@ from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy
 
-from .options import OLD_FLAGS, parse
+from .arguments import OLD_FLAGS, parse
 from .terminal import DONE, INTERRUPTED, Display, facts, say
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def learn(
     import torch
 
     from nprobot.adaptation import adapt, check_trainable, save_adapted
-    from nprobot.adaptation.run import refuse_existing
+    from nprobot.adaptation.adaptation_run import refuse_existing
 
     trainable = check_trainable(policy)
     refuse_existing(out)

@@ -17,7 +17,7 @@ from nprobot.benchmark.running import Plan, Processes, Ray, bench, check, estima
 from nprobot.benchmark.suite import SHIPPED, Suite, load
 from nprobot.errors import ConfigError
 
-from .options import parse as parse_options
+from .arguments import parse as parse_options
 from .terminal import DONE as ALL_DONE
 from .terminal import FAILED as SOME_FAILED
 from .terminal import Display, duration, say

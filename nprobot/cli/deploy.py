@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -25,6 +24,7 @@ from rich.text import Text
 
 from nprobot.deploy.controller import Controller, load_policy
 from nprobot.deploy.flight_recorder import FlightRecord, replay
+from nprobot.deploy.loop_timing import short_duration
 from nprobot.deploy.rendering import Film, check_film, choose_backend, require_display
 from nprobot.deploy.safety import MISSED_DEADLINES, Damping, Hold, Safety, Zero
 from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
@@ -35,14 +35,13 @@ from nprobot.deploy.simulation import (
     deploy_episodes,
     make_robot,
 )
-from nprobot.deploy.timing import short_duration
 from nprobot.errors import ConfigError, DeployError
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import DeployablePolicy, StepObserver
 
 from .adapt import AdaptOptions, adapt_on_robot
-from .options import parse
-from .terminal import DONE, FAILED, INTERRUPTED, facts, say
+from .arguments import parse
+from .terminal import DONE, FAILED, INTERRUPTED, LiveDisplay, facts, say
 
 HELP = """\
 Run a policy on a simulated robot: as fast as it goes or in real time, with
@@ -386,7 +385,7 @@ ROWS = 10
 """Episodes that the live table shows; the last ones."""
 
 
-class EpisodeDisplay:
+class EpisodeDisplay(LiveDisplay[Live]):
     """Shows return, latency and faults of the running episode; a `StepObserver`.
 
     Args:
@@ -399,32 +398,13 @@ class EpisodeDisplay:
     def __init__(
         self, console: Console, robot: SimulatedRobot, controller: Controller, episodes: int
     ) -> None:
-        self.console = console
+        super().__init__(console, Live(console=console, auto_refresh=False, transient=True))
         self._robot = robot
         self._controller = controller
         self._planned = episodes
         self._episodes: list[Episode] = []
         self._running: tuple[int, int, float] | None = None
         self._next_look = 0.0
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True)
-            if console.is_terminal
-            else None
-        )
-
-    def __enter__(self) -> EpisodeDisplay:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def __call__(self, episode: int, length: int, total: float, info: Mapping[str, Any]) -> None:
         """A step: look again if it is time."""

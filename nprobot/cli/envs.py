@@ -28,7 +28,7 @@ from nprobot.training.environments import (
     silence_mujoco,
 )
 
-from .options import parse
+from .arguments import parse
 from .terminal import DONE, say
 
 FAMILIES = ("nprobot.", "gymnasium.envs.mujoco.", "gymnasium.envs.classic_control.")

@@ -22,11 +22,11 @@ from nprobot.envs import ARM_TRACK
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy, recorded_rule
 from nprobot.runs.folder import find_policy
-from nprobot.training.config import EVALUATION_EPISODES
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import Evaluation, evaluate
+from nprobot.training.run_config import EVALUATION_EPISODES
 
-from .options import parse
+from .arguments import parse
 from .terminal import DONE, facts, say
 
 HELP = """\

@@ -13,7 +13,7 @@ from rich.console import Console
 from nprobot.deploy.policy_folder import EPISODES, export_run
 from nprobot.training.environments import silence_mujoco
 
-from .options import parse
+from .arguments import parse
 from .terminal import DONE, facts, say
 
 HELP = """\

@@ -17,13 +17,13 @@ from rich.table import Table
 from nprobot.catalogue import Activation
 from nprobot.errors import ConfigError
 from nprobot.options import Count
-from nprobot.regression.config import FitConfig
 from nprobot.regression.data import Source
-from nprobot.regression.folder import FitFolder
+from nprobot.regression.fit_config import FitConfig
+from nprobot.regression.fit_folder import FitFolder
 from nprobot.runs.folder import default_path
 from nprobot.training.environments import silence_mujoco
 
-from .options import parse
+from .arguments import parse
 from .terminal import DONE, INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
-    from nprobot.regression.run import fit, network_for, resume
+    from nprobot.regression.fit_run import fit, network_for, resume
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
     silence_mujoco()

@@ -18,7 +18,7 @@ from nprobot.policies import zoo
 from nprobot.policies.files.card import network_name
 from nprobot.policies.files.policy import recorded_rule
 
-from .options import parse
+from .arguments import parse
 from .terminal import DONE, say
 
 WIDEST = 200

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from nprobot.deploy.hub import files_of, push
 
-from .options import parse
+from .arguments import parse
 from .terminal import DONE, say
 
 HELP = """\

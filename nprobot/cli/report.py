@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from .options import parse
+from .arguments import parse
 from .terminal import DONE, say
 
 HELP = """\

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -51,7 +51,32 @@ def say(console: Console, text: str) -> None:
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Display:
+Shown = TypeVar("Shown", Live, RichProgress)
+
+
+class LiveDisplay(Generic[Shown]):
+    """Shows something that changes, from entering to leaving, where there is a terminal.
+
+    Args:
+        console: where to.
+        live: what is shown.
+    """
+
+    def __init__(self, console: Console, live: Shown) -> None:
+        self.console = console
+        self._live: Shown | None = live if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+class Display(LiveDisplay[RichProgress]):
     """Shows the news of a run, a fit, a search or a benchmark; a `nprobot.runs.reporting.Reporter`.
 
     Args:
@@ -59,43 +84,27 @@ class Display:
     """
 
     def __init__(self, console: Console) -> None:
-        self.console = console
+        bar = RichProgress(
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}"),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+        )
+        super().__init__(console, bar)
         self._last_line = time.monotonic()
         self._task: TaskID | None = None
-        self._bar: RichProgress | None = None
-        if console.is_terminal:
-            self._bar = RichProgress(
-                BarColumn(bar_width=30),
-                TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}"),
-                TextColumn("{task.fields[figures]}"),
-                console=console,
-            )
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def progress(self, progress: Progress) -> None:
         """Move the bar; without a terminal a line, if the last one is some time ago."""
         shown = figures(progress)
-        if self._bar is None:
+        if self._live is None:
             if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
                 place = f"{progress.done:,} of {progress.total:,} {progress.unit}"
                 self.message(f"{place}: {shown}" if shown else place)
             return
         if self._task is None:
-            self._task = self._bar.add_task("", total=progress.total, unit="", figures="")
-        self._bar.update(
+            self._task = self._live.add_task("", total=progress.total, unit="", figures="")
+        self._live.update(
             self._task,
             completed=progress.done,
             total=progress.total,

@@ -13,15 +13,15 @@ from rich.console import Console
 
 from nprobot.defaults import TUNED, choose, fill
 from nprobot.errors import ConfigError
-from nprobot.training.config import RunConfig
 from nprobot.training.environments import find_spec, silence_mujoco
-from nprobot.training.folder import RunFolder
+from nprobot.training.run_config import RunConfig
+from nprobot.training.run_folder import RunFolder
 
-from .options import parse
+from .arguments import parse
 from .terminal import INTERRUPTED, Display, duration, facts, say
 
 if TYPE_CHECKING:
-    from nprobot.training.run import Result
+    from nprobot.training.training_run import Result
 
 
 HELP = """\
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     # Everything above answers at once; torch takes seconds to load.
     import torch
 
-    from nprobot.training.run import resume, train
+    from nprobot.training.training_run import resume, train
 
     torch.set_num_threads(1)  # networks this small are slower on two threads than on one
     silence_mujoco()
@@ -119,7 +119,7 @@ def with_defaults(config: RunConfig, defaults: str) -> tuple[RunConfig, str]:
 
 def show(console: Console, result: Result) -> None:
     """Print what came out of a run, where it is, and what to do with it."""
-    from nprobot.training.run import title
+    from nprobot.training.training_run import title
 
     evaluation = result.evaluation
     console.print(

@@ -14,9 +14,9 @@ from rich.console import Console
 from nprobot import catalogue
 from nprobot.training.environments import check_spaces, find_spec, make, silence_mujoco
 from nprobot.tuning import study
-from nprobot.tuning.config import TuneConfig
+from nprobot.tuning.tune_config import TuneConfig
 
-from .options import parse
+from .arguments import parse
 from .terminal import DONE, INTERRUPTED, Display, facts, say
 
 if TYPE_CHECKING:

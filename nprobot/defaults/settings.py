@@ -24,8 +24,8 @@ from typing import Any
 from nprobot.catalogue import FEEDBACK
 from nprobot.errors import ConfigError, UnknownNameError
 from nprobot.options import Count, Options, Seed
-from nprobot.runs.files import write_whole
-from nprobot.training.config import OPTIONS, RunConfig
+from nprobot.runs.atomic_files import write_whole
+from nprobot.training.run_config import OPTIONS, RunConfig
 
 FORMAT = "nprobot-defaults"
 VERSION = 2

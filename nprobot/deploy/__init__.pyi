@@ -6,6 +6,8 @@ from .flight_recorder import FlightRecord as FlightRecord
 from .flight_recorder import FlightRecorder as FlightRecorder
 from .flight_recorder import Replay as Replay
 from .flight_recorder import replay as replay
+from .loop_timing import LatencySummary as LatencySummary
+from .loop_timing import Watchdog as Watchdog
 from .policy_folder import export as export
 from .policy_folder import export_run as export_run
 from .rendering import Film as Film
@@ -22,5 +24,3 @@ from .simulation import Episode as Episode
 from .simulation import SimulatedRobot as SimulatedRobot
 from .simulation import deploy_episodes as deploy_episodes
 from .simulation import make_robot as make_robot
-from .timing import LatencySummary as LatencySummary
-from .timing import Watchdog as Watchdog

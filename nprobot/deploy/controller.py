@@ -21,8 +21,8 @@ from nprobot.runs.folder import find_policy
 from nprobot.training.evaluation import DeployablePolicy
 
 from .flight_recorder import FlightRecorder, RecordedStep
+from .loop_timing import LatencyHistogram
 from .safety import READABLE_KINDS, ControlFault, FaultKind, Safety, Supervisor
-from .timing import LatencyHistogram
 
 ZOO = "zoo:"
 BACKENDS = ("numpy", "onnx")

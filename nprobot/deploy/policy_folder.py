@@ -17,13 +17,13 @@ from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
 from nprobot.policies.files.onnx_file import check_agreement, save_onnx
 from nprobot.policies.files.policy import ControlTask, Policy
-from nprobot.regression.folder import FitFolder, draw_errors
+from nprobot.regression.fit_folder import FitFolder, draw_errors
 from nprobot.runs.folder import CONFIG_FILE, find_policy
 from nprobot.runs.versions import versions
 from nprobot.training import environments
 from nprobot.training.environments import find_spec
 from nprobot.training.evaluation import Evaluation, check_fit, evaluate
-from nprobot.training.folder import RunFolder
+from nprobot.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

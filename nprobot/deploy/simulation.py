@@ -22,8 +22,8 @@ from nprobot.training.evaluation import (
 )
 
 from .controller import Controller
+from .loop_timing import Pacer, Watchdog
 from .safety import ControlFault, FaultKind
-from .timing import Pacer, Watchdog
 
 SAME_RATE = 0.01
 """Relative difference of two rates that counts as none."""

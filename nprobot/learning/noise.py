@@ -72,7 +72,7 @@ DISTRIBUTIONS: dict[str, Callable[[Sequence[int], Tensor, torch.Generator, float
 }
 
 
-class NoiseSource:
+class PerturbationStream:
     """A seeded stream of perturbations whose place in the stream can be saved.
 
     Args:

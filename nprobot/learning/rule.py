@@ -18,7 +18,7 @@ from nprobot.policies.chip.crossbar import on_chip
 
 from .activity import Activity, Tree, first_tensor
 from .decorrelation import decorrelated_layers, mean_square_correlation, update
-from .noise import NoiseSource
+from .noise import PerturbationStream
 
 Loss = Callable[[Tree], Tensor]
 """From a network's outputs (..., B, out) to one loss per sample (..., B)."""
@@ -85,7 +85,7 @@ class LearningRule(ABC):
         self.decorrelated = decorrelated
         self.sigma = float(sigma)
         self.samples = int(samples)
-        self.source = NoiseSource(noise, seed, antithetic=antithetic)
+        self.source = PerturbationStream(noise, seed, antithetic=antithetic)
         self.decorrelation_lr = float(decorrelation_lr)
         self.whitening = float(whitening)
         self.decorrelation_interval = int(decorrelation_interval)

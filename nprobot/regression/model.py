@@ -36,7 +36,7 @@ VERSION = 1
 STEM = "model"
 _CHUNK = 8192
 
-Description = dict[str, Any]
+DataDescription = dict[str, Any]
 
 
 class FittedModel(nn.Module):
@@ -61,7 +61,7 @@ class FittedModel(nn.Module):
     target_mean: Tensor
     target_scale: Tensor
 
-    def __init__(self, network: nn.Module, description: Description) -> None:
+    def __init__(self, network: nn.Module, description: DataDescription) -> None:
         super().__init__()
         self.network = network
         self.description = description
@@ -141,7 +141,7 @@ class FittedModel(nn.Module):
         return outputs.reshape(*lead, outputs.shape[-1])
 
 
-def describe_data(data: Dataset) -> Description:
+def describe_data(data: Dataset) -> DataDescription:
     """What a model has to know about the data it was fitted to."""
     return {
         "task": data.meta.get("task", "data"),
@@ -154,7 +154,7 @@ def describe_data(data: Dataset) -> Description:
     }
 
 
-def describe_network(network: nn.Module) -> Description | None:
+def describe_network(network: nn.Module) -> DataDescription | None:
     """How `mlp` would build a network; None for one that it could not have built."""
     layers = list(network.children())
     if type(network) is not nn.Sequential or len(layers) % 2 == 0:

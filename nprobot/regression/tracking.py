@@ -19,11 +19,11 @@ from nprobot.policies.files.policy import Policy
 from nprobot.training import environments
 from nprobot.training.evaluation import check_fit, episode_seeds, run_episodes
 
-from .controller import feedforward_policy
 from .model import FittedModel
+from .model_export import feedforward_policy
 
 Array = NDArray[Any]
-Controller = Callable[[ArmTrackEnv, Array], Array]
+ArmController = Callable[[ArmTrackEnv, Array], Array]
 """From the environment and an observation (35,) to an action (7,)."""
 
 NOMINAL: Mapping[str, float] = {"payload": 0.0, "friction_scale": 1.0}
@@ -57,7 +57,7 @@ class Tracking:
 
 
 def track(
-    controller: Controller | Policy | FittedModel | str | Path | None,
+    controller: ArmController | Policy | FittedModel | str | Path | None,
     *,
     episodes: int = 20,
     seed: int = 0,
@@ -120,8 +120,8 @@ def track(
 
 
 def _controller(
-    given: Controller | Policy | FittedModel | str | Path | None, made: environments.Env
-) -> Controller:
+    given: ArmController | Policy | FittedModel | str | Path | None, made: environments.Env
+) -> ArmController:
     if given is None:
         return lambda env, observation: np.zeros(JOINTS, dtype=np.float32)
     if given in ("exact", "nominal"):

@@ -28,7 +28,7 @@ from nprobot.errors import (
     NprobotError,
 )
 
-from .files import reporting_storage, sync
+from .atomic_files import reporting_storage, sync
 
 LAST = "last"
 MANIFEST = "checkpoint.json"

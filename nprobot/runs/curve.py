@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from .files import write_whole
+from .atomic_files import write_whole
 from .log import column, read_table
 
 

@@ -20,8 +20,8 @@ from nprobot.errors import (
 )
 from nprobot.options import Options
 
+from .atomic_files import reporting_storage, sync, write_whole
 from .checkpoints import LAST, numbered
-from .files import reporting_storage, sync, write_whole
 from .versions import git_commit, versions
 
 CONFIG_FILE = "config.json"

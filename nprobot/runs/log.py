@@ -20,11 +20,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from typing_extensions import override
 
-from .files import reporting_storage, sync, write_whole
+from .atomic_files import reporting_storage, sync, write_whole
 
 STEPS = "time/total_timesteps"
 
-Row = Mapping[str, str]
+LogRow = Mapping[str, str]
 
 PATTERN = "events.out.tfevents.*"
 
@@ -209,7 +209,7 @@ class ProgressTable(KVWriter):
 
     def __init__(self, file: Path, keep: int | None = None) -> None:
         self.file = file
-        self.rows: list[Row] = read_table(file)[:keep]
+        self.rows: list[LogRow] = read_table(file)[:keep]
         self.columns: list[str] = []
         if file.exists():
             self._rewrite()
@@ -254,7 +254,7 @@ class ProgressTable(KVWriter):
         write_whole(self.file, text.getvalue().encode())
 
 
-def read_table(file: Path) -> list[Row]:
+def read_table(file: Path) -> list[LogRow]:
     """The rows of a table, each with the columns in which it has a value; none if there is no file.
 
     The last one is left out if it is torn: a row ends with a line break. What is not a table any
@@ -264,7 +264,7 @@ def read_table(file: Path) -> list[Row]:
         return []
     text = file.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
-    rows: list[Row] = []
+    rows: list[LogRow] = []
     try:
         for row in csv.DictReader(io.StringIO(whole, newline="")):
             if _is_number(row.get(STEPS)):
@@ -274,7 +274,7 @@ def read_table(file: Path) -> list[Row]:
     return rows
 
 
-def column(rows: list[Row], name: str) -> tuple[list[float], list[float]]:
+def column(rows: list[LogRow], name: str) -> tuple[list[float], list[float]]:
     """Steps and values of a column, where it has a value."""
     points = [(float(row[STEPS]), float(row[name])) for row in rows if _is_number(row.get(name))]
     return [step for step, _ in points], [value for _, value in points]

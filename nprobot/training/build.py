@@ -21,7 +21,7 @@ from nprobot.catalogue import LRSchedule
 from nprobot.policies.networks import ACTIVATIONS
 from nprobot.runs.seeds import Seeds
 
-from .config import RunConfig
+from .run_config import RunConfig
 
 Model = PPO | NRL | SAC | TD3
 

@@ -22,9 +22,9 @@ from nprobot.runs.versions import versions
 
 from .build import Model
 from .checkpoint import save_checkpoint, vector_of
-from .config import RunConfig
 from .evaluation import Evaluation, evaluate
-from .folder import RunFolder
+from .run_config import RunConfig
+from .run_folder import RunFolder
 from .vector import check_normaliser, side_by_side
 
 NEWS_INTERVAL = 64

@@ -21,7 +21,7 @@ from nprobot.policies.files.onnx_file import OnnxPolicy
 from nprobot.policies.files.policy import Array, Policy
 
 from . import environments
-from .config import EVALUATION_EPISODES
+from .run_config import EVALUATION_EPISODES
 
 SIDE_BY_SIDE = 20
 """Episodes that share one batched call of the policy."""

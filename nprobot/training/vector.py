@@ -21,8 +21,8 @@ from typing_extensions import override
 from nprobot.errors import NonFiniteError
 from nprobot.runs.seeds import Seeds
 
-from .config import RunConfig
-from .workers import Description, EnvRecipe, GroupRunner, InProcess, Worker
+from .run_config import RunConfig
+from .workers import EnvRecipe, GroupDescription, GroupRunner, InProcess, Worker
 
 Array = NDArray[Any]
 
@@ -82,7 +82,7 @@ class SideBySide(VecEnv):
                 for number, share in enumerate(shares)
             ]
         try:
-            self.description: Description = self._ask("describe")[0]
+            self.description: GroupDescription = self._ask("describe")[0]
         except Exception:
             self.close()
             raise

@@ -35,7 +35,7 @@ from . import environments
 from .environments import failure, silence_mujoco
 
 Array = NDArray[Any]
-Results = tuple[Array, Array, Array, list[dict[str, Any]]]
+StepResults = tuple[Array, Array, Array, list[dict[str, Any]]]
 """Observations, rewards, ends of episodes, information."""
 
 TICK = 1.0
@@ -90,7 +90,7 @@ class LocalNumber:
 
 
 @dataclass(frozen=True)
-class Description:
+class GroupDescription:
     """What the environments of a group have in common.
 
     Attributes:
@@ -131,13 +131,13 @@ class EnvironmentGroup:
         space = self._envs[0].observation_space
         self._shape, self._dtype = space.shape or (), space.dtype
 
-    def describe(self) -> Description:
+    def describe(self) -> GroupDescription:
         """What they have in common."""
         env = self._envs[0]
         rate = environments.control_rate(env)
         # A copy: an algorithm draws from it, and the environment must not notice.
         actions = copy.deepcopy(env.action_space)
-        return Description(env.observation_space, actions, env.render_mode, rate)
+        return GroupDescription(env.observation_space, actions, env.render_mode, rate)
 
     def reset(self, seeds: Sequence[int | None]) -> Array:
         """Start an episode in each; the first observations, shape (E, *observation)."""
@@ -147,7 +147,7 @@ class EnvironmentGroup:
                 observations[row] = self._begin(row, seed)
         return observations
 
-    def step(self, actions: Array) -> Results:
+    def step(self, actions: Array) -> StepResults:
         """A step of each: observations, rewards (E,), whether the episode ended (E,), information.
 
         Where an episode ended the observation is the first of the next one, and the last one is

@@ -25,13 +25,13 @@ from nprobot.errors import (
     NonFiniteError,
     RunFailedError,
 )
-from nprobot.runs.files import reporting_storage
+from nprobot.runs.atomic_files import reporting_storage
 from nprobot.runs.reporting import Progress, Reporter
 from nprobot.runs.versions import versions
-from nprobot.training.config import EVALUATION_EPISODES
+from nprobot.training.run_config import EVALUATION_EPISODES
 
-from .config import FRESH, TuneConfig
 from .space import Value, parameters, point
+from .tune_config import FRESH, TuneConfig
 
 if TYPE_CHECKING:
     import optuna

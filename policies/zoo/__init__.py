@@ -1,6 +1,6 @@
 """Trained policies that come with the package: each a folder with policy file, card and curve.
 
-`scripts/experiments/zoo.py` holds the command that made each of them.
+`scripts/experiments/control/zoo.py` holds the command that made each of them.
 """
 
 from __future__ import annotations

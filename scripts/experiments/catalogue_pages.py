@@ -1,14 +1,14 @@
 """Puts the rules and algorithms of the catalogue into docs/reference/rules.md.
 
-python scripts/experiments/catalogue_pages.py
+python -m scripts.experiments.catalogue_pages
 """
 
 from __future__ import annotations
 
-from pages import markdown, put_section
-from rows import ROOT
-
 from nprobot.catalogue import ALGORITHMS, rules
+
+from .pages import markdown, put_section
+from .rows import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "rules.md"
 

@@ -13,7 +13,8 @@ from cycler import cycler
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rows import ROOT, Rows, select
+
+from .rows import ROOT, Rows, select
 
 DOCS = ROOT / "docs" / "experiments"
 """The laboratory notebooks."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +38,9 @@ def command(about: str | None, *stages: Callable[..., object]) -> None:
     """
     torch.set_num_threads(1)
     named = {stage.__name__.replace("_", "-"): stage for stage in stages}
-    tyro.extras.subcommand_cli_from_dict(named, description=about)
+    module = sys.modules["__main__"].__spec__
+    prog = f"python -m {module.name}" if module else None
+    tyro.extras.subcommand_cli_from_dict(named, prog=prog, description=about)
 
 
 def read(path: Path) -> Rows:

@@ -23,8 +23,8 @@ LARGEST_FILE = 300_000
 @pytest.fixture
 def committed_commands(monkeypatch):
     """Name of a policy → arguments of `nprobot` that made it, by the script that trains the zoo."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts" / "experiments")
-    return importlib.import_module("zoo").COMMANDS
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    return importlib.import_module("scripts.experiments.control.zoo").COMMANDS
 
 
 def test_there_is_a_zoo():

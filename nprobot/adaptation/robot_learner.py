@@ -1,0 +1,252 @@
+"""The learner of an adaptation: NRL that starts from a policy file, and gives one back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import Tensor, nn
+from typing_extensions import override
+
+from nprobot.algorithms.nrl import NRL
+from nprobot.envs import NoisyActuators
+from nprobot.envs.actuators import ActuatorModel
+from nprobot.errors import RuleError
+from nprobot.policies.chip.crossbar import off_chip_copy
+from nprobot.policies.direct_policy import DirectPolicy
+from nprobot.policies.files.policy import BoxAction, Operation, Policy
+from nprobot.policies.files.torch_policy import MODULES
+from nprobot.policies.layers import fold
+from nprobot.training.environments import Env
+
+from .adaptation_config import AdaptationConfig
+
+MakeRobot = Callable[[], Env]
+"""Makes the robot that the policy was trained for, without faults."""
+
+SENSOR = "current-sense"
+
+
+def make_learner(
+    policy: Policy, make_robot: MakeRobot, models: Sequence[ActuatorModel], config: AdaptationConfig
+) -> RobotLearner:
+    """A learner that acts as the policy does, on its robots.
+
+    Args:
+        policy: what it starts from.
+        make_robot: makes one robot.
+        models: of its actuators, faults included.
+        config: how it learns.
+
+    Raises:
+        RuleError: NRL cannot train the policy.
+    """
+    policy = check_trainable(policy)
+
+    def make(seed: np.random.SeedSequence) -> Callable[[], Env]:
+        sensor = None if config.actuators is None else SENSOR
+        return lambda: Monitor(NoisyActuators(make_robot(), models, sensor=sensor, seed=seed))
+
+    seeds = np.random.SeedSequence(config.seed).spawn(config.robots)
+    env = VecNormalize(
+        DummyVecEnv([make(seed) for seed in seeds]),
+        norm_obs=policy.normaliser is not None,
+        gamma=config.gamma,
+    )
+    if policy.normaliser is not None:
+        known = policy.normaliser
+        statistics = FixedStatistics(shape=known.mean.shape)
+        statistics.mean, statistics.var = known.mean.copy(), known.var.copy()
+        env.obs_rms = statistics  # type: ignore[assignment]  # SB3's type is that of dicts
+        env.epsilon, env.clip_obs = known.epsilon, known.clip
+    learner = RobotLearner(
+        "MlpPolicy",
+        env,
+        config.learning_rate,
+        noise_source=config.noise_source,
+        node_noise=config.node_noise,
+        rule="anp",  # R would change, step by step, what the policy does
+        critic_epochs=1 if config.frozen else config.critic_epochs,
+        n_steps=max(config.batch // config.robots, 1),
+        gamma=config.gamma,
+        policy_kwargs=architecture(policy),
+        seed=config.seed,
+        device="cpu",
+        calibration=config.calibration,
+        hold=config.frozen,
+    )
+    write_network(policy, learner.policy)
+    learner.remember()
+    return learner
+
+
+class RobotLearner(NRL):
+    """NRL whose actor waits while the critic learns, and that averages what the actor learned.
+
+    Steps in a noisy direction circle around what is best; their mean is nearer to it than the last
+    of them (Polyak & Juditsky 1992). The robot is driven by the last, the mean is what is kept.
+
+    Args:
+        arguments: of `NRL`.
+        calibration: steps in which the actor waits.
+        hold: whether it waits for ever.
+        keywords: of `NRL`.
+    """
+
+    CRITIC_RATE = 3e-3
+    MEAN_RATE = 0.02
+    """Weight of the newest actor in the mean."""
+
+    def __init__(
+        self, *arguments: Any, calibration: int = 0, hold: bool = False, **keywords: Any
+    ) -> None:
+        self.calibration = calibration
+        self.hold = hold
+        super().__init__(*arguments, **keywords)
+        self.remember()
+
+    @override
+    def train(self) -> None:
+        super().train()
+        if not self.waits:
+            for mean, now in zip(self.mean, self._actor_state(), strict=True):
+                mean.lerp_(now, self.MEAN_RATE)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the actor stays as it is."""
+        return self.hold or self.num_timesteps <= self.calibration
+
+    def settle(self) -> None:
+        """Make the actor the mean of what it has been."""
+        with torch.no_grad():
+            for mean, now in zip(self.mean, self._actor_state(), strict=True):
+                now.copy_(mean)
+
+    def remember(self) -> None:
+        """Begin the mean with the actor as it is."""
+        self.mean = [parameter.detach().clone() for parameter in self._actor_state()]
+
+    def _actor_state(self) -> list[Tensor]:
+        return list(self.policy.actor.parameters())
+
+    @override
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        super()._update_learning_rate(optimizers)
+        # At a rate of 0 the optimiser still finds out how large its steps will have to be.
+        rates = {self.policy.critic_optimizer: self.CRITIC_RATE}
+        if self.waits:
+            rates[self.policy.optimizer] = 0.0
+        for optimizer, rate in rates.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+
+class FixedStatistics(RunningMeanStd):
+    """Statistics of observations that stay what they were at the end of training."""
+
+    @override
+    def update(self, arr: Any) -> None:
+        pass
+
+
+def check_trainable(policy: Any) -> Policy:  # noqa: ANN401 - whatever deployment can run
+    """The policy, if NRL can train it.
+
+    Raises:
+        RuleError: it is an ONNX file, has discrete or unbounded actions, or another
+            network than linear layers with one kind of activation between them.
+    """
+    if not isinstance(policy, Policy):
+        raise RuleError(
+            "an ONNX policy cannot learn: give the policy folder (policy.json and "
+            "policy.safetensors), with backend numpy"
+        )
+    if not isinstance(policy.action, BoxAction):
+        raise RuleError(
+            "NRL learns by perturbing continuous actions; this policy chooses between "
+            f"{' × '.join(map(str, policy.action.choices))} discrete ones"
+        )
+    if not (np.isfinite(policy.action.low).all() and np.isfinite(policy.action.high).all()):
+        raise RuleError(
+            "NRL needs bounds of all actions, as noise is in shares of their range; this policy "
+            "has none for some"
+        )
+    if not (policy.action.low < policy.action.high).all():
+        raise RuleError("an action whose bounds are equal cannot be perturbed")
+    names = [operation.name for operation in policy.operations if operation.name != "flatten"]
+    activations = names[1::2]
+    if len(names) % 2 == 0 or set(names[::2]) != {"linear"} or len(set(activations)) > 1:
+        raise RuleError(
+            "NRL trains linear layers with one kind of activation between them; this policy has "
+            + ", ".join(names)
+        )
+    return policy
+
+
+def architecture(policy: Policy) -> dict[str, Any]:
+    """Arguments that make a `DirectPolicy` with the policy's layers."""
+    linear = _linear(policy.operations)
+    others = [o for o in policy.operations if o.name not in ("linear", "flatten")]
+    activation: Callable[[], nn.Module] = nn.Tanh
+    if others:
+        activation = functools.partial(MODULES[others[0].name], **others[0].settings)
+    return {
+        "net_arch": [len(operation.arrays["bias"]) for operation in linear[:-1]],
+        "activation_fn": activation,
+    }
+
+
+@torch.no_grad()
+def write_network(policy: Policy, target: DirectPolicy) -> None:
+    """Write a policy's numbers into a policy that NRL trains; both then act alike.
+
+    Args:
+        policy: that `check_trainable` has let pass.
+        target: made with the arguments of `architecture`.
+    """
+    layers = [module for module in target.actor if isinstance(module, nn.Linear)]
+    for layer, (weight, bias) in zip(layers, _unit_layers(policy), strict=True):
+        layer.weight.copy_(torch.as_tensor(weight))
+        layer.bias.copy_(torch.as_tensor(bias))
+
+
+def read_network(source: DirectPolicy, policy: Policy) -> Policy:
+    """A policy like the one given, with what NRL has learned; noise and chip left behind."""
+    assert isinstance(policy.action, BoxAction)
+    with torch.random.fork_rng(devices=[]):
+        plain = fold(off_chip_copy(source.actor))
+    layers = iter([module for module in plain if isinstance(module, nn.Linear)])
+    operations = []
+    for operation in policy.operations:
+        if operation.name != "linear":
+            operations.append(operation)
+            continue
+        layer = next(layers)
+        arrays = {"weight": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()}
+        operations.append(Operation("linear", {k: v.copy() for k, v in arrays.items()}))
+    action = replace(policy.action, mapping="rescale")
+    return replace(policy, operations=tuple(operations), action=action)
+
+
+def _unit_layers(policy: Policy) -> list[tuple[Any, Any]]:
+    """Weights and biases with outputs of ±1 for the bounds of an action."""
+    assert isinstance(policy.action, BoxAction)
+    arrays = [(o.arrays["weight"], o.arrays["bias"]) for o in _linear(policy.operations)]
+    if policy.action.mapping == "clip":
+        low, high = policy.action.low.reshape(-1), policy.action.high.reshape(-1)
+        half, middle = (high - low) / 2, (high + low) / 2
+        weight, bias = arrays[-1]
+        arrays[-1] = (weight / half[:, None], (bias - middle) / half)
+    return arrays
+
+
+def _linear(operations: Sequence[Operation]) -> list[Operation]:
+    return [operation for operation in operations if operation.name == "linear"]

@@ -1,0 +1,388 @@
+"""A training run: begun, or continued from its last good checkpoint, to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecNormalize
+
+from nprobot.errors import (
+    ConfigError,
+    EnvironmentFailedError,
+    ForeignFileError,
+    NonFiniteError,
+    StorageError,
+)
+from nprobot.policies.files.policy import Policy
+from nprobot.runs.atomic_files import lock_run
+from nprobot.runs.checkpoints import as_damaged, keep_up_to, newest_whole
+from nprobot.runs.curve import draw_curve
+from nprobot.runs.folder import default_path
+from nprobot.runs.interruption import interruptible
+from nprobot.runs.log import STEPS, RunLog
+from nprobot.runs.reporting import Reporter, Silent
+from nprobot.runs.seeds import Seeds
+from nprobot.runs.versions import changed_since
+
+from . import environments
+from .build import Model, build_model
+from .callback import OnEvaluation, RunCallback, StopTraining
+from .checkpoint import load_checkpoint
+from .evaluation import Evaluation, evaluate
+from .run_config import RunConfig
+from .run_folder import Ending, RunFolder
+from .vector import make_vector, recipe, side_by_side
+
+
+def train(
+    config: RunConfig,
+    out: Path | None = None,
+    *,
+    reporter: Reporter | None = None,
+    command: str | None = None,
+    device: str = "cpu",
+    on_evaluation: OnEvaluation | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+) -> Result:
+    """Train a policy.
+
+    Args:
+        config: what to train; options left open take their defaults.
+        out: the run folder to make; by default a new one under ``runs/``.
+        reporter: receives the news of the run.
+        command: the command line that asked for it, for `config.json`.
+        device: torch device.
+        on_evaluation: told every evaluation within the run.
+        callbacks: stable-baselines3's, to run beside the run's own.
+
+    Returns:
+        The run and how good its policy is.
+
+    Raises:
+        UnknownNameError: there is no such environment.
+        EnvironmentUnavailableError: it cannot be made, or has spaces that no policy can handle.
+        ExistsError: `out` is there already.
+        RunFailedError: the run came to a premature end, and can be resumed; a subclass says why.
+    """
+    reporter = reporter or Silent()
+    path = out or default_path(config.env, config.algo, config.rule, config.seed)
+    RunFolder.refuse_existing(path)  # before minutes of work, and before an environment is made
+    _check_environment(config)
+    config = config.resolved(environments.find_spec(config.env).reward_threshold)
+    with _closing(make_vector(config)) as vector:
+        model = build_model(config, vector, device)
+        folder = RunFolder.create(path, config, command=command, device=device)
+        with lock_run(folder.path):
+            return Session(folder, model, reporter, {}, on_evaluation, callbacks).run()
+
+
+def resume(
+    path: Path,
+    config: RunConfig | None = None,
+    *,
+    reporter: Reporter | None = None,
+    device: str | None = None,
+) -> Result:
+    """Continue a run from its last checkpoint, in its own folder.
+
+    Args:
+        path: the run.
+        config: the run's own with other `steps`, `stop_at` or intervals; by default as it was.
+        reporter: receives the news of the run.
+        device: torch device; by default that of the last session.
+
+    Returns:
+        As `train`.
+
+    Raises:
+        NotFoundError: there is no run.
+        BusyError: another process is training it.
+        ConfigError: `config` changes what has to stay the same, or the run is complete.
+        DamagedFileError: a file is damaged, and so are the earlier checkpoints.
+        ForeignFileError: a file of something else is in the place of one of the run.
+        NewerFileError: a file was written by a newer version of this software.
+        ArchitectureError: the checkpoint is of another network.
+        RunFailedError: as in `train`.
+    """
+    reporter = reporter or Silent()
+    stored = RunFolder.open(path)
+    folder = stored
+    if config is not None:
+        check_changes(stored.config, config)
+        folder = RunFolder(path, config)
+    with lock_run(folder.path):
+        session = folder.last_session()
+        device = device or str(session.get("device", "cpu"))
+        checkpoint = newest_whole(folder.checkpoints, reporter.message)
+        _check_environment(folder.config)
+        with _closing(make_vector(folder.config)) as vector:
+            model = build_model(folder.config, vector, device)
+            saved: dict[str, Any] = {}
+            if checkpoint is None:
+                reporter.message("There is no checkpoint yet; the run starts from the beginning.")
+            else:
+                saved = _load(checkpoint, model, folder.config, reporter)
+                # A user who asks for more than what was reached wants to continue.
+                goals = [(c.steps, c.stop_at) for c in (stored.config, folder.config)]
+                saved["solved"] = saved["solved"] and goals[0] == goals[1]
+                _refuse_complete(folder, model.num_timesteps, session, solved=saved["solved"])
+            if changed := changed_since(session, device=device):
+                reporter.message(f"The run continues, but not bit for bit: {'; '.join(changed)}.")
+            keep_up_to(folder.checkpoints, checkpoint)
+            folder.begin_session(model.num_timesteps, device=device)
+            return Session(folder, model, reporter, saved).run()
+
+
+CHANGEABLE = (
+    *("steps", "stop_at", "checkpoint_every", "evaluate_every", "workers", "env_timeout"),
+)
+"""Options that a resumed run may change."""
+
+
+def check_changes(old: RunConfig, new: RunConfig) -> None:
+    """Raise `ConfigError` if `new` changes an option that a resumed run has to keep."""
+    for name, (before, _) in _differences(old, new).items():
+        raise ConfigError(
+            f"a resumed run keeps its {name}, {before}; only {', '.join(CHANGEABLE)} may change"
+        )
+
+
+def _check_environment(config: RunConfig) -> None:
+    """Refuse an environment that no policy can control before anything is written."""
+    env = recipe(config).make()
+    try:
+        environments.check_spaces(env, continuous=config.about.continuous)
+    finally:
+        env.close()
+
+
+@contextmanager
+def _closing(vector: VecNormalize) -> Iterator[VecNormalize]:
+    try:
+        yield vector
+    finally:
+        vector.close()
+
+
+def _load(checkpoint: Path, model: Model, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+    saved = load_checkpoint(checkpoint, model, Seeds.spawn(config.seed), reporter.message)
+    with as_damaged(checkpoint):
+        for name, (here, there) in _differences(
+            config, RunConfig.from_dict(saved["config"])
+        ).items():
+            raise ForeignFileError(
+                f"checkpoint {checkpoint.name} belongs to another run: its {name} is {there}, "
+                f"config.json says {here}"
+            )
+    return saved
+
+
+def _refuse_complete(
+    folder: RunFolder, steps: int, session: dict[str, Any], *, solved: bool
+) -> None:
+    """Raise `ConfigError` if there is nothing left to do.
+
+    A run that was killed after its last update, while it was evaluated or drawn, has that left.
+    """
+    config = folder.config
+    assert config.steps is not None, "the configuration of a folder is complete"
+    if session.get("ended") in (None, "interrupted") or session.get("to_step") != steps:
+        return
+    if solved:
+        raise ConfigError(
+            f"{folder.path} has reached its return of {config.stop_at:g} at step {steps:,}; to "
+            "continue, ask for more: --stop-at or --steps"
+        )
+    if steps >= config.steps:
+        raise ConfigError(
+            f"{folder.path} has taken its {steps:,} steps; to continue, ask for more: "
+            f"--steps {2 * steps}"
+        )
+
+
+def _differences(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Options that have to be the same in all sessions of a run, and are not."""
+    one, other = a.flat(), b.flat()
+    return {
+        name: (one[name], other[name])
+        for name in one
+        if one[name] != other[name] and name not in CHANGEABLE
+    }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run.
+
+    Attributes:
+        folder: the run on disk.
+        policy: as it was at the end.
+        evaluation: of that policy, 20 deterministic episodes; None if it was cut short.
+        steps: environment steps taken.
+        seconds: of wall-clock time, all sessions of the run together.
+        forward_passes: network passes of one sample that learning took.
+        backward_passes: the same backwards; 0 under node perturbation.
+        interrupted: whether the user ended the run before it was done.
+    """
+
+    folder: RunFolder
+    policy: Policy
+    evaluation: Evaluation | None
+    steps: int
+    seconds: float
+    forward_passes: int
+    backward_passes: int
+    interrupted: bool
+
+
+class Session:
+    """What one process does for a run.
+
+    Args:
+        folder: of the run.
+        model: new, or as in the checkpoint.
+        reporter: receives the news.
+        saved: what the run had to remember in the checkpoint; empty for a new run.
+        on_evaluation: told every evaluation within the run.
+        callbacks: stable-baselines3's, to run beside the run's own.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        model: Model,
+        reporter: Reporter,
+        saved: dict[str, Any],
+        on_evaluation: OnEvaluation | None = None,
+        callbacks: Sequence[BaseCallback] = (),
+    ) -> None:
+        self.folder, self.model, self.reporter = folder, model, reporter
+        elapsed = saved.get("elapsed_seconds", 0.0)
+        self.callback = RunCallback(folder, reporter, elapsed, on_evaluation)
+        self.callback.solved = bool(saved.get("solved"))
+        self.callbacks = [self.callback, *callbacks]
+        self._about = folder.config.about
+        self.log = RunLog(
+            folder.path, lambda: self.callback.elapsed, saved.get("log"), self._about.row_every
+        )
+        if self.log.lost:
+            reporter.message(f"Missing since the last session: {self.log.lost}.")
+        model.set_logger(self.log)
+
+    def run(self) -> Result:
+        """Learn until the end, and say what came out."""
+        run, model = self.callback, self.model
+        assert model.env is not None, "a run always has its environments"
+        run.init_callback(model)
+        try:
+            told = self.reporter.message
+            with interruptible(run, told, "update"), side_by_side(model.env).watched():
+                self.reporter.message(introduction(self.folder))
+                self._learn()
+                run.save()
+                evaluation = self._final_evaluation()
+            self._finish(evaluation)
+        except Exception as error:
+            explained = _explained(error, model, self.folder)
+            if explained is error:
+                raise
+            raise explained from error
+        return Result(
+            folder=self.folder,
+            policy=run.policy(),
+            evaluation=evaluation,
+            steps=model.num_timesteps,
+            seconds=run.elapsed,
+            forward_passes=model.forward_passes,
+            backward_passes=model.backward_passes,
+            interrupted=self._ending(evaluation) == "interrupted",
+        )
+
+    def _learn(self) -> None:
+        run, left = self.callback, self._steps - self.model.num_timesteps
+        if run.solved or left <= 0:
+            return
+        try:
+            self.model.learn(
+                left, self.callbacks, self._about.log_interval, reset_num_timesteps=False
+            )
+            run.check_finite()
+        except StopTraining:
+            pass
+
+    def _final_evaluation(self) -> Evaluation | None:
+        """How good the policy is, on other episodes than those that may have ended the run."""
+        try:
+            return evaluate(self.callback.policy())
+        except KeyboardInterrupt:
+            return None
+
+    def _finish(self, evaluation: Evaluation | None) -> None:
+        """Complete logs and figure; a run that is killed before this is done does it again."""
+        # What the last update recorded has no row yet: SB3 writes it with the next rollout.
+        steps = self.model.num_timesteps
+        self.log.record(STEPS, steps, exclude="tensorboard")
+        self.log.dump(steps)
+        if evaluation is not None:
+            self.callback.log_evaluation(evaluation)
+        draw_curve(
+            self.folder.progress, self.folder.curve, title(self.folder.config), self._solved_at
+        )
+        self.folder.end_session(steps, self._ending(evaluation))
+
+    def _ending(self, evaluation: Evaluation | None) -> Ending:
+        """Why there is nothing more to learn; or that there is."""
+        if evaluation is None:
+            return "interrupted"
+        if self.callback.solved:
+            return "solved"
+        return "complete" if self.model.num_timesteps >= self._steps else "interrupted"
+
+    @property
+    def _solved_at(self) -> float | None:
+        return environments.find_spec(self.folder.config.env).reward_threshold
+
+    @property
+    def _steps(self) -> int:
+        assert self.folder.config.steps is not None, "the configuration of a folder is complete"
+        return self.folder.config.steps
+
+
+def title(config: RunConfig) -> str:
+    """A run in a few words."""
+    return f"{config.env}: {config.learner}, seed {config.seed}"
+
+
+def introduction(folder: RunFolder) -> str:
+    """What a run is about to do."""
+    config = folder.config
+    until = "" if config.stop_at is None else f", until the return reaches {config.stop_at:g}"
+    return (
+        f"{title(config)}\nat most {config.steps:,} steps{until}, {config.envs} environments\n"
+        f"run folder {folder.path}"
+    )
+
+
+def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
+    """The same error with the step, what is left, and what to do; as it is if nobody can say."""
+    what = str(error)
+    if what.startswith("Expected parameter"):  # torch, of a distribution without a density
+        what = "the distribution of the actions has become invalid"
+    elif not isinstance(error, ArithmeticError | EnvironmentFailedError | StorageError):
+        return error
+    last = folder.checkpoints / "last"
+    kept = "No checkpoint was made."
+    if last.exists():
+        kept = f"The last good checkpoint is {folder.checkpoints / last.resolve().name}."
+    text = f"at step {model.num_timesteps:,}: {what}. {kept}"
+    again = f"nprobot train --resume {folder.path}"
+    if isinstance(error, EnvironmentFailedError):
+        return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
+    if isinstance(error, StorageError):
+        return StorageError(f"{text} When there is room and leave to write, continue: {again}")
+    return NonFiniteError(f"{text} A lower --learning-rate, or --normalise on, often helps.")

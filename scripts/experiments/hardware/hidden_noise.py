@@ -1,0 +1,348 @@
+"""Learning where all noise is hidden: how near feedback comes to backprop through the noisy chip.
+
+Every node of the network is on an emulated chip, noisy in learning and in evaluation; learners read
+activities, inputs and losses. `bp` differentiates the weights as written through the noisy
+activity: an oracle that no chip has. Each line of a file of rows is one run.
+
+    python -m scripts.experiments.hardware.hidden_noise regression  # a teacher network, minutes
+    python -m scripts.experiments.hardware.hidden_noise size  # how small the noise may be
+    python -m scripts.experiments.hardware.hidden_noise chips  # other noise, read-outs, devices
+    python -m scripts.experiments.hardware.hidden_noise correction  # of the guess
+    python -m scripts.experiments.hardware.hidden_noise control  # PPO, hours
+    python -m scripts.experiments.hardware.hidden_noise tables  # into docs/hidden_noise.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
+
+import nprobot
+from nprobot.policies import mlp
+from nprobot.policies.chip.crossbar import put_on_chip
+
+ROOT = Path(__file__).parents[3]
+ROWS = ROOT / "results" / "hidden_noise"
+PAGE = ROOT / "docs" / "experiments" / "hidden_noise.md"
+SIZES = (21, 64, 64, 7)
+STEPS = 3000
+BATCH = 64
+
+ORACLE = "BP through the chip (oracle)"
+FEEDBACK = "NP + feedback"
+LEARNERS: dict[str, dict[str, Any]] = {
+    ORACLE: {"name": "bp"},
+    "ANP": {"name": "anp", "samples": 1},
+    FEEDBACK: {"name": "np+feedback"},
+    "DNP + feedback": {"name": "dnp+feedback"},
+}
+RATES = {
+    "bp": (3e-3, 1e-2),
+    "anp": (1e-3, 3e-3),
+    "np+feedback": (3e-3, 1e-2),
+    "dnp+feedback": (3e-3, 1e-2),
+}
+"""Two learning rates for each, falling to 0 by a cosine; the better is shown."""
+
+CHIPS: dict[str, list[dict[str, Any] | float | str]] = {
+    "white .06": [0.06],
+    "white .06, read in 510 levels to ±12": [0.06, {"model": "Converter"}],
+    "white .06, 30 % mismatch, 510 levels (analog)": ["analog"],
+    "white .06, offsets .04 ± .1": [0.06, {"model": "Offset", "value": 0.04, "spread": 0.1}],
+    "telegraph ±.06": [{"model": "TelegraphNoise", "amplitude": 0.06}],
+    "in proportion to the activity, 10 %": [{"model": "MultiplicativeNoise", "std": 0.1}],
+    "spintronic": ["spintronic"],
+}
+
+
+class Teacher:
+    """A random tanh network whose outputs are standardised, on normal inputs."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(1000 + seed)
+        self.network = mlp(list(SIZES), "tanh")
+        with torch.no_grad():
+            for layer in self.network:
+                if isinstance(layer, nn.Linear):
+                    layer.weight.normal_(0.0, 1.0 / math.sqrt(layer.in_features))
+                    layer.bias.normal_(0.0, 0.1)
+            y = self.network(self.inputs(10_000))
+        self.mean, self.std = y.mean(0), y.std(0)
+
+    def inputs(self, rows: int) -> Tensor:
+        """Normal inputs."""
+        return torch.randn(rows, SIZES[0], generator=self.generator)
+
+    @torch.no_grad()
+    def batch(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Inputs and what the teacher makes of them."""
+        x = self.inputs(rows)
+        return x, (self.network(x) - self.mean) / self.std
+
+
+def fit(
+    learner: Mapping[str, Any], chip: Sequence[Any], rate: float, seed: int
+) -> dict[str, float]:
+    """Test error on the noisy chip after learning, and how B lies to the weights."""
+    teacher = Teacher(seed)
+    rule = nprobot.learning_rule(**{"seed": seed, **learner})
+    torch.manual_seed(seed)
+    network = mlp(list(SIZES), "tanh", decorrelated=rule.decorrelated)
+    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+    noisy = nprobot.NoisyNetwork(network, chip, seed=seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    started = time.process_time()
+    for _ in range(STEPS):
+        x, y = teacher.batch(BATCH)
+        optimizer.zero_grad()
+        rule.backward(noisy, x, lambda output, y=y: (output - y).square().mean(-1))
+        optimizer.step()
+        rule.decorrelate(noisy, scale=schedule.get_last_lr()[0] / rate)
+        schedule.step()
+    seconds = time.process_time() - started
+    x, y = teacher.batch(20_000)
+    with torch.no_grad():
+        error = float((noisy(x) - y).square().mean() / y.var(0).mean())
+    row = {"nmse": error, "seconds": seconds}
+    fits = getattr(getattr(rule, "feedback", None), "fits", {}).get(0, {})
+    for name, one in fits.items():
+        layer = network.get_submodule(name.removeprefix("network."))
+        weight = layer.folded_weight() if rule.decorrelated else layer.weight
+        cosine = torch.cosine_similarity(one.matrix.mT.flatten(), weight.detach().flatten(), 0)
+        row[f"cosine_{layers.index(layer)}"] = float(cosine)
+    return row
+
+
+def learners(names: Sequence[str], *, both: bool = False, **given: Any) -> Iterator[dict[str, Any]]:
+    """Runs of some learners, at the rate that is the better in the regression or at both."""
+    for name in names:
+        for rate in RATES[LEARNERS[name]["name"]][0 if both else 1 :]:
+            yield {"learner": name, **given, "rate": rate}
+
+
+def regression_runs() -> Iterator[dict[str, Any]]:
+    """The teacher, by size of the noise."""
+    for names in ((ORACLE, FEEDBACK), ("ANP", "DNP + feedback")):
+        for seed in range(5):
+            for noise in (0.06, 0.03, 0.2):
+                yield from learners(names, both=True, noise=noise, seed=seed)
+
+
+def size_runs() -> Iterator[dict[str, Any]]:
+    """From no noise at all to more than any chip should have."""
+    for seed in range(2):
+        for noise in (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.4):
+            yield from learners((ORACLE, FEEDBACK), noise=noise, seed=seed)
+
+
+def chip_runs() -> Iterator[dict[str, Any]]:
+    """Other noise, read-outs and devices."""
+    for seed in range(2):
+        for chip in CHIPS:
+            yield from learners((ORACLE, FEEDBACK, "ANP"), chip=chip, seed=seed)
+
+
+def correction_runs() -> Iterator[dict[str, Any]]:
+    """The correction of the guess, by strength and K."""
+    for seed in range(2):
+        for samples in (1, 8):
+            for correction in (0.0, 0.01, 0.1, 1.0):
+                given = {"noise": 0.06, "samples": samples, "correction": correction}
+                yield {"learner": FEEDBACK, **given, "rate": 1e-2, "seed": seed}
+
+
+CONTROL_STEPS = {"HalfCheetah-v5": 200_000, "Reacher-v5": 150_000}
+
+
+def control_runs() -> Iterator[dict[str, Any]]:
+    """PPO, all noise hidden."""
+    for seed in range(3):
+        for env in ("HalfCheetah-v5", "Reacher-v5"):
+            for rule in ("np+feedback", "bp", "danp", "dnp+feedback"):
+                yield {"env": env, "rule": rule, "noise": 0.06, "seed": seed}
+
+
+def control(env: str, rule: str, noise: float, seed: int) -> dict[str, Any]:
+    """PPO with actor and critic on a noisy chip, in rollouts, learning and evaluation.
+
+    The settings are stable-baselines3's (3e-4, constant, batches of 64), ANP's rate 1e-3; one
+    environment a row of 8, observations and rewards normalised.
+    """
+    started = time.process_time()
+    steps = CONTROL_STEPS[env]
+    vector = VecNormalize(make_vec_env(env, 8, seed=seed))
+    settings: dict[str, Any] = {"n_steps": 256, "batch_size": 64, "max_grad_norm": 0.5}
+    if rule == "danp":
+        settings |= {"max_grad_norm": None, "rule_kwargs": {"samples": 1}}
+    model = nprobot.PPO(
+        "MlpPolicy",
+        vector,
+        rule=rule,
+        seed=seed,
+        learning_rate=1e-3 if rule == "danp" else 3e-4,
+        device="cpu",
+        **settings,
+    )
+    for part, network in enumerate((model.actor, model.critic)):
+        put_on_chip(network, noise, seed=1000 * seed + part)
+    model.learn(steps)
+    exploring = [episode["r"] for episode in list(model.ep_info_buffer)[-20:]]
+    vector.training = vector.norm_reward = False
+    returns, _ = evaluate_policy(model, vector, 20, return_episode_rewards=True)
+    return {
+        "steps": steps,
+        "return": mean(returns),
+        "returns": returns,
+        "exploring": mean(exploring),
+        "seconds": time.process_time() - started,
+    }
+
+
+def versions() -> dict[str, str]:
+    """What a row was made with."""
+    return {p: importlib.metadata.version(p) for p in ("torch", "mujoco", "gymnasium", "numpy")}
+
+
+def read(stage: str) -> list[dict[str, Any]]:
+    """The rows of a stage; none if there are none yet."""
+    path = ROWS / f"{stage}.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+RUNS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+    "regression": regression_runs,
+    "size": size_runs,
+    "chips": chip_runs,
+    "correction": correction_runs,
+    "control": control_runs,
+}
+
+
+def make(stage: str) -> None:
+    """Run what a stage lacks, one run after the other."""
+    done = read(stage)
+    ROWS.mkdir(parents=True, exist_ok=True)
+    for run in RUNS[stage]():
+        if any(run.items() <= row.items() for row in done):
+            continue
+        if stage == "control":
+            result = control(**run)
+        else:
+            learner = dict(LEARNERS[run["learner"]])
+            learner |= {k: run[k] for k in ("samples", "correction") if k in run}
+            chip = CHIPS[run["chip"]] if "chip" in run else [run["noise"]]
+            result = fit(learner, chip, run["rate"], run["seed"])
+        row = {**run, **result, **versions()}
+        with (ROWS / f"{stage}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def best(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> list[float]:
+    """Errors by seed at the better of a learner's rates; [] if there are no such rows."""
+    by_rate: dict[float, list[float]] = {}
+    for row in rows:
+        if wanted.items() <= row.items():
+            by_rate.setdefault(row["rate"], []).append(row["nmse"])
+    return min(by_rate.values(), key=lambda errors: (-len(errors), mean(errors)), default=[])
+
+
+def error_table(stage: str, key: str) -> list[str]:
+    """A table of errors: a line for each learner, a column for each noise or chip."""
+    rows = read(stage)
+    columns = list(dict.fromkeys(row[key] for row in rows))
+    columns = sorted(columns) if key == "noise" else columns
+    lines = [f"| | {' | '.join(map(str, columns))} |", "|---|" + "---|" * len(columns)]
+    for learner in LEARNERS:
+        cells = []
+        for column in columns:
+            errors = best(rows, **{"learner": learner, key: column})
+            cells.append(f"{mean(errors):.4f} ({len(errors)})" if errors else "")
+        if any(cells):
+            lines.append(f"| {learner} | {' | '.join(cells)} |")
+    ratios = []
+    for column in columns:
+        pair = [best(rows, **{"learner": one, key: column}) for one in (FEEDBACK, ORACLE)]
+        ratios.append(f"{mean(pair[0]) / mean(pair[1]):.2f}" if all(pair) else "")
+    return [*lines, f"| *{FEEDBACK} over the oracle* | {' | '.join(ratios)} |"]
+
+
+def correction_table() -> list[str]:
+    """A table of errors: a line for each K, a column for each strength."""
+    rows = read("correction")
+    strengths = sorted({row["correction"] for row in rows})
+    lines = [f"| strength | {' | '.join(map(str, strengths))} |", "|---|" + "---|" * len(strengths)]
+    for samples in sorted({row["samples"] for row in rows}):
+        found = [best(rows, samples=samples, correction=c) for c in strengths]
+        cells = [f"{mean(errors):.4f} ({len(errors)})" if errors else "" for errors in found]
+        lines.append(f"| K = {samples} | {' | '.join(cells)} |")
+    return lines
+
+
+def control_table() -> list[str]:
+    """A table of returns: a line for each task and rule, with every seed."""
+    rows = read("control")
+    lines = ["| task | rule | return, deterministic | exploring |", "|---|---|---|---|"]
+    for env in sorted(CONTROL_STEPS):
+        for rule in ("bp", "np+feedback", "dnp+feedback", "danp"):
+            own = [row for row in rows if (row["env"], row["rule"]) == (env, rule)]
+            if own:
+                digits = 1 if env.startswith("Reacher") else 0
+                cells = [
+                    ", ".join(f"{row[key]:.{digits}f}" for row in own)
+                    for key in ("return", "exploring")
+                ]
+                lines.append(f"| {env} | {rule} | {cells[0]} | {cells[1]} |")
+    return lines
+
+
+def tables() -> None:
+    """Put the rows into the page, between the marks of each table."""
+    page = PAGE.read_text(encoding="utf-8")
+    for name, table in {
+        "regression": lambda: error_table("regression", "noise"),
+        "size": lambda: error_table("size", "noise"),
+        "chips": lambda: error_table("chips", "chip"),
+        "correction": correction_table,
+        "control": control_table,
+    }.items():
+        lines = table() if read(name) else [f"No rows yet: `hidden_noise.py {name}` makes them."]
+        begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
+        before, _, rest = page.partition(begin)
+        page = before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=(*RUNS, "tables"))
+    torch.set_num_threads(1)
+    stage = parser.parse_args().stage
+    if stage == "tables":
+        tables()
+    else:
+        make(stage)
+
+
+if __name__ == "__main__":
+    main()
