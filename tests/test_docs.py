@@ -138,6 +138,7 @@ def test_every_block_of_a_page_runs(page, workshop, capsys):
             exec(own.get("first", ""), names)
             names["__file__"] = str(workshop / "page.py")
             code = re.sub(r"\blearn\(([\w_]*=)?\d[\d_]*", r"learn(\g<1>64", text)
+            code = re.sub(r'PPO\("MlpPolicy", [^,)]+(?=, seed|\))', r"\g<0>, n_steps=64", code)
             exec(compile(code, f"{name_of(page)}:{block.line}", "exec"), names)
         elif block.language == "sh":
             exec(own.get("first", ""), names)
