@@ -135,7 +135,7 @@ def from_minari(
     except DataError:
         raise
     except ImportError as error:
-        # Minari's storage formats have dependencies of their own, such as h5py.
+        # Minari's storage formats have more dependencies, such as h5py.
         raise MissingPackageError(f"Minari cannot read {str(source)!r}: {error}") from error
     # What Minari raises for a missing or damaged folder depends on its storage back end.
     except Exception as error:

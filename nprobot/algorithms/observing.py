@@ -73,7 +73,7 @@ class ObservedVecEnv(DummyVecEnv):
 def observe(env: VecEnv) -> None:
     """Let the `DummyVecEnv` inside some wrappers, if there is one, look at its observations.
 
-    In place, as users hold on to their environments; one of a class of their own is left alone.
+    In place, as users hold on to their environments; one of their own class is left alone.
     """
     while isinstance(env, VecEnvWrapper):
         env = env.venv

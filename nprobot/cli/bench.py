@@ -66,9 +66,9 @@ class Bench:
     ray: str | None = None
     """Address of a Ray cluster to run on instead, such as auto."""
     retry_failed: bool = False
-    """Do runs again that failed."""
+    """Run the failed runs again."""
     dry_run: bool = False
-    """Only say what there is to do."""
+    """Say what there is to do, and do nothing."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -117,7 +117,7 @@ def list_suites(console: Console) -> None:
         cost = sum(map(estimate, suite.runs))
         table.add_row(name, f"{len(suite.runs):,}", duration(cost), suite.about)
     console.print(table, highlight=False, markup=False)
-    say(console, "Run one: nprobot bench SUITE --out DIR; a file of your own: nprobot bench FILE")
+    say(console, "Run one: nprobot bench SUITE --out DIR; your own file: nprobot bench FILE")
 
 
 def show_plan(console: Console, suite: Suite, todo: Plan, out: Path) -> None:

@@ -42,7 +42,7 @@ class ExportOptions:
     seed: int = 0
     """Where the starts of these episodes come from."""
     licence: str | None = None
-    """Under which others may use the policy, such as MIT; goes onto the card."""
+    """Licence under which others may use the policy, such as MIT; the card states it."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -115,7 +115,7 @@ class RunLog(Logger):
         super().dump(step)
 
     def write_row(self, values: Mapping[str, Any], step: int) -> None:
-        """Write a row of its own, beside what is being recorded."""
+        """Write a separate row, beside what is being recorded."""
         row = {**values, STEPS: step}
         excluded: dict[str, tuple[str, ...]] = {name: () for name in values}
         excluded[STEPS] = ("tensorboard",)
