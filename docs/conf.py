@@ -21,13 +21,12 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
-smartquotes_action = "q"
 nitpick_ignore_regex = [
     # Other libraries, whose lists of names the build does not fetch.
     ("py:class", r"(collections\.abc|pathlib|numpy|torch|gymnasium|stable_baselines3)\..*"),
-    # Ours that is not public: classes of states and parts.
+    # Ours that is not public: classes of states and parts, by the module that they are in.
     ("py:class", r"(.*\.)?_\w+"),
-    ("py:class", r"nprobot\.(adaptation\.run|benchmark\.results|policies\.sb3_networks)\.\w+"),
+    ("py:class", r"nprobot(\.\w+){3,}"),
     ("py:class", r"(Regression|Recorder|Options|Ledger)"),
 ]
 default_role = "code"  # a name in single backticks, as docstrings have it

@@ -75,11 +75,13 @@ def directive(package: str, name: str, seen: dict[int, str]) -> list[str]:
     return lines
 
 
-def escape_stars(
+def escape_marks(
     app: Sphinx, kind: str, name: str, value: object, options: object, lines: list[str]
 ) -> None:
-    """Keep a star as in the shape ``(B, *nodes)`` from opening emphasis."""
-    lines[:] = [re.sub(r"(?<=[(\[ ])\*(?=\w+[,)\] ])", r"\*", line) for line in lines]
+    """Keep a star as in the shape ``(B, *nodes)`` from opening emphasis, and options whole."""
+    for place, line in enumerate(lines):
+        starred = re.sub(r"(?<=[(\[ ])\*(?=\w+[,)\] ])", r"\*", line)
+        lines[place] = re.sub(r"(?<![`\w-])--[a-z][\w-]*(?![`\w])", r"``\g<0>``", starred)
 
 
 def write(app: Sphinx) -> None:
@@ -107,7 +109,7 @@ def replace(page: Path, text: str) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
     app.connect("builder-inited", write)
-    app.connect("autodoc-process-docstring", escape_stars)
+    app.connect("autodoc-process-docstring", escape_marks)
     # Napoleon takes "Name: text" in the docstring of an attribute for a type; ours are sentences.
     GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end
     return {"parallel_read_safe": True, "parallel_write_safe": True}
