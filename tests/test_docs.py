@@ -6,7 +6,7 @@ page in one empty folder. Comments just before a block, which no reader sees, sa
 
     <!-- not run: the reason -->
     <!-- only read: the reason -->   options of commands are read, and nothing is done
-    <!-- file: name -->          the block is written to a file
+    <!-- file: name -->          the block is written to a file; so is one after "`name.xml`:"
     <!-- first: Python -->       code that gives names to what the page takes for granted
     <!-- tiny: old -> new -->    what is made small; several are parted by ";"
 """
@@ -57,6 +57,8 @@ SHOWN = {
     "{include}",
 }
 """Languages of blocks that are looked at, or written to a file."""
+NAMED = re.compile(r"`([\w-]+\.(?:xml|py|toml))`[^`]*:$")
+"""The end of a paragraph that says to which file the block after it belongs."""
 DIRECTIVE = re.compile(r"<!-- (not run|only read|file|first|tiny): ?(.*?)-->", re.DOTALL)
 SHORT = "--steps 256 --envs 2 --hidden 8"
 TINY = {
@@ -95,8 +97,9 @@ def blocks(page):
             words = token.info.split()
             found.append(Block(words[0] if words else "", token.content, token.map[0], directives))
             directives = {}
-        elif token.level == 0 and token.nesting >= 0:
-            directives = {}
+        elif token.type == "inline" and token.level == 1:
+            name = NAMED.search(token.content)
+            directives = {"file": name[1]} if name else {}
     return found
 
 
@@ -210,8 +213,7 @@ def parses(arguments):
         return main(arguments) == 0
     module = importlib.import_module(f"nprobot.cli.{arguments[0]}")
     with mock.patch.object(tyro, "cli", stop), contextlib.suppress(Parsed):
-        module.main(arguments[1:])
-        return False
+        return bool(module.main(arguments[1:]) == 0)
     return True
 
 
