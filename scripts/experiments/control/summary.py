@@ -58,7 +58,7 @@ def inverse_dynamics_line() -> Sequence[str]:
     """Inverse dynamics of the arm, K = 1, equal epochs."""
     rows = select(read(RESULTS / "inverse_dynamics/rows.csv"), budget="epochs", samples=1)
     cells = [column(select(rows, rule=rule), "test") for rule in ("bp", "dnp+feedback", "danp")]
-    measure = "test error (nMSE), 12 epochs"
+    measure = "unexplained variance of test data, 12 epochs"
     seeds = "/".join(dict.fromkeys(str(len(cell)) for cell in cells))
     return "inverse dynamics of a 7-joint arm", measure, seeds, *map(number, cells)
 
@@ -69,7 +69,12 @@ def chip_line() -> Sequence[str]:
     learners = ("BP through the chip (oracle)", "NP + feedback", "ANP")
     cells = [at_best_rate(select(rows, learner=name)) for name in learners]
     seeds = "/".join(dict.fromkeys(str(len(cell)) for cell in cells))
-    return "regression on a noisy chip", "error (nMSE) on the chip", seeds, *map(number, cells)
+    return (
+        "regression on a noisy chip",
+        "unexplained variance, on the chip",
+        seeds,
+        *map(number, cells),
+    )
 
 
 def at_best_rate(rows: Rows) -> list[float]:
