@@ -37,6 +37,8 @@ ROOMS = {
     "nprobot.errors": "what can be raised",
 }
 """Package → what it is for."""
+ENVIRONMENTS = ("nprobot.envs.arm_reach.ArmReachEnv", "nprobot.envs.arm_track.ArmTrackEnv")
+"""Classes behind environment ids; their docstrings have the tables of observations and actions."""
 
 
 def public_names(package: str) -> list[str]:
@@ -79,9 +81,21 @@ def escape_marks(
     app: Sphinx, kind: str, name: str, value: object, options: object, lines: list[str]
 ) -> None:
     """Keep a star as in the shape ``(B, *nodes)`` from opening emphasis, and options whole."""
+    text = re.sub(r"^## (.*)$", r"**\1**\n", "\n".join(lines), flags=re.MULTILINE)
+    lines[:] = re.sub(r"(^\|.*\n)+", list_table, text, flags=re.MULTILINE).split("\n")
     for place, line in enumerate(lines):
         starred = re.sub(r"(?<=[(\[ ])\*(?=\w+[,)\] ])", r"\*", line)
         lines[place] = re.sub(r"(?<![`\w-])--[a-z][\w-]*(?![`\w])", r"``\g<0>``", starred)
+
+
+def list_table(found: re.Match[str]) -> str:
+    """A table of Markdown as reStructuredText."""
+    rows = [line.strip()[1:-1].split("|") for line in found[0].splitlines()]
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (rows[0], *rows[2:]):
+        lines += [f"   {'-' if place else '* -'} {cell.strip()}" for place, cell in enumerate(row)]
+    lines = [line.replace("   - ", "     - ", 1) for line in lines]
+    return "\n".join([*lines, "", ""])
 
 
 def write(app: Sphinx) -> None:
@@ -94,6 +108,8 @@ def write(app: Sphinx) -> None:
         lines += [f".. py:module:: {package}", ""]
         for name in public_names(package):
             lines += directive(package, name, seen)
+        if package == "nprobot.envs":
+            lines += [line for path in ENVIRONMENTS for line in (f".. autoclass:: {path}", "")]
         replace(folder / f"{package}.rst", "\n".join(lines))
     entries = "\n".join(f"   {package}" for package in ROOMS)
     index = f"API\n===\n\nFrom the docstrings.\n\n.. toctree::\n   :maxdepth: 1\n\n{entries}\n"
