@@ -176,17 +176,17 @@ def run_line(line, capsys, only_read):
                 assert parses(arguments), line
             else:
                 assert main(tiny_command(arguments)) == 0, (line, capsys.readouterr().err)
-        elif program in ("python", "pytest"):
+        elif program == "python":
             script, *stage = [word for word in arguments if not word.startswith("-")]
-            if "-m" in arguments and program == "python":
+            if "-m" in arguments:
                 script = f"{script.replace('.', '/')}.py"
-            source = (ROOT / script.partition("::")[0]).read_text("utf-8")
+            source = (ROOT / script).read_text("utf-8")
             if stage and script.startswith("scripts/experiments"):
                 assert stage[0].replace("-", "_") in source.replace("-", "_"), line
         elif program.startswith("scripts/"):
             assert os.access(ROOT / program, os.X_OK), line
         else:
-            assert program in ("pip", "git", "uv", "cd", "export", "source"), line
+            assert program in ("pip", "git", "uv", "cd", "export", "source", "pytest"), line
 
 
 def commands(line):
