@@ -25,9 +25,15 @@ SHORT = [
 ]
 
 
+def page_named(name):
+    """A page, in whichever part of the site it is."""
+    (found,) = [*DOCS.glob(name), *DOCS.glob(f"*/{name}")]
+    return found
+
+
 def blocks(page, language):
     """The code blocks of a page in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", page_named(page).read_text("utf-8"), re.DOTALL)
 
 
 class TestOwnRobot:
@@ -36,7 +42,7 @@ class TestOwnRobot:
         code += blocks("own-robot.md", "sh")
         lines = [line for line in "".join(code).splitlines() if line.strip()]
         assert len(lines) < 40
-        assert f"{len(lines)} lines" in (DOCS / "own-robot.md").read_text("utf-8")
+        assert f"{len(lines)} lines" in page_named("own-robot.md").read_text("utf-8")
 
     def test_registers_trains_and_deploys(self, tmp_path, monkeypatch, capsys):
         (model,), (python,) = blocks("own-robot.md", "xml"), blocks("own-robot.md", "python")
@@ -68,7 +74,7 @@ class TestOwnRobot:
 
 
 class TestDeploy:
-    PAGE = (DOCS / "how-to" / "deploy.md").read_text("utf-8")
+    PAGE = page_named("deploy.md").read_text("utf-8")
 
     def test_messages_are_those_of_the_server(self):
         rows = [line for line in server.__doc__.splitlines() if line.startswith("| ")]
@@ -107,13 +113,13 @@ class TestDeploy:
                 self.actions.append(action)
 
         monkeypatch.setattr(Controller, "load", load)
-        code = next(b for b in blocks("how-to/deploy.md", "python") if "Controller.load" in b)
+        code = next(b for b in blocks("deploy.md", "python") if "Controller.load" in b)
         with pytest.raises(StopIteration):
             exec(code, {"robot": Robot()})
         assert np.abs(Robot.actions).max() <= 0.5
         assert np.abs(np.diff(Robot.actions, axis=0)).max() <= 0.2 + 1e-6
 
     def test_episodes_run_as_shown(self, capsys):
-        (code,) = (b for b in blocks("how-to/deploy.md", "python") if "deploy_episodes" in b)
+        (code,) = (b for b in blocks("deploy.md", "python") if "deploy_episodes" in b)
         exec(code, {})
         assert capsys.readouterr().out == "1000.0 None\n" * 3
