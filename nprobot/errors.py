@@ -17,7 +17,7 @@ class NprobotError(Exception):
 class ConfigError(NprobotError):
     """A setting has a value that is not allowed, or settings contradict each other.
 
-    Not a `ValueError`: `tyro` would take that for a mistake of its own and exit.
+    Not a `ValueError`: `tyro` would take that for its own mistake and exit.
     """
 
 

@@ -127,7 +127,7 @@ class DirectPolicy(BasePolicy):
 
     @torch.no_grad()
     def adopt(self, policy: ActorCriticPolicy) -> None:
-        """Take over what another policy has learned, to go on learning from there.
+        """Take over what another policy has learned, to continue to learn from there.
 
         Args:
             policy: an SB3 actor-critic policy (of PPO, say) for the same spaces, with hidden layers

@@ -90,7 +90,7 @@ class Actuation:
         oracle: told of every step.
 
     Raises:
-        ActuatorError: the models do not fit the robot, or the sensor has no noise of its own.
+        ActuatorError: the models do not fit the robot, or the sensor adds no noise.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Actuation:
             raise UnknownNameError("clip", clipping, get_args(Clip))
         if sensor is not None and not any(m.draws_each_step and not m.inert for m in sensor):
             raise ActuatorError(
-                f"The sensor {list(sensor)} has no noise of its own at every step, so that reading "
+                f"The sensor {list(sensor)} adds no noise at every step, so that reading "
                 "minus command would give the hidden perturbation away. Add some, for example "
                 "WhiteNoise(0.02); to look at the realised action in a test, pass an oracle."
             )

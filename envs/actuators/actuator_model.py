@@ -242,7 +242,7 @@ class Plant:
 
 
 class NoiseStream:
-    """Random numbers for every step of one model, from one generator of its own for each row.
+    """Random numbers for every step of one model, from a separate generator for each row.
 
     It must be seeded before use.
 

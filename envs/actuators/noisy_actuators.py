@@ -91,7 +91,8 @@ class NoisyActuators(_Actuated, gymnasium.Wrapper[Any, Any, Any, Any]):
     """Noisy, slow, worn or failing actuators in front of an environment with continuous actions.
 
     What the actuators really did stays hidden: it is in no observation, no `info`, no attribute and
-    no pickle of this wrapper. `docs/actuators.md` says what exactly that covers and what it cannot.
+    no pickle of this wrapper. `docs/reference/actuators.md` says what exactly that covers and what
+    it cannot.
 
     Randomness is the wrapper's own, from a fixed child of a `SeedSequence`: the environment's
     random stream is the same with and without it. `reset(seed=s)` makes the actuators new (drift,
@@ -108,7 +109,7 @@ class NoisyActuators(_Actuated, gymnasium.Wrapper[Any, Any, Any, Any]):
             "medium", "hard"), a model, a dictionary as `ActuatorModel.to_dict` writes it, or a
             sequence of these.
         sensor: models between what an actuator did and `info["actuator_reading"]` (shape and units
-            of the action), or "current-sense"; they must have noise of their own. None: no reading.
+            of the action), or "current-sense"; they must add noise. None: no reading.
         seed: secret part of the noise's seed, which the wrapper does not show and `spec` does not
             repeat. Without it the noise follows from the seeds given to `reset` alone, so that
             anyone who knows the models can draw it too, and the state cannot be saved. Give every

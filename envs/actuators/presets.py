@@ -1,7 +1,7 @@
 """The actuator models by name, ready-made actuators with their sources, and how to name either.
 
-The tables of `docs/actuators.md` are made from them: `python -m nprobot.envs.actuators.presets
-docs/actuators.md` puts them into the page.
+The tables of `docs/reference/actuators.md` are made from them:
+`python -m nprobot.envs.actuators.presets docs/reference/actuators.md` puts them into the page.
 """
 
 from __future__ import annotations

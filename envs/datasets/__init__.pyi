@@ -6,9 +6,9 @@ from .baselines import moments as moments
 from .baselines import nmse as nmse
 from .cloning import from_minari as from_minari
 from .cloning import from_policy as from_policy
+from .data_checks import look_over as look_over
 from .dataset import Dataset as Dataset
 from .dataset import Split as Split
-from .data_checks import look_over as look_over
 from .loaders import load as load
 from .loaders import load_npz as load_npz
 from .loaders import load_sarcos as load_sarcos

@@ -59,8 +59,8 @@ def from_policy(
         seed: of the environment and of the split.
 
     Returns:
-        Inputs: flattened observations. Targets: flattened actions, or labels where actions are
-        discrete. `meta["mean_return"]` is what the policy earned an episode.
+        Flattened observations as inputs, and flattened actions as targets, or labels where actions
+        are discrete. `meta["mean_return"]` is what the policy earned an episode.
 
     Raises:
         ConfigError: `rows` is not positive, the policy has no `predict`, or gymnasium cannot make
@@ -136,7 +136,7 @@ def from_minari(
     except DataError:
         raise
     except ImportError as error:
-        # Minari's storage formats have dependencies of their own, such as h5py.
+        # Minari's storage formats have more dependencies, such as h5py.
         raise MissingPackageError(f"Minari cannot read {str(source)!r}: {error}") from error
     # What Minari raises for a missing or damaged folder depends on its storage back end.
     except Exception as error:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ...errors import ConfigError, DataError, UnknownNameError
 from .arrays import read_mat, read_npz
 from .columns import Fields, import_optional, listed
-from .dataset import Dataset, Split, as_rows, as_targets
 from .data_checks import check_time, look_over, time_column, warn
+from .dataset import Dataset, Split, as_rows, as_targets
 from .splitting import Fractions, How, Splits, split_rows, warn_duplicates
 from .tables import SUFFIXES, plain, read_text_table
 

@@ -168,7 +168,7 @@ def forward_kinematics(
         cache: as for `inverse_dynamics`.
 
     Returns:
-        Inputs (joints) in rad (m for slides), targets (9): m and no unit.
+        Inputs (joints) in rad (m for slides), targets (9) in m and without unit.
     """
     found, recording = _start(robot, recording)
 
@@ -202,7 +202,7 @@ def inverse_kinematics(
         cache: as for `inverse_dynamics`.
 
     Returns:
-        Inputs (9 + joints): m, no unit, rad; targets (joints) in rad (m for slides).
+        Inputs (9 + joints) in m, without unit and in rad, targets (joints) in rad (m for slides).
     """
     found, recording = _start(robot, recording)
     ahead = round(_finite("lookahead", lookahead) * recording.rate)

@@ -42,7 +42,7 @@ class AdaptationConfig(Options):
     node_noise: Positive = 0.05
     """Standard deviation of the noise in the network, in half ranges of an action."""
     learning_rate: Positive = 3e-4
-    """Of the policy."""
+    """Step size of the policy's optimiser."""
     batch: Count = 512
     """Control steps between two updates, of all robots together."""
     critic_epochs: Count = 4
@@ -50,7 +50,7 @@ class AdaptationConfig(Options):
     gamma: Share = 0.99
     """Discount factor."""
     seed: Seed = 0
-    """Of everything random."""
+    """Seed of everything random."""
     frozen: bool = False
     """Learn nothing; for comparison."""
 

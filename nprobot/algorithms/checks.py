@@ -198,7 +198,7 @@ class ViewChecks:
                     f"learn: they differ by up to {float((mine - value).abs().max()):.3g}. Node "
                     "perturbation runs features extractor, hidden layers and heads as "
                     "stable-baselines3 wires them, and what a policy does beside (an overridden "
-                    "forward, random numbers, layers of its own) would not learn; move it into one "
+                    "forward, random numbers, extra layers) would not learn; move it into one "
                     "of those modules, or use rule='bp'"
                 )
         ran: set[int] = set()

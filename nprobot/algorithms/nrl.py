@@ -271,7 +271,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Go on learning; arguments as in SB3."""
+        """Learn, or continue to learn; arguments as in SB3."""
         return super().learn(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )

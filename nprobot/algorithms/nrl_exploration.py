@@ -75,7 +75,7 @@ class Exploration(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Go on from saved memories."""
+        """Continue from saved memories."""
 
 
 class HiddenNoise(Exploration):
@@ -151,7 +151,7 @@ class InjectedNoise(Exploration):
         if on_chip(actor):
             raise NoiseInaccessibleError(
                 "noise_source='injected' needs to know all noise, and this network is on a chip "
-                "that has noise of its own: choose noise_source='network'"
+                "that is noisy itself: choose noise_source='network'"
             )
         activity = Activity(actor, observations)
         shape = (1, activity.batch, activity.size)
@@ -197,7 +197,7 @@ class ActuatorNoise(Exploration):
     def act(self, actor: nn.Module, observations: Tree) -> Trial:
         if on_chip(actor):
             raise NoiseInaccessibleError(
-                "noise_source='actuators' is for a network without noise of its own: choose "
+                "noise_source='actuators' is for a network that is not noisy itself: choose "
                 "noise_source='network', which learns from the actuators' noise, too"
             )
         self.activity = Activity(actor, observations)

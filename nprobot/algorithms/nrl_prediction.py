@@ -51,7 +51,7 @@ class Prediction(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Go on from saved memories."""
+        """Continue from saved memories."""
 
 
 class ValuePrediction(Prediction):

@@ -37,7 +37,7 @@ from .hindsight import HindsightBuffer
 class NetworkLearner:
     """The networks of an off-policy algorithm, and how one rule moves them.
 
-    Every Q network is perturbed by itself, with noise and a loss of its own, so nothing that the
+    Every Q network is perturbed by itself, with its own noise and loss, so nothing that the
     noise does to one blurs the credit of the other. The target networks are plain: they follow
     ``W R``, which is what the layers of a decorrelated network compute.
 
@@ -311,7 +311,7 @@ def bootstrapped(batch: ReplayBufferSamples, values: Tensor, gamma: float) -> Te
     Args:
         batch: B transitions.
         values: V(s'), shape (B,).
-        gamma: γ, for a batch without discounts of its own, which transitions of n steps have.
+        gamma: γ, for a batch without its own discounts, which transitions of n steps have.
 
     Returns:
         Targets, shape (B,).

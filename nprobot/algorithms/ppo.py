@@ -50,7 +50,7 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
     loggers, `VecNormalize`. With ``rule="bp"`` it *is* SB3's PPO, weight for weight. Under the
     perturbation rules no backward pass runs: the actor learns from what noise on its nodes does to
     the clipped surrogate of every transition, the critic from what noise does to its squared error.
-    They are separate networks with noise of their own, unless they share a features extractor with
+    They are separate networks with separate noise, unless they share a features extractor with
     parameters: then they are one network, which learns from the sum of both losses. The log
     standard deviation of a Gaussian policy is a layer of nodes that have only a bias; under gSDE it
     is one of nodes that have a matrix (`nprobot.policies.gsde`).

@@ -96,7 +96,7 @@ class SAC(OffPolicyRule, stable_baselines3.SAC):
             self._train(gradient_steps, batch_size)
 
     def _train(self, gradient_steps: int, batch_size: int) -> None:
-        """Steps of critics, actor, temperature and targets, each on a batch of its own."""
+        """Steps of critics, actor, temperature and targets, each on a fresh batch."""
         assert self.replay_buffer is not None, "set up with the model"
         self.policy.set_training_mode(True)
         optimizers = [self.actor.optimizer, self.critic.optimizer]

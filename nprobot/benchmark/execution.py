@@ -71,7 +71,7 @@ def _short(value: float) -> float:
 class Recorder:
     """Evaluates a policy at the points of the curve, on time that the run is not charged for.
 
-    It does so in environments of its own, whose episodes have the same starts for every learner.
+    It does so in separate environments, whose episodes have the same starts for every learner.
 
     Args:
         spec: the run.

@@ -392,7 +392,7 @@ def measured(results: Results) -> str:
     return (
         f"Every finished policy: {row['episodes']} episodes without exploration, from the same "
         f"starts for every learner and seed. Curves: {row['points']} points of "
-        f"{row['point_episodes']} episodes, in environments of their own. All runs have the same "
+        f"{row['point_episodes']} episodes, in separate environments. All runs have the same "
         "budget of environment steps; what evaluation costs is charged to nobody."
     )
 

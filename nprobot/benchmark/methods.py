@@ -170,7 +170,7 @@ SETTINGS = (
     *("normalise", "sensor"),
     *(name for name, group in OPTIONS.items() if group and name != "hidden"),
 )
-"""Options of `nprobot train` that a suite may set for a learner; it has others of its own."""
+"""Options of `nprobot train` that a suite may set for a learner; it has others besides."""
 
 
 def training_config(spec: RunSpec) -> RunConfig:

@@ -18,6 +18,8 @@ COMMANDS = {
     "bench": "run a benchmark, or continue it",
     "report": "make the report of a benchmark",
     "export": "make a policy folder that can be given away",
+    "push": "upload a policy folder to the Hugging Face Hub",
+    "pull": "download one from there",
     "deploy": "run a policy on a simulated robot, or serve it",
     "adapt": "let a policy continue to learn on a robot that breaks",
     "envs": "list the environments to train on",

@@ -65,9 +65,9 @@ class Bench:
     ray: str | None = None
     """Address of a Ray cluster to run on instead, such as auto."""
     retry_failed: bool = False
-    """Do runs again that failed."""
+    """Run the failed runs again."""
     dry_run: bool = False
-    """Only say what there is to do."""
+    """Say what there is to do, and do nothing."""
     json: bool = False
     """Print the list of suites, or the plan of --dry-run, as JSON."""
 
@@ -131,7 +131,7 @@ def list_suites(console: Console, as_json: bool) -> None:
     for name, suite in suites.items():
         table.add_row(name, f"{len(suite.runs):,}", duration(cost[name]), suite.about)
     show_list(table)
-    say(console, "Run one: nprobot bench SUITE --out DIR; a file of your own: nprobot bench FILE")
+    say(console, "Run one: nprobot bench SUITE --out DIR; your own file: nprobot bench FILE")
 
 
 def show_plan(console: Console, suite: Suite, todo: Plan, out: Path) -> None:

@@ -47,7 +47,7 @@ from .arguments import FilmOptions, moved, parse
 from .terminal import DONE, FAILED, INTERRUPTED, LiveDisplay, facts, say
 
 HELP = """\
-Run a policy on a simulated robot: as fast as it goes or in real time, with
+Run a policy on a simulated robot: as fast as possible or in real time, with
 limits on what it may do, and a record of what it did. Needs no torch.
 
 examples:
@@ -89,7 +89,7 @@ class RunOptions:
     seed: int = 0
     """Where the starts of the episodes come from; as for `nprobot evaluate`."""
     realtime: bool = False
-    """One step each control period of the clock, with a watchdog, instead of as fast as it goes."""
+    """One step each control period of the clock, with a watchdog. Left out: as fast as possible."""
     record: Path | None = None
     """Film it, as .mp4; needs no screen."""
     viewer: bool = False
@@ -117,7 +117,7 @@ class SafetyOptions:
     action_high: tuple[float, ...] | None = None
     """Highest action."""
     slew: tuple[float, ...] | None = None
-    """Most change of the action, units a second."""
+    """Largest change of the action, in units a second."""
     observation_low: tuple[float, ...] | None = None
     """Lowest observation, one number or one for each element; below it is a fault."""
     observation_high: tuple[float, ...] | None = None
@@ -139,7 +139,7 @@ class ServeOptions:
     """The controller for other programs."""
 
     serve: bool = False
-    """Answer JSON messages on a ZeroMQ socket (docs/deploy.md) instead of simulating a robot."""
+    """Answer JSON messages on a ZeroMQ socket for other programs, and simulate no robot."""
     host: str = LOOPBACK
     """Address to listen on. Beyond this machine, anybody who reaches it controls the robot."""
     port: int = PORT

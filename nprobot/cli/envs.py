@@ -45,7 +45,7 @@ HELP = """\
 List the environments with continuous or discrete control, the newest version
 of each.
 
-Any other environment registered with gymnasium can be trained on too, as long
+You can train on any other environment that is registered with gymnasium, as long
 as its observations are vectors of real numbers; MODULE:ID imports the module
 that registers it.
 

@@ -47,7 +47,7 @@ class ExportOptions:
     trust: bool = False
     """Import the module that the policy's environment is in, which runs it."""
     licence: str | None = None
-    """Under which others may use the policy, such as MIT; goes onto the card."""
+    """Licence under which others may use the policy, such as MIT; the card states it."""
 
 
 def _errors(policy: Policy) -> str:

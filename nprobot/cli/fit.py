@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 HELP = """\
 Learn a regression or classification task by node perturbation, without a
 backward pass (or by backprop, to compare): the inverse dynamics of an arm, its
-kinematics, or data of your own. Ctrl-C ends a fit with a checkpoint; --resume
+kinematics, or your own data. Ctrl-C ends a fit with a checkpoint; --resume
 continues from there.
 
 examples:

@@ -35,7 +35,7 @@ class MakeReport:
     """Where to put page and figures. Left out: the folder report in it, or
     beside the file."""
     markdown: Path | None = None
-    """Also write findings and tables as Markdown, for a page of your own."""
+    """Also write findings and tables as Markdown, for your own page."""
     force: bool = False
     """Replace the Markdown file if there is one."""
 

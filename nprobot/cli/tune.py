@@ -123,7 +123,7 @@ def show(console: Console, tuned: TunedDefaults, folder: Path) -> None:
 
 
 def _without_out(arguments: Sequence[str]) -> list[str]:
-    """The command line without the folder, which is nobody else's business."""
+    """The command line without the folder, which concerns nobody but the user."""
     words, kept = iter(arguments), []
     for word in words:
         if word == "--out":

@@ -47,7 +47,7 @@ KINDS = ("settings", "score", "search")
 
 @dataclass(frozen=True)
 class TunedScore(Options):
-    """What settings are worth: runs on seeds of their own, nothing else different.
+    """What settings are worth: runs on separate seeds, nothing else different.
 
     Attributes:
         steps: environment steps of each run.

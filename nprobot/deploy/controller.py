@@ -60,7 +60,7 @@ class Controller:
     """Runs a policy on a robot: checks what comes in, limits what goes out, records both.
 
     `step` always returns an action and never raises: whatever goes wrong becomes a latched `fault`,
-    and from then on the answer is the safe action, until you call `clear_fault`.
+    and from then on the answer is the safe action, until you call `clear_fault`::
 
         controller = Controller.load("zoo:InvertedPendulum")
         while True:

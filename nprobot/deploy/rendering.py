@@ -54,7 +54,7 @@ with mujoco.Renderer(model, 48, 48) as renderer:
 def choose_backend() -> str | None:
     """Set `MUJOCO_GL` to what draws off-screen on this machine, unless the user has set it.
 
-    Each back end is tried in a process of its own: a failed attempt would spoil this one for the
+    Each back end is tried in a separate process: a failed attempt would spoil this one for the
     next. Must be called before the first import of `mujoco`.
 
     Returns:

@@ -201,7 +201,7 @@ def deploy_episodes(
         controller: for the same policy.
         episodes: how many.
         seed: where their starts come from.
-        realtime: one step each control period, with a watchdog; otherwise as fast as it goes.
+        realtime: one step each control period, with a watchdog; otherwise as fast as possible.
         clear_faults: clear a latched fault before the next episode.
         observers: are told of every step.
         clock: seconds.

@@ -37,7 +37,8 @@ class CapturedStep:
         RuleError: the network is not on a CUDA device, or the optimiser or the rule cannot be
             captured.
 
-    Example:
+    Example::
+
         loss = lambda y, target: ((y - target) ** 2).mean(-1)
         step = nprobot.CapturedStep(rule, network, optimizer, loss)
         for inputs, targets in batches:

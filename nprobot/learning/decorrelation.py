@@ -4,7 +4,7 @@ A step is ``R ← M R`` with ``M = I − E`` and ``E = η_R [(1 − κ) C + κ d
 ``x* x*ᵀ`` with its diagonal set to zero, v the mean of ``x*² − 1`` (Dalm, van Gerven & Ahmad, arXiv
 2310.00965, with κ = 0). By itself it changes what a layer computes, ``a = W R x + b``. With
 ``W ← W M⁻¹`` beside it the layer computes the same as before, and R only preconditions the
-gradient of W: see docs/decorrelation.md.
+gradient of W: see docs/experiments/decorrelation.md.
 """
 
 from __future__ import annotations

@@ -358,7 +358,7 @@ class Feedback(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[int, Mapping[str, Any]]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: what was seen of networks stays behind, as of the rule."""

@@ -1,7 +1,7 @@
 """Learning through noise that nobody can read: noisy passes compared with each other or the past.
 
 Where a clean pass cannot be had, nodes and losses are compared with something else that is as
-noisy: a second pass on the same batch, with noise of its own, or a running mean. What the
+noisy: a second pass on the same batch, with fresh noise, or a running mean. What the
 comparison leaves is correlated with the noise of the first pass, and that is all that
 activity-based node perturbation needs; a constant offset of the noise drops out. With two passes it
 is the form published for spintronic noise (artcogsys/MTJ-Node-Perturbation): δa = a⁽¹⁾ − a⁽²⁾,
@@ -15,7 +15,7 @@ differences is the layer's own noise, inferred, from which node perturbation can
 (`residual_error`), for the price of its variance.
 
 Layers of the network that are not on the chip, such as the log standard deviation of a policy, have
-no noise of their own, and would learn nothing, or only from what comes to them from the chip. They
+no noise, and would learn nothing, or only from what comes to them from the chip. They
 get some from the learner, as strong as the chip's nodes have shown theirs to be in the first step.
 """
 
@@ -309,7 +309,7 @@ class Reference(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[int, list[Tensor]]) -> None:
-        """Go on from saved memories."""
+        """Continue from saved memories."""
 
 
 class SecondPass(Reference):
@@ -337,7 +337,7 @@ class SecondPass(Reference):
 class RunningMean(Reference):
     """Each pass is compared with the mean of earlier calls, for every row of the batch by itself.
 
-    Costs one pass instead of two. Row i of a batch must go on where row i of the last one was: a
+    Costs one pass instead of two. Row i of a batch must continue where row i of the last one was: a
     stimulus that is shown again and again, or an environment whose state changes slowly. On
     shuffled data it would take the differences between samples for noise.
 

@@ -1,6 +1,6 @@
 """What node perturbation needs of each kind of layer: pre-activation, input, weight gradient.
 
-A new kind of layer is one class with `@layer_kind` before it, here or in a module of its own.
+A new kind of layer is one class with `@layer_kind` before it, here or in a separate module.
 """
 
 from __future__ import annotations

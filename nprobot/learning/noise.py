@@ -130,7 +130,7 @@ class PerturbationStream:
         return {device: generator.get_state() for device, generator in self._generators.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved place."""
+        """Continue from a saved place."""
         self._generators.clear()
         for device, place in state.items():
             self.generator(torch.device(device)).set_state(place)

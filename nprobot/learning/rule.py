@@ -206,7 +206,7 @@ class LearningRule(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self.forward_passes = int(state["forward_passes"])
         self.backward_passes = int(state["backward_passes"])
         self._decorrelate_calls = {

@@ -461,7 +461,7 @@ def learning_rule(
         decorrelation_interval: update R in every n-th step, to save time.
         keep_function: let the weights follow every step of R, W ← W M⁻¹ where R ← M R, so that the
             outputs stay what they are, to rounding, and R only preconditions the gradient. Off in
-            the paper, where a step of R changes the function (docs/decorrelation.md).
+            the paper, where a step of R changes the function (docs/experiments/decorrelation.md).
         keep_scale: multiply R by a number after every step, so that its norm stays what it is;
             otherwise R shrinks, and weights that follow it grow.
         feedback: for a rule with feedback ``"layerwise"``, which passes the guess from layer to

@@ -40,9 +40,9 @@ class FitConfig(Options):
     """Step size at the start. Left out: 0.01 for decorrelated rules and backpropagation, 0.003 for
     the others; with --optimizer sgd 0.01."""
     lr_schedule: LRSchedule = "cosine"
-    """How the step sizes of weights and of R go from there: down to 0 at the last step, or not."""
+    """How the step sizes of weights and of R change: falling to 0 at the last step, or constant."""
     optimizer: Literal["adam", "sgd"] = "adam"
-    """What makes a step of a gradient."""
+    """Optimiser that turns gradients into steps."""
     sigma: Positive | None = None
     """Standard deviation of the node noise. Left out: 0.001 with feedback, else 0.01."""
     noise: Noise | None = None

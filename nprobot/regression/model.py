@@ -51,8 +51,9 @@ class FittedModel(nn.Module):
         network: the network.
         description: JSON values: `task`, `input_names`, `input_units`, `target_names`,
             `target_units`, `classes` (None for regression), `meta`.
-        input_mean, input_scale: buffers, `(inputs,)`, float64.
-        target_mean, target_scale: buffers, `(targets,)`, float64; 0 and 1 for classification.
+        input_mean: buffer, `(inputs,)`, float64; `input_scale` is its like.
+        target_mean: buffer, `(targets,)`, float64; `target_scale` is its like. 0 and 1 for
+            classification.
     """
 
     input_mean: Tensor

@@ -1,4 +1,4 @@
-"""Ctrl-C, which ends a run or a fit where it can go on from."""
+"""Ctrl-C, which ends a run or a fit where it can continue."""
 
 from __future__ import annotations
 

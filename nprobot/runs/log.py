@@ -129,7 +129,7 @@ class RunLog(Logger):
         super().dump(step)
 
     def write_row(self, values: Mapping[str, Any], step: int) -> None:
-        """Write a row of its own, beside what is being recorded."""
+        """Write a separate row, beside what is being recorded."""
         row = {**values, STEPS: step}
         if {name: str(value) for name, value in row.items()} in self.table.kept:
             return  # a run that was cut off at its end does that again

@@ -27,7 +27,7 @@ def _installed(package: str) -> str | None:
 
 
 def changed_since(session: Mapping[str, Any], **now: str) -> list[str]:
-    """What a run does not find as its last session did, so that it cannot go on bit for bit.
+    """What a run does not find as its last session did, so that it cannot continue bit for bit.
 
     Args:
         session: of a run, as in its `config.json`.

@@ -154,7 +154,7 @@ class RunCallback(BaseCallback):
         return save_checkpoint(self.folder.checkpoints, self.model, self.policy, run, self.seeds)
 
     def log_evaluation(self, evaluation: Evaluation) -> None:
-        """Write an evaluation, under SB3's names, as a row of its own at the present step.
+        """Write an evaluation, under SB3's names, as a separate row at the present step.
 
         Recorded for the row of the next update, it would stand at a step that the policy had not
         been evaluated at.

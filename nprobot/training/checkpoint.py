@@ -6,7 +6,7 @@ step_000100000/
                                             observations, random generators, place in the logs
     checkpoint.json                         checksums (see `nprobot.runs.checkpoints`)
 
-A checkpoint ends the running episodes and begins new ones, with seeds of its own: in a run that is
+A checkpoint ends the running episodes and begins new ones, with separate seeds: in a run that is
 never stopped just as in one that is. So both end bit for bit alike for every environment whose
 episodes follow from their seed, whatever else the environment hides.
 """

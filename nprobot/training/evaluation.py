@@ -1,4 +1,4 @@
-"""Evaluation: episodes without exploration, on seeds of their own, and what a policy achieves."""
+"""Evaluation: episodes without exploration, on separate seeds, and what a policy achieves."""
 
 from __future__ import annotations
 

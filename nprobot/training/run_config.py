@@ -34,7 +34,7 @@ class LearningOptions(Options):
     learning_rate: Positive | None = None
     """Step size of the optimiser (Adam) at the start."""
     lr_schedule: LRSchedule | None = None
-    """How the step size goes from there: constant, or down to 0 at the last step."""
+    """How the step size changes: constant, or falling to 0 at the last step."""
     weight_decay: NotNegative | None = None
     """Share of the weights, times the step size, that each step takes away (AdamW). Left out: 0."""
     sigma: Positive | None = None
@@ -84,7 +84,7 @@ class AlgorithmOptions(Options):
     ent_coef: NotNegative | None = None
     """Weight of the entropy bonus (ppo); for sac the temperature. Left out: sac learns it."""
     ent_coef_start: Positive | None = None
-    """Temperature from which sac begins to learn its own. Left out: 1, which is much where rewards
+    """Temperature from which sac begins to learn its own. Left out: 1, which is large where rewards
     are normalised."""
     vf_coef: NotNegative | None = None
     """Weight of the critic's loss (ppo)."""
@@ -104,7 +104,7 @@ class AlgorithmOptions(Options):
     """How fast the target networks follow (sac, td3)."""
     exploration_noise: NotNegative | None = None
     """Standard deviation of noise on the actions, as a share of half their range. Left out: for
-    td3 0.1, for sac none but its own."""
+    td3 0.1, for sac no more than its policy has."""
     hindsight: Share | None = None
     """Share of the transitions that learn from a goal that was reached later instead of the one
     that was missed, in environments with goals (sac, td3). Left out: 0; the paper has 0.8."""
@@ -158,7 +158,7 @@ class RunConfig(Options):
     actuators: str | None = None
     """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     sensor: str | None = None
-    """What is told of what the noisy actuators did: current-sense. nrl learns from it."""
+    """Sensor that reports what the noisy actuators did: current-sense. nrl learns from it."""
     algo: str = "ppo"
     """Algorithm: ppo, nrl, sac, td3."""
     rule: str = ""

@@ -240,7 +240,7 @@ def save_normaliser(vector: VecNormalize) -> dict[str, Any]:
 
 
 def restore_normaliser(vector: VecNormalize, state: Mapping[str, Any]) -> None:
-    """Go on from there."""
+    """Continue from there."""
     _restore(vector.ret_rms, state["returns"])
     vector.returns = state["discounted_returns"].copy()
     if vector.norm_obs:

@@ -344,7 +344,7 @@ class InProcess:
 
 
 class Worker:
-    """A group in a process of its own.
+    """A group in a separate process.
 
     Args:
         number: of the worker, for messages.

@@ -47,7 +47,7 @@ OnReturn = Callable[[int, float], None]
 class TrainingRuns:
     """The runs of a search: trains by `nprobot.training.train`, and measures.
 
-    A run happens in a folder of its own, which is removed when its numbers are taken.
+    A run happens in a separate folder, which is removed when its numbers are taken.
 
     Args:
         config: the search; of one rule.

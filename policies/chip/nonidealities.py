@@ -379,7 +379,7 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
 
 
 def model_table() -> str:
-    """The models for `docs/hardware.md`, one row each: what, formula and parameters."""
+    """The models for `docs/reference/chips.md`, one row each: what, formula and parameters."""
     rows = ["| model | in the place of | parameters (default, unit) |", "|---|---|---|"]
     for name, model in MODELS.items():
         hints = typing.get_type_hints(model, include_extras=True)
@@ -393,7 +393,7 @@ def model_table() -> str:
 
 
 def preset_table() -> str:
-    """The presets for `docs/hardware.md`, one row each: their models."""
+    """The presets for `docs/reference/chips.md`, one row each: their models."""
     rows = ["| preset | models, in order |", "|---|---|"]
     for name, models in PRESETS.items():
         rows.append(f"| **{name}** | {'<br>'.join(map(_call, models)) or 'none'} |")

@@ -32,6 +32,7 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
     model = task is None and _fitted(made)
     env = task.id if task else made.get("task", "an unnamed task")
     lines = [
+        *_front_matter(policy),
         f"# {env} by {learner_title(recorded_rule(made) or UNKNOWN)}",
         "",
         f"A {'model' if model else 'controller'} for `{env}`, {_how(made)}.",
@@ -65,6 +66,45 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
         f"Licence: {made.get('licence') or 'not stated'}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _front_matter(policy: Policy) -> list[str]:
+    """What Hugging Face reads of a card, as YAML: the lines before its first heading.
+
+    JSON is YAML, so every value is written as JSON.
+    """
+    made, task = policy.provenance, policy.task
+    kind = "robotics" if _fitted(made) else "reinforcement-learning"
+    rule = recorded_rule(made)
+    tags = [
+        kind,
+        "nprobot",
+        "node-perturbation",
+        *([task.id] if task else []),
+        *filter(None, [rule]),
+    ]
+    lines = ["---", "library_name: nprobot", f"tags: {json.dumps(tags)}"]
+    if licence := made.get("licence"):
+        lines.append(f"license: {json.dumps(str(licence).lower())}")
+    evaluation = made.get("evaluation")
+    if isinstance(evaluation, Mapping) and evaluation.get("returns"):
+        mean, spread = _mean_and_spread(evaluation["returns"])
+        name = str(evaluation["env"])
+        result = {
+            "task": {"type": kind, "name": kind},
+            "dataset": {"name": name, "type": name},
+            "metrics": [{"type": "mean_reward", "name": "mean_reward", "value": f"{mean}{spread}"}],
+        }
+        model = f"{made.get('algorithm', 'policy')} {rule or ''}".strip()
+        entry = json.dumps({"name": model, "results": [result]}, ensure_ascii=False)
+        lines += ["model-index:", f"- {entry}"]
+    return [*lines, "---", ""]
+
+
+def _mean_and_spread(returns: Any) -> tuple[str, str]:  # noqa: ANN401 - JSON
+    """Mean and standard deviation of the returns, as text."""
+    spread = f" ± {statistics.stdev(returns):.1f}" if len(returns) > 1 else ""
+    return f"{statistics.fmean(returns):.1f}", spread
 
 
 def network_name(policy: Policy) -> str:
@@ -121,9 +161,9 @@ def _score(evaluation: Any) -> list[str]:  # noqa: ANN401 - JSON
     if not isinstance(evaluation, Mapping) or not evaluation.get("returns"):
         return ["Not measured.", ""]
     returns, lengths = evaluation["returns"], evaluation["lengths"]
-    spread = f" ± {statistics.stdev(returns):.1f}" if len(returns) > 1 else ""
+    mean, spread = _mean_and_spread(returns)
     return [
-        f"Return **{statistics.fmean(returns):.1f}{spread}** (mean ± standard deviation over "
+        f"Return **{mean}{spread}** (mean ± standard deviation over "
         f"{len(returns)} deterministic episodes of",
         f"`{evaluation['env']}`, seed {evaluation['seed']}; lowest {min(returns):.1f}, highest "
         f"{max(returns):.1f}; {statistics.fmean(lengths):.0f} steps an episode), "

@@ -90,7 +90,7 @@ def load_trusted_sb3_zip(
 
     Warning:
         Both files hold pickles: **their author can run any code on this machine.** Use this
-        only for files of your own, or from somebody you would also let send you a program.
+        only for your own files, or from somebody whose programs you would run.
         Afterwards `nprobot.policies.save(policy, folder)` makes a policy file that can be shared.
 
     Args:

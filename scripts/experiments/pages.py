@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cycler import cycler
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .rows import ROOT, Rows, select
 
-DOCS = ROOT / "docs"
-FIGURES = DOCS / "figures"
+DOCS = ROOT / "docs" / "experiments"
+"""The laboratory notebooks."""
+FIGURES = ROOT / "docs" / "figures"
+WIDEST = 8.0
+"""Inches; on the site a figure has about as much."""
+rcParams.update(
+    {
+        **{"font.size": 11, "axes.titlesize": 11, "legend.fontsize": 9.5, "legend.frameon": False},
+        **{"axes.grid": True, "grid.alpha": 0.25, "lines.linewidth": 1.8},
+        **{"axes.spines.top": False, "axes.spines.right": False},
+        # Okabe and Ito's colours, which colour-blind people can tell apart.
+        "axes.prop_cycle": cycler(
+            color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+        ),
+    }
+)
 
 
 def markdown(heading: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -53,12 +70,22 @@ def put_section(name: str, lines: Sequence[str], page: Path) -> None:
 def panels(
     count: int, size: tuple[float, float], *, rows: int = 1, **settings: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, with a grid; settings as of `Figure.subplots`."""
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, count // rows, squeeze=False, **settings).flatten().tolist()
-    for axis in axes:
-        axis.grid(alpha=0.25)
-    return figure, axes
+    """A figure of panels, at most two side by side; settings as of `Figure.subplots`.
+
+    No figure is wider than a page, so that its letters can be read at half its size.
+    """
+    columns = count // rows
+    width, height = size
+    if width > WIDEST and columns > 2:
+        rows, columns = math.ceil(count / 2), 2
+        height = 2.9 * rows + 0.6
+    figure = Figure(figsize=(min(width, WIDEST), height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **settings).flatten().tolist()
+    for axis in axes[count:]:
+        axis.remove()
+    for axis in axes[: max(0, count - columns)]:
+        axis.xaxis.set_tick_params(labelbottom=True)
+    return figure, axes[:count]
 
 
 def save_figure(figure: Figure, name: str) -> None:
@@ -66,6 +93,11 @@ def save_figure(figure: Figure, name: str) -> None:
     FIGURES.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURES / f"{name}.png", dpi=130)
     print(f"docs/figures/{name}.png")
+
+
+def picture(name: str, shows: str, caption: str) -> list[str]:
+    """Lines of a figure with what it shows, and a caption with seeds and intervals."""
+    return [f"![{shows}](../figures/{name}.png)", "", f"*{caption}*", ""]
 
 
 def seeds_of(points: Rows, x: str, y: str, scale: float = 1.0) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ from nprobot.benchmark.aggregates import improvement
 from nprobot.benchmark.page import MARKDOWN, draw, render, sections
 
 from ..pages import DOCS, FIGURES, markdown, put_section
-from ..rows import RESULTS, ROOT, Row, Rows, column, select
+from ..rows import RESULTS, Row, Rows, column, select
 
 FOUR = ("Reacher-v5", "HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5")
 ALL = ("InvertedPendulum-v5", *FOUR, "Swimmer-v5", "nprobot/ArmReach-v0")
@@ -71,8 +71,7 @@ def write() -> None:
     put_section("settings", searched, variance)
     put_section("returns", returns_table(both, (*NOW, *EARLIER), FOUR), variance)
     put_section("fresh", fresh_table(finished("fresh_seeds"), both), variance)
-    put_section("shares", shares_table(both, (*NOW[1:-1], *EARLIER), FOUR), variance)
-    put_section("shares", shares_table(both, OF_ALL, ALL), ROOT / "README.md")
+    put_section("shares", shares_table(both, (*OF_ALL, *EARLIER), ALL), DOCS / "benchmark.md")
 
 
 def finished(name: str) -> Rows:

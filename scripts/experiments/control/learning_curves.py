@@ -157,8 +157,8 @@ def draw(curves: Rows) -> None:
             axis.axhline(SOLVED[task], color="grey", ls=":", lw=1)
             axis.text(0, SOLVED[task] - 35, " solved", color="grey", size=8, va="top")
     axes[-1].set_ylim(bottom=-25)
-    axes[0].set_ylabel("return of training episodes (with exploration)")
-    axes[-1].legend(loc="lower right", fontsize=9)
+    axes[0].set_ylabel("return while exploring")
+    axes[-1].legend(loc="lower right")
     figure.suptitle(
         f"PPO by backpropagation and by node perturbation: mean and range of {len(SEEDS)} seeds",
         size=12,

@@ -370,10 +370,10 @@ def draw(curves: Rows) -> None:
                 plot_mean(axis, own, ls=line, color=colour, lw=1.6, label=label)
         axis.set(title=task, xlabel="environment steps (thousands)")
         axis.set_ylim(bottom=FLOORS.get(task))
-    axes[0].set_ylabel("return of training episodes (with exploration)")
+    axes[0].set_ylabel("return while exploring")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    figure.suptitle("SAC and TD3 by backpropagation and by perturbation: mean and range of seeds")
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.suptitle("SAC and TD3: mean and range of seeds")
     save_figure(figure, "off_policy")
 
 

@@ -35,6 +35,7 @@ from ..pages import (
     each,
     markdown,
     panels,
+    picture,
     plot_each,
     put_section,
     save_figure,
@@ -183,7 +184,7 @@ def report() -> None:
         axis.set_xlabel("control steps of 8 robots (thousands)")
     axes[0].set_ylabel("return of episodes while it works")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=9, ncols=2, loc="outside lower center", frameon=False)
+    figure.legend(handles, labels, ncols=2, loc="outside lower center", frameon=False)
     save_figure(figure, "adaptation")
     put_section("adaptation", section(rows, tasks), DOCS / "hardware.md")
 
@@ -209,8 +210,11 @@ def section(rows: Rows, tasks: list[str]) -> list[str]:
         *("adapted by NRL: mean (each seed)", "recovered after, each seed"),
     )
     return [
-        "![Return over time, with the faults marked](figures/adaptation.png)",
-        "",
+        *picture(
+            "adaptation",
+            "Return over time, with the faults marked",
+            f"A line a seed ({len(SEEDS)}); dashed: mean of the deterministic evaluations.",
+        ),
         *markdown(heading, lines),
         "",
         "Healthy, faults and adapted: returns of 40 deterministic episodes off the chip, mean over "

@@ -27,7 +27,17 @@ import nprobot
 from nprobot.policies.activations import Quantised, Sign, StraightThrough
 from nprobot.policies.chip import put_on_chip
 
-from ..pages import DOCS, each, markdown, panels, plot_each, put_section, save_figure, seeds_of
+from ..pages import (
+    DOCS,
+    each,
+    markdown,
+    panels,
+    picture,
+    plot_each,
+    put_section,
+    save_figure,
+    seeds_of,
+)
 from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from .robots import ROBOTS, learn, measure
 
@@ -150,11 +160,14 @@ def report() -> None:
         axis.axhline(gymnasium.spec(TASK).reward_threshold, color="grey", ls=":", lw=1)
         axis.set_title(f"units: {units}", size=11)
         axis.set_xlabel("environment steps (thousands)")
-    axes[0].set_ylabel(f"return of training episodes, {TASK}")
-    axes[0].legend(fontsize=8)
+    axes[0].set_ylabel("return of training episodes")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     save_figure(figure, "discontinuous")
-    picture = "![Return over steps with units that jump](figures/discontinuous.png)"
-    put_section("discontinuous", [picture, "", *table(read(TABLE))], DOCS / "hardware.md")
+    shown = picture(
+        "discontinuous", "Return over steps with units that jump", "A line a seed (three)."
+    )
+    put_section("discontinuous", [*shown, *table(read(TABLE))], DOCS / "hardware.md")
 
 
 def table(rows: Rows) -> list[str]:

@@ -36,7 +36,7 @@ from nprobot.policies.chip.crossbar import put_on_chip
 
 ROOT = Path(__file__).parents[3]
 ROWS = ROOT / "results" / "hidden_noise"
-PAGE = ROOT / "docs" / "hidden_noise.md"
+PAGE = ROOT / "docs" / "experiments" / "hidden_noise.md"
 SIZES = (21, 64, 64, 7)
 STEPS = 3000
 BATCH = 64

@@ -25,7 +25,7 @@ import nprobot
 from nprobot.envs.actuators import scale_noise
 from nprobot.policies.chip import ChipModel, GaussianNoise, WeightMismatch, put_on_chip
 
-from ..pages import DOCS, each, markdown, panels, put_section, save_figure
+from ..pages import DOCS, each, markdown, panels, picture, put_section, save_figure
 from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from .robots import learn, measure, robots
 
@@ -149,10 +149,14 @@ def report() -> None:
         axis.set_xlabel("noise of chip and motors, × the preset")
         axis.set_xticks(levels)
     axes[0].set_ylabel("return on the noisy hardware")
-    axes[0].legend(fontsize=8)
+    axes[0].legend()
     save_figure(figure, "noisy_hardware")
-    picture = "![Return against the level of noise](figures/noisy_hardware.png)"
-    put_section("noisy_hardware", [picture, "", *table(rows)], DOCS / "hardware.md")
+    shown = picture(
+        "noisy_hardware",
+        "Return against the level of noise",
+        "A dot a seed (three), lines through their means.",
+    )
+    put_section("noisy_hardware", [*shown, *table(rows)], DOCS / "hardware.md")
 
 
 def returns(rows: Rows, task: str, way: str, level: float) -> list[float]:

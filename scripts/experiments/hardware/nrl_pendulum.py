@@ -22,7 +22,7 @@ import nprobot
 from nprobot.algorithms import REINFORCE
 from nprobot.envs.actuators import WhiteNoise
 
-from ..pages import DOCS, markdown, panels, put_section, save_figure, seeds_of
+from ..pages import DOCS, markdown, panels, picture, put_section, save_figure, seeds_of
 from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 from .robots import EPISODES, ROBOTS, Actuators, learn, measure, robots
 
@@ -107,7 +107,7 @@ def report() -> None:
             axis.plot(*curve, lw=1.3, label=f"seed {seed}")
         axis.axhline(SOLVED, color="grey", ls=":", lw=1)
         axis.set_title(name, size=11)
-    axes[0].legend(loc="lower right", fontsize=9)
+    axes[0].legend(loc="lower right")
     figure.supxlabel("environment steps (thousands)", size=10)
     figure.supylabel("return of training episodes", size=10)
     figure.suptitle(f"{TASK} on noisy hardware; dotted: solved", size=12)
@@ -141,8 +141,11 @@ def section(rows: Rows) -> list[str]:
             )
         )
     return [
-        "![Return over environment steps](figures/nrl_pendulum.png)",
-        "",
+        *picture(
+            "nrl_pendulum",
+            "Return over environment steps",
+            f"A line a seed ({len(SEEDS)}), each the mean of the last 20 training episodes.",
+        ),
         *markdown(heading, lines),
         "",
         f"{STEPS // 1000}k steps of {ROBOTS} robots side by side, defaults of `nprobot.NRL` and "

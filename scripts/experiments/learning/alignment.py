@@ -337,7 +337,7 @@ def report() -> None:
         axis.set(title=kind, xscale="log", xlabel="forward passes a step", ylim=(0, 1.02))
     axes[0].set_ylabel("cosine to the backprop gradient")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, loc="outside right upper", frameon=False)
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)
     figure.suptitle(f"Alignment with backpropagation, batches of {BATCH}", size=12)
     save_figure(figure, "alignment")
     put_section("estimate in training", table(read(TRAINING)), DOCS / "variance.md")

@@ -59,7 +59,7 @@ from nprobot.training.environments import silence_mujoco
 ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "results" / "decorrelation"
-PAGE = ROOT / "docs" / "decorrelation.md"
+PAGE = ROOT / "docs" / "experiments" / "decorrelation.md"
 
 
 @dataclass(frozen=True)

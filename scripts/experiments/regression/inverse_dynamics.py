@@ -299,7 +299,7 @@ def report() -> None:
     curves(right)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, fontsize=9, ncols=len(COLOURS), loc="outside lower center")
+    figure.legend(frameon=False, ncols=5, loc="outside lower center")
     save_figure(figure, "inverse_dynamics")
 
 
@@ -430,7 +430,7 @@ def dots(axes: Axes, rows: Rows, linear: float) -> None:
             label=learner_title(rule),
         )
     axes.set_xticks(range(len(columns)))
-    axes.set_xticklabels([name for name, *_ in columns])
+    axes.set_xticklabels([name for name, *_ in columns], size=8.5)
     axes.set_yscale("log")
     axes.set_ylabel("test nMSE")
 
@@ -443,7 +443,7 @@ def curves(axes: Axes) -> None:
         plot_mean(axes, seeds_of(own, "passes", "validation"), color=colour, lw=1.6)
     axes.set_yscale("log")
     axes.set_xlim(0, PASSES)
-    axes.set_xlabel("passes of each training row (a backward pass counts as two)")
+    axes.set_xlabel("passes of each row (backward: two)")
     axes.set_ylabel("validation nMSE, K = 1")
 
 

@@ -100,12 +100,12 @@ def report() -> None:
         if last := column(select(own, epoch=EPOCHS), "validation"):
             print(f"{learner.name}: nMSE {statistics.median(last):.3g} (median of {len(last)})")
     axes[0].axhline(1.0, color="0.6", ls=":", lw=1)
-    axes[0].set(ylabel="validation nMSE (1: guessing the mean)", ylim=(0.03, 30))
+    axes[0].set(ylabel="validation nMSE (mean: 1)", ylim=(0.03, 30))
     axes[1].set(ylabel="norm of all weights", ylim=(8, 200))
     for axis in axes:
         axis.set(yscale="log", xlabel="epochs", xlim=(0, EPOCHS))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False)
     figure.suptitle(
         f"inverse dynamics, SGD at a constant learning rate of {LEARNING_RATE:g}, three seeds",
         fontsize=10,

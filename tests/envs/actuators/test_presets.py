@@ -11,7 +11,7 @@ import pytest
 from nprobot.envs.actuators import PRESETS, SENSORS, GainLoss, WhiteNoise, resolve
 from nprobot.envs.actuators.presets import documentation_tables, with_tables
 
-PAGE = Path(__file__).parents[3] / "docs" / "actuators.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "actuators.md"
 
 
 def test_models_can_be_named_in_every_way():

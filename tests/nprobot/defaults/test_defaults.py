@@ -336,7 +336,7 @@ def test_importing_is_light():
 def test_the_table_on_the_page_is_that_of_the_package(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY)
     script = importlib.import_module("scripts.experiments.control.tuned_defaults")
-    page = (REPOSITORY / "docs" / "tuning.md").read_text("utf-8")
+    page = (REPOSITORY / "docs" / "experiments" / "tuning.md").read_text("utf-8")
     assert "\n".join(script.table()) in page
 
 

@@ -24,9 +24,15 @@ SHORT = [
 ]
 
 
+def page_named(name):
+    """A page, in whichever part of the site it is."""
+    (found,) = [*DOCS.glob(name), *DOCS.glob(f"*/{name}")]
+    return found
+
+
 def blocks(page, language):
     """The code blocks of a page in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", page_named(page).read_text("utf-8"), re.DOTALL)
 
 
 class TestOwnRobot:
@@ -58,7 +64,7 @@ class TestOwnRobot:
 
 
 class TestDeploy:
-    PAGE = (DOCS / "deploy.md").read_text("utf-8")
+    PAGE = page_named("deploy.md").read_text("utf-8")
 
     def test_messages_are_those_of_the_server(self):
         rows = [line for line in server.__doc__.splitlines() if line.startswith("| ")]
@@ -68,7 +74,7 @@ class TestDeploy:
             assert any(row.startswith(f'| `"{kind}"` ') for row in rows)
 
     def test_commands_have_these_options(self):
-        commands = re.findall(r"^ +nprobot deploy (.*)$", self.PAGE + HELP, re.MULTILINE)
+        commands = re.findall(r"^ *nprobot deploy (.*)$", self.PAGE + HELP, re.MULTILINE)
         assert len(commands) > 8
         for command in commands:
             arguments = shlex.split(command.replace("[", "").replace("]", ""))

@@ -85,7 +85,7 @@ def test_card_of_other_policies(exported):
     policy = nprobot.policies.load(exported.folder)
     made = {**policy.provenance, "rule": "np", "samples": 1, "feedback": True}
     text = card(dataclasses.replace(policy, provenance=made))
-    assert text.startswith("# InvertedPendulum-v5 by NP + feedback\n")
+    assert "\n---\n\n# InvertedPendulum-v5 by NP + feedback\n" in text
     assert "by NP + feedback (K = 1 noisy passes)" in text
     little_known = dataclasses.replace(policy, provenance={}, task=None, normaliser=None)
     text = card(little_known, curve=False)

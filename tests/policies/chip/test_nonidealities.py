@@ -182,6 +182,6 @@ def test_descriptions_of_chips():
 
 
 def test_the_tables_of_the_page_are_those_of_the_models():
-    page = (Path(__file__).parents[3] / "docs" / "hardware.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "chips.md").read_text("utf-8")
     assert model_table() in page, "put in what model_table() returns"
     assert preset_table() in page, "put in what preset_table() returns"
