@@ -17,6 +17,7 @@ AT_ONCE = 1e-6
 KINDS = {
     "gain": "what is left of the gain, at once",
     "offset": "an error of every command, in half ranges, at once",
+    "stuck": "where it stays whatever it is told, in half ranges, at once",
     "drift": f"an error of every command that grows for {SECONDS:g} s, in half ranges",
     "fade": f"what is left of the gain after it has faded for {SECONDS:g} s",
 }
@@ -65,6 +66,8 @@ class ActuatorFault:
         own = (self.actuator,)
         if self.kind == "gain":
             return GainLoss(self.size, at, actuators=own)
+        if self.kind == "stuck":
+            return GainLoss(0.0, at, self.size, actuators=own)
         seconds = AT_ONCE if settled or self.kind in SUDDEN else SECONDS
         kind, end = (GainDrift, self.size - 1) if self.kind == "fade" else (OffsetDrift, self.size)
         return kind(end / seconds, diffusion=0.0, limit=abs(end), start=at, actuators=own)
