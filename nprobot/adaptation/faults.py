@@ -23,6 +23,7 @@ KINDS = {
 }
 """Kinds of faults, and what their size means."""
 SUDDEN = ("gain", "offset")
+GAINS = ("gain", "fade")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ActuatorFault:
             raise ConfigError(f"actuators are numbered from 0 on, got {self.actuator}")
         if not math.isfinite(self.size):
             raise ConfigError(f"the size of a fault must be finite, got {self}")
-        if self.kind in ("gain", "fade") and self.size < 0:
+        if self.kind in GAINS and self.size < 0:
             raise ConfigError(f"what is left of a gain must be 0 or more, got {self}")
 
     def __str__(self) -> str:

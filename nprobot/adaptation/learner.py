@@ -130,6 +130,13 @@ class RobotLearner(NRL):
             for mean, now in zip(self.mean, self._actor_state(), strict=True):
                 now.copy_(mean)
 
+    def forget(self, policy: Policy) -> None:
+        """Undo what the actor has learned: it acts as `policy` does; the critic stays as it is."""
+        write_network(policy, self.policy)
+        self.policy.optimizer.state.clear()
+        self.traces.clear()
+        self.remember()
+
     def remember(self) -> None:
         """Begin the mean with the actor as it is."""
         self.mean = [parameter.detach().clone() for parameter in self._actor_state()]

@@ -21,6 +21,7 @@ COMMANDS = {
     "report": "make the report of a benchmark",
     "export": "make a policy folder that can be given away",
     "deploy": "run a policy on a simulated robot, or serve it",
+    "view": "show a robot's model on a page in the browser, and move it",
     "adapt": "let a policy continue to learn on a robot that breaks",
     "envs": "list the environments to train on",
     "policies": "list the trained policies that come with nprobot",

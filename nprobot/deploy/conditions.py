@@ -13,7 +13,7 @@ from gymnasium import spaces
 from nprobot import catalogue
 from nprobot.adaptation.faults import ActuatorFault
 from nprobot.envs import NoisyActuators
-from nprobot.envs.actuators import ActuatorModel, ActuatorOracle, Latency, resolve, scale_noise
+from nprobot.envs.actuators import ActuatorModel, ActuatorOracle, Latency, scale_noise
 from nprobot.errors import ConfigError, DeployError, UnknownNameError
 from nprobot.options import NotNegative, Options, Share
 from nprobot.policies.files.policy import Array, Policy, as_batch

@@ -87,6 +87,7 @@ def resume(
     *,
     reporter: Reporter | None = None,
     device: str | None = None,
+    callbacks: Sequence[BaseCallback] = (),
 ) -> Result:
     """Continue a run from its last checkpoint, in its own folder.
 
@@ -95,6 +96,7 @@ def resume(
         config: the run's own with other `steps`, `stop_at` or intervals; by default as it was.
         reporter: receives the news of the run.
         device: torch device; by default that of the last session.
+        callbacks: as in `train`.
 
     Returns:
         As `train`.
@@ -135,7 +137,7 @@ def resume(
                 reporter.message(f"The run continues, but not bit for bit: {'; '.join(changed)}.")
             keep_up_to(folder.checkpoints, checkpoint)
             folder.begin_session(model.num_timesteps, device=device)
-            return Session(folder, model, reporter, saved).run()
+            return Session(folder, model, reporter, saved, None, callbacks).run()
 
 
 CHANGEABLE = (

@@ -6,6 +6,7 @@ import contextlib
 import html
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -63,7 +64,7 @@ class BrowserPage:
         if content.model is not None:
             self._stage = Stage(self._server, content, self._wish)
             with self._tab("View"):
-                self._stage.scene.create_scene_gui(camera_distance=2.0 * content.model.stat.extent)
+                self._stage.scene.create_scene_gui(camera_distance=3.0 * self._stage.size)
                 with gui.add_folder("Overlays", expand_by_default=False):
                     self._stage.scene.create_overlay_gui()
         if content.hint:
@@ -153,7 +154,9 @@ class _ShownGroup:
     def takes(self, group: Group) -> bool:
         """Whether the controls are these; then they get the new values."""
         mine, new = self._group.controls, group.controls
-        if [_shape(c) for c in mine] != [_shape(c) for c in new] or group.title != self._group.title:
+        if [_shape(c) for c in mine] != [
+            _shape(c) for c in new
+        ] or group.title != self._group.title:
             return False
         self._group = group
         for control in new:
@@ -189,9 +192,7 @@ class _ShownGroup:
 
     def _show_number(self, gui: viser.GuiApi, control: Control) -> tuple[Any, ...]:
         kind: Any = int if control.whole else float
-        bounds = [
-            None if np.isinf(bound) else kind(bound) for bound in (control.low, control.high)
-        ]
+        bounds = [None if np.isinf(bound) else kind(bound) for bound in (control.low, control.high)]
         first = max(bounds[0] or 0, 1) if control.value is None else control.value
         number: Any = gui.add_number(
             control.label, kind(first), min=bounds[0], max=bounds[1], hint=control.help or None
@@ -304,15 +305,16 @@ def _listen(host: str, port: int, label: str) -> viser.ViserServer:
     Raises:
         DeployError: nothing can listen at this address.
     """
-    import socket
-
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as trial:
             trial.bind((host, 0))
-        with _same_origin(local=host == LOOPBACK), open(os.devnull, "w") as nowhere:
-            with contextlib.redirect_stdout(nowhere):
-                return _ClosedServer(host, port, label, verbose=False)
+        with (
+            _same_origin(local=host == LOOPBACK),
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+        ):
+            return _ClosedServer(host, port, label, verbose=False)
     except OSError as error:
         raise DeployError(f"cannot listen at {host}: {error}") from None
 

@@ -160,8 +160,9 @@ def _control(
     kinds, low, high, optional = _parts(hint)
     if words is not None:
         options = (NONE, *words) if optional else tuple(words)
-        return Control(name, "choice", NONE if value is None else str(value), words=options,
-                       optional=optional)
+        return Control(
+            name, "choice", NONE if value is None else str(value), words=options, optional=optional
+        )
     if structs := _structs(hint):
         possible = [tag for tag, cls in structs.items() if _bare(cls) or cls is type(value)]
         tag = str(type(value).__struct_config__.tag)

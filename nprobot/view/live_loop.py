@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections import deque
@@ -11,9 +10,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from nprobot import catalogue
-from nprobot.adaptation.faults import KINDS, ActuatorFault
+from nprobot.adaptation.faults import GAINS, KINDS, ActuatorFault
 from nprobot.deploy import FaultKind, Watchdog
 from nprobot.deploy.conditions import noises
 from nprobot.deploy.simulation import SHORTEST_WATCHDOG, WATCHDOG_PERIODS
@@ -64,9 +64,12 @@ class LiveLoop:
         ghost: a robot with another policy, drawn pale in the same place as the first.
         title: of the page.
         episodes: ends after so many of the first robot; None for no end.
-        motors: lets visitors move the motors themselves, in place of a policy, by calling this.
+        motors: where visitors begin to move the motors themselves, in place of a policy.
+        moved: is told where the motors shall be.
         companion: what there is beside the robots.
         offers: keys of the groups of controls that the page has; all by default.
+        without: conditions that visitors cannot change.
+        rests: whether the robots stand still while nobody looks.
         clock: seconds.
         sleep: waits for so many seconds.
     """
@@ -78,14 +81,18 @@ class LiveLoop:
         ghost: LiveRobot | None = None,
         title: str = "nprobot",
         episodes: int | None = None,
-        motors: Callable[[Array], None] | None = None,
+        motors: npt.NDArray[Any] | None = None,
+        moved: Callable[[npt.NDArray[Any]], None] | None = None,
         companion: Companion | None = None,
         offers: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+        rests: bool = False,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.robots, self.ghost, self.companion = robots, ghost, companion
-        self._title, self._motors, self._offers = title, motors, offers
+        self._title, self._moved, self._offers = title, moved, offers
+        self._without, self._rests = without, rests
         self._clock, self._sleep = clock, sleep
         self.first = robots[0]
         self.paused, self.speed, self.late = False, "1", 0
@@ -93,7 +100,8 @@ class LiveLoop:
         self._single_step = False
         self._motor = self._reading = 0
         self._fault = ActuatorFault("gain", 0, 0.4)
-        self._levels = np.zeros(self.first.controller.previous_action.size)
+        self._motors = self.first.controller.previous_action.size
+        self._levels = motors if motors is None else np.array(motors, np.float64)
         self._samples: deque[tuple[float, ...]] = deque(maxlen=ROWS)
         self._every = max(1, round(1 / (self.first.period * SAMPLE_RATE)))
         self._steps, self._told = 0, 0
@@ -144,7 +152,8 @@ class LiveLoop:
                 if self.speed != speed:
                     self.late += pacer.late
                     pacer, speed = self._pacer(watchdog), self.speed
-                if self.paused and not self._single_step:
+                resting = self._rests and not page.visitors
+                if resting or (self.paused and not self._single_step):
                     self._sleep(1 / FRAMES)
                     pacer.start()
                     continue
@@ -280,12 +289,13 @@ class LiveLoop:
         command = tuple(
             Control(name, "slider", float(value), *bounds)
             for (name, bounds), value in zip(
-                robot.command_ranges.items(), robot.command if robot.command_ranges else (),
+                robot.command_ranges.items(),
+                robot.command if robot.command_ranges else (),
                 strict=False,
             )
         )
-        motors = ()
-        if self._motors is not None:
+        motors: tuple[Control, ...] = ()
+        if self._levels is not None:
             action = robot.controller.policy.action
             assert isinstance(action, BoxAction)
             bounds = zip(action.low.reshape(-1), action.high.reshape(-1), strict=True)
@@ -294,7 +304,7 @@ class LiveLoop:
                 for n, (low, high) in enumerate(bounds)
             )
         shown = []
-        if (last := len(self._levels) - 1) > 0:
+        if (last := self._motors - 1) > 0:
             shown.append(Control("motor", "slider", self._motor, 0, last, True))
         if (last := np.size(robot.observation) - READINGS) > 0:
             shown.append(Control("observation_from", "slider", self._reading, 0, last, True))
@@ -308,14 +318,14 @@ class LiveLoop:
 
     def _hardware_groups(self) -> tuple[Group, ...]:
         robot, equipped = self.first, self.first.equipped
-        conditions, motors = equipped.conditions, len(self._levels)
-        leave_out = ["fault", "noise_strength"]
+        conditions, motors = equipped.conditions, self._motors
+        leave_out = ["fault", "noise_strength", *self._without]
         if robot.model is None:
             leave_out += ["load", "load_body"]
         continuous = isinstance(robot.controller.policy.action, BoxAction)
         if not continuous:
             leave_out += ["actuators", "noise", "latency"]
-        if self._motors is not None:
+        if self._levels is not None:
             leave_out += ["chip", "dead_nodes"]
         chips = CHIPS if conditions.chip in (None, *CHIPS) else (*CHIPS, str(conditions.chip))
         mass = 1.0 if robot.model is None else float(robot.model.body_mass.sum())
@@ -363,9 +373,7 @@ class LiveLoop:
         try:
             if self.companion is not None and self.companion.wished(wish, self):
                 return
-            with contextlib.suppress(AttributeError):
-                obey = getattr(self, f"_obey_{wish.group}")
-                obey(wish.name, wish.value)
+            getattr(self, f"_obey_{wish.group}")(wish.name, wish.value)
         except NprobotError as error:
             self._notice = str(error)
         finally:
@@ -402,9 +410,9 @@ class LiveLoop:
         self.robots[value.robot].pull = None if value.towards is None else value
 
     def _obey_motors(self, name: str, value: Any) -> None:  # noqa: ANN401
-        assert self._motors is not None
+        assert self._levels is not None and self._moved is not None
         self._levels[int(name.removeprefix("motor_"))] = value
-        self._motors(self._levels)
+        self._moved(self._levels)
 
     def _obey_shown(self, name: str, value: Any) -> None:  # noqa: ANN401
         if name == "motor":
@@ -437,12 +445,11 @@ class LiveLoop:
             others = [text for text in conditions.fault if not text.startswith(kind)]
             self.change_conditions(conditions.replace(fault=(*others, new)))
         else:
-            value = int(value) if name == "actuator" else value
-            draft = {"kind": self._fault.kind, "actuator": self._fault.actuator}
-            draft |= {"size": self._fault.size, name: value}
-            if name == "kind" and value in ("gain", "fade"):
-                draft["size"] = abs(draft["size"])
-            self._fault = ActuatorFault(**draft)
+            fault = self._fault
+            size = value if name == "size" else fault.size
+            kind = value if name == "kind" else fault.kind
+            number = int(value) if name == "actuator" else fault.actuator
+            self._fault = ActuatorFault(kind, number, abs(size) if kind in GAINS else size)
 
     def change_conditions(self, conditions: Any) -> None:  # noqa: ANN401 - `Conditions`
         """Put every robot under other conditions.

@@ -225,9 +225,7 @@ class LiveRobot:
         longest = 0.5 * float(self.model.stat.extent)
         reach *= min(1.0, longest / max(float(np.linalg.norm(reach)), 1e-9))
         velocity = np.zeros(6)
-        mujoco.mj_objectVelocity(
-            self.model, data, mujoco.mjtObj.mjOBJ_BODY, pull.body, velocity, 0
-        )
+        mujoco.mj_objectVelocity(self.model, data, mujoco.mjtObj.mjOBJ_BODY, pull.body, velocity, 0)
         seems = 1 / max(float(self.model.body_invweight0[pull.body, 0]), 1e-6)
         force = seems * (STIFFNESS * reach - SLACK * velocity[3:])
         data.xfrc_applied[pull.body, :3] = force

@@ -32,6 +32,8 @@ class Stage:
     ) -> None:
         self._server, self._wish, self._count = server, wish, content.robots
         model = content.model
+        # Shadows cost a browser without a graphics card more than all the rest.
+        server.scene.configure_default_lights(cast_shadow=False)
         self.scene = ViserMujocoScene(server, model, num_envs=content.robots)
         self._datas = [mujoco.MjData(model) for _ in range(content.robots)]
         columns = int(np.ceil(np.sqrt(content.robots)))
@@ -43,7 +45,7 @@ class Stage:
         if content.ghost:
             self._ghost_data = mujoco.MjData(model)
             self._ghost = ViserMujocoScene(_Behind(server), _pale(model), num_envs=1)  # type: ignore[arg-type]
-        self._size = float(model.stat.extent)
+        self.size = moving_size(model)
         self._target: viser.IcosphereHandle | None = None
         self._dragged: int | None = None
         self._string: viser.LineSegmentsHandle | None = None
@@ -101,7 +103,7 @@ class Stage:
         place = tuple(np.asarray(target) + self.offset)
         if self._target is None:
             self._target = self._server.scene.add_icosphere(
-                "/target", 0.03 * self._size, color=(46, 160, 67), opacity=0.6, position=place
+                "/target", 0.03 * self.size, color=(46, 160, 67), opacity=0.6, position=place
             )
             self._target.on_drag("left")(self._target_dragged)
         self._target.position = place
@@ -110,7 +112,7 @@ class Stage:
         self._dragged = None if event.phase == "end" else event.client_id
         event.target.position = event.end_position
         place = np.asarray(event.end_position) - self.offset
-        self._wish(Wish(TARGET, TARGET, tuple(map(float, place))))
+        self._wish(Wish(TARGET, TARGET, _point(place)))
 
     def _pulled(self, bodies: Any) -> Callable[[Any], None]:  # noqa: ANN401 - an array
         def pulled(event: Any) -> None:  # noqa: ANN401
@@ -125,8 +127,8 @@ class Stage:
             pull = Pull(
                 robot % self._count,
                 int(bodies[body]),
-                tuple(map(float, grip)),
-                None if ends else tuple(map(float, towards)),
+                _point(grip),
+                None if ends else _point(towards),
             )
             self._wish(Wish("pull", "pull", pull))
 
@@ -139,8 +141,27 @@ class Stage:
             self._string = None
         if ends is not None:
             self._string = self._server.scene.add_line_segments(
-                "/pull", np.array([ends], np.float32), (230, 120, 20), thickness=0.01 * self._size
+                "/pull", np.array([ends], np.float32), (230, 120, 20), thickness=0.01 * self.size
             )
+
+
+def _point(place: Any) -> tuple[float, float, float]:  # noqa: ANN401 - an array
+    """Three plain numbers; a visitor's may be anything, and nothing is far enough for them."""
+    x, y, z = (min(max(float(value), -1e3), 1e3) for value in np.nan_to_num(place))
+    return x, y, z
+
+
+def moving_size(model: Any) -> float:  # noqa: ANN401 - an MjModel
+    """How far what moves reaches around the first body that does, m, as the model is written."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    moving = [b for b in range(model.nbody) if not is_fixed_body(model, b)]
+    bodies = set(moving) - {b for b in moving if model.body_mocapid[b] >= 0}
+    geoms = [g for g in range(model.ngeom) if int(model.geom_bodyid[g]) in bodies]
+    if not geoms:
+        return float(model.stat.extent)
+    away = np.linalg.norm(data.geom_xpos[geoms] - data.xpos[min(bodies)], axis=1)
+    return float((away + model.geom_rbound[geoms]).max())
 
 
 class _Behind:

@@ -264,8 +264,8 @@ class DeadNodes(ChipModel):
 
     @override
     def nodes(self, site: Site, a: Tensor, x: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
-        alive = torch.special.ndtr(site.fixed(a[0])) >= self.share
-        return a * alive
+        alive: Tensor = torch.special.ndtr(site.fixed(a[0])) >= self.share
+        return torch.mul(a, alive)
 
 
 @dataclass(frozen=True)
