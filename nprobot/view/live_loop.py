@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -139,7 +140,8 @@ class LiveLoop:
         def trip() -> None:
             self.first.controller.trip(f"no step for {timeout:.3g} s", FaultKind.WATCHDOG)
 
-        with Watchdog(timeout, trip) as watchdog:
+        # Robots that rest are pictures of a policy; nothing is to be saved from a late action.
+        with nullcontext() if self._rests else Watchdog(timeout, trip) as watchdog:
             pacer = self._pacer(watchdog)
             speed, next_frame = self.speed, -math.inf
             while not ended() and not self._finished():
@@ -162,7 +164,7 @@ class LiveLoop:
                 pacer.wait()
             self.late += pacer.late
 
-    def _pacer(self, watchdog: Watchdog) -> Pacer:
+    def _pacer(self, watchdog: Watchdog | None) -> Pacer:
         rate = SPEEDS[self.speed] / self.first.period
         return Pacer(rate, watchdog, clock=self._clock, sleep=self._sleep)
 
