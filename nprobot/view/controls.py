@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -222,6 +223,7 @@ def _bare(struct: Any) -> bool:  # noqa: ANN401
     return all(field.default is not msgspec.NODEFAULT for field in msgspec.structs.fields(struct))
 
 
+@functools.cache
 def _descriptions(cls: type) -> dict[str, str]:
     """What the docstrings say about the fields of a class, and of those that it inherits from."""
     found: dict[str, str] = {}

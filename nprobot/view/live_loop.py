@@ -30,6 +30,8 @@ SPEEDS = {"1": 1.0, "1/2": 0.5, "1/4": 0.25, "1/8": 0.125, "1/16": 0.0625}
 """Shares of real time."""
 UNWATCHED = 2.0
 """Frames a second while nobody looks: how long a visitor waits for the first picture."""
+GROUPS = 1.0
+"""Seconds between two looks at whether controls show what holds, unless a visitor did something."""
 ROWS = 500
 """Steps that wait at most for the page; older ones are left out of its plots."""
 SAMPLE_RATE = 50.0
@@ -71,6 +73,7 @@ class LiveLoop:
         offers: keys of the groups of controls that the page has; all by default.
         without: conditions that visitors cannot change.
         rests: whether the robots stand still while nobody looks.
+        frames: pictures a second, at most.
         clock: seconds.
         sleep: waits for so many seconds.
     """
@@ -88,15 +91,18 @@ class LiveLoop:
         offers: Sequence[str] | None = None,
         without: Sequence[str] = (),
         rests: bool = False,
+        frames: float = FRAMES,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.robots, self.ghost, self.companion = robots, ghost, companion
         self._title, self._moved, self._offers = title, moved, offers
-        self._without, self._rests = without, rests
+        self._without, self._rests, self._frames = without, rests, frames
         self._clock, self._sleep = clock, sleep
         self.first = robots[0]
-        self.paused, self.speed, self.late = False, "1", 0
+        self.paused, self.speed = False, "1"
+        self._late = 0
+        self._pacing: Pacer | None = None
         self._goal = episodes
         self._single_step = False
         self._motor = self._reading = 0
@@ -106,8 +112,14 @@ class LiveLoop:
         self._samples: deque[tuple[float, ...]] = deque(maxlen=ROWS)
         self._every = max(1, round(1 / (self.first.period * SAMPLE_RATE)))
         self._steps, self._told = 0, 0
+        self._looked = -math.inf
         self._notice = ""
         self._sent: tuple[Group, ...] = ()
+
+    @property
+    def lateness(self) -> int:
+        """Ticks that it was too late for."""
+        return self._late + (0 if self._pacing is None else self._pacing.late)
 
     @property
     def everybody(self) -> tuple[LiveRobot, ...]:
@@ -142,7 +154,7 @@ class LiveLoop:
 
         # Robots that rest are pictures of a policy; nothing is to be saved from a late action.
         with nullcontext() if self._rests else Watchdog(timeout, trip) as watchdog:
-            pacer = self._pacer(watchdog)
+            self._pacing = pacer = self._pacer(watchdog)
             speed, next_frame = self.speed, -math.inf
             while not ended() and not self._finished():
                 if self._clock() >= next_frame and page.ready():
@@ -150,10 +162,11 @@ class LiveLoop:
                     for wish in page.wishes():
                         self._obey(wish)
                     page.publish(self._frame(watched=watched))
-                    next_frame = self._clock() + 1 / (FRAMES if watched else UNWATCHED)
+                    next_frame = self._clock() + 1 / (self._frames if watched else UNWATCHED)
                 if self.speed != speed:
-                    self.late += pacer.late
-                    pacer, speed = self._pacer(watchdog), self.speed
+                    self._late += pacer.late
+                    self._pacing = pacer = self._pacer(watchdog)
+                    speed = self.speed
                 resting = self._rests and not page.visitors
                 if resting or (self.paused and not self._single_step):
                     self._sleep(1 / FRAMES)
@@ -162,7 +175,8 @@ class LiveLoop:
                 self._single_step = False
                 self._step(pacer.age())
                 pacer.wait()
-            self.late += pacer.late
+            self._late += pacer.late
+            self._pacing = None
 
     def _pacer(self, watchdog: Watchdog | None) -> Pacer:
         rate = SPEEDS[self.speed] / self.first.period
@@ -257,6 +271,10 @@ class LiveLoop:
         }
 
     def _changed_groups(self) -> tuple[Group, ...]:
+        # All controls are made anew; so not for every frame.
+        if self._clock() < self._looked + GROUPS:
+            return ()
+        self._looked = self._clock()
         now = self.groups()
         changed = tuple(group for group in now if group not in self._sent)
         gone = {group.key for group in self._sent} - {group.key for group in now}
@@ -379,6 +397,7 @@ class LiveLoop:
         except NprobotError as error:
             self._notice = str(error)
         finally:
+            self._looked = -math.inf
             # The control shows what holds, whatever the visitor's browser shows.
             self._sent = tuple(group for group in self._sent if group.key != wish.group)
 

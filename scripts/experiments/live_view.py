@@ -1,0 +1,247 @@
+"""What the live page costs, and pictures of it.
+
+Visitors are programs that open the page's socket and read all that it sends, without drawing: what
+they see of it is counted, and the measured machine does not also have to draw.
+
+    python scripts/experiments/live_view.py cost --minutes 30    # results/live_view/cost.csv
+    python scripts/experiments/live_view.py training             # results/live_view/training.csv
+    python scripts/experiments/live_view.py pictures             # docs/figures/live_*.png
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pages import FIGURES
+from rows import RESULTS, command
+
+from nprobot.deploy import load_policy, make_robot
+from nprobot.deploy.conditions import Conditions
+from nprobot.view import LiveLoop, LiveRobot, RemotePage
+
+FOLDER = RESULTS / "live_view"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+def visit(url: str, counts: Any) -> None:
+    """Read all that a page sends, and count the messages; counts: messages, bytes."""
+    asyncio.run(_visit(url, counts))
+
+
+async def _visit(url: str, counts: Any) -> None:
+    import viser
+    from viser._messages import ViewerCameraMessage
+    from websockets.asyncio.client import connect
+
+    camera = ViewerCameraMessage(
+        wxyz=(1.0, 0.0, 0.0, 0.0), position=(3.0, 0.0, 1.0), fov=1.0, near=0.1, far=100.0,
+        image_height=400, image_width=600, look_at=(0.0, 0.0, 0.0), up_direction=(0.0, 0.0, 1.0),
+    )  # fmt: skip
+    address = url.replace("http", "ws").replace("localhost", "127.0.0.1")
+    names: Any = [f"viser-v{viser.__version__}"]
+    async with connect(address, subprotocols=names, max_size=None, compression=None) as socket:
+        await socket.send(_packed(camera))
+        async for message in socket:
+            counts[0] += 1
+            counts[1] += len(message)
+
+
+def _packed(message: Any) -> bytes:
+    import msgspec
+
+    return msgspec.msgpack.encode(message.as_serializable_dict([]))
+
+
+@contextmanager
+def visitors(url: str, count: int) -> Iterator[Any]:
+    """So many visitors; what the first of them has received."""
+    context = multiprocessing.get_context("spawn")
+    counts = [context.Array("d", 2, lock=False) for _ in range(count)]
+    processes = [
+        context.Process(target=visit, args=(url, one), daemon=True) for one in counts
+    ]
+    for process in processes:
+        process.start()
+    yield counts[0]
+    for process in processes:
+        process.terminate()
+
+
+def cost(policy: str = "zoo:ArmReach", minutes: float = 30.0, seats: Sequence[int] = (0, 1, 20)) -> None:
+    """CPU time, memory, frame rate and late steps with some visitors, and over some time with one.
+
+    Args:
+        policy: that is shown.
+        minutes: how long with one visitor; a minute with each other number of visitors.
+        seats: numbers of visitors.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    loaded = load_policy(policy)
+    robot = LiveRobot(loaded, make_robot(loaded), Conditions(actuators="torque-motor"))
+    loop = LiveLoop([robot], title=f"nprobot: {policy}")
+    over = threading.Event()
+    heading = (
+        *("visitors", "minute", "loop_cpu", "page_cpu", "loop_mb", "page_mb", "messages_per_s"),
+        *("kb_per_s", "steps_per_s", "late_steps", "load_average", "cores"),
+    )
+    with (
+        RemotePage(loop.content(), port=0) as page,
+        open(FOLDER / "cost.csv", "w", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(heading)
+        thread = threading.Thread(target=loop.run, args=(page, over.is_set))
+        thread.start()
+        own, other = psutil.Process(), psutil.Process(page.pid)
+        for count in sorted(seats, key=lambda seat: seat == 1):  # the long one at the end
+            with visitors(page.url, max(count, 1)) if count else _nobody() as received:
+                while page.visitors < count:
+                    time.sleep(0.5)
+                for minute in range(round(minutes) if count == 1 else 1):
+                    before = _state(own, other, received, robot, loop)
+                    time.sleep(60.0)
+                    after = _state(own, other, received, robot, loop)
+                    rates = [(b - a) / 60.0 for a, b in zip(before, after, strict=True)]
+                    memory = [process.memory_info().rss / 1e6 for process in (own, other)]
+                    row = [count, minute + 1, *rates[:2], *memory, rates[2], rates[3] / 1e3]
+                    row += [rates[4], 60 * rates[5], os.getloadavg()[0], os.cpu_count()]
+                    writer.writerow([round(value, 4) for value in row])
+                    file.flush()
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _nobody() -> Iterator[list[float]]:
+    yield [0.0, 0.0]
+
+
+def _state(own: Any, other: Any, received: Any, robot: LiveRobot, loop: LiveLoop) -> list[float]:
+    cpu = [sum(process.cpu_times()[:2]) for process in (own, other)]
+    return [*cpu, received[0], received[1], robot.controller.steps, loop.lateness]
+
+
+def training(steps: int = 20_000, pairs: int = 6) -> None:
+    """Train with a page and a visitor and without, in turn: wall-clock and CPU seconds of each.
+
+    Args:
+        steps: of each run.
+        pairs: of runs.
+    """
+    import tempfile
+
+    import torch
+
+    from nprobot.training import RunConfig, train
+    from nprobot.view.live_learners import TrainingPage
+
+    torch.set_num_threads(1)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with open(FOLDER / "training.csv", "w", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("pair", "page", "seconds", "cpu_seconds", "return", "load_average"))
+        for pair in range(pairs):
+            for shown in (False, True) if pair % 2 else (True, False):
+                stack: list[Any] = []
+
+                def found(url: str, error: str, stack: list[Any] = stack) -> None:
+                    seat = visitors(url, 1)
+                    seat.__enter__()
+                    stack.append(seat)
+
+                config = RunConfig(env="Reacher-v5", steps=steps, seed=pair)
+                callbacks = [TrainingPage(config, "127.0.0.1", 0, found)] if shown else []
+                with tempfile.TemporaryDirectory() as place:
+                    start, spent = time.perf_counter(), time.process_time()
+                    result = train(config, Path(place) / "run", callbacks=callbacks)
+                    spent = time.process_time() - spent
+                    seconds = time.perf_counter() - start
+                for seat in stack:
+                    seat.__exit__(None, None, None)
+                mean = result.evaluation.mean if result.evaluation else float("nan")
+                row = [pair, int(shown), seconds, spent, mean, os.getloadavg()[0]]
+                writer.writerow([round(value, 4) for value in row])
+                file.flush()
+
+
+def pictures() -> None:
+    """Photograph each page."""
+    if CHROMIUM is None:
+        sys.exit("no Chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--enable-unsafe-swiftshader"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        for name, arguments, tab in (
+            ("deploy", ["deploy", "zoo:ArmReach", "--web", "--actuators", "torque-motor"], "Hardware"),
+            ("adapt", ["adapt", "zoo:Reacher", "--web"], "Robot"),
+            ("train", ["train", "--env", "HalfCheetah-v5", "--web"], "Robot"),
+        ):
+            photograph(browser, name, arguments, tab)
+        browser.close()
+
+
+def photograph(browser: Any, name: str, arguments: Sequence[str], tab: str) -> None:
+    """Start a command, open its page, wait until there is something to see, and photograph it."""
+    import re
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nprobot", *arguments, "--port", "0"],
+            cwd=place,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        url = ""
+        while not url:
+            found = re.search(r"Page: (\S+)", process.stdout.readline())
+            url = found.group(1) if found else ""
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        page = browser.new_page(viewport={"width": 1200, "height": 700})
+        page.set_default_timeout(180_000)
+        page.goto(url)
+        page.get_by_role("tab", name="Robot", exact=True).wait_for()
+        page.evaluate("setTimeout(() => document.querySelectorAll('.mantine-Notification-closeButton')"
+                      ".forEach(button => button.click()), 3000)")
+        if name == "adapt":
+            time.sleep(45)  # the calibration
+            page.get_by_role("tab", name="Hardware", exact=True).click()
+            for kind, size in (("gain", 0.4), ("drift", 0.2)):
+                page.locator("input[value=gain]").first.click() if kind != "gain" else None
+                if kind != "gain":
+                    page.get_by_role("option", name=kind, exact=True).click()
+                box = page.locator(
+                    "xpath=//label[text()='Size']/ancestor::div[contains(@class,'Flex')][1]"
+                ).locator("input[inputmode]")
+                box.fill(str(size))
+                box.press("Enter")
+                page.wait_for_timeout(1_000)
+                page.get_by_role("button", name="Break", exact=True).click()
+                page.wait_for_timeout(1_000)
+        page.get_by_role("tab", name=tab, exact=True).click()
+        time.sleep({"deploy": 12, "adapt": 45, "train": 60}[name])
+        page.screenshot(path=FIGURES / f"live_{name}.png")
+        page.close()
+        process.terminate()
+        process.wait()
+    print(f"docs/figures/live_{name}.png")
+
+
+if __name__ == "__main__":
+    command(__doc__, cost, training, pictures)
