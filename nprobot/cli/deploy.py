@@ -284,6 +284,8 @@ def _show(policy: DeployablePolicy, options: Deploy) -> int:
         print(json.dumps(as_json(robot.equipped.robot.id, robot.episodes, robot.controller)))
     else:
         summary(console, robot.equipped.robot, robot.controller, robot.episodes)
+    steps = robot.controller.steps
+    say(console, f"Real time: {loop.lateness:,} ticks too late, of {steps:,} steps")
     fault = robot.controller.fault
     save_flight_record(console, robot.controller, run.flight, fault is not None)
     if interrupted and run.episodes is not None:

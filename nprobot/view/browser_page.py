@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,8 @@ from .page_content import LOOPBACK, PORT, SAMPLES, Frame, PageContent, Plot, Wis
 from .stage import Stage
 
 COLOURS = ("#1f6feb", "#d94801", "#2ea043", "#8250df", "#bf8700", "#cf222e", "#0598bc", "#6e7781")
+PLOTS = 0.25
+"""Seconds between two drawings of the plots, which are most of what is sent."""
 LONGEST = 4_000
 """Points that a plot of everything keeps; beyond, every second goes."""
 _LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
@@ -48,6 +51,7 @@ class BrowserPage:
     def __init__(self, content: PageContent, host: str = LOOPBACK, port: int = PORT) -> None:
         self._pending: dict[tuple[str, str], Wish] = {}
         self._lock = threading.Lock()
+        self._next_plots = 0.0
         self._server = _listen(host, port, content.title)
         shown = "localhost" if host in (LOOPBACK, "0.0.0.0", "::") else host
         self.url = f"http://{shown}:{self._server.get_port()}"
@@ -94,7 +98,11 @@ class BrowserPage:
             if self._stage is not None and frame.poses:
                 self._stage.show(frame.poses, frame.target)
             for key, rows in frame.samples.items():
-                self._plots[key].extend(rows, draw=self.visitors > 0)
+                self._plots[key].extend(rows)
+            if self.visitors and time.monotonic() >= self._next_plots:
+                self._next_plots = time.monotonic() + PLOTS
+                for plot in self._plots.values():
+                    plot.draw()
             if frame.status or frame.alarm:
                 content = _table(frame.status, frame.alarm)
                 if content != self._status.content:
@@ -239,7 +247,7 @@ class _ShownPlot:
     """A plot on the page, and what it shows."""
 
     def __init__(self, gui: viser.GuiApi, plot: Plot) -> None:
-        self._plot = plot
+        self._plot, self._news = plot, False
         self._rows = np.full((1, 1 + len(plot.lines)), np.nan)
         self._rows[0, 0] = 0.0
         series: list[viser.uplot.Series] = [{"label": plot.x}]
@@ -257,8 +265,9 @@ class _ShownPlot:
             height=150,
         )
 
-    def extend(self, rows: Any, *, draw: bool) -> None:  # noqa: ANN401 - an array
-        """Add rows; the browser sees them if somebody looks."""
+    def extend(self, rows: Any) -> None:  # noqa: ANN401 - an array
+        """Add rows."""
+        self._news = True
         self._rows = np.concatenate([self._rows, rows])
         if np.isnan(self._rows[0, 1:]).all():
             self._rows = self._rows[1:]
@@ -266,8 +275,12 @@ class _ShownPlot:
             self._rows = self._rows[-SAMPLES:]
         elif len(self._rows) > LONGEST:
             self._rows = self._rows[::2]
-        if draw:
+
+    def draw(self) -> None:
+        """Show what is new."""
+        if self._news:
             self._handle.data = self._columns()
+        self._news = False
 
     def _columns(self) -> tuple[Any, ...]:
         return tuple(np.ascontiguousarray(column) for column in self._rows.T)

@@ -14,8 +14,12 @@ import asyncio
 import csv
 import multiprocessing
 import os
+import re
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,20 +31,16 @@ import psutil
 from pages import FIGURES
 from rows import RESULTS, command
 
-from nprobot.deploy import load_policy, make_robot
-from nprobot.deploy.conditions import Conditions
-from nprobot.view import LiveLoop, LiveRobot, RemotePage
-
 FOLDER = RESULTS / "live_view"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
-def visit(url: str, counts: Any) -> None:
+def visit(url: str, counts: Any) -> None:  # noqa: ANN401 - a shared array
     """Read all that a page sends, and count the messages; counts: messages, bytes."""
     asyncio.run(_visit(url, counts))
 
 
-async def _visit(url: str, counts: Any) -> None:
+async def _visit(url: str, counts: Any) -> None:  # noqa: ANN401
     import viser
     from viser._messages import ViewerCameraMessage
     from websockets.asyncio.client import connect
@@ -58,7 +58,7 @@ async def _visit(url: str, counts: Any) -> None:
             counts[1] += len(message)
 
 
-def _packed(message: Any) -> bytes:
+def _packed(message: Any) -> bytes:  # noqa: ANN401
     import msgspec
 
     return msgspec.msgpack.encode(message.as_serializable_dict([]))
@@ -68,9 +68,9 @@ def _packed(message: Any) -> bytes:
 def visitors(url: str, count: int) -> Iterator[Any]:
     """So many visitors; what the first of them has received."""
     context = multiprocessing.get_context("spawn")
-    counts = [context.Array("d", 2, lock=False) for _ in range(count)]
+    counts = [context.Array("d", 2, lock=False) for _ in range(max(count, 1))]
     processes = [
-        context.Process(target=visit, args=(url, one), daemon=True) for one in counts
+        context.Process(target=visit, args=(url, one), daemon=True) for one in counts[:count]
     ]
     for process in processes:
         process.start()
@@ -79,58 +79,67 @@ def visitors(url: str, count: int) -> Iterator[Any]:
         process.terminate()
 
 
-def cost(policy: str = "zoo:ArmReach", minutes: float = 30.0, seats: Sequence[int] = (0, 1, 20)) -> None:
-    """CPU time, memory, frame rate and late steps with some visitors, and over some time with one.
+def cost(
+    policy: str = "zoo:ArmReach", minutes: int = 30, seats: tuple[int, ...] = (0, 20, 1)
+) -> None:
+    """CPU time and memory of `nprobot deploy --web` with some visitors, minute by minute.
 
     Args:
         policy: that is shown.
-        minutes: how long with one visitor; a minute with each other number of visitors.
+        minutes: how long with one visitor; two minutes with each other number of visitors.
         seats: numbers of visitors.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    loaded = load_policy(policy)
-    robot = LiveRobot(loaded, make_robot(loaded), Conditions(actuators="torque-motor"))
-    loop = LiveLoop([robot], title=f"nprobot: {policy}")
-    over = threading.Event()
-    heading = (
-        *("visitors", "minute", "loop_cpu", "page_cpu", "loop_mb", "page_mb", "messages_per_s"),
-        *("kb_per_s", "steps_per_s", "late_steps", "load_average", "cores"),
-    )
-    with (
-        RemotePage(loop.content(), port=0) as page,
-        open(FOLDER / "cost.csv", "w", encoding="utf-8") as file,
-    ):
+    heading = ("visitors", "minute", "loop_cpu", "page_cpu", "loop_mb", "page_mb")
+    heading = (*heading, "messages_per_s", "kb_per_s", "load_average", "cores")
+    with open(FOLDER / "cost.csv", "w", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(heading)
-        thread = threading.Thread(target=loop.run, args=(page, over.is_set))
-        thread.start()
-        own, other = psutil.Process(), psutil.Process(page.pid)
-        for count in sorted(seats, key=lambda seat: seat == 1):  # the long one at the end
-            with visitors(page.url, max(count, 1)) if count else _nobody() as received:
-                while page.visitors < count:
-                    time.sleep(0.5)
-                for minute in range(round(minutes) if count == 1 else 1):
-                    before = _state(own, other, received, robot, loop)
+        for count in seats:
+            arguments = ["deploy", policy, "--web", "--actuators", "torque-motor"]
+            with started(arguments) as (process, url), visitors(url, count) as received:
+                loop = psutil.Process(process.pid)
+                (page,) = [p for p in loop.children() if "spawn_main" in " ".join(p.cmdline())]
+                time.sleep(20.0)
+                for minute in range(minutes if count == 1 else 2):
+                    before = _state(loop, page, received)
                     time.sleep(60.0)
-                    after = _state(own, other, received, robot, loop)
+                    after = _state(loop, page, received)
                     rates = [(b - a) / 60.0 for a, b in zip(before, after, strict=True)]
-                    memory = [process.memory_info().rss / 1e6 for process in (own, other)]
+                    memory = [p.memory_info().rss / 1e6 for p in (loop, page)]
                     row = [count, minute + 1, *rates[:2], *memory, rates[2], rates[3] / 1e3]
-                    row += [rates[4], 60 * rates[5], os.getloadavg()[0], os.cpu_count()]
+                    row += [os.getloadavg()[0], os.cpu_count() or 0]
                     writer.writerow([round(value, 4) for value in row])
                     file.flush()
-        over.set()
-        thread.join()
+
+
+def _state(loop: Any, page: Any, received: Any) -> list[float]:  # noqa: ANN401
+    return [*(sum(p.cpu_times()[:2]) for p in (loop, page)), received[0], received[1]]
 
 
 @contextmanager
-def _nobody() -> Iterator[list[float]]:
-    yield [0.0, 0.0]
-
-
-def _state(own: Any, other: Any, received: Any, robot: LiveRobot, loop: LiveLoop) -> list[float]:
-    cpu = [sum(process.cpu_times()[:2]) for process in (own, other)]
-    return [*cpu, received[0], received[1], robot.controller.steps, loop.lateness]
+def started(arguments: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    """A command of nprobot with a page, and its address; what it prints at the end is printed."""
+    with tempfile.TemporaryDirectory() as place:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "nprobot", *arguments, "--port", "0"],
+            cwd=place,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        url = ""
+        while not url:
+            found = re.search(r"Page: (\S+)", process.stdout.readline())
+            url = found.group(1) if found else ""
+        reader = threading.Thread(target=lambda: print(process.stdout.read()))  # type: ignore[union-attr]
+        reader.start()
+        try:
+            yield process, url
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            reader.join()
 
 
 def training(steps: int = 20_000, pairs: int = 6) -> None:
@@ -140,8 +149,6 @@ def training(steps: int = 20_000, pairs: int = 6) -> None:
         steps: of each run.
         pairs: of runs.
     """
-    import tempfile
-
     import torch
 
     from nprobot.training import RunConfig, train
@@ -186,7 +193,11 @@ def pictures() -> None:
         flags = ["--no-sandbox", "--enable-unsafe-swiftshader"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         for name, arguments, tab in (
-            ("deploy", ["deploy", "zoo:ArmReach", "--web", "--actuators", "torque-motor"], "Hardware"),
+            (
+                "deploy",
+                ["deploy", "zoo:ArmReach", "--web", "--actuators", "torque-motor"],
+                "Hardware",
+            ),
             ("adapt", ["adapt", "zoo:Reacher", "--web"], "Robot"),
             ("train", ["train", "--env", "HalfCheetah-v5", "--web"], "Robot"),
         ):
@@ -194,31 +205,17 @@ def pictures() -> None:
         browser.close()
 
 
-def photograph(browser: Any, name: str, arguments: Sequence[str], tab: str) -> None:
+def photograph(browser: Any, name: str, arguments: Sequence[str], tab: str) -> None:  # noqa: ANN401
     """Start a command, open its page, wait until there is something to see, and photograph it."""
-    import re
-    import subprocess
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as place:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nprobot", *arguments, "--port", "0"],
-            cwd=place,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        url = ""
-        while not url:
-            found = re.search(r"Page: (\S+)", process.stdout.readline())
-            url = found.group(1) if found else ""
-        threading.Thread(target=process.stdout.read, daemon=True).start()
+    with started(arguments) as (_, url):
         page = browser.new_page(viewport={"width": 1200, "height": 700})
         page.set_default_timeout(180_000)
         page.goto(url)
         page.get_by_role("tab", name="Robot", exact=True).wait_for()
-        page.evaluate("setTimeout(() => document.querySelectorAll('.mantine-Notification-closeButton')"
-                      ".forEach(button => button.click()), 3000)")
+        page.evaluate(
+            "setTimeout(() => document.querySelectorAll('.mantine-Notification-closeButton')"
+            ".forEach(button => button.click()), 3000)"
+        )
         if name == "adapt":
             time.sleep(45)  # the calibration
             page.get_by_role("tab", name="Hardware", exact=True).click()
@@ -238,8 +235,6 @@ def photograph(browser: Any, name: str, arguments: Sequence[str], tab: str) -> N
         time.sleep({"deploy": 12, "adapt": 45, "train": 60}[name])
         page.screenshot(path=FIGURES / f"live_{name}.png")
         page.close()
-        process.terminate()
-        process.wait()
     print(f"docs/figures/live_{name}.png")
 
 

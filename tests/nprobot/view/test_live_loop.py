@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from page_robots import cart
 
-from nprobot.deploy import Hold, Safety
+from nprobot.deploy import Hold, Safety, make_robot
 from nprobot.deploy.conditions import Conditions
 from nprobot.policies import zoo
 from nprobot.view import LiveLoop, LiveRobot
 from nprobot.view.page_content import Pull, Wish
-from nprobot.deploy import make_robot
 
 
 class Clock:
