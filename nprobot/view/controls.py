@@ -224,7 +224,7 @@ def _bare(struct: Any) -> bool:  # noqa: ANN401
 
 
 @functools.cache
-def _descriptions(cls: type) -> dict[str, str]:
+def _descriptions(cls: Any) -> dict[str, str]:  # noqa: ANN401 - a class
     """What the docstrings say about the fields of a class, and of those that it inherits from."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):

@@ -35,9 +35,13 @@ FOLDER = RESULTS / "live_view"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
-def visit(url: str, counts: Any) -> None:  # noqa: ANN401 - a shared array
-    """Read all that a page sends, and count the messages; counts: messages, bytes."""
-    asyncio.run(_visit(url, counts))
+def visit(url: str, count: int, counts: Any) -> None:  # noqa: ANN401 - a shared array
+    """Be so many visitors, who read all that a page sends; counts: messages and bytes, of all."""
+
+    async def everybody() -> None:
+        await asyncio.gather(*(_visit(url, counts) for _ in range(count)))
+
+    asyncio.run(everybody())
 
 
 async def _visit(url: str, counts: Any) -> None:  # noqa: ANN401
@@ -66,17 +70,13 @@ def _packed(message: Any) -> bytes:  # noqa: ANN401
 
 @contextmanager
 def visitors(url: str, count: int) -> Iterator[Any]:
-    """So many visitors; what the first of them has received."""
+    """So many visitors; what they have received together."""
     context = multiprocessing.get_context("spawn")
-    counts = [context.Array("d", 2, lock=False) for _ in range(max(count, 1))]
-    processes = [
-        context.Process(target=visit, args=(url, one), daemon=True) for one in counts[:count]
-    ]
-    for process in processes:
-        process.start()
-    yield counts[0]
-    for process in processes:
-        process.terminate()
+    counts = context.Array("d", 2, lock=False)
+    process = context.Process(target=visit, args=(url, count, counts), daemon=True)
+    process.start()
+    yield counts
+    process.terminate()
 
 
 def cost(
@@ -92,9 +92,11 @@ def cost(
     FOLDER.mkdir(parents=True, exist_ok=True)
     heading = ("visitors", "minute", "loop_cpu", "page_cpu", "loop_mb", "page_mb")
     heading = (*heading, "messages_per_s", "kb_per_s", "load_average", "cores")
-    with open(FOLDER / "cost.csv", "w", encoding="utf-8") as file:
+    table = FOLDER / "cost.csv"
+    with open(table, "a", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(heading)
+        if table.stat().st_size == 0:
+            writer.writerow(heading)
         for count in seats:
             arguments = ["deploy", policy, "--web", "--actuators", "torque-motor"]
             with started(arguments) as (process, url), visitors(url, count) as received:
