@@ -25,11 +25,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
+import tyro
 from pages import FIGURES
-from rows import RESULTS, command
+from rows import RESULTS, ROOT, command
 
 FOLDER = RESULTS / "live_view"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -185,8 +186,21 @@ def training(steps: int = 20_000, pairs: int = 6) -> None:
                 file.flush()
 
 
-def pictures() -> None:
-    """Photograph each page."""
+PAGES = {
+    "deploy": (["deploy", "zoo:ArmReach", "--web", "--actuators", "torque-motor"], "Hardware", 12),
+    "adapt": (["adapt", "zoo:Reacher", "--web", "--calibration", "8000"], "Robot", 60),
+    "train": (["train", "--env", "HalfCheetah-v5", "--web"], "Robot", 60),
+    "view": (["view", "envs/assets/arm7.xml"], "Robot", 10),
+}
+"""Name of a picture: the command, the tab that is open, seconds until there is something to see."""
+
+
+def pictures(names: Annotated[tuple[str, ...], tyro.conf.Positional] = tuple(PAGES)) -> None:
+    """Photograph pages.
+
+    Args:
+        names: of the pictures.
+    """
     if CHROMIUM is None:
         sys.exit("no Chromium here: apt-get install chromium")
     from playwright.sync_api import sync_playwright
@@ -194,47 +208,45 @@ def pictures() -> None:
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--enable-unsafe-swiftshader"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        for name, arguments, tab in (
-            (
-                "deploy",
-                ["deploy", "zoo:ArmReach", "--web", "--actuators", "torque-motor"],
-                "Hardware",
-            ),
-            ("adapt", ["adapt", "zoo:Reacher", "--web"], "Robot"),
-            ("train", ["train", "--env", "HalfCheetah-v5", "--web"], "Robot"),
-        ):
-            photograph(browser, name, arguments, tab)
+        for name in names:
+            photograph(browser, name)
         browser.close()
 
 
-def photograph(browser: Any, name: str, arguments: Sequence[str], tab: str) -> None:  # noqa: ANN401
+def row_of(page: Any, label: str) -> Any:  # noqa: ANN401 - of playwright
+    """The box that belongs to a label."""
+    row = page.locator(f"xpath=//label[text()='{label}']/ancestor::div[contains(@class,'Flex')][1]")
+    return row.locator("input:not([type=hidden])").first
+
+
+def photograph(browser: Any, name: str) -> None:  # noqa: ANN401 - of playwright
     """Start a command, open its page, wait until there is something to see, and photograph it."""
+    arguments, tab, seconds = PAGES[name]
+    arguments = [str(ROOT / part) if part.endswith(".xml") else part for part in arguments]
     with started(arguments) as (_, url):
         page = browser.new_page(viewport={"width": 1200, "height": 700})
         page.set_default_timeout(180_000)
         page.goto(url)
         page.get_by_role("tab", name="Robot", exact=True).wait_for()
-        page.evaluate(
-            "setTimeout(() => document.querySelectorAll('.mantine-Notification-closeButton')"
-            ".forEach(button => button.click()), 3000)"
-        )
+        page.add_style_tag(content=".mantine-Notifications-root { display: none }")
         if name == "adapt":
-            time.sleep(45)  # the calibration
+            page.get_by_text(", learns").wait_for()
             page.get_by_role("tab", name="Hardware", exact=True).click()
             for kind, size in (("gain", 0.4), ("drift", 0.2)):
-                page.locator("input[value=gain]").first.click() if kind != "gain" else None
-                if kind != "gain":
-                    page.get_by_role("option", name=kind, exact=True).click()
-                box = page.locator(
-                    "xpath=//label[text()='Size']/ancestor::div[contains(@class,'Flex')][1]"
-                ).locator("input[inputmode]")
-                box.fill(str(size))
-                box.press("Enter")
-                page.wait_for_timeout(1_000)
+                controls = [row_of(page, label) for label in ("Kind", "Actuator", "Size")]
+                for control, word in zip(
+                    controls, (kind, "0" if kind == "gain" else "1"), strict=False
+                ):
+                    if control.input_value() != word:
+                        control.click()
+                        page.get_by_role("option", name=word, exact=True).click()
+                controls[2].fill(str(size))
+                controls[2].press("Enter")
+                page.wait_for_timeout(2_000)
                 page.get_by_role("button", name="Break", exact=True).click()
-                page.wait_for_timeout(1_000)
+                page.wait_for_timeout(2_000)
         page.get_by_role("tab", name=tab, exact=True).click()
-        time.sleep({"deploy": 12, "adapt": 45, "train": 60}[name])
+        time.sleep(seconds)
         page.screenshot(path=FIGURES / f"live_{name}.png")
         page.close()
     print(f"docs/figures/live_{name}.png")
