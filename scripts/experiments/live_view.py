@@ -6,6 +6,7 @@ they see of it is counted, and the measured machine does not also have to draw.
     python scripts/experiments/live_view.py cost --minutes 30    # results/live_view/cost.csv
     python scripts/experiments/live_view.py training             # results/live_view/training.csv
     python scripts/experiments/live_view.py pictures             # docs/figures/live_*.png
+    python scripts/experiments/live_view.py report               # the section in docs/live-view.md
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import psutil
 import tyro
-from pages import FIGURES
-from rows import RESULTS, ROOT, command
+from pages import DOCS, FIGURES, markdown, put_section
+from rows import RESULTS, ROOT, Rows, column, command, read
 
 FOLDER = RESULTS / "live_view"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -224,7 +226,7 @@ def photograph(browser: Any, name: str) -> None:  # noqa: ANN401 - of playwright
     arguments, tab, seconds = PAGES[name]
     arguments = [str(ROOT / part) if part.endswith(".xml") else part for part in arguments]
     with started(arguments) as (_, url):
-        page = browser.new_page(viewport={"width": 1200, "height": 700})
+        page = browser.new_page(viewport={"width": 1100, "height": 620})
         page.set_default_timeout(180_000)
         page.goto(url)
         page.get_by_role("tab", name="Robot", exact=True).wait_for()
@@ -252,5 +254,53 @@ def photograph(browser: Any, name: str) -> None:  # noqa: ANN401 - of playwright
     print(f"docs/figures/live_{name}.png")
 
 
+def report() -> None:
+    """Write the section of the page."""
+    rows = read(FOLDER / "cost.csv")
+    lines = []
+    for seat in ("0", "1", "20"):
+        own = [row for row in rows if row["visitors"] == seat]
+        if own:
+            mean = {key: fmean(column(own, key)) for key in own[0]}
+            lines.append(
+                (
+                    *(seat, str(len(own)), f"{100 * mean['loop_cpu']:.1f} %"),
+                    *(f"{100 * mean['page_cpu']:.1f} %", *(_range(own, key) for key in MEMORY)),
+                    *(f"{mean['kb_per_s'] / max(int(seat), 1):.0f}", f"{mean['load_average']:.0f}"),
+                )
+            )
+    heading = (
+        *("visitors", "minutes", "CPU of the loop", "CPU of the page", "memory of the loop, MB"),
+        *("memory of the page, MB", "kB/s to each", "load average of the two cores"),
+    )
+    text = [
+        *markdown(heading, lines),
+        "",
+        "`nprobot deploy zoo:ArmReach --web --actuators torque-motor`, shares of one core by the "
+        "processes' own CPU time; memory: first and last minute. Visitors read without drawing.",
+    ]
+    pairs = read(FOLDER / "training.csv")
+    seconds = {
+        page: fmean(column([row for row in pairs if row["page"] == page], "cpu_seconds"))
+        for page in {row["page"] for row in pairs}
+    }
+    if len(seconds) == 2:
+        more = 100 * (seconds["1"] / seconds["0"] - 1)
+        text += [
+            "",
+            f"Training (Reacher-v5, {len(pairs)} runs in turn with and without a page that "
+            f"somebody looks at): {seconds['1']:.1f} s of CPU time with, {seconds['0']:.1f} s "
+            f"without, {more:+.1f} %.",
+        ]
+    put_section("live view", text, DOCS / "live-view.md")
+
+
+MEMORY = ("loop_mb", "page_mb")
+
+
+def _range(rows: Rows, key: str) -> str:
+    return f"{float(rows[0][key]):.0f} … {float(rows[-1][key]):.0f}"
+
+
 if __name__ == "__main__":
-    command(__doc__, cost, training, pictures)
+    command(__doc__, cost, training, pictures, report)
