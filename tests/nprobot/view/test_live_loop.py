@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
-from page_robots import cart
+from page_robots import CART, cart
 
+from nprobot.cli import main
 from nprobot.deploy import Hold, Safety, make_robot
 from nprobot.deploy.conditions import Conditions
+from nprobot.errors import NotFoundError, RobotError
 from nprobot.policies import zoo
 from nprobot.view import LiveLoop, LiveRobot
 from nprobot.view.page_content import Pull, Wish
+from nprobot.view.scene_env import scene_loop
 
 
 class Clock:
@@ -177,3 +180,38 @@ def test_the_same_conditions_by_hand_and_on_the_command_line_are_the_same():
     assert len(answers) == 3
     later.change_conditions(Conditions())
     assert later.controller.policy is ideal
+
+
+def test_any_model_can_be_moved_by_its_motors(tmp_path, still_page):
+    file = tmp_path / "cart.xml"
+    file.write_text(CART)
+    clock = Clock()
+    loop = scene_loop(file, Conditions(fault=("gain:0=0.5",)))
+    loop._clock, loop._sleep = clock, clock.sleep
+    loop.content()
+    groups = {group.key: group for group in loop.groups()}
+    (motor,) = groups["motors"].controls
+    assert (motor.name, motor.low, motor.high) == ("motor_0", -5.0, 5.0)
+    assert "chip" not in [control.name for control in groups["conditions"].controls]
+    run(loop, clock, still_page, 1.0, Wish("motors", "motor_0", 4.0))
+    data = loop.first.env.unwrapped.data
+    assert data.ctrl == pytest.approx(2.0)  # a motor with half its gain
+    assert data.qvel[0] == pytest.approx(2.0, rel=0.1)  # 2 N on 1 kg for a second
+    assert len(still_page.frames[-1].poses) == 1
+
+
+def test_what_cannot_be_viewed_is_refused(tmp_path):
+    with pytest.raises(NotFoundError, match="no model"):
+        scene_loop(tmp_path / "none.xml", Conditions())
+    (tmp_path / "bad.xml").write_text("<mujoco><worldbody><geom/></worldbody></mujoco>")
+    with pytest.raises(RobotError, match="not a model"):
+        scene_loop(tmp_path / "bad.xml", Conditions())
+
+
+def test_pages_do_not_go_with_what_contradicts_them(monkeypatch, capsys):
+    assert main(["deploy", "zoo:Reacher", "--web", "--record", "x.mp4"]) == 2
+    assert main(["adapt", "zoo:Reacher", "--web", "--fault", "gain:0=0.4"]) == 2
+    assert "break motors on the page" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["train", "--web", "--steps", "64"]) == 2
+    assert "pip install 'nprobot[view]'" in capsys.readouterr().err
