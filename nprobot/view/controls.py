@@ -120,8 +120,9 @@ def controls_of(
         ranges: of numbers whose type has no bounds.
         leave_out: fields without a control.
     """
-    hints = typing.get_type_hints(type(settings), include_extras=True)
-    about = _descriptions(type(settings))
+    cls: Any = type(settings)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    about = _descriptions(cls)
     made = []
     for field in dataclasses.fields(settings):
         if field.name in leave_out:

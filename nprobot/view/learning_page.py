@@ -22,6 +22,7 @@ from nprobot.deploy import make_robot
 from nprobot.deploy.conditions import Conditions
 from nprobot.policies.files.policy import Policy
 from nprobot.runs.log import column, read_table
+from nprobot.training.environments import silence_mujoco
 
 from .controls import Control, Group
 from .live_loop import LiveLoop
@@ -232,7 +233,7 @@ class _Learner:
                 self._asked = False
                 for robot in loop.robots:
                     robot.change_policy(news.policy)
-                points.append(news.returns)
+                points += [news.returns] if len(news.returns) else []
                 self._facts = dict(news.facts)
         except (EOFError, OSError):
             self.ended = True
@@ -288,6 +289,7 @@ def learning_loop(connection: Connection, setup: LearningSetup) -> tuple[LiveLoo
 
 def _serve_learning(connection: Connection, setup: LearningSetup, host: str, port: int) -> None:
     begin_process()
+    silence_mujoco()
     try:
         from .browser_page import BrowserPage
 

@@ -140,3 +140,18 @@ def test_the_page_asks_shows_and_passes_on(still_page):
     ours.close()
     run()
     assert learner.ended
+
+
+def test_the_curve_of_a_run_is_read_from_its_folder(tmp_path, still_page):
+    table = "time/total_timesteps,rollout/ep_rew_mean,eval/mean_reward\n"
+    (tmp_path / "progress.csv").write_text(f"{table}10,-3.0,\n20,-2.0,\n20,,-1.5\n")
+    theirs, ours = multiprocessing.Pipe()
+    setup = LearningSetup("dials", dial_policy(), robots=2, folder=tmp_path)
+    loop, learner = learning_loop(theirs, setup)
+    loop.content()
+    ours.send(LearningNews(dial_policy(), facts={"trained": "20 steps"}))
+    news, facts = learner.news(loop, watched=True)
+    np.testing.assert_array_equal(news["learning"], [[10, -3, np.nan], [20, -2, -1.5]])
+    assert facts == {"trained": "20 steps"}
+    assert learner.news(loop, watched=True)[0] == {}
+    assert {group.key for group in loop.groups()} == {"run", "shown"}
