@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from nprobot.training.config import RunConfig
 
 from .learning_page import LearningNews, LearningPage, LearningSetup
 
+SHARE = 0.01
+"""Of a run's CPU time; a page that wants more waits."""
 SHOWN = 4
 """Robots that show the policy of a run."""
 
@@ -33,15 +36,23 @@ class TrainingPage(BaseCallback):
         host: address to listen on.
         port: port to listen on.
         found: told the address as soon as the page is there, or why there is none.
+        share: of the run's CPU time that may go into telling the page.
 
     Attributes:
         page: None before the run has begun.
     """
 
     def __init__(
-        self, config: RunConfig, host: str, port: int, found: Callable[[str, str], None]
+        self,
+        config: RunConfig,
+        host: str,
+        port: int,
+        found: Callable[[str, str], None],
+        *,
+        share: float = SHARE,
     ) -> None:
         super().__init__()
+        self._share, self._allowed = share, 0.0
         self._config, self._host, self._port, self._found = config, host, port, found
         self.page: LearningPage | None = None
 
@@ -66,9 +77,12 @@ class TrainingPage(BaseCallback):
 
     @override
     def _on_rollout_start(self) -> None:
-        if self.page is not None and self.page.wanted:
+        started = time.process_time()
+        if self.page is not None and self.page.wanted and started >= self._allowed:
             policy = policy_of(self.model, self._config)  # type: ignore[arg-type]
             self.page.send(LearningNews(policy, facts={"trained": f"{self.num_timesteps:,} steps"}))
+            now = time.process_time()
+            self._allowed = now + (now - started) / self._share
 
     @override
     def _on_training_end(self) -> None:

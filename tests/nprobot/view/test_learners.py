@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import multiprocessing
 from typing import ClassVar
 
@@ -43,7 +44,7 @@ def test_a_run_with_a_page_learns_the_same_weight_for_weight(tmp_path, monkeypat
     settings = AlgorithmOptions(n_steps=64, batch_size=32)
     config = RunConfig(env="InvertedPendulum-v5", steps=512, envs=2, algorithm=settings)
     plain = train(config, tmp_path / "plain")
-    callback = TrainingPage(config, "127.0.0.1", 0, lambda url, error: None)
+    callback = TrainingPage(config, "127.0.0.1", 0, lambda url, error: None, share=math.inf)
     shown = train(config, tmp_path / "shown", callbacks=[callback])
     page = StillLearningPage.made[-1]
     assert page.closed
