@@ -13,7 +13,7 @@ from gymnasium import spaces, utils
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import ActuatorError, UnknownNameError
+from ..errors import ActuatorError, ConfigError, UnknownNameError
 from .dynamics import Gravity, InverseDynamics, check_shift, shift
 from .trajectories import JointLimits
 
@@ -183,6 +183,18 @@ class ArmEnv(MujocoEnv, utils.EzPickle):
         mujoco.mj_comPos(self.model, self._scratch)
         mujoco.mj_collision(self.model, self._scratch)
         return bool(self._scratch.ncon > 0)
+
+    def _tip_at(self, point: ArrayLike) -> Array:
+        """A point (3,) in m that somebody asks for, above the floor.
+
+        Raises:
+            ConfigError: it is not three finite numbers.
+        """
+        asked = np.array(point, dtype=np.float64)
+        if asked.shape != (3,) or not np.isfinite(asked).all():
+            raise ConfigError(f"a target is 3 finite numbers, x, y, z in m; got {point!r}")
+        asked[2] = max(asked[2], 0.02)
+        return asked
 
     # -- actions -----------------------------------------------------------------------------------
 

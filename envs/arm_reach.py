@@ -6,7 +6,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError
 from .arm import JOINTS, TORQUE_LIMITS, WORKING_LIMITS, ArmEnv
@@ -125,6 +125,18 @@ class ArmReachEnv(ArmEnv):
             posture = self.np_random.uniform(low, high)
             if not self.collides(posture):
                 return self.end_effector_at(posture)
+
+    def move_target(self, point: ArrayLike) -> None:
+        """Put the target elsewhere in the middle of an episode.
+
+        Args:
+            point: (3,), m, world frame; raised above the floor.
+
+        Raises:
+            ConfigError: it is not three finite numbers.
+        """
+        self.target = self._tip_at(point)
+        self.data.mocap_pos[0] = self.target
 
     def step(  # type: ignore[override]
         self,

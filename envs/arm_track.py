@@ -197,6 +197,64 @@ class ArmTrackEnv(ArmEnv):
             raise ConfigError("ArmTrack has no reference before reset(); call it first.")
         return self._fine
 
+    @property
+    def target(self) -> NDArray[np.float64]:
+        """Where the reference has the tool's tip now, (3,), m."""
+        now = min(self._step, self.steps) * _SUBSTEPS
+        return self.end_effector_at(self._reference().position[now])
+
+    def move_target(self, point: ArrayLike) -> None:
+        """Lead the reference from where it is now to a point, where it then rests.
+
+        Args:
+            point: (3,), m, world frame, where the tool's tip shall be; the posture with the tip
+                nearest to it that a search from the present one finds is taken.
+
+        Raises:
+            ConfigError: it is not three finite numbers.
+        """
+        goal, fine = self._posture_at(self._tip_at(point)), self._reference()
+        now = min(self._step, self.steps) * _SUBSTEPS
+        start = [part[now] for part in (fine.position, fine.velocity, fine.acceleration)]
+        way = np.abs(goal - start[0])
+        limits = self.limits
+        # A move at the limits takes 15/8 of way / speed and √(10/√3 way / acceleration).
+        length = 1.3 * max(
+            float((1.875 * way / limits.speed).max()),
+            float(np.sqrt(5.774 * way / limits.acceleration).max()),
+            float((2.0 * np.abs(start[1]) / limits.acceleration).max()),
+            0.1,
+        )
+        # The quintic that leaves with what the reference has now and arrives at rest.
+        powers = np.arange(6)
+        ends = np.array([[1.0, 1, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5], [0, 0, 2, 6, 12, 20]])
+        known = np.array(start) * length ** powers[:3, None] / np.array([1.0, 1.0, 2.0])[:, None]
+        rest = np.array([goal, 0 * goal, 0 * goal]) - ends[:, :3] @ known
+        terms = np.concatenate([known, np.linalg.solve(ends[:, 3:], rest)])
+        s = np.clip((fine.time[now:] - fine.time[now]) / length, 0.0, 1.0)[:, None]
+        fine.position[now:] = s**powers @ terms
+        slopes = powers[1:, None] * terms[1:]
+        fine.velocity[now:] = s ** powers[:5] @ slopes / length
+        bends = powers[1:5, None] * slopes[1:]
+        fine.acceleration[now:] = s ** powers[:4] @ bends / length**2
+        self._show_reference()
+
+    def _posture_at(self, point: Array) -> Array:
+        """A posture (7,) with the tip at a point, or near it: damped least squares."""
+        now = min(self._step, self.steps) * _SUBSTEPS
+        posture = np.array(self._reference().position[now])
+        jacobian = np.zeros((3, JOINTS))
+        for _ in range(100):
+            missing = point - self.end_effector_at(posture)
+            if np.linalg.norm(missing) < 1e-3:
+                break
+            mujoco.mj_comPos(self.model, self._scratch)
+            mujoco.mj_jacSite(self.model, self._scratch, jacobian, None, self._site)
+            damped = jacobian @ jacobian.T + 1e-3 * np.eye(3)
+            posture += jacobian.T @ np.linalg.solve(damped, missing)
+            posture = np.clip(posture, WORKING_LIMITS.low, WORKING_LIMITS.high)
+        return posture
+
     def step(  # type: ignore[override]
         self,
         action: Any,  # noqa: ANN401 - as gymnasium has it

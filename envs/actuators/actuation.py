@@ -117,12 +117,14 @@ class Actuation:
         self._plant = Plant(rows or 1, low, high, dt)
         self._low, self._high = self._plant.tile(low), self._plant.tile(high)
         self._dtype = space.dtype
+        self._made_with = space, rows, clipping, dt
         self._shape = (*(() if rows is None else (rows,)), *(space.shape or ()))
         self._clip_command = clipping in ("command", "both")
         self._clip_realised = clipping in ("realised", "both")
         self._secrets = secrets
         self._oracle = oracle
         self._seeded_resets = [0] * self._plant.rows
+        self._refits = 0
         self._models = _Chain(models, self._plant, part=0)
         self._sensor = None if sensor is None else _Chain(sensor, self._plant, part=1)
         self._transparent = not self.acts and clipping == "none"
@@ -143,6 +145,21 @@ class Actuation:
     def has_sensor(self) -> bool:
         """Whether the realised action is read."""
         return self._sensor is not None
+
+    def refitted(
+        self, models: Sequence[ActuatorModel], sensor: Sequence[ActuatorModel] | None
+    ) -> Actuation:
+        """New actuators in the place of these, on the same robots; their noise is new, too.
+
+        Raises:
+            ActuatorError: the models do not fit the robots.
+        """
+        space, rows, clipping, dt = self._made_with
+        refits = self._refits + 1
+        secrets = [None if words is None else (*words, refits) for words in self._secrets]
+        new = Actuation(space, rows, models, sensor, secrets, clipping, dt, self._oracle)
+        new.finished, new._seeded_resets, new._refits = self.finished, self._seeded_resets, refits
+        return new
 
     def reset(self, row: int, seed: int | None) -> None:
         """Start an episode of a robot; with a seed, with actuators made new and seeded with it.

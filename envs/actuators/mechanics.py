@@ -138,16 +138,20 @@ class _Lag(_Follower, of=[Lag]):
 
 
 @dataclass(frozen=True)
-class GainLoss(ActuatorModel):
-    """A sudden fault: from a given moment on, commands have only part of their effect."""
+class GainLoss(ScaledModel):
+    """A sudden fault: from a given moment on, commands have only part of their effect.
 
-    formula: ClassVar[str] = "v = gain·u from time `at` on"
+    Without any gain the actuator is stuck, at 0 or at its offset.
+    """
+
+    formula: ClassVar[str] = "v = gain·u + offset from time `at` on"
     memory: ClassVar[str] = (
         "clock “device”: runs on, only `reset(seed=…)` sets it to 0; “episode”: 0"
     )
 
     gain: NotNegative = parameter(0.4, "1", "what is left of the gain", neutral=1)
     at: NotNegative = parameter(0.0, "s", "when it happens")
+    offset: float = parameter(0.0, "units", "what is added then", neutral=0)
     _: KW_ONLY
     clock: Literal["device", "episode"] = parameter(
         "device", "1", "whether `at` counts from the device's or the episode's start"
@@ -159,6 +163,8 @@ class _GainLoss(Dynamics, of=[GainLoss]):
 
     def __init__(self, model: GainLoss, plant: Plant) -> None:
         self.gain, self.each_episode = model.gain, model.clock == "episode"
+        # Without an offset an infinite range does no harm.
+        self.offset = plant.tile(model.offset * plant.unit(model) if model.offset else 0.0)
         self.first = plant.steps(model.at, model) if model.at > 0 else 0
         self.elapsed = np.zeros((plant.rows, 1), np.int64)
 
@@ -172,4 +178,4 @@ class _GainLoss(Dynamics, of=[GainLoss]):
     def apply(self, u: Array, active: Mask | None) -> Array:
         faulty = self.elapsed >= self.first
         self.elapsed += 1
-        return np.where(faulty, self.gain * u, u)
+        return np.where(faulty, self.gain * u + self.offset, u)

@@ -59,6 +59,23 @@ class _Actuated(RecordConstructorArgs):
             dt=dt,
         )
 
+    def refit(self, models: ModelSpec) -> None:
+        """Put other actuators in, while the robot works; the sensor stays.
+
+        They are new: nothing is under way, no drift has begun, and their noise is no repetition.
+
+        Args:
+            models: as for the constructor.
+
+        Raises:
+            UnknownNameError: there is no such preset, model or parameter.
+            ActuatorError: the models do not fit the robot.
+        """
+        resolved = resolve(models)
+        ACTUATIONS.hide(self, ACTUATIONS.of(self).refitted(resolved, self.sensor))
+        self.models = resolved
+        self._saved_kwargs["models"] = [model.to_dict() for model in resolved]
+
     def save_actuators(self) -> bytes:
         """The state of the actuators and their noise, sealed, for a checkpoint of the run.
 

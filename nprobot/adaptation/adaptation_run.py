@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.ticker import EngFormatter
@@ -23,6 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from typing_extensions import override
 
 from nprobot.envs import NoisyActuators, time_step
+from nprobot.envs.actuators import ActuatorModel
 from nprobot.errors import ConfigError, ExistsError
 from nprobot.policies.files import policy_file
 from nprobot.policies.files.card import CARD_FILE, CURVE_FILE, card
@@ -37,7 +38,7 @@ from nprobot.training.evaluation import Evaluation, evaluate
 
 from .adaptation_config import AdaptationConfig
 from .faults import ActuatorFault
-from .robot_learner import MakeRobot, check_trainable, make_learner, read_network
+from .robot_learner import MakeRobot, RobotLearner, check_trainable, make_learner, read_network
 
 RECOVERED = 0.8
 """Share of the loss that has to be made good before a robot counts as recovered."""
@@ -93,6 +94,17 @@ class Adapted:
     interrupted: bool
 
 
+class Attendant(Protocol):
+    """Looks at an adaptation while it learns, and may change its robots."""
+
+    @property
+    def models(self) -> Sequence[ActuatorModel] | None:
+        """The actuators in the end, for the evaluation; None if they are as they were planned."""
+
+    def attend(self, learner: RobotLearner, episodes: Sequence[LearningEpisode]) -> None:
+        """Called after every control step, with the episodes that have ended so far."""
+
+
 def adapt(
     policy: Policy,
     make_robot: MakeRobot,
@@ -101,6 +113,7 @@ def adapt(
     *,
     reporter: Reporter | None = None,
     evaluation_episodes: int = 40,
+    attendant: Attendant | None = None,
 ) -> Adapted:
     """Let a policy continue to learn on a robot whose actuators become faulty.
 
@@ -111,6 +124,7 @@ def adapt(
         config: how it learns; by default as `AdaptationConfig` has it.
         reporter: receives the news.
         evaluation_episodes: deterministic episodes for each of the three evaluations.
+        attendant: looks after every control step, such as a page with visitors.
 
     Raises:
         RuleError: NRL cannot train the policy.
@@ -139,7 +153,7 @@ def adapt(
     healthy = measure(policy, actuators)
     before = measure(policy, settled) if faults else healthy
     learner = make_learner(policy, make_robot, models, config)
-    watch = _Watch(reporter, config.steps)
+    watch = _Watch(reporter, config.steps, attendant)
     try:
         with interruptible(watch, reporter.message, "step"):
             learner.learn(config.steps, watch)
@@ -147,6 +161,9 @@ def adapt(
         assert learner.env is not None
         learner.env.close()
     learner.settle()
+    if attendant is not None and attendant.models is not None:
+        settled = list(attendant.models)
+        before = measure(policy, settled)
     adapted = read_network(learner.policy, policy)
     return Adapted(
         policy=adapted,
@@ -165,9 +182,9 @@ def adapt(
 class _Watch(BaseCallback):
     """Keeps the episodes, tells of progress, and ends learning on time or when asked to."""
 
-    def __init__(self, reporter: Reporter, steps: int) -> None:
+    def __init__(self, reporter: Reporter, steps: int, attendant: Attendant | None) -> None:
         super().__init__()
-        self.reporter, self.steps = reporter, steps
+        self.reporter, self.steps, self.attendant = reporter, steps, attendant
         self.stop_requested = False
         self.episodes: list[LearningEpisode] = []
         self._started = time.perf_counter()
@@ -178,6 +195,8 @@ class _Watch(BaseCallback):
             if "episode" in info:
                 total, length = float(info["episode"]["r"]), int(info["episode"]["l"])
                 self.episodes.append(LearningEpisode(self.num_timesteps, total, length))
+        if self.attendant is not None:
+            self.attendant.attend(self.model, self.episodes)  # type: ignore[arg-type]
         last = [episode.total for episode in self.episodes[-WINDOW:]]
         self.reporter.progress(
             Progress(

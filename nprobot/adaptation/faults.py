@@ -17,11 +17,13 @@ AT_ONCE = 1e-6
 KINDS = {
     "gain": "what is left of the gain, at once",
     "offset": "an error of every command, in half ranges, at once",
+    "stuck": "where it stays whatever it is told, in half ranges, at once",
     "drift": f"an error of every command that grows for {SECONDS:g} s, in half ranges",
     "fade": f"what is left of the gain after it has faded for {SECONDS:g} s",
 }
 """Kinds of faults, and what their size means."""
 SUDDEN = ("gain", "offset")
+GAINS = ("gain", "fade")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ActuatorFault:
             raise ConfigError(f"actuators are numbered from 0 on, got {self.actuator}")
         if not math.isfinite(self.size):
             raise ConfigError(f"the size of a fault must be finite, got {self}")
-        if self.kind in ("gain", "fade") and self.size < 0:
+        if self.kind in GAINS and self.size < 0:
             raise ConfigError(f"what is left of a gain must be 0 or more, got {self}")
 
     def __str__(self) -> str:
@@ -65,6 +67,8 @@ class ActuatorFault:
         own = (self.actuator,)
         if self.kind == "gain":
             return GainLoss(self.size, at, actuators=own)
+        if self.kind == "stuck":
+            return GainLoss(0.0, at, self.size, actuators=own)
         seconds = AT_ONCE if settled or self.kind in SUDDEN else SECONDS
         kind, end = (GainDrift, self.size - 1) if self.kind == "fade" else (OffsetDrift, self.size)
         return kind(end / seconds, diffusion=0.0, limit=abs(end), start=at, actuators=own)

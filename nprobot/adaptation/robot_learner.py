@@ -14,7 +14,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nprobot.algorithms.from_policy import hidden_activations, network_arguments, write_policy
+from nprobot.algorithms.from_policy import (
+    hidden_activations,
+    network_arguments,
+    write_network,
+    write_policy,
+)
 from nprobot.algorithms.nrl import NRL
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import ActuatorModel
@@ -126,6 +131,13 @@ class RobotLearner(NRL):
         with torch.no_grad():
             for mean, now in zip(self.mean, self._actor_state(), strict=True):
                 now.copy_(mean)
+
+    def forget(self, policy: Policy) -> None:
+        """Undo what the actor has learned: it acts as `policy` does; the critic stays as it is."""
+        write_network(self, policy)
+        self.policy.optimizer.state.clear()
+        self.traces.clear()
+        self.remember()
 
     def remember(self) -> None:
         """Begin the mean with the actor as it is."""

@@ -64,7 +64,6 @@ def squashes(policy: Policy) -> bool:
     return policy.operations[-1].name == "tanh"
 
 
-@torch.no_grad()
 def write_policy(model: BaseAlgorithm, policy: Policy) -> None:
     """Make a model act as a policy does; what a policy file does not hold stays as it is.
 
@@ -77,6 +76,17 @@ def write_policy(model: BaseAlgorithm, policy: Policy) -> None:
 
     Raises:
         ArchitectureError: they differ in layers, in the way of their actions, or in the normaliser.
+    """
+    write_network(model, policy)
+    _write_normaliser(model.get_vec_normalize_env(), policy)
+
+
+@torch.no_grad()
+def write_network(model: BaseAlgorithm, policy: Policy) -> None:
+    """The same without the normaliser.
+
+    Raises:
+        ArchitectureError: they differ in layers or in the way of their actions.
     """
     assert isinstance(model.policy, BasePolicy), "set by the constructor"
     modules = nn.Sequential(*network_of(model.policy)).modules()
@@ -94,7 +104,6 @@ def write_policy(model: BaseAlgorithm, policy: Policy) -> None:
         layer.bias.copy_(torch.as_tensor(bias))
     if isinstance(model.policy, TD3Policy):
         model.policy.actor_target.load_state_dict(model.policy.actor.state_dict())
-    _write_normaliser(model.get_vec_normalize_env(), policy)
 
 
 def _last_layer(target: BasePolicy, policy: Policy, weight: Any, bias: Any) -> tuple[Any, Any]:  # noqa: ANN401 - arrays

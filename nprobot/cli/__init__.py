@@ -21,6 +21,7 @@ COMMANDS = {
     "push": "upload a policy folder to the Hugging Face Hub",
     "pull": "download one from there",
     "deploy": "run a policy on a simulated robot, or serve it",
+    "view": "show a robot's model on a page in the browser, and move it",
     "adapt": "let a policy continue to learn on a robot that breaks",
     "envs": "list the environments to train on",
     "robots": "look at a robot's model file, list those of the package",

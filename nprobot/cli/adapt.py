@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ from rich.console import Console
 from nprobot.adaptation.adaptation_config import AdaptationConfig
 from nprobot.adaptation.faults import KINDS, ActuatorFault, usual_faults
 from nprobot.catalogue import trust_flag
+from nprobot.deploy.conditions import Conditions
 from nprobot.deploy.controller import load_policy
 from nprobot.deploy.simulation import make_robot
 from nprobot.errors import ConfigError, ExistsError
@@ -25,10 +28,15 @@ from nprobot.training.evaluation import DeployablePolicy, trust
 
 from .arguments import OLD_FLAGS, parse
 from .terminal import DONE, Display, facts, say
+from .view import PageOptions, announce_later
 
 if TYPE_CHECKING:
     from nprobot.adaptation import Adapted
+    from nprobot.adaptation.adaptation_run import Attendant
     from nprobot.training.environments import Env
+
+WITHOUT_END = 10**9
+"""Steps with a page: until Ctrl-C."""
 
 HELP = """\
 Let a trained policy continue to learn on a simulated robot whose actuators
@@ -44,6 +52,8 @@ examples:
       the usual faults: gain:0=0.4 and drift:1=0.2
   nprobot adapt runs/reacher --fault gain:0=0.4 offset:1=-0.1 --steps 100000
   nprobot adapt my-policy --fault fade:0=0.5 --actuators torque-motor --robots 1
+  nprobot adapt zoo:Reacher --web
+      break motors on a page in the browser, and watch it relearn, until Ctrl-C
   nprobot adapt my-policy --frozen
       the same without learning, to compare with
 """
@@ -71,6 +81,7 @@ class Adapt:
     """A run folder, a policy folder, or zoo:NAME."""
     out: Path | None = None
     """The policy folder to make. Left out: adapted-NAME-TIME."""
+    page: PageOptions = field(default_factory=PageOptions)
     robot: FaultyRobot = field(default_factory=FaultyRobot)
     learning: AdaptationConfig = field(default_factory=AdaptationConfig)
 
@@ -91,7 +102,15 @@ def main(arguments: Sequence[str]) -> int:
         return make_robot(policy, robot.env, env_kwargs=robot.env_kwargs or None).env
 
     console = Console()
-    result = learn(policy, make, faults or None, config, out, console)
+    if options.page.web:
+        if faults:
+            raise ConfigError("with --web you break motors on the page; leave --fault away")
+        if config.steps == AdaptationConfig().steps:
+            config = config.replace(steps=WITHOUT_END)
+        with open_page(policy, options, config, console) as attendant:
+            result = learn(policy, make, (), config, out, console, attendant)
+    else:
+        result = learn(policy, make, faults or None, config, out, console)
     show(console, result)
     say(console, f"Policy: {out}")
     if result.interrupted:
@@ -99,6 +118,31 @@ def main(arguments: Sequence[str]) -> int:
     flag = trust_flag(policy.task.id, policy.task.kwargs) if policy.task else ""
     say(console, f"Next: nprobot deploy {quoted(out)}{flag}")
     return DONE
+
+
+@contextmanager
+def open_page(
+    policy: DeployablePolicy, options: Adapt, config: AdaptationConfig, console: Console
+) -> Iterator[Attendant]:
+    """A page on which visitors break motors, and what `adapt` is handed for it."""
+    from nprobot.adaptation import check_trainable
+    from nprobot.view.learning_page import LearningPage, LearningSetup
+    from nprobot.view.live_learners import AdaptationPage
+
+    trainable, robot, shown = check_trainable(policy), options.robot, options.page
+    conditions = Conditions(actuators=config.actuators)
+    setup = LearningSetup(
+        title=f"nprobot: {options.policy} learns",
+        policy=trainable,
+        env=robot.env,
+        env_kwargs=robot.env_kwargs or None,
+        conditions=conditions,
+        adapts=True,
+        seed=config.seed,
+    )
+    found = partial(announce_later, host=shown.host, console=console)
+    with LearningPage(setup, shown.host, shown.port_or_default, found=found) as page:
+        yield AdaptationPage(trainable, page, conditions)
 
 
 @dataclass(frozen=True)
@@ -182,6 +226,7 @@ def learn(
     config: AdaptationConfig,
     out: Path,
     console: Console,
+    attendant: Attendant | None = None,
 ) -> Adapted:
     """Let a policy learn on a robot, and keep what it has learned.
 
@@ -192,6 +237,7 @@ def learn(
         config: how it learns.
         out: the policy folder to make.
         console: where progress is shown.
+        attendant: of `adapt`.
 
     Raises:
         RuleError: NRL cannot train the policy.
@@ -216,7 +262,7 @@ def learn(
         if faults:
             told = ", ".join(map(str, faults))
             shown.message(f"{told} after {config.calibration:,} steps")
-        result = adapt(trainable, make, faults, config, reporter=shown)
+        result = adapt(trainable, make, faults, config, reporter=shown, attendant=attendant)
     save_adapted(result, out, faults, config)
     return result
 

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -23,6 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nprobot.deploy.conditions import Conditions, EquippedRobot, policy_under
 from nprobot.deploy.controller import Controller, load_policy
 from nprobot.deploy.flight_recorder import FlightRecord, replay
 from nprobot.deploy.loop_timing import short_duration
@@ -45,6 +46,7 @@ from nprobot.training.evaluation import DeployablePolicy, StepObserver, task_of,
 from .adapt import AdaptOptions, adapt_on_robot
 from .arguments import FilmOptions, moved, parse
 from .terminal import DONE, FAILED, INTERRUPTED, LiveDisplay, facts, say
+from .view import serve_page
 
 HELP = """\
 Run a policy on a simulated robot: as fast as possible or in real time, with
@@ -57,6 +59,8 @@ examples:
   nprobot deploy my-policy --replay flight.npz
   nprobot deploy my-policy --actuators worn-gearbox --adapt
   nprobot deploy my-policy --serve
+  nprobot deploy zoo:ArmReach --web
+      push it, break a motor, turn up the noise: on a page in the browser
 """
 
 
@@ -72,8 +76,6 @@ class SimulationOptions:
     """Import the module that the policy's environment is in, which runs it."""
     robot: str | None = None
     """Another model file for a policy of nprobot/Robot-v0 than the one it was trained on."""
-    actuators: str | None = None
-    """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     rate: float | None = None
     """Actions a second of simulated time. Left out: what the policy was trained at."""
     any_rate: bool = False
@@ -84,8 +86,8 @@ class SimulationOptions:
 class RunOptions:
     """What is done with it."""
 
-    episodes: int = 1
-    """How many episodes."""
+    episodes: int | None = None
+    """How many episodes. Left out: 1, and with --web until Ctrl-C."""
     seed: int = 0
     """Where the starts of the episodes come from; as for `nprobot evaluate`."""
     realtime: bool = False
@@ -140,10 +142,15 @@ class ServeOptions:
 
     serve: bool = False
     """Answer JSON messages on a ZeroMQ socket for other programs, and simulate no robot."""
+    web: bool = False
+    """Show the robot on a page in the browser, in real time, where it can be pushed, broken and
+    commanded. Needs nprobot[view]."""
+    ghost: str | None = None
+    """With --web: a second policy, drawn pale in the same scene."""
     host: str = LOOPBACK
     """Address to listen on. Beyond this machine, anybody who reaches it controls the robot."""
-    port: int = PORT
-    """Port to listen on; 0 for any that is free."""
+    port: int | None = None
+    """Port to listen on; 0 for any that is free. Left out: 5757 for --serve, 8080 for --web."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,7 @@ class Deploy:
     backend: Literal["numpy", "onnx"] = "numpy"
     """What evaluates the policy; onnx takes the folder's policy.onnx."""
     robot: SimulationOptions = field(default_factory=SimulationOptions)
+    conditions: Conditions = field(default_factory=Conditions)
     run: RunOptions = field(default_factory=RunOptions)
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     server: ServeOptions = field(default_factory=ServeOptions)
@@ -182,8 +190,8 @@ def main(arguments: Sequence[str]) -> int:
         return adapt_on_robot(
             policy,
             options.policy,
-            lambda: _robot_of(policy, replace(robot, actuators=None)).env,
-            robot.actuators,
+            lambda: _robot_of(policy, robot).env,
+            options.conditions.actuators,
             options.learning,
             seed=options.run.seed,
             as_json=options.run.json,
@@ -192,6 +200,8 @@ def main(arguments: Sequence[str]) -> int:
         result = replay(FlightRecord.load(options.run.replay), policy)
         print(result)
         return DONE if result.identical else FAILED
+    if options.server.web:
+        return _show(policy, options)
     return _serve(policy, options) if options.server.serve else _simulate(policy, options)
 
 
@@ -209,8 +219,11 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
         mode = "rgb_array"
     silence_mujoco()
     with _warnings_as_lines():
-        robot = _robot_of(policy, options.robot, mode)
+        made = _robot_of(policy, options.robot, mode)
+        robot = EquippedRobot(made, options.conditions).robot
+        policy = policy_under(policy, options.conditions, run.seed)
     controller = Controller(policy, rate=robot.rate, safety=safety_of(options.safety))
+    planned = 1 if run.episodes is None else run.episodes
     console = Console(stderr=run.json)
     episodes: list[Episode] = []
     interrupted = False
@@ -219,13 +232,13 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
         observers: list[StepObserver] = []
         if run.record is not None:
             observers.append(stack.enter_context(Film(run.record, robot.env, **options.film.look)))
-        display = stack.enter_context(EpisodeDisplay(console, robot, controller, run.episodes))
+        display = stack.enter_context(EpisodeDisplay(console, robot, controller, planned))
         observers.append(display)
         try:
             for episode in deploy_episodes(
                 robot,
                 controller,
-                episodes=run.episodes,
+                episodes=planned,
                 seed=run.seed,
                 realtime=run.realtime,
                 clear_faults=options.safety.clear_faults,
@@ -251,6 +264,49 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
     return FAILED if faulted else DONE
 
 
+def _show(policy: DeployablePolicy, options: Deploy) -> int:
+    """The robot on a page in the browser."""
+    # viser is not imported elsewhere, and only in the process of the page.
+    from nprobot.view import LiveLoop, LiveRobot
+
+    run, server = options.run, options.server
+    if run.viewer or run.record is not None or server.serve:
+        raise DeployError("--web does not go with --viewer, --record or --serve")
+    silence_mujoco()
+    policies = [policy, *([] if server.ghost is None else [load_policy(server.ghost)])]
+    with _warnings_as_lines():
+        robots = [
+            LiveRobot(
+                one,
+                _robot_of(one, options.robot),
+                options.conditions,
+                safety=safety_of(options.safety),
+                seed=run.seed,
+            )
+            for one in policies
+        ]
+    robot, *ghost = robots
+    console = Console(stderr=run.json)
+    loop = LiveLoop(
+        [robot],
+        ghost=ghost[0] if ghost else None,
+        title=f"nprobot: {options.policy}",
+        episodes=run.episodes,
+    )
+    interrupted = serve_page(loop, server.host, server.port, console)
+    if run.json:
+        print(json.dumps(as_json(robot.equipped.robot.id, robot.episodes, robot.controller)))
+    else:
+        summary(console, robot.equipped.robot, robot.controller, robot.episodes)
+    steps = robot.controller.steps
+    say(console, f"Real time: {loop.lateness:,} ticks too late, of {steps:,} steps")
+    fault = robot.controller.fault
+    save_flight_record(console, robot.controller, run.flight, fault is not None)
+    if interrupted and run.episodes is not None:
+        return INTERRUPTED
+    return FAILED if fault else DONE
+
+
 def _robot_of(
     policy: DeployablePolicy, options: SimulationOptions, render_mode: str | None = None
 ) -> SimulatedRobot:
@@ -264,7 +320,6 @@ def _robot_of(
         env_kwargs=kwargs,
         rate=options.rate,
         any_rate=options.any_rate,
-        actuators=options.actuators,
         render_mode=render_mode,
     )
 
@@ -277,6 +332,9 @@ def _refuse_with_adapt(options: Deploy) -> None:
     """
     given = {
         "--serve": options.server.serve,
+        "--web (nprobot adapt --web shows it)": options.server.web,
+        "conditions other than --actuators": options.conditions
+        != Conditions(actuators=options.conditions.actuators),
         "--replay": options.run.replay is not None,
         "--realtime": options.run.realtime,
         "--record": options.run.record is not None,
@@ -299,7 +357,8 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
     with _warnings_as_lines():
         check_rate(policy, robot.rate, robot.any_rate)
     controller = Controller(policy, rate=robot.rate, safety=safety_of(options.safety))
-    with PolicyServer(controller, server_options.host, server_options.port) as server:
+    port = PORT if server_options.port is None else server_options.port
+    with PolicyServer(controller, server_options.host, port) as server:
         console = Console()
         if not is_loopback(server_options.host):
             print(

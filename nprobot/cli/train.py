@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +25,11 @@ from nprobot.training.run_folder import RunFolder
 
 from .arguments import RobotOptions, check_device, parse, require_device
 from .terminal import DONE, Display, duration, facts, say
+from .view import PageOptions, announce_later
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+
     from nprobot.training.training_run import Result
 
 
@@ -41,6 +46,8 @@ examples:
   nprobot train --env Reacher-v5 --rule bp --steps 300000 --seed 1
   nprobot train --env Reacher-v5 --algo nrl --actuators torque-motor --steps 100000
   nprobot train --resume runs/reacher --steps 600000
+  nprobot train --env Reacher-v5 --web
+      the policy as it is and the curve, on a page in the browser
 """
 
 
@@ -72,6 +79,7 @@ class Train:
     environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
     everywhere; or a file that `nprobot tune` has written."""
     output: Output = field(default_factory=Output)
+    page: PageOptions = field(default_factory=PageOptions)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -109,17 +117,30 @@ def main(arguments: Sequence[str]) -> int:
     require_device(output.device)
     silence_mujoco()
     console = Console()
-    with Display(console) as shown:
+    with Display(console) as shown, ExitStack() as stack:
+        callbacks = []
+        if options.page.web:
+            callbacks.append(stack.enter_context(training_page(options.page, config, console)))
         if settings:
             shown.message(settings)
         command = shlex.join(("nprobot", "train", *arguments))
         if output.resume is None:
             result = train(
-                config, output.out, reporter=shown, command=command, device=output.device or "cpu"
+                config,
+                output.out,
+                reporter=shown,
+                command=command,
+                device=output.device or "cpu",
+                callbacks=callbacks,
             )
         else:
             result = resume(
-                output.resume, config, reporter=shown, device=output.device, command=command
+                output.resume,
+                config,
+                reporter=shown,
+                device=output.device,
+                command=command,
+                callbacks=callbacks,
             )
     show(console, result)
     return exit_code() if result.interrupted else DONE
@@ -133,6 +154,23 @@ def check_environment(config: RunConfig) -> None:
         check_spaces(env, continuous=config.about.continuous)
     finally:
         env.close()
+
+
+@contextmanager
+def training_page(
+    options: PageOptions, config: RunConfig, console: Console
+) -> Iterator[BaseCallback]:
+    """A callback that shows the run on a page."""
+    from nprobot.view.live_learners import TrainingPage
+    from nprobot.view.remote_page import require_packages
+
+    require_packages()
+    found = partial(announce_later, host=options.host, console=console)
+    page = TrainingPage(config, options.host, options.port_or_default, found)
+    try:
+        yield page
+    finally:
+        page.close()
 
 
 def with_defaults(config: RunConfig, defaults: str) -> tuple[RunConfig, str]:

@@ -80,6 +80,7 @@ class Controller:
         latency: times from observation to action.
         recorder: the last steps.
         steps: how many steps were taken since the controller was made.
+        last: the last step; None before the first.
 
     Raises:
         DeployError: the rate is not above 0.
@@ -112,14 +113,10 @@ class Controller:
         if trial.shape != self._supervisor.rest.shape or trial.dtype.kind != kind:
             raise DeployError(f"the policy gives {trial.dtype} {trial.shape} as an action")
         self.latency = LatencyHistogram(deadline=period)
-        about = {
-            "rate": rate,
-            "safety": self.safety.to_dict(),
-            "environment": policy.task.id if policy.task else None,
-        }
         rest = self._supervisor.rest
-        self.recorder = FlightRecorder(record, policy.observation_shape, rest, about)
+        self.recorder = self._new_recorder(record)
         self.steps = 0
+        self.last: RecordedStep | None = None
         self._clock = clock
         self._fault: ControlFault | None = None
         self._lock = threading.Lock()  # `trip` may come from another thread
@@ -183,21 +180,20 @@ class Controller:
         if self._fault is not None:
             trusted = values if finding is None or finding[0] in READABLE_KINDS else None
             action = self._supervisor.safe(trusted, self._previous)
-        self.recorder.add(
-            RecordedStep(
-                observation=values,
-                age=age,
-                previous=self._previous,
-                commanded=commanded,
-                action=action,
-                fault=None if self._fault is None else self._fault.kind,
-                seconds=seconds,
-                begins=self._begins,
-                cleared=self._cleared,
-                repeats=self._supervisor.repeats,
-                missed=self._missed_in_a_row,
-            )
+        self.last = RecordedStep(
+            observation=values,
+            age=age,
+            previous=self._previous,
+            commanded=commanded,
+            action=action,
+            fault=None if self._fault is None else self._fault.kind,
+            seconds=seconds,
+            begins=self._begins,
+            cleared=self._cleared,
+            repeats=self._supervisor.repeats,
+            missed=self._missed_in_a_row,
         )
+        self.recorder.add(self.last)
         self._previous = action
         self._begins = self._cleared = False
         self.steps += 1
@@ -225,6 +221,28 @@ class Controller:
         self._missed_in_a_row = 0
         self._supervisor.begin()
         self._begins = True
+
+    def change_safety(self, safety: Safety) -> None:
+        """Put other limits in the place of the present ones, between two steps.
+
+        The flight recorder begins anew: a record has one set of limits.
+
+        Raises:
+            ConfigError: a limit does not fit the policy; nothing has changed then.
+        """
+        before, period = self._supervisor, self.latency.deadline
+        supervisor = Supervisor(safety, self.policy, before.rest.dtype, period)
+        self.safety, self._supervisor = safety, supervisor
+        self.recorder = self._new_recorder(self.recorder.capacity, self.steps)
+
+    def _new_recorder(self, capacity: int, first: int = 0) -> FlightRecorder:
+        about = {
+            "rate": self.rate,
+            "safety": self.safety.to_dict(),
+            "environment": self.policy.task.id if self.policy.task else None,
+        }
+        shape, rest = self.policy.observation_shape, self._supervisor.rest
+        return FlightRecorder(capacity, shape, rest, about, first)
 
     def trip(self, message: str, kind: FaultKind = FaultKind.EXTERNAL) -> None:
         """Latch a fault from outside, such as an emergency stop; may come from any thread."""

@@ -220,6 +220,7 @@ class FlightRecorder:
         observation_shape: of one observation.
         rest: an action, for its shape and number type.
         about: the controller; JSON values.
+        first: number of the first step that it will be given.
     """
 
     def __init__(
@@ -228,11 +229,12 @@ class FlightRecorder:
         observation_shape: tuple[int, ...],
         rest: Array,
         about: Mapping[str, Any],
+        first: int = 0,
     ) -> None:
         row = 8 * math.prod(observation_shape) + 3 * rest.nbytes + ROW
         self.capacity = max(min(capacity, LARGEST // row), 1)
         self.about = about
-        self._first = 0
+        self._first = first
         self._count = 0
         self._in_fault = 0
         self._left_out = 0

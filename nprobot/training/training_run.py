@@ -96,6 +96,7 @@ def resume(
     reporter: Reporter | None = None,
     device: str | None = None,
     command: str | None = None,
+    callbacks: Sequence[BaseCallback] = (),
 ) -> Result:
     """Continue a run from its last checkpoint, in its own folder.
 
@@ -105,6 +106,7 @@ def resume(
         reporter: receives the news of the run.
         device: torch device; by default that of the last session.
         command: the command line that asked for it, for `config.json`.
+        callbacks: as in `train`.
 
     Returns:
         As `train`.
@@ -150,7 +152,9 @@ def resume(
             folder.begin_session(model.num_timesteps, device=device, command=command)
             # One that was interrupted goes on as if it had not been: without that evaluation.
             ended = session.get("ended") in ("complete", "solved")
-            return Session(folder, model, reporter, saved, keep_evaluation=ended).run()
+            return Session(
+                folder, model, reporter, saved, None, callbacks, keep_evaluation=ended
+            ).run()
 
 
 TASK_FILE = "task.toml"

@@ -255,6 +255,20 @@ class Offset(ChipModel):
 
 
 @dataclass(frozen=True)
+class DeadNodes(ChipModel):
+    """Nodes that have failed: their pre-activation is 0, for life."""
+
+    formula: ClassVar[str] = "0 where u_node < share, else a; u_node uniform, drawn once a device"
+
+    share: Annotated[Share, about("share of the nodes of every layer that have failed", "1")] = 0.1
+
+    @override
+    def nodes(self, site: Site, a: Tensor, x: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
+        alive: Tensor = torch.special.ndtr(site.fixed(a[0])) >= self.share
+        return torch.mul(a, alive)
+
+
+@dataclass(frozen=True)
 class WeightMismatch(ChipModel):
     """Weights that are not what was written: every device is a little different, for life."""
 
@@ -314,6 +328,7 @@ MODELS: dict[str, type[ChipModel]] = {
         OrnsteinUhlenbeckNodeNoise,
         TelegraphNodeNoise,
         Offset,
+        DeadNodes,
         WeightMismatch,
         ConductanceDrift,
         Converter,

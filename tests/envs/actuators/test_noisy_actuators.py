@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from nprobot.envs.actuators import (
+    ActuatorOracle,
     DroppedCommands,
     EpisodeBias,
     GainLoss,
@@ -224,3 +225,31 @@ def test_actions_of_the_wrong_shape_and_actuators_on_actuators_are_refused():
         env.step(np.zeros(1, np.float32))
     with pytest.raises(ActuatorError, match="to one wrapper"):
         NoisyActuators(gymnasium.wrappers.ClipAction(env), "servo")
+
+
+def test_other_actuators_are_put_in_while_the_robot_works(still):
+    robot, oracle = still(2), ActuatorOracle()
+    env = NoisyActuators(robot, WhiteNoise(0.1), clip="none", seed=3, oracle=oracle)
+    env.reset(seed=0)
+
+    def realised(steps=20):
+        oracle.clear()
+        for _ in range(steps):
+            env.step(np.full(2, 0.5))
+        return np.array(oracle.realised)
+
+    noise = realised()
+    stuck = GainLoss(0.0, offset=-0.25, actuators=(1,))
+    env.refit([stuck])
+    np.testing.assert_array_equal(realised(), np.tile([0.5, -0.25], (20, 1)))
+    assert env.models == (stuck,)
+    assert env.spec is None or env.spec.additional_wrappers[-1].kwargs["models"][0]["gain"] == 0.0
+    env.refit(WhiteNoise(0.1))
+    again = realised()
+    assert again.std() == pytest.approx(0.1, rel=0.4)
+    assert (again != noise).all()  # new actuators repeat no noise
+    env.reset(seed=0)
+    assert (realised() != noise).all()
+    with pytest.raises(UnknownNameError):
+        env.refit("serveau")
+    assert env.models == (WhiteNoise(0.1),)

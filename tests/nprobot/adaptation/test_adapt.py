@@ -78,7 +78,7 @@ SHORT = AdaptationConfig(steps=1_024, calibration=512, robots=4, batch=64)
 # faults
 
 
-@pytest.mark.parametrize("text", ["gain:0=0.4", "drift:3=-0.2", "offset:1=0.1", "fade:0=0.5"])
+@pytest.mark.parametrize("text", ["gain:0=0.4", "drift:3=-0.2", "offset:1=0.1", "stuck:0=-0.5"])
 def test_a_fault_reads_back_as_it_is_written(text):
     assert str(ActuatorFault.parse(text)) == text
 
@@ -113,7 +113,8 @@ def realised(model, steps, command):
 
 
 @pytest.mark.parametrize(
-    ("text", "after"), [("gain:0=0.4", 0.4), ("offset:0=0.2", 1.4), ("offset:0=-0.2", 0.6)]
+    ("text", "after"),
+    [("gain:0=0.4", 0.4), ("offset:0=0.2", 1.4), ("offset:0=-0.2", 0.6), ("stuck:0=-0.2", -0.4)],
 )
 def test_a_sudden_fault_strikes_its_actuator_at_its_time(text, after):
     did = realised(ActuatorFault.parse(text).model(at=1.5), 30, 1.0)

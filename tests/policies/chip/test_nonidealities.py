@@ -13,6 +13,7 @@ from nprobot.policies.chip import (
     PRESETS,
     ConductanceDrift,
     Converter,
+    DeadNodes,
     GaussianNoise,
     MultiplicativeNoise,
     Offset,
@@ -21,6 +22,7 @@ from nprobot.policies.chip import (
     TelegraphNodeNoise,
     WeightMismatch,
     off_chip_copy,
+    put_on_chip,
     resolve,
 )
 from nprobot.policies.chip.nonidealities import model_table, preset_table
@@ -185,3 +187,14 @@ def test_the_tables_of_the_page_are_those_of_the_models():
     page = (Path(__file__).parents[3] / "docs" / "reference" / "chips.md").read_text("utf-8")
     assert model_table() in page, "put in what model_table() returns"
     assert preset_table() in page, "put in what preset_table() returns"
+
+
+def test_dead_nodes_stay_dead_and_are_as_many_as_was_said():
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2_000)
+    put_on_chip(network, DeadNodes(0.2), seed=1)
+    first, second = (network(torch.randn(5, 3)) for _ in range(2))
+    dead = (first == 0).all(0)
+    assert dead.float().mean() == pytest.approx(0.2, abs=0.03)
+    assert torch.equal(dead, (second == 0).all(0))
+    assert (first[:, ~dead] != 0).all()
