@@ -174,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Deploy, arguments, "deploy", HELP)
     options.film.check(options.run.record)
-    if options.run.episodes < 1:
+    if options.run.episodes is not None and options.run.episodes < 1:
         raise ConfigError(f"--episodes must be 1 or more, got {options.run.episodes}")
     if options.run.flight is not None:
         refuse_file(options.run.flight, options.film.force)
