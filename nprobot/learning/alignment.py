@@ -14,6 +14,7 @@ from nprobot.policies.layers import is_decorrelated_layer
 from .activity import Activity, Call, Tree
 from .rule import LearningRule, Loss
 from .rules import FeedbackRule
+from .wiring import by_sample
 
 Pairs = Sequence[tuple[Tensor | None, Tensor | None]]
 """Estimate and gradient of some parameters; None where a parameter got none."""
@@ -112,9 +113,7 @@ def alignment(rule: LearningRule, network: nn.Module, inputs: Tree, loss: Loss) 
         rule.load_state_dict(state)
 
     g = [
-        torch.zeros_like(call.pre_activation if own is None else own).reshape(activity.batch, -1)
-        if own is None
-        else own.reshape(activity.batch, -1)
+        by_sample(torch.zeros_like(call.pre_activation) if own is None else own, activity.batch)
         for own, call in zip(node_gradients, calls, strict=True)
     ]
     square = torch.stack([own.square().sum(1) for own in g]).sum(0)

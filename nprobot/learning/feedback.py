@@ -39,7 +39,7 @@ from typing_extensions import override
 from nprobot.errors import RuleError, did_you_mean
 
 from .activity import Activity, NoisyCall, Tree, share, tensors, tree_map
-from .wiring import Edge, Wiring, check_wiring, output_sizes, signature
+from .wiring import Edge, Wiring, by_sample, check_wiring, output_sizes, signature
 
 DIRECT_LR = 0.01
 """Step size of direct feedback, whose targets are noisy."""
@@ -297,8 +297,7 @@ class Passed:
             if several:
                 rows = call.pre_activation.shape[0]
                 a, x = a.narrow(0, 0, rows), x.narrow(0, 0, rows)
-            change = a - call.pre_activation
-            moved.append(change if change.dim() == 2 else change.reshape(batch, -1))
+            moved.append(by_sample(a - call.pre_activation, batch))
             if wiring.fed[index]:
                 inputs[index] = x - call.raw_inputs
         # Rounding decides the sign of a change much below σ.

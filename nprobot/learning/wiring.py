@@ -140,7 +140,7 @@ class Wiring:
                     change = alone[edge.target] - base[edge.target]
                 else:
                     change = inputs[edge.target]
-                    change = change if change.dim() == 2 else change.reshape(activity.batch, -1)
+                    change = by_sample(change, activity.batch)
                 if change.shape[1] != edge.size:
                     change = change.narrow(1, edge.start, edge.size)
                 slopes[edge] = _ratio(change, moved[source], floor)
@@ -188,7 +188,7 @@ class Wiring:
                 units = call.pre_activation.shape
                 below = own if units == own.shape else own.reshape(units)
                 below = call.layer.pull_back(below, matrices[index], call.raw_inputs.shape)
-                pulled[index] = below if below.dim() == 2 else below.reshape(len(own), -1)
+                pulled[index] = by_sample(below, len(own))
         return total
 
 
@@ -214,6 +214,11 @@ def check_wiring(name: str) -> str:
 def output_sizes(outputs: Tree) -> list[int]:
     """How many numbers of a sample each output holds."""
     return [y.numel() // y.shape[0] for y in tensors(outputs)]
+
+
+def by_sample(x: Tensor, batch: int) -> Tensor:
+    """All of a sample side by side, shape (B, n)."""
+    return x if x.dim() == 2 and x.shape[0] == batch else x.reshape(batch, -1)
 
 
 def _ratio(change: Tensor, moved: Tensor, floor: float) -> Tensor:
@@ -253,7 +258,7 @@ def _edges(activity: Activity) -> tuple[list[Edge], list[bool], str]:
     base = replay(activity, {})
     generator = torch.Generator().manual_seed(0)
     for source, call in enumerate(calls):
-        a = call.pre_activation.reshape(activity.batch, -1)
+        a = by_sample(call.pre_activation, activity.batch)
         chosen = (torch.rand(a.shape, generator=generator) < 0.5).to(a.device)
         far = 1.0 + torch.rand(a.shape, generator=generator).to(a) + a.abs()
         # Both halves of the units, up and down: a rectifier may be deaf on one side.

@@ -98,9 +98,9 @@ def test_anp_is_the_change_of_the_loss_times_that_of_the_activity(kind):
     ]
     square = torch.cat(moved, -1).square().sum(-1)
     weight = activity.size * change / square / (2 * len(x))
-    for call, own in zip(activity.calls, moved, strict=True):
+    for call, own in zip(Activity(net, x).calls, moved, strict=True):
         error = (weight.unsqueeze(-1) * own).sum(0)
-        a = Activity(net, x).layers and call.layer.pre_activation(call.raw_inputs)
+        a = call.layer.pre_activation(call.raw_inputs.detach())
         a.backward(error.reshape(a.shape))
     assert_same_direction(found, by_name(net), 1 - 1e-9)
 
@@ -274,6 +274,15 @@ class TimeMajor(nn.Module):
         return self.see(x.transpose(0, 1).flatten(0, 1)).unflatten(0, (x.shape[1], -1)).mean(0)
 
 
+class BatchThird(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.see = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.see(x.permute(1, 2, 0, 3)).mean((0, 1))
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [
@@ -302,7 +311,7 @@ def test_what_cannot_work_is_refused_by_name_before_anything_runs(net, message):
         (Uses(), (4, 3), "uses the parameters embed.weight without running"),
         (TimeMajor(), (4, 5, 3), "frames of one sample side by side"),
         (nn.GRU(3, 2), (5, 3), "a batch of sequences"),
-        (nn.Sequential(nn.Flatten(0), nn.Linear(12, 2)), (4, 3), "is not the first"),
+        (BatchThird(), (4, 5, 2, 3), "axis of the 4 samples is not the first"),
     ],
 )
 def test_what_does_not_keep_samples_apart_is_refused_in_the_first_step(net, shape, message):
