@@ -83,7 +83,7 @@ class DecorrelatedConvolution(nn.modules.conv._ConvNd):
         rows = patches(self, x)
         if self.groups == 1:
             return F.linear(rows, self.R)
-        parts = rows.unflatten(2, (self.groups, 1, -1)) @ self.R.mT
+        parts = rows.view(*rows.shape[:2], self.groups, 1, -1) @ self.R.mT
         return parts.flatten(2)
 
     def folded_weight(self) -> Tensor:
@@ -92,7 +92,7 @@ class DecorrelatedConvolution(nn.modules.conv._ConvNd):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pre-activations, shape (B, out_channels, ...)."""
-        a: Tensor = self._conv_forward(x, self.folded_weight(), self.bias)  # type: ignore[operator]
+        a: Tensor = self._conv_forward(x, self.folded_weight(), self.bias)
         return a
 
 

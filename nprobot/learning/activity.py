@@ -321,7 +321,7 @@ class Activity:
 
             self._layout = Layout({})
             self._intercepted(note, tree_map(partial(repeat, times), self.inputs))
-        return Layout.compare(*seen, self.batch)
+        return Layout.compare(seen[0], seen[1], self.batch)
 
     def _refuse_stray_uses(self) -> None:
         """Refuse weights that have a part in what lies between the layers: it would not learn.
@@ -332,7 +332,7 @@ class Activity:
             RuleError: a trainable parameter is used otherwise than by running its layer.
         """
         modules = {id(call.layer.module): call.layer for call in self.calls}.values()
-        held = [
+        held: list[tuple[str, dict[str, Any], str, Tensor]] = [
             (f"{layer.name}.{key}", layer.module._parameters, key, parameter)
             for layer in modules
             for key, parameter in layer.module._parameters.items()
@@ -340,7 +340,7 @@ class Activity:
         ]
         if not self._needs(held):
             return
-        names = [name for name, *one in held if self._needs([(name, *one)])]  # type: ignore[list-item]
+        names = [one[0] for one in held if self._needs([one])]
         raise RuleError(
             f"the network uses the parameters {', '.join(names)} without running their layer (as "
             "in F.linear(x, layer.weight)), so their nodes cannot be perturbed there; call the "

@@ -250,8 +250,8 @@ class GroupedFit(LinearFit):
 def fit_of_shape(shape: tuple[int, ...], like: Tensor) -> LinearFit:
     """A fit of a map of shape (d, n), or of G maps, (G, d, n)."""
     if len(shape) == 3:
-        return GroupedFit(*shape, like)
-    return LinearFit(*shape, like)
+        return GroupedFit(shape[0], shape[1], shape[2], like)
+    return LinearFit(shape[0], shape[1], like)
 
 
 class Passed:
@@ -440,12 +440,12 @@ class LayerwiseFeedback(Feedback):
             if not fit.due():
                 continue
             rows = [self._rows(passed, index, fit, len(indices)) for index in indices]
-            x, a = rows[0] if len(rows) == 1 else (torch.cat(s, -2) for s in zip(*rows, strict=True))
+            x, a = (
+                rows[0] if len(rows) == 1 else (torch.cat(s, -2) for s in zip(*rows, strict=True))
+            )
             fit.take(x, a, self.lr, passed.activity.size)
 
-    def _rows(
-        self, passed: Passed, index: int, fit: LinearFit, uses: int
-    ) -> tuple[Tensor, Tensor]:
+    def _rows(self, passed: Passed, index: int, fit: LinearFit, uses: int) -> tuple[Tensor, Tensor]:
         """Changes of inputs and pre-activations of one of a layer's uses, as many as are wanted."""
         batch, call = passed.activity.batch, passed.activity.calls[index]
         a, units = passed.moved[index], call.pre_activation.shape[1:]

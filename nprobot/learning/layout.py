@@ -28,7 +28,7 @@ SECOND = "behind another axis"
 NOWHERE = "nowhere"
 
 
-class UnusualBatch(Exception):  # noqa: N818 - no error
+class UnusualBatch(Exception):
     """Inputs of a layer may not have the batch as their first axis."""
 
 
@@ -75,7 +75,9 @@ class Layout:
             if before == after and layer.positionwise:
                 unusual[use] = NOWHERE
             elif after == [2 * before[0], *before[1:]] and before[0] % batch == 0:
-                if not torch.allclose(other[: len(x)].float(), x.float(), 1e-3, 1e-3, equal_nan=True):
+                if not torch.allclose(
+                    other[: len(x)].float(), x.float(), 1e-3, 1e-3, equal_nan=True
+                ):
                     raise RuleError(
                         f"layer {layer.name!r} is fed {before[0]} rows of {batch} samples, with "
                         "the samples of one frame side by side; put the frames of one sample side "
@@ -103,7 +105,7 @@ def looks_usual(layer: NodeLayer, x: Tensor, rows: int) -> bool:
         return False
     if not layer.positionwise:
         return True
-    return x.dim() == 2 and x.is_floating_point() or x.dim() > 2 and x.shape[1] != rows
+    return (x.dim() == 2 and x.is_floating_point()) or (x.dim() > 2 and x.shape[1] != rows)
 
 
 def tree_shapes(inputs: Any) -> Any:  # noqa: ANN401 - hashable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from typing_extensions import override
 from nprobot.errors import RuleError
 
 from .linear_nodes import LinearNodes
-from .node_layer import NodeLayer, add_gradient, check_weight, layer_kind, learnt
+from .node_layer import NodeLayer, Run, add_gradient, check_weight, layer_kind, learnt
 
 
 class ProjectionNodes(LinearNodes):
@@ -72,7 +72,7 @@ class ProjectionNodes(LinearNodes):
 class AttentionNodes(NodeLayer):
     """Nodes of a `MultiheadAttention`; those of its output projection are a layer of their own."""
 
-    supports = (nn.MultiheadAttention,)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (nn.MultiheadAttention,)
     module: nn.MultiheadAttention
 
     def __init__(self, name: str, module: nn.MultiheadAttention) -> None:
@@ -100,7 +100,7 @@ class AttentionNodes(NodeLayer):
     @override
     def forward(
         self,
-        run: Any,
+        run: Run,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -121,9 +121,7 @@ class AttentionNodes(NodeLayer):
         if same and self.packed is not None:
             projected = run(self.packed, fed[0]).chunk(3, -1)
         else:
-            projected = tuple(
-                run(part, x) for part, x in zip(self.separate, fed, strict=True)
-            )
+            projected = tuple(run(part, x) for part, x in zip(self.separate, fed, strict=True))
         q, k, v = (x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for x in projected)
         mask = self._mask(q, k, attn_mask, key_padding_mask)
         if module.add_zero_attn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -43,7 +43,7 @@ class ChipNodes(NodeLayer):
 class ChipLinearNodes(ChipNodes, LinearNodes):
     """Nodes of a linear layer on a noisy chip."""
 
-    supports = (ChipLinear, ChipDecorrelatedLinear)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (ChipLinear, ChipDecorrelatedLinear)
     module: ChipLinear
 
 
@@ -51,7 +51,7 @@ class ChipLinearNodes(ChipNodes, LinearNodes):
 class ChipConvolutionNodes(ChipNodes, ConvolutionNodes):
     """Nodes of a convolution on a noisy chip."""
 
-    supports = (ChipConv2d, ChipDecorrelatedConv2d)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (ChipConv2d, ChipDecorrelatedConv2d)
     module: ChipConv2d
     by_patches = True
 
@@ -60,5 +60,5 @@ class ChipConvolutionNodes(ChipNodes, ConvolutionNodes):
 class ChipBiasNodes(ChipNodes, BiasNodes):
     """Nodes of a bias head on a noisy chip."""
 
-    supports = (ChipBiasHead,)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (ChipBiasHead,)
     module: ChipBiasHead

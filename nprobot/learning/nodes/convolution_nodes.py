@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from nprobot.policies.layers import (
 
 from .node_layer import (
     NodeLayer,
+    Run,
     add_gradient,
     add_to_gradient,
     check_weight,
@@ -41,16 +43,19 @@ class PatchNodes(NodeLayer):
     @override
     def input_rows(self, x: Tensor) -> Tensor:
         rows = self.patches(x)
-        if (groups := self.module.groups) == 1:
-            return rows.flatten(0, 1)
-        return rows.unflatten(2, (groups, -1)).permute(2, 0, 1, 3).flatten(1, 2)
+        return self._by_group(rows)
 
     @override
     def node_rows(self, a: Tensor) -> Tensor:
         rows = a.flatten(2).mT
-        if (groups := self.module.groups) == 1:
+        return self._by_group(rows)
+
+    def _by_group(self, rows: Tensor) -> Tensor:
+        groups: int = self.module.groups
+        if groups == 1:
             return rows.flatten(0, 1)
-        return rows.unflatten(2, (groups, -1)).permute(2, 0, 1, 3).flatten(1, 2)
+        rows = rows.view(*rows.shape[:2], groups, -1)
+        return rows.permute(2, 0, 1, 3).flatten(1, 2)
 
     @override
     def from_node_rows(self, rows: Tensor, shape: torch.Size) -> Tensor:
@@ -63,12 +68,19 @@ class PatchNodes(NodeLayer):
 
     def outer_of_patches(self, error: Tensor, rows: Tensor) -> Tensor:
         """For each row the product of errors and patches, (rows, G, n, d)."""
-        groups = self.module.groups
-        error = error.flatten(2).unflatten(1, (groups, -1))
-        return error @ rows.unflatten(2, (groups, -1)).transpose(1, 2)
+        groups: int = self.module.groups
+        error = error.flatten(2)
+        error = error.reshape(len(error), groups, -1, error.shape[2])
+        return error @ rows.reshape(*rows.shape[:2], groups, -1).transpose(1, 2)
 
     def convolution_backward(
-        self, error: Tensor, x: Tensor, weight: Tensor, mask: list[bool], padding: Any, more: Any
+        self,
+        error: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        mask: list[bool],
+        padding: Sequence[int],
+        more: Sequence[int],
     ) -> tuple[Tensor | None, ...]:
         """The kernel for the adjoints of a convolution: for inputs, weight, bias as in `mask`.
 
@@ -87,7 +99,9 @@ class PatchNodes(NodeLayer):
         )
         return found
 
-    def add_gradients(self, error: Tensor, x: Tensor, padding: Any, more: Any) -> None:
+    def add_gradients(
+        self, error: Tensor, x: Tensor, padding: Sequence[int], more: Sequence[int]
+    ) -> None:
         """Those of weight and bias, by the kernel."""
         module, bias = self.module, self.module.bias
         mask = [False, module.weight.requires_grad, bias is not None and bias.requires_grad]
@@ -101,7 +115,7 @@ class PatchNodes(NodeLayer):
 class ConvolutionNodes(PatchNodes):
     """Nodes of a convolution of one to three dimensions, with or without R."""
 
-    supports = (
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (
         *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
         *(DecorrelatedConv1d, DecorrelatedConv2d, DecorrelatedConv3d),
     )
@@ -181,7 +195,11 @@ class TransposedConvolutionNodes(PatchNodes):
     between them; that is what its patches are.
     """
 
-    supports = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
+    )
 
     def __init__(self, name: str, module: Any) -> None:  # noqa: ANN401
         super().__init__(name, module)
@@ -189,7 +207,7 @@ class TransposedConvolutionNodes(PatchNodes):
         self.output_size: list[int] | None = None
 
     @override
-    def forward(self, run: Any, x: Tensor, output_size: list[int] | None = None) -> Any:
+    def forward(self, run: Run, x: Tensor, output_size: list[int] | None = None) -> Any:
         self.output_size = output_size
         return run(self, x)
 
@@ -215,7 +233,8 @@ class TransposedConvolutionNodes(PatchNodes):
             *x.shape[:2],
             *((size - 1) * step + 1 for size, step in zip(x.shape[2:], module.stride, strict=True)),
         )
-        between[(..., *(slice(None, None, step) for step in module.stride))] = x
+        places: list[Any] = [slice(None, None, step) for step in module.stride]
+        between[(..., *places)] = x
         around: list[int] = []
         sizes = zip(module.kernel_size, module.dilation, module.padding, strict=True)
         for (kernel, dilation, padding), more in zip(sizes, self._more(x.shape), strict=True):
@@ -229,15 +248,14 @@ class TransposedConvolutionNodes(PatchNodes):
         weight = self._kernel(matrix.mT.reshape(1, module.groups, -1, matrix.shape[-2])).squeeze(0)
         convolve = CONVOLVE[len(module.kernel_size)]
         sides = (module.stride, module.padding, module.dilation, module.groups)
-        x: Tensor = convolve(error, weight, None, *sides)  # type: ignore[operator]
+        x: Tensor = convolve(error, weight, None, *sides)
         return x
 
     def _kernel(self, maps: Tensor) -> Tensor:
         """Maps of patches, (rows, G, n, d), in the layout of the weight, (rows, in, n, ...)."""
-        size = self.module.kernel_size
-        axes = range(-len(size), 0)
-        kernel = maps.unflatten(3, (-1, *size)).flip(tuple(axes)).transpose(2, 3)
-        return kernel.flatten(1, 2)
+        size: tuple[int, ...] = self.module.kernel_size
+        kernel = maps.reshape(*maps.shape[:3], -1, *size).flip(tuple(range(-len(size), 0)))
+        return kernel.transpose(2, 3).flatten(1, 2)
 
     def _more(self, shape: torch.Size) -> list[int]:
         """Output padding of every axis, for inputs of a shape."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
@@ -17,7 +19,7 @@ class EmbeddingNodes(NodeLayer):
     for each sample, as the samples' noise is not the same.
     """
 
-    supports = (nn.Embedding,)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (nn.Embedding,)
     takes_inputs = False
     positionwise = True
     module: nn.Embedding

@@ -5,14 +5,14 @@ What they do beside, normalise or rectify, has no weights, and is part of the wi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .node_layer import NodeLayer, add_to_gradient, check_weight, layer_kind, learnt
+from .node_layer import NodeLayer, Run, add_to_gradient, check_weight, layer_kind, learnt
 
 
 class GainNodes(NodeLayer):
@@ -82,11 +82,11 @@ class GainNodes(NodeLayer):
 class NormNodes(GainNodes):
     """Nodes of `LayerNorm` and `RMSNorm`, whose gains are those of the last axes."""
 
-    supports = (nn.LayerNorm, nn.RMSNorm)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (nn.LayerNorm, nn.RMSNorm)
     positionwise = True
 
     @override
-    def forward(self, run: Any, x: Tensor) -> Any:
+    def forward(self, run: Run, x: Tensor) -> Any:
         module = self.module
         if isinstance(module, nn.RMSNorm):
             return run(self, F.rms_norm(x, module.normalized_shape, None, module.eps))
@@ -97,7 +97,7 @@ class NormNodes(GainNodes):
 class ChannelNormNodes(GainNodes):
     """Nodes of `GroupNorm`, `InstanceNorm` and, in evaluation mode, `BatchNorm`."""
 
-    supports = (
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (
         *(nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
         *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     )
@@ -107,7 +107,7 @@ class ChannelNormNodes(GainNodes):
         return (self.gain.numel(), *(1,) * (x.dim() - 2))
 
     @override
-    def forward(self, run: Any, x: Tensor) -> Any:
+    def forward(self, run: Run, x: Tensor) -> Any:
         m = self.module
         if isinstance(m, nn.GroupNorm):
             return run(self, F.group_norm(x, m.num_groups, None, None, m.eps))
@@ -121,12 +121,12 @@ class ChannelNormNodes(GainNodes):
 class RectifierNodes(GainNodes):
     """Nodes of a `PReLU`: its slopes times the negative part of the inputs."""
 
-    supports = (nn.PReLU,)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (nn.PReLU,)
 
     @override
     def spread(self, x: Tensor) -> tuple[int, ...]:
         return (self.gain.numel(), *(1,) * max(0, x.dim() - 2))
 
     @override
-    def forward(self, run: Any, x: Tensor) -> Any:
+    def forward(self, run: Run, x: Tensor) -> Any:
         return F.relu(x) + run(self, x.clamp(max=0.0))

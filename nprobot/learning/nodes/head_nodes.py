@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from .node_layer import NodeLayer, add_gradient, add_to_gradient, layer_kind, le
 class BiasNodes(NodeLayer):
     """Nodes of a `BiasHead`."""
 
-    supports = (BiasHead,)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (BiasHead,)
     takes_inputs = False
     module: BiasHead
 
@@ -41,7 +42,7 @@ class BiasNodes(NodeLayer):
 class StateDependentStdNodes(NodeLayer):
     """Nodes of a `StateDependentStd`: the log standard deviation of every action."""
 
-    supports = (StateDependentStd,)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (StateDependentStd,)
     module: StateDependentStd
 
     def __init__(self, name: str, module: nn.Module) -> None:

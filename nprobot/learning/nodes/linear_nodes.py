@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +19,11 @@ from .node_layer import NodeLayer, add_gradient, check_weight, layer_kind, learn
 class LinearNodes(NodeLayer):
     """Nodes of a `Linear` or `DecorrelatedLinear` layer."""
 
-    supports = (nn.Linear, DecorrelatedLinear, NonDynamicallyQuantizableLinear)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (
+        nn.Linear,
+        DecorrelatedLinear,
+        NonDynamicallyQuantizableLinear,
+    )
     positionwise = True
     module: nn.Linear
 

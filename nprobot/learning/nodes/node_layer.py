@@ -27,6 +27,10 @@ def layer_kind(kind: Kind) -> Kind:
     return kind
 
 
+Run = Callable[..., Tensor]
+"""From a layer and its inputs to its pre-activations, noisy or not."""
+
+
 class NodeLayer:
     """A layer with nodes, for the length of one learning step.
 
@@ -40,6 +44,7 @@ class NodeLayer:
     """
 
     supports: ClassVar[tuple[type[nn.Module], ...]] = ()
+    module: Any
     takes_inputs: ClassVar[bool] = True
     """Whether the pre-activations depend on the inputs, so that errors pass through the layer."""
     positionwise: ClassVar[bool] = False
@@ -49,16 +54,17 @@ class NodeLayer:
         self.name = name
         self.module = module
 
-    def forward(self, run: Callable[[NodeLayer, Tensor], Tensor], x: Tensor) -> Any:  # noqa: ANN401
+    def forward(self, run: Run, *inputs: Any, **options: Any) -> Any:
         """What the module's `forward` computes, with `run(layer, inputs)` where nodes are.
 
         A layer with several maps, or with operations around them that have no weights, has its own.
 
         Args:
-            run: from a layer and its inputs to its pre-activations, noisy or not.
-            x: what the module is called with.
+            run: what runs a layer.
+            inputs: what the module is called with.
+            options: likewise.
         """
-        return run(self, x)
+        return run(self, *inputs, **options)
 
     def parameters(self) -> list[nn.Parameter]:
         """Those that its node errors make a gradient for."""
@@ -167,7 +173,8 @@ def _unsteady(module: nn.Module) -> str | None:
         return (
             "draws at random in each pass, so a noisy pass differs from the clean one by more than "
             "its noise, which tells the nodes nothing; take it out"
-            + f" (dropout={drops} here; 0 is none)" * bool(drops)
+            + f" (dropout={drops} here; 0 is none)"
+            * bool(drops)
         )
     if isinstance(module, nn.modules.batchnorm._NormBase):
         kept = module.running_mean is not None

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from nprobot.policies.layers import ParameterUse
 
 from .gain_nodes import GainNodes
 from .linear_nodes import LinearNodes
-from .node_layer import KINDS, NodeLayer, add_gradient, learnt
+from .node_layer import KINDS, NodeLayer, Run, add_gradient, learnt
 
 
 class SummandNodes(NodeLayer):
@@ -25,7 +25,7 @@ class SummandNodes(NodeLayer):
     module: ParameterUse
 
     @override
-    def forward(self, run: Any, x: Tensor) -> Any:
+    def forward(self, run: Run, x: Tensor) -> Any:
         return self.module.function(x, run(self, x))
 
     @override
@@ -58,8 +58,8 @@ class FactorNodes(GainNodes):
         self.gain, self.bias = module.parameter, None
 
     @override
-    def forward(self, run: Any, x: Tensor) -> Any:
-        return run(self, x.expand(torch.broadcast_shapes(x.shape, self.gain.shape)))
+    def forward(self, run: Run, x: Tensor) -> Any:
+        return run(self, torch.broadcast_tensors(x, self.gain)[0])
 
 
 class ProductNodes(LinearNodes):

@@ -7,7 +7,7 @@ do has no weights.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from nprobot.errors import RuleError
 
-from .node_layer import NodeLayer, add_gradient, check_weight, layer_kind, learnt
+from .node_layer import NodeLayer, Run, add_gradient, check_weight, layer_kind, learnt
 
 State = Any
 """h, or (h, c) of an LSTM; each of shape (B, H)."""
@@ -40,9 +40,10 @@ class GateNodes(NodeLayer):
         super().__init__(f"{name}{suffix.replace('_', '.', 1)}", module)
         names = [f"{kind}_{part}{suffix}" for kind in ("weight", "bias") for part in ("ih", "hh")]
         check_weight(name, module, *names[:2])
-        weights = [module._parameters.get(name) for name in names]
-        self.of_x, self.of_h = weights[0], weights[1]
-        self.bias_x, self.bias_h = weights[2:]
+        own: Any = module._parameters
+        self.of_x, self.of_h = own[names[0]], own[names[1]]
+        self.bias_x, self.bias_h = own.get(names[2]), own.get(names[3])
+        self.size: int = self.of_h.shape[1]
         self.gru = isinstance(module, nn.GRU | nn.GRUCell)
         self.lstm = isinstance(module, nn.LSTM | nn.LSTMCell)
         self.plain = getattr(module, "nonlinearity", "tanh")
@@ -52,7 +53,7 @@ class GateNodes(NodeLayer):
         own = (self.of_x, self.of_h, self.bias_x, self.bias_h)
         return [p for p in own if p is not None]
 
-    def step(self, run: Any, x: Tensor, state: State) -> State:
+    def step(self, run: Run, x: Tensor, state: State) -> State:
         """The state after inputs x, shape (B, d)."""
         h = state[0] if self.lstm else state
         a = run(self, torch.cat([x, h], -1))
@@ -99,22 +100,20 @@ class GateNodes(NodeLayer):
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and state."""
-        first, second = x.split([x.shape[-1] - self.of_h.shape[1], self.of_h.shape[1]], -1)
-        return first, second
+        first, size = x.shape[-1] - self.size, self.size
+        return x.narrow(-1, 0, first), x.narrow(-1, first, size)
 
     def _gates(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Of a GRU: the gates, and what makes the new state."""
-        size = self.of_h.shape[1]
-        gates, new = a.split([2 * size, size], -1)
-        return gates, new
+        return a.narrow(-1, 0, 2 * self.size), a.narrow(-1, 2 * self.size, self.size)
 
     def _shares(self, error: Tensor, x: Tensor) -> list[tuple[Any, Any, Tensor, Tensor]]:
         """For both maps weight, bias, node errors and what the weight was fed."""
         own_x = own_h = error
         if self.gru:
-            size = self.of_h.shape[1]
-            gates, new_x, new_h = error.split([2 * size, size, size], -1)
-            own_x, own_h = torch.cat([gates, new_x], -1), torch.cat([gates, new_h], -1)
+            gates, size = error.narrow(-1, 0, 2 * self.size), self.size
+            own_x = error.narrow(-1, 0, 3 * size)
+            own_h = torch.cat([gates, error.narrow(-1, 3 * size, size)], -1)
         fed_x, fed_h = self._parts(x)
         return [(self.of_x, self.bias_x, own_x, fed_x), (self.of_h, self.bias_h, own_h, fed_h)]
 
@@ -123,10 +122,10 @@ class GateNodes(NodeLayer):
 class CellNodes(GateNodes):
     """Nodes of a cell, which the network itself calls step by step."""
 
-    supports = (nn.RNNCell, nn.GRUCell, nn.LSTMCell)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (nn.RNNCell, nn.GRUCell, nn.LSTMCell)
 
     @override
-    def forward(self, run: Any, x: Tensor, hx: State = None) -> State:
+    def forward(self, run: Run, x: Tensor, hx: State = None) -> State:
         return self.step(run, x, _zeros(self, x, x.shape[0]) if hx is None else hx)
 
 
@@ -134,7 +133,7 @@ class CellNodes(GateNodes):
 class RecurrentNodes(NodeLayer):
     """Nodes of `RNN`, `GRU` and `LSTM`, of any number of layers, in one or both directions."""
 
-    supports = (nn.RNN, nn.GRU, nn.LSTM)
+    supports: ClassVar[tuple[type[nn.Module], ...]] = (nn.RNN, nn.GRU, nn.LSTM)
     module: Any
 
     def __init__(self, name: str, module: nn.RNNBase) -> None:
@@ -148,7 +147,7 @@ class RecurrentNodes(NodeLayer):
         ]
 
     @override
-    def forward(self, run: Any, x: Any, hx: State = None) -> tuple[Tensor, State]:
+    def forward(self, run: Run, x: Any, hx: State = None) -> tuple[Tensor, State]:
         if not isinstance(x, Tensor) or x.dim() != 3:
             raise RuleError(
                 f"layer {self.name!r} takes a batch of sequences, a tensor of three axes: pad "
@@ -159,7 +158,7 @@ class RecurrentNodes(NodeLayer):
         outputs = list(x.unbind(1))
         last: list[State] = []
         for gates in self.stack:
-            sides = []
+            sides: list[list[Tensor]] = []
             for way in gates:
                 index = len(last)
                 if hx is None:
@@ -180,5 +179,5 @@ class RecurrentNodes(NodeLayer):
 
 
 def _zeros(gates: GateNodes, x: Tensor, rows: int) -> State:
-    h = x.new_zeros(rows, gates.of_h.shape[1])
+    h = x.new_zeros(rows, gates.size)
     return (h, h) if gates.lstm else h

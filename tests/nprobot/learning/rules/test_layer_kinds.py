@@ -141,7 +141,9 @@ def test_a_layer_is_the_map_of_rows_that_it_says(kind):
             matrix = torch.linalg.lstsq(rows, nodes, driver="gelsd").solution
             torch.testing.assert_close(rows @ matrix, nodes)
             error = torch.randn_like(a)
-            torch.testing.assert_close(layer.from_node_rows(layer.node_rows(a), a.shape), a.detach())
+            torch.testing.assert_close(
+                layer.from_node_rows(layer.node_rows(a), a.shape), a.detach()
+            )
         (truth,) = torch.autograd.grad(a, inputs, error)
         pulled = layer.pull_back(error, matrix, inputs.shape)
         padding = getattr(layer.module, "padding_mode", "zeros")
@@ -225,7 +227,9 @@ def test_networks_stay_what_they_are():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.parametrize("kind", ["residual convolutions", "one and three dimensions", "transformer"])
+@pytest.mark.parametrize(
+    "kind", ["residual convolutions", "one and three dimensions", "transformer"]
+)
 def test_decorrelation_of_what_has_inputs_to_decorrelate(kind):
     """R of every linear map and convolution, of groups apart; attention keeps its own weights."""
     net, x, loss = setting(kind, batch=16)
