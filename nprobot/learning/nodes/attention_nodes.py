@@ -122,7 +122,7 @@ class AttentionNodes(NodeLayer):
             projected = run(self.packed, fed[0]).chunk(3, -1)
         else:
             projected = tuple(run(part, x) for part, x in zip(self.separate, fed, strict=True))
-        q, k, v = (x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for x in projected)
+        q, k, v = (x.view(*x.shape[:2], module.num_heads, -1).transpose(1, 2) for x in projected)
         mask = self._mask(q, k, attn_mask, key_padding_mask)
         if module.add_zero_attn:
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))

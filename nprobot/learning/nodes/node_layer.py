@@ -54,7 +54,7 @@ class NodeLayer:
         self.name = name
         self.module = module
 
-    def forward(self, run: Run, *inputs: Any, **options: Any) -> Any:
+    def forward(self, run: Run, *inputs: Any, **options: Any) -> Any:  # noqa: ANN401
         """What the module's `forward` computes, with `run(layer, inputs)` where nodes are.
 
         A layer with several maps, or with operations around them that have no weights, has its own.

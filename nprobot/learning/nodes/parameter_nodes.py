@@ -59,7 +59,7 @@ class FactorNodes(GainNodes):
 
     @override
     def forward(self, run: Run, x: Tensor) -> Any:
-        return run(self, torch.broadcast_tensors(x, self.gain)[0])
+        return run(self, torch.broadcast_tensors(x, self.gain)[0])  # type: ignore[no-untyped-call]
 
 
 class ProductNodes(LinearNodes):

@@ -155,7 +155,6 @@ def test_a_layer_is_the_map_of_rows_that_it_says(kind):
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_feedback_reaches_through_and_stays_unbiased_whatever_it_has_learned(kind):
-    make, shape = ARCHITECTURES[kind]
     net, x, loss = setting(kind, batch=32)
     rule = nprobot.learning_rule("np+feedback", sigma=1e-4, seed=0)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
