@@ -8,7 +8,8 @@ its own local rule (`LearningRule.decorrelate`) and gets no gradient.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
@@ -179,10 +180,36 @@ def patches(layer: nn.modules.conv._ConvNd, x: Tensor, *, plain: bool = False) -
     x = x if plain else padded(layer, x)
     if len(size) == 2:
         return F.unfold(x, size, dilation, 0, stride).mT
-    for axis, (kernel, apart, step) in enumerate(zip(size, dilation, stride, strict=True)):
+    axes = len(size)
+    return _views(layer, x, stride).movedim(1, 1 + axes).flatten(1 + axes).flatten(1, axes)
+
+
+def some_patches(layer: nn.modules.conv._ConvNd, x: Tensor, most: int) -> Tensor:
+    """Input patches of a convolution, (rows, d), evenly from all samples and positions.
+
+    Args:
+        layer: gives kernel, dilation, stride and padding.
+        x: shape (B, channels, ...).
+        most: rows; if there are no more, it is all of them.
+    """
+    views = _views(layer, padded(layer, x), layer.stride)
+    axes = len(layer.kernel_size)
+    views = views.movedim(1, 1 + axes)  # (B, *positions, channels, *kernel)
+    places = views.shape[: 1 + axes]
+    positions = places[1:].numel()
+    step = -(-places.numel() // most)
+    while math.gcd(step, positions) > 1:  # not always the same positions
+        step += 1
+    index = torch.arange(0, places.numel(), step, device=x.device)
+    return views[torch.unravel_index(index, places)].flatten(1)
+
+
+def _views(layer: nn.modules.conv._ConvNd, x: Tensor, stride: Sequence[int]) -> Tensor:
+    """Patches without a copy, (B, channels, *positions, *kernel)."""
+    sides = zip(layer.kernel_size, layer.dilation, stride, strict=True)
+    for axis, (kernel, apart, step) in enumerate(sides):
         x = x.unfold(2 + axis, apart * (kernel - 1) + 1, step)[..., ::apart]
-    axes = len(size)  # x is (B, channels, *positions, *kernel)
-    return x.movedim(1, 1 + axes).flatten(1 + axes).flatten(1, axes)
+    return x
 
 
 def times_R(weight: Tensor, R: Tensor) -> Tensor:

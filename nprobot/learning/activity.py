@@ -63,6 +63,7 @@ class Activity:
         network: any module whose parameters live in supported layers.
         inputs: tensor (B, ...), or a tuple or dict of such.
         frozen: whether layers without a trainable parameter have nodes, too.
+        draws: K, how many noisy passes there will be, as far as known.
 
     Attributes:
         outputs: of the clean pass.
@@ -74,10 +75,15 @@ class Activity:
         UnsupportedLayerError: a parameter lives in a module that is not supported.
     """
 
-    def __init__(self, network: nn.Module, inputs: Tree, *, frozen: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, inputs: Tree, *, frozen: bool = False, draws: int = 1
+    ) -> None:
         self.network = network
         self.inputs = inputs
         self.layers, others = node_layers(network, frozen=frozen)
+        if draws > 1:
+            for layer in self.layers:
+                layer.draws = draws
         self._stand_ins: list[tuple[dict[str, Any], Callable[..., Any]]] = [
             (
                 layer.module.__dict__,
@@ -119,8 +125,8 @@ class Activity:
         return self.calls[0].pre_activation
 
     def layer_inputs(self) -> list[tuple[nn.Module, Tensor]]:
-        """Every layer that ran, and its clean input x*."""
-        return [(call.layer.module, call.inputs) for call in self.calls]
+        """Every layer that ran, and of its clean inputs x* what R is learned from."""
+        return [(c.layer.module, c.layer.correlated_rows(c.inputs)) for c in self.calls]
 
     def join(self, noise: Sequence[Tensor]) -> Tensor:
         """Explicit perturbations, a tensor (K, B, units) a layer call, as one tensor (K, B, N).

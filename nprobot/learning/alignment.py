@@ -151,7 +151,8 @@ def _variance(rule: LearningRule, call: Call, own: Tensor, square: Tensor) -> fl
     inputs_square = torch.full_like(own_square, float(any(p.dim() == 1 for p in learns)))
     if any(p.dim() > 1 for p in learns) and call.layer.takes_inputs:
         if is_decorrelated_layer(module := call.layer.module):
-            rows = call.inputs.detach().reshape(1, -1, module.R.shape[-1])
+            fed = module.decorrelated_input(call.raw_inputs.detach())
+            rows = fed.reshape(1, -1, fed.shape[-1])
         else:
             rows = call.layer.input_rows(call.raw_inputs.detach())
         squares = rows.square().sum(-1).reshape(-1, batch, rows.shape[-2] // batch)

@@ -36,8 +36,8 @@ class Step(ABC):
     """Of ``M⁻¹ = I + E + E² + …``; more than these cost more than to solve the equations."""
 
     @abstractmethod
-    def left(self, matrix: Tensor) -> Tensor:
-        """``E P``, shape (d, m), of a matrix (d, m)."""
+    def move(self, R: Tensor) -> None:
+        """``R ← M R``, in place, for R of shape (d, m)."""
 
     @abstractmethod
     def right(self, matrix: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ class DenseStep(Step):
         diagonal.copy_(own)
 
     @override
-    def left(self, matrix: Tensor) -> Tensor:
-        return self.E @ matrix
+    def move(self, R: Tensor) -> None:
+        R -= self.E @ R
 
     @override
     def right(self, matrix: Tensor) -> Tensor:
@@ -145,8 +145,10 @@ class FactoredStep(Step):
         self.s = (lr * whitening) * (square / rows - 1) - share * square
 
     @override
-    def left(self, matrix: Tensor) -> Tensor:
-        return torch.addmm(self.s.unsqueeze(1) * matrix, self.Y.mT, self.Y @ matrix)
+    def move(self, R: Tensor) -> None:
+        # In place, as to write a matrix of this size takes as long as the products.
+        product = self.Y @ R
+        R.mul_((1 - self.s).unsqueeze(1)).addmm_(self.Y.mT, product, alpha=-1)
 
     @override
     def right(self, matrix: Tensor) -> Tensor:
@@ -209,7 +211,7 @@ def update(
     step = (FactoredStep if few else DenseStep)(x, lr, whitening)
     terms = 0 if weight is None else step.limit()
     before = torch.linalg.vector_norm(R) if keep_scale else None
-    R -= step.left(R)
+    step.move(R)
     if before is not None:
         scale = before / torch.linalg.vector_norm(R)
         R *= scale

@@ -119,8 +119,10 @@ class NoisyPasses:
 
     def layer_inputs(self) -> list[tuple[nn.Module, Tensor]]:
         """Every layer and what it was fed in pass 1, shape (B, ...)."""
-        calls = self.activity.calls
-        return [(call.layer.module, call.inputs[: self.batch]) for call in calls]
+        return [
+            (call.layer.module, call.layer.correlated_rows(call.inputs[: self.batch]))
+            for call in self.activity.calls
+        ]
 
     def even_out(self, node_error: Tensor, delta_activity: Tensor) -> float:
         """Scale down the errors of layers off the chip, in place, where they are noisier than it.

@@ -298,7 +298,7 @@ class PerturbationRule(LearningRule):
                     "the network is on a chip whose noise is its own: none can be put in its place"
                 )
             return self.learn_from_hidden_noise(network, inputs, loss)
-        activity = Activity(network, inputs, frozen=self.frozen_nodes)
+        activity = Activity(network, inputs, frozen=self.frozen_nodes, draws=self.samples)
         clean_loss = per_sample(loss, activity.outputs, (activity.batch,))
         if perturbations is None:
             shape = (self.samples, activity.batch, activity.size)

@@ -17,6 +17,8 @@ from nprobot.policies.layers import (
     DecorrelatedConvolution,
     padded,
     patches,
+    some_patches,
+    times_R,
 )
 
 from .node_layer import (
@@ -29,6 +31,8 @@ from .node_layer import (
     learnt,
 )
 
+SOME = 2
+"""Of the patches of a convolution R sees so many for each number in a patch, at most."""
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -39,6 +43,7 @@ class PatchNodes(NodeLayer):
     """
 
     module: Any
+    R: Tensor | None = None
 
     @override
     def input_rows(self, x: Tensor) -> Tensor:
@@ -107,8 +112,11 @@ class PatchNodes(NodeLayer):
         mask = [False, module.weight.requires_grad, bias is not None and bias.requires_grad]
         _, weight, own = self.convolution_backward(error, x, module.weight, mask, padding, more)
         for parameter, gradient in ((module.weight, weight), (bias, own)):
-            if gradient is not None:
-                add_to_gradient(parameter, gradient)
+            if gradient is None:
+                continue
+            if parameter is module.weight and self.R is not None:
+                gradient = times_R(gradient, self.R.mT)  # Σ e (R x)ᵀ = (Σ e xᵀ) Rᵀ
+            add_to_gradient(parameter, gradient)
 
 
 @layer_kind
@@ -125,8 +133,9 @@ class ConvolutionNodes(PatchNodes):
     def __init__(self, name: str, module: Any) -> None:  # noqa: ANN401
         super().__init__(name, module)
         check_weight(name, module)
-        self.by_patches = isinstance(module, DecorrelatedConvolution)
-        self.weight = module.folded_weight() if self.by_patches else module.weight
+        self.weight = module.weight
+        if isinstance(module, DecorrelatedConvolution):
+            self.weight, self.R = module.folded_weight(), module.R
         self.none = (0,) * len(module.kernel_size)
         # Where the kernel cannot pad by itself.
         self.pads = module.padding_mode != "zeros" or isinstance(module.padding, str)
@@ -138,10 +147,17 @@ class ConvolutionNodes(PatchNodes):
 
     @override
     def decorrelated_input(self, x: Tensor) -> Tensor:
-        if not self.by_patches:
+        return x
+
+    @override
+    def correlated_rows(self, x: Tensor) -> Tensor:
+        if self.by_patches or self.R is None:
             return x
-        rows: Tensor = self.module.decorrelated_input(x)
-        return rows
+        # Patches lie over each other: some say of their correlations what all do.
+        rows = some_patches(self.module, x, SOME * self.R.shape[-1])
+        if self.R.dim() == 2:
+            return F.linear(rows, self.R)
+        return (rows.view(len(rows), len(self.R), 1, -1) @ self.R.mT).flatten(1)
 
     @override
     def patches(self, x: Tensor) -> Tensor:
@@ -165,7 +181,9 @@ class ConvolutionNodes(PatchNodes):
     @override
     def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         module = self.module
-        parts = self.outer_of_patches(error, x if self.by_patches else self.patches(x))
+        if not self.by_patches:
+            x = self.patches(x) if self.R is None else module.decorrelated_input(x)
+        parts = self.outer_of_patches(error, x)
         parts = parts.reshape(len(error), *module.weight.shape)
         return learnt((module.weight, parts), (module.bias, error.flatten(2).sum(2)))
 

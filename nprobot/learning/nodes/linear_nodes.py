@@ -26,23 +26,43 @@ class LinearNodes(NodeLayer):
     )
     positionwise = True
     module: nn.Linear
+    R: Tensor | None = None
+    met = True
+    """Whether it has been settled where R goes."""
+    fed: tuple[Tensor, Tensor] | None = None
+    """Inputs that R was applied to last, and what came of them."""
 
     def __init__(self, name: str, module: nn.Linear) -> None:
         super().__init__(name, module)
         check_weight(name, module)
-        # Folded once a step, so that clean and noisy passes cost what a plain layer does, and so
-        # that both round alike: their difference is what the rules measure.
-        self.weight = (
-            module.folded_weight() if isinstance(module, DecorrelatedLinear) else module.weight
-        )
+        self.weight: Tensor = module.weight
         self.bias = module.bias
+        self.R = module.R if isinstance(module, DecorrelatedLinear) else None
+        self.met = self.R is None
 
     @override
     def pre_activation(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        if not self.met:
+            self._meet(x)
+        if self.R is None:
+            return F.linear(x, self.weight, self.bias)
+        self.fed = x, F.linear(x, self.R)
+        return F.linear(self.fed[1], self.weight, self.bias)
+
+    def _meet(self, x: Tensor) -> None:
+        """Fold R into the weights, W R, unless the rows of a step are fewer than they have.
+
+        Once a step: clean and noisy passes round alike, as their difference is what rules measure.
+        """
+        self.met = True
+        if (1 + self.draws) * x[..., 0].numel() >= len(self.weight):
+            assert isinstance(self.module, DecorrelatedLinear)
+            self.weight, self.R = self.module.folded_weight(), None
 
     @override
     def decorrelated_input(self, x: Tensor) -> Tensor:
+        if self.fed is not None and self.fed[0] is x:
+            return self.fed[1]
         module = self.module
         return module.decorrelated_input(x) if isinstance(module, DecorrelatedLinear) else x
 

@@ -50,6 +50,9 @@ class NodeLayer:
     positionwise: ClassVar[bool] = False
     """Whether it works on the last axes alone, so that the batch may be behind another axis."""
 
+    draws: int = 1
+    """K, as far as known: how many noisy passes share what is prepared once."""
+
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name = name
         self.module = module
@@ -76,6 +79,10 @@ class NodeLayer:
 
     def decorrelated_input(self, x: Tensor) -> Tensor:
         """What the weights multiply, ``x* = R x``, in the form that `accumulate` takes."""
+        return x
+
+    def correlated_rows(self, x: Tensor) -> Tensor:
+        """What R is learned from, (..., d), of what `decorrelated_input` gave."""
         return x
 
     def accumulate(self, error: Tensor, x: Tensor) -> None:
