@@ -98,7 +98,7 @@ class Activity:
             self._stand_ins += [(m.__dict__, _tanh) for m in others if type(m) is nn.Tanh]
         self.batch = first_tensor(inputs).shape[0]
         self._overwritten: set[int] = set()
-        key = (len(self.layers), tree_shapes(inputs))
+        key = torch.is_grad_enabled(), tree_shapes(inputs), *[layer.name for layer in self.layers]
         known = LAYOUTS.setdefault(network, {})
         self._layout = known.get(key)
         try:
@@ -287,7 +287,8 @@ class Activity:
         """
         self._handler = handler
         self._rows = first_tensor(inputs).shape[0]
-        self._uses: Counter[str] = Counter()
+        if self._layout and self._layout.unusual:
+            self._uses = Counter[str]()
         stand_ins = self._stand_ins
         if torch.is_grad_enabled():
             stand_ins = stand_ins[: len(self.layers)]
@@ -317,15 +318,16 @@ class Activity:
     def _found_layout(self) -> Layout:
         """Where the batch is in what layers are fed, by a pass of the batch, and of it twice."""
         seen: list[dict[tuple[str, int], tuple[NodeLayer, Tensor]]] = []
+        self._layout = Layout({})
         for times in (1, 2):
             seen.append({})
+            uses: Counter[str] = Counter()
 
-            def note(layer: NodeLayer, x: Tensor) -> Tensor:
-                seen[-1][layer.name, self._uses[layer.name]] = layer, x
-                self._uses[layer.name] += 1
+            def note(layer: NodeLayer, x: Tensor, uses: Counter[str] = uses) -> Tensor:
+                seen[-1][layer.name, uses[layer.name]] = layer, x
+                uses[layer.name] += 1
                 return layer.pre_activation(x)
 
-            self._layout = Layout({})
             self._intercepted(note, tree_map(partial(repeat, times), self.inputs))
         return Layout.compare(seen[0], seen[1], self.batch)
 

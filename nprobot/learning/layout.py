@@ -96,7 +96,7 @@ class Layout:
 
 USUAL = Layout({})
 LAYOUTS: WeakKeyDictionary[nn.Module, dict[Any, Layout]] = WeakKeyDictionary()
-"""What is known of networks, by the number of their layers and the shapes of their inputs."""
+"""What is known of networks, by the shapes of their inputs and the names of their layers."""
 
 
 def looks_usual(layer: NodeLayer, x: Tensor, rows: int) -> bool:

@@ -147,7 +147,8 @@ def node_layers(
                 f"module {name or 'network'!r} ({type(module).__name__}) {reason}"
             )
         own = module._parameters
-        if not own or not (_trainable(own) or (frozen and type(module) in KINDS)):
+        known = frozen and type(module) in KINDS and any(p is not None for p in own.values())
+        if not own or not (known or _trainable(own)):
             others.append(module)
             continue
         # By exact type: a subclass may compute something else.
