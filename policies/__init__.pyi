@@ -18,8 +18,11 @@ from .files.policy_file import load as load
 from .files.policy_file import save as save
 from .files.torch_policy import TorchPolicy as TorchPolicy
 from .layers import BiasHead as BiasHead
+from .layers import DecorrelatedConv1d as DecorrelatedConv1d
 from .layers import DecorrelatedConv2d as DecorrelatedConv2d
+from .layers import DecorrelatedConv3d as DecorrelatedConv3d
 from .layers import DecorrelatedLinear as DecorrelatedLinear
+from .layers import ParameterUse as ParameterUse
 from .layers import decorrelate as decorrelate
 from .layers import fold as fold
 from .layers import is_decorrelated as is_decorrelated

@@ -8,14 +8,13 @@ its own local rule (`LearningRule.decorrelate`) and gets no gradient.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ..errors import UnsupportedLayerError
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -62,51 +61,69 @@ class DecorrelatedLinear(nn.Linear):
         return F.linear(self.decorrelated_input(x), self.weight, self.bias)
 
 
-class DecorrelatedConv2d(nn.Conv2d):
-    """Convolution whose input patches are decorrelated by one matrix R, shared by all positions.
+class DecorrelatedConvolution(nn.modules.conv._ConvNd):
+    """Convolution whose input patches are decorrelated by R, shared by all positions.
 
-    Takes the arguments of `torch.nn.Conv2d`, with ``groups=1``.
+    Takes the arguments of the plain convolution.
 
     Attributes:
-        R: decorrelation matrix of a patch, a buffer of shape (d, d), where
-            d = in_channels · kernel height · kernel width; the identity at first.
+        R: decorrelation matrix of a patch, a buffer of shape (d, d), where d = input channels of a
+            group · size of the kernel; with G groups one for each, shape (G, d, d). The identity at
+            first.
     """
 
     R: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.groups != 1:
-            raise UnsupportedLayerError(
-                f"a decorrelated convolution needs groups=1, got groups={self.groups}"
-            )
-        size = self.weight[0].numel()
-        self.register_buffer(
-            "R", torch.eye(size, device=self.weight.device, dtype=self.weight.dtype)
-        )
+        R = torch.eye(self.weight[0].numel(), device=self.weight.device, dtype=self.weight.dtype)
+        self.register_buffer("R", R if self.groups == 1 else R.repeat(self.groups, 1, 1))
 
     def decorrelated_input(self, x: Tensor) -> Tensor:
-        """Decorrelated patches, shape (B, positions, d), of images (B, channels, height, width)."""
-        return F.linear(patches(self, x), self.R)
+        """Decorrelated patches, shape (B, positions, G · d), of images (B, channels, ...)."""
+        rows = patches(self, x)
+        if self.groups == 1:
+            return F.linear(rows, self.R)
+        parts = rows.view(*rows.shape[:2], self.groups, 1, -1) @ self.R.mT
+        return parts.flatten(2)
 
     def folded_weight(self) -> Tensor:
         """``W R`` in the shape of `weight`: the plain convolution with the same outputs."""
-        return (self.weight.flatten(1) @ self.R).view_as(self.weight)
+        return times_R(self.weight, self.R)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pre-activations, shape (B, out_channels, height, width)."""
+        """Pre-activations, shape (B, out_channels, ...)."""
         a: Tensor = self._conv_forward(x, self.folded_weight(), self.bias)
         return a
 
 
-DecorrelatedLayer = DecorrelatedLinear | DecorrelatedConv2d
+class DecorrelatedConv1d(DecorrelatedConvolution, nn.Conv1d):
+    """A decorrelated `Conv1d`."""
+
+
+class DecorrelatedConv2d(DecorrelatedConvolution, nn.Conv2d):
+    """A decorrelated `Conv2d`."""
+
+
+class DecorrelatedConv3d(DecorrelatedConvolution, nn.Conv3d):
+    """A decorrelated `Conv3d`."""
+
+
+DecorrelatedLayer = DecorrelatedLinear | DecorrelatedConvolution
+DECORRELATED: dict[type[nn.Module], type[DecorrelatedConvolution]] = {
+    nn.Conv1d: DecorrelatedConv1d,
+    nn.Conv2d: DecorrelatedConv2d,
+    nn.Conv3d: DecorrelatedConv3d,
+}
+"""Convolutions with R, by those without."""
+PLAIN = {kind: plain for plain, kind in DECORRELATED.items()}
 
 
 class BiasHead(nn.Module):
     """Nodes with a bias and no input, such as a Gaussian policy's state-independent log std.
 
     Args:
-        bias: the parameter, shape (n,), or the number of nodes n for a new one that starts at 0.
+        bias: the parameter, of any shape, or the number of nodes n for a new one that starts at 0.
             Passing the parameter lets another module (an SB3 policy, say) own it.
     """
 
@@ -117,20 +134,95 @@ class BiasHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(bias)) if isinstance(bias, int) else bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """The bias once for each sample, shape (B, n), for any x of shape (B, ...)."""
-        return self.bias.expand(x.shape[0], -1)
+        """The bias once for each sample, shape (B, *shape), for any x of shape (B, ...)."""
+        return self.bias.expand(x.shape[0], *self.bias.shape)
 
 
-def patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Input patches of a convolution, (B, positions, d), in the order of ``weight.flatten(1)``."""
+class ParameterUse(nn.Module):
+    """A bare parameter and the operation that uses it, so that a rule can perturb what comes out.
+
+    Args:
+        function: ``torch.add``, ``torch.sub``, ``torch.mul``, ``torch.matmul``,
+            ``torch.nn.functional.linear``, or one that you have registered.
+        parameter: what it takes beside its input. It may belong to another module, too.
+
+    Example:
+        self.position = nn.Parameter(torch.zeros(1, length, width))
+        self.add_position = ParameterUse(torch.add, self.position)  # and x = self.add_position(x)
+    """
+
+    def __init__(self, function: Callable[..., Tensor], parameter: nn.Parameter) -> None:
+        super().__init__()
+        self.function = function
+        self.parameter = parameter
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``function(x, parameter)``; the first axis of x is the batch."""
+        return self.function(x, self.parameter)
+
+
+def padded(layer: nn.modules.conv._ConvNd, x: Tensor) -> Tensor:
+    """The inputs of a convolution with its padding around them."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    columns = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
-    return columns.mT
+    return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+
+
+def patches(layer: nn.modules.conv._ConvNd, x: Tensor, *, plain: bool = False) -> Tensor:
+    """Input patches of a convolution, (B, positions, d), in the order of ``weight.flatten(1)``.
+
+    Args:
+        layer: gives kernel, dilation, stride and padding.
+        x: shape (B, channels, ...).
+        plain: whether to do without stride and padding.
+    """
+    size, dilation = layer.kernel_size, layer.dilation
+    stride = (1,) * len(size) if plain else layer.stride
+    x = x if plain else padded(layer, x)
+    if len(size) == 2:
+        return F.unfold(x, size, dilation, 0, stride).mT
+    axes = len(size)
+    return _views(layer, x, stride).movedim(1, 1 + axes).flatten(1 + axes).flatten(1, axes)
+
+
+def some_patches(layer: nn.modules.conv._ConvNd, x: Tensor, most: int) -> Tensor:
+    """Input patches of a convolution, (rows, d), evenly from all samples and positions.
+
+    Args:
+        layer: gives kernel, dilation, stride and padding.
+        x: shape (B, channels, ...).
+        most: rows; if there are no more, it is all of them.
+    """
+    views = _views(layer, padded(layer, x), layer.stride)
+    axes = len(layer.kernel_size)
+    views = views.movedim(1, 1 + axes)  # (B, *positions, channels, *kernel)
+    places = views.shape[: 1 + axes]
+    positions = places[1:].numel()
+    step = -(-places.numel() // most)
+    while math.gcd(step, positions) > 1:  # not always the same positions
+        step += 1
+    index = torch.arange(0, places.numel(), step, device=x.device)
+    return views[torch.unravel_index(index, places)].flatten(1)
+
+
+def _views(layer: nn.modules.conv._ConvNd, x: Tensor, stride: Sequence[int]) -> Tensor:
+    """Patches without a copy, (B, channels, *positions, *kernel)."""
+    sides = zip(layer.kernel_size, layer.dilation, stride, strict=True)
+    for axis, (kernel, apart, step) in enumerate(sides):
+        x = x.unfold(2 + axis, apart * (kernel - 1) + 1, step)[..., ::apart]
+    return x
+
+
+def times_R(weight: Tensor, R: Tensor) -> Tensor:
+    """``W R`` in the shape of W, with one R, (d, d), or one for each group of rows, (G, d, d)."""
+    return (weight.reshape(*R.shape[:-2], -1, R.shape[-1]) @ R).view_as(weight)
 
 
 def decorrelate(network: Module) -> Module:
-    """Swap every `Linear` (and `Conv2d`) of a network, in place, for its decorrelated version.
+    """Swap every `Linear` and convolution of a network, in place, for its decorrelated version.
+
+    Other layers stay plain: embeddings, gains and biases have no inputs to decorrelate, and what
+    has several maps in one module (recurrent layers, attention) or overlapping outputs (transposed
+    convolutions) has no R.
 
     The parameters stay the same objects, so an optimiser made before keeps working, and R starts
     as the identity, so the outputs do not change. Layers that are decorrelated already stay.
@@ -140,9 +232,6 @@ def decorrelate(network: Module) -> Module:
 
     Returns:
         The same network; only if `network` itself is a single layer, the layer that replaces it.
-
-    Raises:
-        UnsupportedLayerError: a convolution with groups cannot be decorrelated.
     """
     return cast("Module", _swap(network, _decorrelated))
 
@@ -181,11 +270,11 @@ def fit_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
         layer, _, key = name.rpartition(".")
         if key == "R" and not is_decorrelated_layer(modules.get(layer)):
             weight = fitted[f"{layer}.weight"]
-            fitted[f"{layer}.weight"] = (weight.flatten(1) @ R).view_as(weight)
+            fitted[f"{layer}.weight"] = times_R(weight, R)
             del fitted[name]
     for layer, module in modules.items():
         if is_decorrelated_layer(module) and f"{layer}.weight" in fitted:
-            fitted.setdefault(f"{layer}.R", torch.eye(len(module.R)))
+            fitted.setdefault(f"{layer}.R", _identities(module.R))
     return fitted
 
 
@@ -196,7 +285,7 @@ def folded_state(network: nn.Module) -> dict[str, Tensor]:
 
 def is_decorrelated_layer(module: nn.Module | None) -> TypeGuard[DecorrelatedLayer]:
     """Whether a module is a layer with an R."""
-    return isinstance(module, DecorrelatedLinear | DecorrelatedConv2d)
+    return isinstance(module, DecorrelatedLinear | DecorrelatedConvolution)
 
 
 def _swap(module: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -209,16 +298,16 @@ def _swap(module: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> nn.Mo
 
 
 def _decorrelated(layer: nn.Module) -> nn.Module:
-    new: DecorrelatedLinear | DecorrelatedConv2d
-    if isinstance(layer, DecorrelatedLinear | DecorrelatedConv2d):
-        return layer
-    if isinstance(layer, nn.Linear):
+    # By exact type: a subclass may compute something else, and attention reads its own weights.
+    new: DecorrelatedLinear | DecorrelatedConvolution
+    if type(layer) is nn.Linear:
         new = DecorrelatedLinear(layer.in_features, layer.out_features, False, "meta")
-    elif isinstance(layer, nn.Conv2d):
-        new = DecorrelatedConv2d(*_conv_arguments(layer))
+    elif type(layer) in DECORRELATED:
+        layer = cast("nn.Conv2d", layer)
+        new = DECORRELATED[type(layer)](*_conv_arguments(layer))
     else:
         return layer
-    new.R = torch.eye(len(new.R), device=layer.weight.device, dtype=layer.weight.dtype)
+    new.R = _identities(new.R).to(layer.weight)
     return _adopt(new, layer.weight, layer.bias, layer.training)
 
 
@@ -226,15 +315,20 @@ def _folded(layer: nn.Module) -> nn.Module:
     new: nn.Module
     if isinstance(layer, DecorrelatedLinear):
         new = nn.Linear(layer.in_features, layer.out_features, False, "meta")
-    elif isinstance(layer, DecorrelatedConv2d):
-        new = nn.Conv2d(*_conv_arguments(layer))
+    elif isinstance(layer, DecorrelatedConvolution):
+        new = PLAIN[type(layer)](*_conv_arguments(layer))
     else:
         return layer
     weight = nn.Parameter(layer.folded_weight().detach(), layer.weight.requires_grad)
     return _adopt(new, weight, layer.bias, layer.training)
 
 
-def _conv_arguments(layer: nn.Conv2d) -> tuple[Any, ...]:
+def _identities(like: Tensor) -> Tensor:
+    """The identity in the shape of R, (d, d) or (G, d, d)."""
+    return torch.eye(like.shape[-1]).expand(like.shape).clone()
+
+
+def _conv_arguments(layer: nn.modules.conv._ConvNd) -> tuple[Any, ...]:
     """Arguments of a convolution like `layer`, without values: these are adopted afterwards.
 
     On the device "meta", so that no random numbers are drawn for weights that nobody will use: a

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ArchitectureError
 from .gsde import StateDependentStd
-from .layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear
+from .layers import BiasHead, DecorrelatedLinear, is_decorrelated_layer
 
 Observation = Tensor | dict[str, Tensor]
 TensorFunction = Callable[[Tensor], Tensor]
@@ -276,7 +276,7 @@ def effective_parameters(network: nn.Module) -> list[Tensor]:
     effective: list[Tensor] = []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if name == "weight" and isinstance(module, DecorrelatedLinear | DecorrelatedConv2d):
+            if name == "weight" and is_decorrelated_layer(module):
                 effective.append(module.folded_weight())
             else:
                 effective.append(parameter)

@@ -44,7 +44,10 @@ class Trial:
 
     def layer_inputs(self) -> list[tuple[nn.Module, Tensor]]:
         """Every layer and what it was fed."""
-        return [(c.layer.module, x) for c, x in zip(self.calls, self.inputs, strict=True)]
+        return [
+            (c.layer.module, c.layer.correlated_rows(x))
+            for c, x in zip(self.calls, self.inputs, strict=True)
+        ]
 
 
 class Exploration(ABC):
@@ -106,7 +109,7 @@ class HiddenNoise(Exploration):
         return Trial(
             passes.outputs[0],
             passes.activity.calls,
-            [inputs for _, inputs in passes.layer_inputs()],
+            [call.inputs[: passes.batch] for call in passes.activity.calls],
             passes.pre_activations[0] - reference,
             passes.passes,
         )

@@ -4,12 +4,15 @@ A *node* is one pre-activation of a layer that has parameters. `Activity` runs a
 without noise and then, as often as asked, with noise added to the pre-activation of every node. It
 does so by standing in for the `forward` of the layers while a pass runs, so networks need not be
 written for it; and it never runs autograd.
+
+Layers get the batch as their first axis, wherever a network has it (`Layout`).
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 
 from nprobot.errors import RuleError
 
+from .layout import LAYOUTS, USUAL, Layout, UnusualBatch, looks_usual, tree_shapes
 from .nodes import NodeLayer, node_layers
 
 Tree = Any
@@ -34,11 +38,14 @@ class Call:
     inputs: Tensor
     """Clean input of the layer, decorrelated if the layer decorrelates: ``x*``."""
     pre_activation: Tensor
-    """Clean pre-activation ``a``, shape (B, *units)."""
+    """Clean pre-activation ``a``, shape (rows, *units): B rows, or B · T where the network folds T
+    frames of a sample into the rows."""
     nodes: slice
     """Where this call's nodes lie in the flat list of all N nodes."""
     raw_inputs: Tensor
     """Clean input of the layer as it came, before decorrelation: x."""
+    units: torch.Size
+    """Shape of a sample's nodes: ``units``, or (T, *units)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +63,7 @@ class Activity:
         network: any module whose parameters live in supported layers.
         inputs: tensor (B, ...), or a tuple or dict of such.
         frozen: whether layers without a trainable parameter have nodes, too.
+        draws: K, how many noisy passes there will be, as far as known.
 
     Attributes:
         outputs: of the clean pass.
@@ -67,14 +75,27 @@ class Activity:
         UnsupportedLayerError: a parameter lives in a module that is not supported.
     """
 
-    def __init__(self, network: nn.Module, inputs: Tree, *, frozen: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, inputs: Tree, *, frozen: bool = False, draws: int = 1
+    ) -> None:
         self.network = network
         self.inputs = inputs
         self.layers, others = node_layers(network, frozen=frozen)
         self._tanhs = [m.__dict__ for m in others if type(m) is nn.Tanh]
+        if draws > 1:
+            for layer in self.layers:
+                layer.draws = draws
+        self._fused = any(isinstance(module, FUSED) for module in others)
         self.batch = first_tensor(inputs).shape[0]
         self._overwritten: set[int] = set()
-        self._run_clean()
+        key = torch.is_grad_enabled(), tree_shapes(inputs), *[layer.name for layer in self.layers]
+        known = LAYOUTS.setdefault(network, {})
+        self._layout = known.get(key)
+        try:
+            self._run_clean()
+        except UnusualBatch:
+            self._layout = self._found_layout()
+            self._run_clean()
         if self._overwritten:
             self._run_clean()
         if not self.calls:
@@ -82,6 +103,11 @@ class Activity:
                 "the network has no layer with trainable parameters that its forward pass uses: "
                 "there is nothing to perturb"
             )
+        if key not in known:
+            self._layout = self._layout or USUAL
+            if not torch.is_grad_enabled():
+                self._refuse_stray_uses()
+            known[key] = self._layout
 
     @property
     def like(self) -> Tensor:
@@ -89,8 +115,8 @@ class Activity:
         return self.calls[0].pre_activation
 
     def layer_inputs(self) -> list[tuple[nn.Module, Tensor]]:
-        """Every layer that ran, and its clean input x*."""
-        return [(call.layer.module, call.inputs) for call in self.calls]
+        """Every layer that ran, and of its clean inputs x* what R is learned from."""
+        return [(c.layer.module, c.layer.correlated_rows(c.inputs)) for c in self.calls]
 
     def join(self, noise: Sequence[Tensor]) -> Tensor:
         """Explicit perturbations, a tensor (K, B, units) a layer call, as one tensor (K, B, N).
@@ -105,7 +131,7 @@ class Activity:
             )
         flat = []
         for call, given in zip(self.calls, noise, strict=True):
-            units = tuple(call.pre_activation.shape[1:])
+            units = tuple(call.units)
             wanted = (noise[0].shape[0], self.batch, *units)
             if tuple(given.shape) != wanted:
                 raise RuleError(
@@ -176,8 +202,8 @@ class Activity:
         """
         for call in self.calls:
             error = share(node_error, call)
-            if call.pre_activation.dim() > 2:
-                error = error.view_as(call.pre_activation)
+            if len(call.pre_activation.shape) > 2 or len(call.units) > 1:
+                error = error.reshape(call.pre_activation.shape)
             call.layer.accumulate(error, call.inputs)
 
     def _run_clean(self) -> None:
@@ -198,11 +224,13 @@ class Activity:
 
     def _clean(self, layer: NodeLayer, x: Tensor) -> Tensor:
         a = self.pre_activation(layer, x)
-        units = math.prod(a.shape[1:])
-        nodes = slice(self.size, self.size + units)
+        units, batch = a.shape[1:], self.batch
+        if (rows := a.shape[0]) != batch:
+            units = torch.Size((rows // batch, *units))
+        nodes = slice(self.size, self.size + units.numel())
         kept = a.clone() if len(self.calls) in self._overwritten else a
-        self.calls.append(Call(layer, layer.decorrelated_input(x), kept, nodes, x))
-        self.size += units
+        self.calls.append(Call(layer, layer.decorrelated_input(x), kept, nodes, x, units))
+        self.size = nodes.stop
         return a
 
     def _noisy(
@@ -227,8 +255,10 @@ class Activity:
                 record.append(NoisyCall(x, a))
             return a
         own = _units(noise, call)
+        if folded := clean.shape[0] != own.shape[1]:
+            clean = clean.view(own.shape[1:])
         if index == noisy.start:
-            a = (clean + own).flatten(0, 1)
+            a = (clean + own).flatten(0, 2 if folded else 1)
         else:
             a = layer.pre_activation(x)
             if index in noisy:
@@ -246,8 +276,15 @@ class Activity:
         the bookkeeping of `nn.Module.__setattr__`. Nothing of it is kept: an activity that refers
         to itself would hold its tensors until Python collects its oldest garbage, in minutes.
         """
-        stand_ins: list[tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = [
-            (layer.module.__dict__, partial(handler, layer)) for layer in self.layers
+        run = partial(self._run, handler, first_tensor(inputs).shape[0], Counter[str]())
+        stand_ins: list[tuple[dict[str, Any], Callable[..., Any]]] = [
+            (
+                layer.module.__dict__,
+                partial(run, layer)
+                if type(layer).forward is NodeLayer.forward
+                else partial(layer.forward, run),
+            )
+            for layer in self.layers
         ]
         if not torch.is_grad_enabled():  # DBP differentiates through what runs here
             stand_ins += [(attributes, _tanh) for attributes in self._tanhs]
@@ -255,12 +292,106 @@ class Activity:
         for attributes, forward in stand_ins:
             attributes["forward"] = forward
         try:
+            if self._fused:
+                with _no_fused_layers():
+                    return self.network(inputs)
             return self.network(inputs)
         finally:
             for (attributes, _), own in zip(stand_ins, before, strict=True):
                 del attributes["forward"]
                 if own is not None:
                     attributes["forward"] = own
+
+    def _run(
+        self,
+        handler: Callable[[NodeLayer, Tensor], Tensor],
+        rows: int,
+        uses: Counter[str],
+        layer: NodeLayer,
+        x: Tensor,
+    ) -> Tensor:
+        layout = self._layout
+        if layout is None:
+            if not looks_usual(layer, x, rows):
+                raise UnusualBatch
+        elif layout.unusual:
+            return layout.apply(layer, x, rows, uses, handler)
+        return handler(layer, x)
+
+    def _found_layout(self) -> Layout:
+        """Where the batch is in what layers are fed, by a pass of the batch, and of it twice."""
+        seen: list[dict[tuple[str, int], tuple[NodeLayer, Tensor]]] = []
+        self._layout = Layout({})
+        for times in (1, 2):
+            seen.append({})
+            uses: Counter[str] = Counter()
+
+            def note(layer: NodeLayer, x: Tensor, uses: Counter[str] = uses) -> Tensor:
+                seen[-1][layer.name, uses[layer.name]] = layer, x
+                uses[layer.name] += 1
+                return layer.pre_activation(x)
+
+            self._intercepted(note, tree_map(partial(repeat, times), self.inputs))
+        return Layout.compare(seen[0], seen[1], self.batch)
+
+    def _refuse_stray_uses(self) -> None:
+        """Refuse weights that have a part in what lies between the layers: it would not learn.
+
+        They are not there while the layers are replayed.
+
+        Raises:
+            RuleError: a trainable parameter is used otherwise than by running its layer.
+        """
+        modules = {id(call.layer.module): call.layer for call in self.calls}.values()
+        held: list[tuple[str, dict[str, Any], str, Tensor]] = [
+            (f"{layer.name}.{key}", layer.module._parameters, key, parameter)
+            for layer in modules
+            for key, parameter in layer.module._parameters.items()
+            if parameter is not None and parameter.requires_grad
+        ]
+        if not self._needs(held):
+            return
+        names = [one[0] for one in held if self._needs([one])]
+        raise RuleError(
+            f"the network uses the parameters {', '.join(names)} without running their layer (as "
+            "in F.linear(x, layer.weight)), so their nodes cannot be perturbed there; call the "
+            "layer, give the parameter to a second one, or declare the use with "
+            "nprobot.policies.ParameterUse"
+        )
+
+    def _needs(self, held: list[tuple[str, dict[str, Any], str, Tensor]]) -> bool:
+        """Whether inputs of layers, or outputs, depend on parameters beside the nodes."""
+        found: list[Tensor] = []
+
+        def stand_in(index: int, x: Tensor) -> Tensor:
+            call = self.calls[index]
+            found.append(torch.isnan(x).any() & ~torch.isnan(call.raw_inputs).any())
+            return call.pre_activation
+
+        try:
+            for _, parameters, key, parameter in held:
+                parameters[key] = torch.full_like(parameter, float("nan"))
+            outputs = self.replayed(stand_in)
+        finally:
+            for _, parameters, key, parameter in held:
+                parameters[key] = parameter
+        for y, clean in zip(tensors(outputs), tensors(self.outputs), strict=True):
+            found.append(torch.isnan(y).any() & ~torch.isnan(clean).any())
+        return bool(torch.stack(found).any())
+
+
+FUSED = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
+"""Modules that by themselves may run one kernel instead of the layers in them."""
+
+
+@contextmanager
+def _no_fused_layers() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _out_of_order(layer: NodeLayer) -> RuleError:
@@ -320,7 +451,7 @@ def _tanh(x: Tensor) -> Tensor:
 
 def _units(flat: Tensor, call: Call) -> Tensor:
     """The part of (K, B, N) that belongs to one call, as a view of shape (K, B, *units)."""
-    own, units = share(flat, call), call.pre_activation.shape[1:]
+    own, units = share(flat, call), call.units
     return own if len(units) == 1 else own.view(*flat.shape[:2], *units)
 
 

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nprobot.policies.layers import is_decorrelated_layer
+
 from .activity import Activity, Call, Tree
 from .rule import LearningRule, Loss
 from .rules import FeedbackRule
+from .wiring import by_sample
 
 Pairs = Sequence[tuple[Tensor | None, Tensor | None]]
 """Estimate and gradient of some parameters; None where a parameter got none."""
@@ -110,14 +113,14 @@ def alignment(rule: LearningRule, network: nn.Module, inputs: Tree, loss: Loss) 
         rule.load_state_dict(state)
 
     g = [
-        torch.zeros_like(call.pre_activation).flatten(1) if own is None else own.flatten(1)
+        by_sample(torch.zeros_like(call.pre_activation) if own is None else own, activity.batch)
         for own, call in zip(node_gradients, calls, strict=True)
     ]
     square = torch.stack([own.square().sum(1) for own in g]).sum(0)
     rows, variances = [], []
     for call, own in zip(calls, g, strict=True):
         variances.append(_variance(rule, call, own, square))
-        parts = [id(p) for p in call.layer.module.parameters(recurse=False) if p.requires_grad]
+        parts = [id(p) for p in call.layer.parameters() if p.requires_grad]
         pairs: Pairs = [(estimate[key], gradient[key]) for key in parts]
         rows.append(_compare(call.layer.name or "network", own.shape[1], pairs, variances[-1]))
     pairs = [(estimate[key], gradient[key]) for key in gradient]
@@ -143,14 +146,17 @@ def _variance(rule: LearningRule, call: Call, own: Tensor, square: Tensor) -> fl
     else:
         moment = nodes * square + (own_square if rule.noise == "gaussian" else -own_square)
     # Positions of a convolution share their weights: the mean over positions takes N_l / positions
-    # nodes and the sum over positions puts the factor back.
-    module = call.layer.module
-    inputs_square = torch.zeros_like(own_square)
-    if (weight := getattr(module, "weight", None)) is not None and weight.requires_grad:
-        rows = call.inputs.detach().reshape(batch, -1, weight[0].numel())
-        inputs_square += rows.square().sum(-1).mean(1)
-    if (bias := getattr(module, "bias", None)) is not None and bias.requires_grad:
-        inputs_square += 1.0
+    # nodes and the sum over positions puts the factor back. Biases have an input of 1.
+    learns = [p for p in call.layer.parameters() if p.requires_grad]
+    inputs_square = torch.full_like(own_square, float(any(p.dim() == 1 for p in learns)))
+    if any(p.dim() > 1 for p in learns) and call.layer.takes_inputs:
+        if is_decorrelated_layer(module := call.layer.module):
+            fed = module.decorrelated_input(call.raw_inputs.detach())
+            rows = fed.reshape(1, -1, fed.shape[-1])
+        else:
+            rows = call.layer.input_rows(call.raw_inputs.detach())
+        squares = rows.square().sum(-1).reshape(-1, batch, rows.shape[-2] // batch)
+        inputs_square += squares.mean((0, 2))
     return float((inputs_square * moment).sum()) / (rule.samples * batch**2)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot.errors import RuleError
-from nprobot.policies.layers import DecorrelatedConv2d, DecorrelatedLinear
+from nprobot.policies.layers import DecorrelatedLayer, is_decorrelated_layer
 
 if TYPE_CHECKING:
     from .rule import LearningRule
@@ -36,8 +36,8 @@ class Step(ABC):
     """Of ``M⁻¹ = I + E + E² + …``; more than these cost more than to solve the equations."""
 
     @abstractmethod
-    def left(self, matrix: Tensor) -> Tensor:
-        """``E P``, shape (d, m), of a matrix (d, m)."""
+    def move(self, R: Tensor) -> None:
+        """``R ← M R``, in place, for R of shape (d, m)."""
 
     @abstractmethod
     def right(self, matrix: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ class DenseStep(Step):
         diagonal.copy_(own)
 
     @override
-    def left(self, matrix: Tensor) -> Tensor:
-        return self.E @ matrix
+    def move(self, R: Tensor) -> None:
+        R -= self.E @ R
 
     @override
     def right(self, matrix: Tensor) -> Tensor:
@@ -145,8 +145,10 @@ class FactoredStep(Step):
         self.s = (lr * whitening) * (square / rows - 1) - share * square
 
     @override
-    def left(self, matrix: Tensor) -> Tensor:
-        return torch.addmm(self.s.unsqueeze(1) * matrix, self.Y.mT, self.Y @ matrix)
+    def move(self, R: Tensor) -> None:
+        # In place, as to write a matrix of this size takes as long as the products.
+        product = self.Y @ R
+        R.mul_((1 - self.s).unsqueeze(1)).addmm_(self.Y.mT, product, alpha=-1)
 
     @override
     def right(self, matrix: Tensor) -> Tensor:
@@ -187,8 +189,8 @@ def update(
     in the decorrelated backpropagation of the same group.
 
     Args:
-        R: decorrelation matrix, shape (d, d); overwritten.
-        x: decorrelated inputs ``x* = R x``, shape (..., d).
+        R: decorrelation matrix, shape (d, d), or one for each group, (G, d, d); overwritten.
+        x: decorrelated inputs ``x* = R x``, shape (..., d), or all groups' side by side.
         lr: step size η_R.
         whitening: κ in [0, 1].
         weight: W, shape (n, ...) with d entries in a row; overwritten by ``W M⁻¹``, so that W R
@@ -196,6 +198,12 @@ def update(
         keep_scale: multiply R, after the step, so that its Frobenius norm stays what it is: the
             preconditioner RᵀR then neither lengthens nor shortens the mean step.
     """
+    if R.dim() == 3:
+        parts = x.chunk(len(R), -1), () if weight is None else weight.chunk(len(R))
+        for group, own in enumerate(R):
+            some = None if weight is None else parts[1][group]
+            update(own, parts[0][group], lr, whitening, weight=some, keep_scale=keep_scale)
+        return
     x = x.reshape(-1, x.shape[-1])
     rows, size = x.shape
     # By multiply-adds: for W to follow, the factors cost twice what E does for each of its terms.
@@ -203,7 +211,7 @@ def update(
     step = (FactoredStep if few else DenseStep)(x, lr, whitening)
     terms = 0 if weight is None else step.limit()
     before = torch.linalg.vector_norm(R) if keep_scale else None
-    R -= step.left(R)
+    step.move(R)
     if before is not None:
         scale = before / torch.linalg.vector_norm(R)
         R *= scale
@@ -229,7 +237,7 @@ def mean_square_correlation(x: Tensor) -> float:
 
 def decorrelated_layers(
     network: nn.Module,
-) -> list[tuple[str, DecorrelatedLinear | DecorrelatedConv2d]]:
+) -> list[tuple[str, DecorrelatedLayer]]:
     """Names and layers of a network that have a matrix R and are not frozen.
 
     Raises:
@@ -238,8 +246,7 @@ def decorrelated_layers(
     layers = [
         (name, module)
         for name, module in network.named_modules()
-        if isinstance(module, DecorrelatedLinear | DecorrelatedConv2d)
-        and module.weight.requires_grad
+        if is_decorrelated_layer(module) and module.weight.requires_grad
     ]
     if not layers:
         raise RuleError(
@@ -289,7 +296,7 @@ def layer_states(network: nn.Module, inputs: Mapping[str, Tensor]) -> list[Layer
         states.append(
             LayerState(
                 name=name,
-                condition=float(torch.linalg.cond(layer.R.double())),
+                condition=float(torch.linalg.cond(layer.R.double()).max()),
                 correlation=math.nan if x is None else mean_square_correlation(x),
                 scale=math.nan if x is None else float(x.square().mean().sqrt()),
                 weight_norm=float(torch.linalg.vector_norm(layer.weight)),

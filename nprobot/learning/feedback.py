@@ -41,7 +41,7 @@ from typing_extensions import override
 from nprobot.errors import RuleError, did_you_mean
 
 from .activity import Activity, NoisyCall, Tree, share, tensors, tree_map
-from .wiring import Edge, Wiring, check_wiring, output_sizes, signature
+from .wiring import Edge, Wiring, by_sample, check_wiring, output_sizes, signature
 
 DIRECT_LR = 0.01
 """Step size of direct feedback, whose targets are noisy."""
@@ -52,6 +52,8 @@ LONGEST = 8
 BLUR = (0.005, 0.02)
 """What the correction may add to the variance of an estimate, relative to its square, as a guess is
 old: above the second, a fit answers twice as often; below the first, half as often."""
+LEAST_ROWS = 16
+"""Rows of a step that a fit takes at least, as the change of one may be next to nothing."""
 WIDE = 256
 """More inputs than that, and a fit solves for as many rows of a step instead of for its inputs."""
 HIDDEN_LR = 0.3
@@ -98,9 +100,9 @@ class LinearFit:
         self.steps = 0
         self.interval = 1
 
-    def suits(self, inputs: int, nodes: int, like: Tensor) -> bool:
-        """Whether it is of such a layer; moves it to the device and type of `like`."""
-        if self.matrix.shape != (inputs, nodes):
+    def suits(self, shape: tuple[int, ...], like: Tensor) -> bool:
+        """Whether it is of such a map, (d, n); moves it to the device and type of `like`."""
+        if self.matrix.shape != shape:
             return False
         if self.matrix.device != like.device or self.matrix.dtype != like.dtype:
             for name in self._STATE:
@@ -191,7 +193,7 @@ class LinearFit:
 
     def samples(self, batch: int, places: int = 1) -> int:
         """How many of a batch are enough, where each sample is so many rows."""
-        return min(batch, -(-min(self.inputs, WIDE) // places))
+        return min(batch, -(-max(min(self.inputs, WIDE), LEAST_ROWS) // places))
 
     def take(self, x: Tensor, a: Tensor, lr: float | None, nodes: int) -> None:
         """Learn from what a step did to inputs (rows, d) and pre-activations (rows, n).
@@ -205,7 +207,7 @@ class LinearFit:
             lr: share of the way to the answer; None for all of it.
             nodes: N of the network.
         """
-        self.observe(x, a, max(1 - x.shape[0] / self.inputs, 0.0))
+        self.observe(x, a, max(1 - x.shape[-2] / self.inputs, 0.0))
         unexplained = self.solve(x, a, 1.0 if lr is None else lr)
         if isinstance(unexplained, float) or not unexplained.is_cuda:
             # A captured step is the same every time.
@@ -231,12 +233,56 @@ class LinearFit:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> LinearFit:
         """The inverse of `state_dict`."""
-        inputs, nodes = state["matrix"].shape
-        fit = cls(inputs, nodes, state["matrix"])
+        fit = fit_of_shape(tuple(state["matrix"].shape), state["matrix"])
         for name in cls._STATE:
             setattr(fit, name, state[name].clone())
         fit.steps, fit.interval = int(state["steps"]), int(state["interval"])
         return fit
+
+
+class GroupedFit(LinearFit):
+    """The fits of G maps that have nothing in common, side by side; see `LinearFit`.
+
+    Rows are (G, rows, d) and (G, rows, n): the groups of a convolution, the gains of a norm.
+    """
+
+    def __init__(self, groups: int, inputs: int, nodes: int, like: Tensor) -> None:
+        super().__init__(0, 0, like)
+        self.inputs = inputs
+        self.matrix, self.guide, self.product = (
+            like.new_zeros(groups, inputs, nodes) for _ in range(3)
+        )
+        self.square = like.new_zeros(groups, inputs, inputs)
+
+    @override
+    def observe(self, x: Tensor, a: Tensor, memory: float) -> None:
+        self.square.baddbmm_(x.mT, x, beta=memory)
+        self.product.baddbmm_(x.mT, a, beta=memory)
+
+    @override
+    def solve(self, x: Tensor, a: Tensor, lr: float, ridge: float = RIDGE) -> Tensor:
+        guessed = x @ self.matrix
+        whole, rest, own = (y.square().sum() for y in (a, a - guessed, guessed))
+        newest = torch.stack([0.5 * (whole - rest + own), own])
+        self.explained.lerp_(newest, 1 - TRUST_MEMORY).clamp_min_(1e-24)
+        trust = (self.explained[0] / self.explained[1]).clamp_(0.0, 1.0)
+        square = self.square.clone()
+        diagonal = square.diagonal(dim1=-2, dim2=-1)
+        strength = ridge * diagonal.mean(-1, keepdim=True) + 1e-24
+        diagonal.add_(strength)
+        factor, _ = torch.linalg.cholesky_ex(square)
+        right = torch.addcmul(self.product, self.matrix, strength.unsqueeze(-1))
+        self.matrix.lerp_(torch.cholesky_solve(right, factor), lr)
+        torch.mul(self.matrix, trust, out=self.guide)
+        unexplained: Tensor = rest / whole.clamp_min(1e-24)
+        return unexplained
+
+
+def fit_of_shape(shape: tuple[int, ...], like: Tensor) -> LinearFit:
+    """A fit of a map of shape (d, n), or of G maps, (G, d, n)."""
+    if len(shape) == 3:
+        return GroupedFit(shape[0], shape[1], shape[2], like)
+    return LinearFit(shape[0], shape[1], like)
 
 
 class Passed:
@@ -250,7 +296,7 @@ class Passed:
     Attributes:
         moved: change of each call's pre-activations in the first draw, (B, units); summed over
             passes if each had noise in another layer.
-        inputs: change of the inputs of the calls that are fed by others, (B, ...), likewise.
+        inputs: change of the inputs of the calls that are fed by others, (rows, ...), likewise.
         slopes: of `Wiring.slopes`.
         outputs: for each pass its outputs, every tensor (K, B, ...), and which calls were noisy.
     """
@@ -280,9 +326,9 @@ class Passed:
         for index, (call, other) in enumerate(zip(activity.calls, seen, strict=True)):
             a, x = other.pre_activation, other.raw_inputs
             if several:
-                a, x = a.narrow(0, 0, batch), x.narrow(0, 0, batch)
-            change = a - call.pre_activation
-            moved.append(change if change.dim() == 2 else change.flatten(1))
+                rows = call.pre_activation.shape[0]
+                a, x = a.narrow(0, 0, rows), x.narrow(0, 0, rows)
+            moved.append(by_sample(a - call.pre_activation, batch))
             if wiring.fed[index]:
                 inputs[index] = x - call.raw_inputs
         # Rounding decides the sign of a change much below σ.
@@ -382,6 +428,7 @@ class LayerwiseFeedback(Feedback):
         super().__init__(lr, wiring)
         self.fits: dict[int, dict[str, LinearFit]] = {}
         self._calls: dict[int, list[tuple[int, LinearFit]]] = {}
+        self._uses: dict[int, list[tuple[LinearFit, list[int]]]] = {}
 
     @override
     def meet(self, network: int, activity: Activity, wiring: Wiring) -> None:
@@ -390,12 +437,18 @@ class LayerwiseFeedback(Feedback):
         for index, call in enumerate(activity.calls):
             if not wiring.fed[index]:
                 continue
-            inputs = call.layer.input_rows(call.raw_inputs[:1]).shape[1]
-            nodes = call.layer.node_rows(call.pre_activation[:1]).shape[1]
+            x = call.layer.input_rows(call.raw_inputs[:1])
+            nodes = call.layer.node_rows(call.pre_activation[:1]).shape[-1]
+            shape = (*x.shape[:-2], x.shape[-1], nodes)
             fit = fits.get(call.layer.name)
-            if fit is None or not fit.suits(inputs, nodes, activity.like):
-                fit = fits[call.layer.name] = LinearFit(inputs, nodes, activity.like)
+            if fit is None or not fit.suits(shape, activity.like):
+                fit = fits[call.layer.name] = fit_of_shape(shape, activity.like)
             self._calls[network].append((index, fit))
+        # A layer that runs several times, as over time, has one fit.
+        uses: dict[int, tuple[LinearFit, list[int]]] = {}
+        for index, fit in self._calls[network]:
+            uses.setdefault(id(fit), (fit, []))[1].append(index)
+        self._uses[network] = list(uses.values())
 
     @override
     def guess(self, network: int, error: Tensor, passed: Passed) -> Tensor:
@@ -414,17 +467,25 @@ class LayerwiseFeedback(Feedback):
 
     @override
     def learn(self, network: int, passed: Passed) -> None:
-        activity = passed.activity
-        for index, fit in self._calls[network]:
+        for fit, indices in self._uses[network]:
             if not fit.due():
                 continue
-            call = activity.calls[index]
-            a = passed.moved[index]
-            samples = fit.samples(activity.batch, a.shape[1] // fit.matrix.shape[1])
-            a = (a - share(passed.noise[0], call)).narrow(0, 0, samples)
-            a = call.layer.node_rows(a.view(samples, *call.pre_activation.shape[1:]))
-            x = call.layer.input_rows(passed.inputs[index].narrow(0, 0, samples))
-            fit.take(x, a, self.lr, activity.size)
+            rows = [self._rows(passed, index, fit, len(indices)) for index in indices]
+            x, a = (
+                rows[0] if len(rows) == 1 else (torch.cat(s, -2) for s in zip(*rows, strict=True))
+            )
+            fit.take(x, a, self.lr, passed.activity.size)
+
+    def _rows(self, passed: Passed, index: int, fit: LinearFit, uses: int) -> tuple[Tensor, Tensor]:
+        """Changes of inputs and pre-activations of one of a layer's uses, as many as are wanted."""
+        batch, call = passed.activity.batch, passed.activity.calls[index]
+        a, units = passed.moved[index], call.pre_activation.shape[1:]
+        places = a.shape[1] // (fit.matrix.numel() // fit.inputs)
+        samples = fit.samples(batch, places * uses)
+        a = (a - share(passed.noise[0], call)).narrow(0, 0, samples)
+        folded = call.pre_activation.shape[0] // batch
+        x = passed.inputs[index].narrow(0, 0, samples * folded)
+        return call.layer.input_rows(x), call.layer.node_rows(a.reshape(samples * folded, *units))
 
     def learn_activity(self, network: int, activity: Activity) -> None:
         """Learn from inputs and pre-activations whose noise is hidden.
@@ -465,7 +526,7 @@ class LayerwiseFeedback(Feedback):
 
     @override
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_calls": {}}
+        return super().__getstate__() | {"_calls": {}, "_uses": {}}
 
 
 class DirectFeedback(Feedback):

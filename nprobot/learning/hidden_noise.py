@@ -34,7 +34,7 @@ from nprobot.policies.chip.crossbar import ChipLayer
 
 from .activity import Activity, Call, Tree, first_tensor, repeat, share, tree_map
 from .feedback import error_and_change
-from .nodes import ConvolutionNodes, NodeLayer
+from .nodes import NodeLayer
 from .rule import Loss, per_sample
 from .wiring import Edge, Wiring, replay
 
@@ -119,8 +119,10 @@ class NoisyPasses:
 
     def layer_inputs(self) -> list[tuple[nn.Module, Tensor]]:
         """Every layer and what it was fed in pass 1, shape (B, ...)."""
-        calls = self.activity.calls
-        return [(call.layer.module, call.inputs[: self.batch]) for call in calls]
+        return [
+            (call.layer.module, call.layer.correlated_rows(call.inputs[: self.batch]))
+            for call in self.activity.calls
+        ]
 
     def even_out(self, node_error: Tensor, delta_activity: Tensor) -> float:
         """Scale down the errors of layers off the chip, in place, where they are noisier than it.
@@ -249,9 +251,8 @@ class GuidedPasses(NoisyPasses):
             if index in maps:
                 rows = call.layer.node_rows(a)
                 rows = rows - call.layer.input_rows(call.raw_inputs) @ maps[index]
-                rows = rows.view(self.activity.batch, -1, rows.shape[-1])
-                a = rows.mT if isinstance(call.layer, ConvolutionNodes) else rows
-            parts.append(a.flatten(1))
+                a = call.layer.from_node_rows(rows, a.shape)
+            parts.append(a.reshape(self.activity.batch, -1))
         return _less_others(self._unflatten(torch.cat(parts, -1)))
 
     def least_noise(self) -> float:

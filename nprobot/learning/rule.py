@@ -16,6 +16,7 @@ from typing_extensions import override
 from nprobot.catalogue import Rule, RuleTraits
 from nprobot.errors import NoiseInaccessibleError, NonFiniteError, RuleError
 from nprobot.policies.chip.crossbar import on_chip
+from nprobot.policies.layers import is_decorrelated_layer, patches
 
 from .activity import Activity, Tree, first_tensor
 from .decorrelation import decorrelated_layers, mean_square_correlation, update
@@ -29,6 +30,7 @@ from .perceptrons import (
     find_chain,
 )
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Loss = Callable[[Tree], Tensor]
 """From a network's outputs (..., B, out) to one loss per sample (..., B)."""
 
@@ -132,8 +134,8 @@ class LearningRule(ABC):
         """Estimate the gradient of the mean loss and add it to the parameters' `.grad`.
 
         Args:
-            network: any module whose parameters live in `Linear`, `Conv2d`, their decorrelated
-                versions or a `BiasHead`.
+            network: any module whose parameters live in layers of known kinds; see
+                docs/networks.md.
             inputs: a batch, tensor (B, ...) or a tuple or dict of such.
             loss: maps the network's outputs, tensors (..., B, out), to one loss per sample and per
                 leading direction axis, (..., B).
@@ -193,7 +195,12 @@ class LearningRule(ABC):
         0 means uncorrelated inputs, 1 means that all inputs are copies of each other. From the
         inputs of the last `backward` call; NaN before it.
         """
-        seen = [x for m in network.modules() if (x := self._layer_inputs.get(m)) is not None]
+        seen = [
+            # A plain convolution notes its images.
+            patches(m, x) if isinstance(m, CONVOLUTIONS) and x.dim() == m.weight.dim() else x
+            for m in network.modules()
+            if (x := self._layer_inputs.get(m)) is not None
+        ]
         return sum(map(mean_square_correlation, seen)) / len(seen) if seen else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
@@ -263,8 +270,15 @@ class LearningRule(ABC):
 
     def remember_inputs(self, layers: Iterable[tuple[nn.Module, Tensor]]) -> None:
         """Note what layers were fed, for `decorrelate`; `backward` does so by itself."""
-        for layer, inputs in layers:
-            self._layer_inputs[layer] = inputs.detach() if inputs.requires_grad else inputs
+        seen: dict[nn.Module, Tensor] = {}
+        for layer, x in layers:
+            if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)):
+                continue
+            x = x.detach() if x.requires_grad else x
+            if layer in seen and is_decorrelated_layer(layer):  # it runs several times
+                x = torch.cat([y.reshape(-1, y.shape[-1]) for y in (seen[layer], x)])
+            seen[layer] = x
+        self._layer_inputs.update(seen)
 
     def remembered_inputs(self, network: nn.Module) -> dict[str, Tensor]:
         """What the layers of a network were fed at last, by their names."""
@@ -308,7 +322,7 @@ class PerturbationRule(LearningRule):
                     "the network is on a chip whose noise is its own: none can be put in its place"
                 )
             return self.learn_from_hidden_noise(network, inputs, loss)
-        activity = Activity(network, inputs, frozen=self.frozen_nodes)
+        activity = Activity(network, inputs, frozen=self.frozen_nodes, draws=self.samples)
         clean_loss = per_sample(loss, activity.outputs, (activity.batch,))
         if perturbations is None:
             shape = (self.samples, activity.batch, activity.size)

@@ -140,7 +140,7 @@ class Wiring:
                     change = alone[edge.target] - base[edge.target]
                 else:
                     change = inputs[edge.target]
-                    change = change if change.dim() == 2 else change.flatten(1)
+                    change = by_sample(change, activity.batch)
                 if change.shape[1] != edge.size:
                     change = change.narrow(1, edge.start, edge.size)
                 slopes[edge] = _ratio(change, moved[source], floor)
@@ -186,16 +186,16 @@ class Wiring:
                 own.zero_()
             if index in matrices:
                 units = call.pre_activation.shape
-                below = own if len(units) == 2 else own.reshape(units)
+                below = own if units == own.shape else own.reshape(units)
                 below = call.layer.pull_back(below, matrices[index], call.raw_inputs.shape)
-                pulled[index] = below if below.dim() == 2 else below.flatten(1)
+                pulled[index] = by_sample(below, len(own))
         return total
 
 
 def signature(activity: Activity) -> Signature:
     """What tells whether two passes are of the same calls, in the same numbers."""
     like = activity.like
-    calls = [(call.layer.name, call.pre_activation.shape[1:]) for call in activity.calls]
+    calls = [(call.layer.name, call.units) for call in activity.calls]
     return (like.dtype, like.device, *calls)
 
 
@@ -214,6 +214,11 @@ def check_wiring(name: str) -> str:
 def output_sizes(outputs: Tree) -> list[int]:
     """How many numbers of a sample each output holds."""
     return [y.numel() // y.shape[0] for y in tensors(outputs)]
+
+
+def by_sample(x: Tensor, batch: int) -> Tensor:
+    """All of a sample side by side, shape (B, n)."""
+    return x if x.dim() == 2 and x.shape[0] == batch else x.reshape(batch, -1)
 
 
 def _ratio(change: Tensor, moved: Tensor, floor: float) -> Tensor:
@@ -235,7 +240,7 @@ def replay(activity: Activity, moved: Mapping[int, Tensor]) -> dict[int | None, 
     seen: dict[int | None, Tensor] = {}
 
     def stand_in(index: int, x: Tensor) -> Tensor:
-        seen[index] = x.flatten(1).clone()
+        seen[index] = x.reshape(activity.batch, -1).clone()
         a = activity.calls[index].pre_activation
         return a + moved[index].view_as(a) if index in moved else a
 
@@ -253,7 +258,7 @@ def _edges(activity: Activity) -> tuple[list[Edge], list[bool], str]:
     base = replay(activity, {})
     generator = torch.Generator().manual_seed(0)
     for source, call in enumerate(calls):
-        a = call.pre_activation.flatten(1)
+        a = by_sample(call.pre_activation, activity.batch)
         chosen = (torch.rand(a.shape, generator=generator) < 0.5).to(a.device)
         far = 1.0 + torch.rand(a.shape, generator=generator).to(a) + a.abs()
         # Both halves of the units, up and down: a rectifier may be deaf on one side.
@@ -358,7 +363,7 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx: Any, *errors: Any) -> Any:
         """Errors of the inputs, by the matrix."""
         (own,) = errors
-        ctx.error.copy_(own.flatten(1))
+        ctx.error.copy_(own.reshape(ctx.error.shape))
         if ctx.matrix is None or not ctx.needs_input_grad[0]:
             return (None,) * 5
         return ctx.call.layer.pull_back(own, ctx.matrix, ctx.shape), None, None, None, None

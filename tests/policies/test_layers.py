@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from nprobot.errors import UnsupportedLayerError
 from nprobot.policies import (
     BiasHead,
     DecorrelatedConv2d,
@@ -111,9 +110,22 @@ def test_conversions_draw_no_random_numbers():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_grouped_convolutions_are_refused():
-    with pytest.raises(UnsupportedLayerError, match="groups=2"):
-        decorrelate(nn.Sequential(nn.Conv2d(2, 2, 1, groups=2)))
+def test_groups_of_a_convolution_have_an_r_each():
+    layer = nn.Conv2d(4, 6, 2, groups=2)
+    x = torch.randn(3, 4, 5, 5)
+    parts = [nn.Conv2d(2, 3, 2) for _ in range(2)]
+    for i, part in enumerate(parts):
+        part.weight.data, part.bias.data = layer.weight[3 * i :][:3], layer.bias[3 * i :][:3]
+    both = [decorrelate(nn.Sequential(part))[0] for part in parts]
+    whole = decorrelate(nn.Sequential(layer))[0]
+    assert whole.R.shape == (2, 8, 8)
+    whole.R += 0.2 * torch.randn(2, 8, 8)
+    for part, R in zip(both, whole.R, strict=True):
+        part.R.copy_(R)
+    expected = torch.cat([part(half) for part, half in zip(both, x.chunk(2, 1), strict=True)], 1)
+    torch.testing.assert_close(whole(x), expected)
+    rows = [part.decorrelated_input(half) for part, half in zip(both, x.chunk(2, 1), strict=True)]
+    torch.testing.assert_close(whole.decorrelated_input(x), torch.cat(rows, 2))
 
 
 def test_bias_head_gives_its_bias_for_every_sample():

@@ -178,10 +178,13 @@ def test_both_forms_of_a_step_are_the_same_step(whitening, rows):
     weight, R = (torch.randn(n, 12, dtype=torch.float64) for n in (5, 12))
     dense, factored = (kind(x, 0.02, whitening) for kind in (DenseStep, FactoredStep))
     terms = dense.limit()
-    factored.shorten(float((dense.E @ R)[0, 0] / factored.left(R)[0, 0]))  # if one was cut short
+    share = (weight @ dense.E)[0, 0] / factored.right(weight)[0, 0]
+    factored.shorten(float(share))  # if one was cut short
     exact = torch.linalg.inv(torch.eye(12, dtype=torch.float64) - dense.E)
     for step in (dense, factored):
-        torch.testing.assert_close(step.left(R), dense.E @ R)
+        moved = R.clone()
+        step.move(moved)
+        torch.testing.assert_close(moved, R - dense.E @ R)
         torch.testing.assert_close(step.right(weight), weight @ dense.E)
         torch.testing.assert_close(step.solve(weight), weight @ exact)
         torch.testing.assert_close(step.follow(weight, terms), weight @ exact)

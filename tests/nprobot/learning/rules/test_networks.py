@@ -52,7 +52,7 @@ def test_first_layer_is_computed_once_for_all_draws():
         rows.append((tuple(weight.shape), x.shape[0]))
         return original(x, weight, bias)
 
-    with mock.patch("nprobot.learning.nodes.F.linear", linear):
+    with mock.patch("torch.nn.functional.linear", linear):
         rule = nprobot.learning_rule("anp", samples=16, seed=0)
         rule.use_short_form = False
         rule.backward(net, torch.randn(4, 5), plain_loss)
