@@ -136,9 +136,17 @@ class ConvolutionNodes(PatchNodes):
         self.weight = module.weight
         if isinstance(module, DecorrelatedConvolution):
             self.weight, self.R = module.folded_weight(), module.R
-        self.none = (0,) * len(module.kernel_size)
-        # Where the kernel cannot pad by itself.
-        self.pads = module.padding_mode != "zeros" or isinstance(module.padding, str)
+
+    @property
+    def pads(self) -> bool:
+        """Whether the kernel cannot pad by itself."""
+        module = self.module
+        return module.padding_mode != "zeros" or isinstance(module.padding, str)
+
+    @property
+    def none(self) -> tuple[int, ...]:
+        """No padding, of every axis."""
+        return (0,) * len(self.module.kernel_size)
 
     @override
     def pre_activation(self, x: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ def test_a_policy_that_changes_before_the_first_batch_is_refused():
         (lambda: [nn.utils.spectral_norm(nn.Linear(3, 8))], "weight_orig, as spectral_norm"),
         (lambda: [parametrizations.weight_norm(nn.Linear(3, 8))], "as spectral_norm, weight_norm"),
         (lambda: [prune.random_unstructured(nn.Linear(3, 8), "weight", 0.5)], "pruning"),
-        (lambda: [nn.Linear(3, 8), nn.LayerNorm(8)], "LayerNorm"),
+        (lambda: [nn.Linear(3, 8), nn.GRU(8, 8, 2, dropout=0.1)], r"\(GRU\) draws at random"),
         (lambda: [Centred()], "another output in a batch than by itself"),
         (lambda: [Noisy()], "computes another"),
     ],

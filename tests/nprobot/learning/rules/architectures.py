@@ -71,7 +71,7 @@ class HandWritten(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A block of torch's with the norm first, positions, and the time before the batch or not."""
+    """A block of torch's, norm first, with positions: causal, or the time before the batch."""
 
     def __init__(self, *, batch_first=True, size=4):
         super().__init__()
@@ -86,7 +86,8 @@ class Transformer(nn.Module):
     def forward(self, x):
         h = self.embed(x) + self.position(torch.arange(x.shape[1]))
         if self.block.self_attn.batch_first:
-            return self.head(self.norm(self.block(h))).mean(1)
+            mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], dtype=x.dtype)
+            return self.head(self.norm(self.block(h, mask, is_causal=True))).mean(1)
         return self.head(self.norm(self.block(h.transpose(0, 1)))).mean(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -177,6 +178,29 @@ def test_feedback_reaches_through_and_stays_unbiased_whatever_it_has_learned(kin
     truth = backprop(net, few, loss)
     whole.backward(net, few, loss)
     assert_same_direction(by_name(net), truth, 0.999)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_no_weight_has_a_part_in_what_lies_between_layers(kind):
+    """The guess is the same when there are no weights left while it is made."""
+    net, x, loss = setting(kind)
+    rule = nprobot.learning_rule("np+feedback", seed=0)
+    rule.backward(net, x, loss)
+    guess = rule.feedback.guess
+
+    def compare(*args):
+        expected = guess(*args)
+        weights = [p.detach().clone() for p in net.parameters()]
+        for p in net.parameters():
+            p.data.fill_(float("nan"))
+        assert torch.equal(guess(*args), expected)
+        assert expected.any()
+        for p, weight in zip(net.parameters(), weights, strict=True):
+            p.data.copy_(weight)
+        return expected
+
+    with mock.patch.object(rule.feedback, "guess", compare):
+        rule.backward(net, x, loss)
 
 
 def test_a_gru_learns_to_remember():
