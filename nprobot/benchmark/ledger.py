@@ -1,7 +1,7 @@
 """What a run spends: environment steps, network passes, multiply-adds, seconds, memory.
 
 Multiply-adds are those of matrix products. All rollouts of a learner do the same products, and so
-do all its updates, so some are counted, product by product as torch carries them out, and the
+do all its updates, so some are counted, product by product as they are carried out, and the
 others are taken to cost what those did. Nothing can be forgotten that way: the products with
 the decorrelation matrices, those of an update of R and those of the learned feedback are in it, and
 a pass that an algorithm saves is not.
@@ -29,6 +29,7 @@ from typing_extensions import override
 
 from nprobot.algorithms.nrl import NRL
 from nprobot.errors import NonFiniteError
+from nprobot.learning.perceptrons import Tally
 from nprobot.policies.files.policy import Array
 from nprobot.training.evaluation import Predict
 
@@ -84,15 +85,17 @@ class Clock:
 
 
 class MatrixProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the multiply-adds of the matrix products that torch carries out inside.
-
-    Attributes:
-        total: multiply-adds so far.
-    """
+    """Counts the multiply-adds of the matrix products inside, torch's and those of arrays."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self._torch = 0
+        self._before = Tally.multiply_adds
+
+    @property
+    def total(self) -> int:
+        """Multiply-adds so far."""
+        return self._torch + Tally.multiply_adds - self._before
 
     def __torch_dispatch__(
         self,
@@ -104,7 +107,7 @@ class MatrixProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Carry out an operation, and count it if it is a product."""
         if factors := _FACTORS.get(func.overloadpacket.__name__.rstrip("_")):
             left, right = (args[i].shape for i in factors)
-            self.total += math.prod(left) * (right[-1] if len(right) > 1 else 1)
+            self._torch += math.prod(left) * (right[-1] if len(right) > 1 else 1)
         return func(*args, **(kwargs or {}))
 
 

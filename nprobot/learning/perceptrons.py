@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from weakref import ref
 
 import numpy as np
@@ -45,6 +45,23 @@ _ELEMENTWISE = (
     *(nn.LogSigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish),
     *(Sign, Heaviside, Quantised),
 )
+
+
+class Tally:
+    """How much was multiplied.
+
+    Attributes:
+        multiply_adds: of the matrix products of arrays in this process so far.
+    """
+
+    multiply_adds: ClassVar[int] = 0
+
+
+def product(x: Array, y: Array, out: Array | None = None) -> Array:
+    """The matrix product of (m, k) and (k, n), counted in `Tally`."""
+    Tally.multiply_adds += x.size * y.shape[1]
+    made: Array = np.dot(x, y, out=out)
+    return made
 
 
 class ArrayLoss(Protocol):
@@ -250,16 +267,17 @@ class Layer:
         self.weight_gradient: Array
         self.bias_gradient: Array
         self.fed: Array
-        self.look()
+        self.look(fold=False)
 
-    def look(self) -> None:
+    def look(self, *, fold: bool = True) -> None:
         """Find the parameters' memory, which may have moved, and fold R into the weights."""
         module = self.module
         if self.linear:
             self.weight: Array = module.weight.detach().numpy()
             if isinstance(module, DecorrelatedLinear):
                 self.R = module.R.numpy()
-                self.weight = self.weight @ self.R
+                if fold:
+                    self.weight = product(self.weight, self.R)
         bias = module.bias
         self.bias_row: Array
         self.bias: Array | None = None if bias is None else bias.detach().numpy()
@@ -274,7 +292,7 @@ class Layer:
 
     def pre_activation(self, x: Array, out: Array) -> Array:
         """``W x* + b``, (B, n)."""
-        np.dot(x, self.weight.T, out=out)
+        product(x, self.weight.T, out)
         if self.bias is not None:
             out += self.bias
         return out
@@ -283,8 +301,8 @@ class Layer:
         """The gradient that node errors (B, n) make, with clean inputs (B, d)."""
         if self.linear:
             if self.R is not None:
-                x = x @ self.R.T
-            np.dot(error.T, x, out=self.weight_gradient)
+                x = product(x, self.R.T)
+            product(error.T, x, self.weight_gradient)
         self.fed = x
         if self.bias is not None:
             np.add.reduce(error, axis=0, out=self.bias_gradient)
@@ -493,7 +511,7 @@ class Perceptrons:
                     self.hidden, work.change_rows[index - 1], work.own_rows[index], strict=True
                 )
                 for layers, delta, out in rows:
-                    np.dot(delta, layers[index].weight.T, out=out)
+                    product(delta, layers[index].weight.T, out)
                 if stop is None or index < stop:
                     np.add(own, work.noise[index], out=moved)
                 else:
@@ -506,7 +524,7 @@ class Perceptrons:
         """What each head of a network makes of the change below it, (K, B, n); None if nothing."""
         shape = (work.draws, work.batch, -1)
         return [
-            np.dot(work.change_rows[-1][g], head.weight.T).reshape(shape)
+            product(work.change_rows[-1][g], head.weight.T).reshape(shape)
             if head.linear and self.sizes
             else None
             for head in self.heads[g]
@@ -617,7 +635,7 @@ class Perceptrons:
             if self.sizes:
                 np.subtract(values[1:], values[0], out=residual[g])
             guesses = [
-                np.dot(slope, fits[g][head.name].guide.numpy().T)
+                product(slope, fits[g][head.name].guide.numpy().T)
                 for head, slope in zip(heads, slopes, strict=True)
                 if head.linear and self.sizes
             ]
@@ -653,7 +671,7 @@ class Perceptrons:
             if index:
                 for g, layers in enumerate(self.hidden):
                     guide = fits[g][layers[index].name].guide.numpy()
-                    np.dot(error[g], guide.T, out=work.error[index - 1][g])
+                    product(error[g], guide.T, work.error[index - 1][g])
 
     def _learn(
         self, work: _Work, fits: list[dict[str, LinearFit]], answers: list[list[Array | None]]

@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from nprobot.errors import NonFiniteError
-from nprobot.learning.perceptrons import Activation, Layer, NoShortForm, Perceptrons
+from nprobot.learning.perceptrons import Activation, Layer, NoShortForm, Perceptrons, product
 from nprobot.policies.distributions import Categorical, DiagonalGaussian
 
 from .short_update import ShortUpdate
@@ -167,7 +167,7 @@ class _Network:
 
     def __call__(self, x: Array) -> list[Array]:
         for layer, activation in self.hidden:
-            x = x @ layer.weight.T
+            x = product(x, layer.weight.T)
             if layer.bias is not None:
                 x += layer.bias
             activation(x, x)
@@ -177,7 +177,7 @@ class _Network:
                 assert head.bias is not None, "a bias head is its bias"
                 outputs.append(head.bias)
             else:
-                y = x @ head.weight.T
+                y = product(x, head.weight.T)
                 outputs.append(y if head.bias is None else y + head.bias)
         return outputs
 

@@ -166,7 +166,7 @@ def test_tasks_are_made_by_name_with_flat_settings(small, same):
         ("arm-inverse-dynamic", {}, UnknownNameError, "did you mean arm-inverse-dynamics"),
         ("arm-inverse-dynamics", {"paylod": 1.0}, UnknownNameError, "did you mean payload"),
         ("arm-inverse-dynamics", {"robot": "Ant-v5"}, UnknownNameError, "'robot'"),
-        ("inverse-dynamics", {}, ConfigError, "robot="),
+        ("inverse-dynamics", {}, ConfigError, "needs a robot"),
     ],
 )
 def test_unknown_tasks_and_settings_suggest_the_nearest(name, settings, error, message):

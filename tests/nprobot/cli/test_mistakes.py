@@ -125,7 +125,6 @@ CASES = [
     ("train --algo", "--algo"),
     ("deploy", "something is missing: A policy folder"),
     ("train --env own_robot:OwnPictures-v0", "CnnPolicy"),
-    ("train --env own_robot:OwnParts-v0", "MultiInputPolicy"),
     ("train --env own_robot:Robot", "registers OwnRobot-v0, OwnPictures-v0, OwnParts-v0"),
     ("train --env broken_robot:X", r"ModuleNotFoundError \(broken_robot.py, line 3\).*nowhere_to"),
     ("train --env slip:X", r"SyntaxError \(slip.py, line 1\)"),
