@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .errors import RuleError, near_matches
+from .errors import NoiseInaccessibleError, RuleError, near_matches
 
 Noise = Literal["rademacher", "gaussian", "orthogonal"]
 NOISES: Mapping[Noise, str] = {
@@ -121,6 +121,19 @@ class Rule:
     def hidden_noise(self) -> bool:
         """Whether it can learn from noise that it cannot read."""
         return self.traits.hidden_noise
+
+    def check_on_chip(self) -> None:
+        """Refuse a rule that has to know noise which nobody can read.
+
+        Raises:
+            NoiseInaccessibleError: it has to.
+        """
+        if self.perturbs and not self.hidden_noise:
+            able = ", ".join(name for name, rule in rules().items() if rule.hidden_noise)
+            raise NoiseInaccessibleError(
+                f"{self.name!r} multiplies the loss by the noise of every node, and this network "
+                f"is on a chip whose noise cannot be read; {able} need only its activity"
+            )
 
     @property
     def guided(self) -> bool:

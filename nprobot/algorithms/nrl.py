@@ -25,13 +25,19 @@ from nprobot.envs.actuators import READING
 from nprobot.errors import RuleError, did_you_mean
 from nprobot.learning.activity import Call, Tree
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.chip.crossbar import on_chip, restore_chip, save_chip
+from nprobot.learning.rules import FeedbackNodePerturbation
 from nprobot.policies.chip.nonidealities import ChipSpec
 from nprobot.policies.direct_policy import DirectPolicy
 
 from .base import Resumable, make_rule
 from .checks import check_device
-from .nrl_exploration import ActuatorNoise, Exploration, HiddenNoise, InjectedNoise
+from .nrl_exploration import (
+    ActuatorNoise,
+    Exploration,
+    GuidedNoise,
+    HiddenNoise,
+    InjectedNoise,
+)
 from .nrl_prediction import Prediction, RunningMeanPrediction, Transition, ValuePrediction
 
 NOISE_SOURCES: tuple[str, ...] = get_args(catalogue.NoiseSource)
@@ -187,6 +193,9 @@ class NRL(Resumable, OnPolicyAlgorithm):
 
     def _make_exploration(self) -> Exploration:
         if self.noise_source == "network":
+            rule = self.rule
+            if isinstance(rule, FeedbackNodePerturbation) and rule.feedback.kind == "layerwise":
+                return GuidedNoise(self.references, rule)
             return HiddenNoise(self.references)
         if self.noise_source == "actuators":
             return ActuatorNoise(self.rule)
@@ -239,6 +248,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         """Step the actor the way that its traces were reinforced; improve the prediction."""
         self.policy.set_training_mode(True)
         actor, optimizer = self.policy.actor, self.policy.optimizer
+        self.exploration.learn()
         self._update_learning_rate([optimizer, self.policy.critic_optimizer])
         norm = nn.utils.clip_grad_norm_(actor.parameters(), self.max_grad_norm)
         optimizer.step()
@@ -286,8 +296,6 @@ class NRL(Resumable, OnPolicyAlgorithm):
         named = self.policy.actor.named_parameters()
         memory = super()._memory()
         memory["traces"] = {name: traces[p] for name, p in named if p in traces}
-        if on_chip(self.policy.actor):
-            memory["chip"] = np.frombuffer(save_chip(self.policy.actor), np.uint8)
         return memory
 
     @override
@@ -297,8 +305,6 @@ class NRL(Resumable, OnPolicyAlgorithm):
         self.traces.traces = {
             parameters[name]: trace.to(self.device) for name, trace in memory["traces"].items()
         }
-        if on_chip(self.policy.actor):
-            restore_chip(self.policy.actor, memory["chip"].tobytes())
 
     @override
     def restart_episodes(self) -> npt.NDArray[Any]:

@@ -138,6 +138,12 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         checks.compare(dict.fromkeys(self.networks, inputs), ours, theirs)
 
     @override
+    def _on_device(self) -> list[nn.Module]:
+        policy = self.policy
+        acts = [policy.pi_features_extractor, policy.mlp_extractor.policy_net, policy.action_net]
+        return [nn.ModuleList(acts), policy]
+
+    @override
     def _steps_of_an_update(self) -> int:
         return self.n_steps * self.n_envs
 

@@ -56,6 +56,9 @@ class Evaluate:
     actuators: str | None = None
     """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard, or
     ideal for none. Left out: those it was trained with."""
+    chip: str | None = None
+    """Noisy chip to run its network on, as for train, or ideal for none. Left out: the one that it
+    was trained on."""
     seed: int = 0
     """Where the starts of the episodes come from; the same ones for every policy."""
     json: bool = False
@@ -76,7 +79,14 @@ def main(arguments: Sequence[str]) -> int:
     silence_mujoco()
     if options.record is not None:
         film_episode(policy, options.record, env, actuators=actuators, seed=seed)
-    result = evaluate(policy, env, actuators=actuators, episodes=options.episodes, seed=seed)
+    result = evaluate(
+        policy,
+        env,
+        actuators=actuators,
+        chip=options.chip,
+        episodes=options.episodes,
+        seed=seed,
+    )
     tracking = []
     if result.env == ARM_TRACK:
         tracking = measure(policy, episodes=options.episodes, seed=options.seed)
@@ -88,6 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     provenance = policy.provenance
     learner = learner_title(recorded_rule(provenance))
     robot = f" on {result.actuators} actuators" if result.actuators else ""
+    robot += f", on a chip ({result.chip})" if result.chip else ""
     console.print(
         facts(
             f"{result.env}{robot}: deterministic episodes, seed {result.seed}",

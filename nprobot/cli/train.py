@@ -35,6 +35,8 @@ examples:
   nprobot train --env Reacher-v5 --rule danp --samples 8 --steps 300000 --out runs/reacher
   nprobot train --env Reacher-v5 --rule bp --steps 300000 --seed 1
   nprobot train --env Reacher-v5 --algo nrl --actuators torque-motor --steps 100000
+  nprobot train --env Reacher-v5 --chip analog --actuators torque-motor --steps 100000
+      on hardware whose noise nobody can read
   nprobot train --resume runs/reacher --steps 600000
 """
 

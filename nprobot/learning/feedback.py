@@ -376,7 +376,7 @@ class LayerwiseFeedback(Feedback):
             if not unexplained.is_cuda:  # a captured step is the same every time
                 fit.adapt(unexplained.item(), activity.size)
 
-    def learn_activity(self, network: int, activity: Activity) -> None:
+    def learn_activity(self, network: int, *activities: Activity) -> None:
         """Learn from inputs and pre-activations whose noise is hidden.
 
         A layer's own noise has nothing to do with its inputs, so the fit is right on average, and
@@ -384,16 +384,16 @@ class LayerwiseFeedback(Feedback):
 
         Args:
             network: its number.
-            activity: of passes.
+            activities: of passes since the last call.
         """
         for index, fit in self._calls[network]:
-            call = activity.calls[index]
+            calls = [activity.calls[index] for activity in activities]
+            layer, first = calls[0].layer, calls[0].pre_activation
             inputs, nodes = fit.matrix.shape
-            places = call.pre_activation[0].numel() // nodes
-            most = WIDE if fit.wide else HIDDEN_ROWS
-            step = max(1, activity.batch * places // most)
-            x = call.layer.input_rows(call.raw_inputs[::step])
-            a = call.layer.node_rows(call.pre_activation[::step])
+            rows = len(calls) * first.numel() // nodes
+            step = max(1, rows // (WIDE if fit.wide else HIDDEN_ROWS))
+            x = layer.input_rows(torch.cat([call.raw_inputs for call in calls])[::step])
+            a = layer.node_rows(torch.cat([call.pre_activation for call in calls])[::step])
             x, a = x - x.mean(0), a - a.mean(0)
             fit.observe(x, a, max(1 - len(x) / inputs, 0.0))
             fit.solve(x, a, HIDDEN_LR if self.lr is None else self.lr, HIDDEN_RIDGE)

@@ -22,7 +22,7 @@ get some from the learner, as strong as the chip's nodes have shown theirs to be
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -33,7 +33,7 @@ from nprobot.errors import RuleError, did_you_mean
 from nprobot.policies.chip.crossbar import ChipLayer
 
 from .activity import Activity, Call, Tree, first_tensor, repeat, share, tree_map
-from .feedback import error_and_change
+from .feedback import LayerwiseFeedback, error_and_change
 from .nodes import ConvolutionNodes, NodeLayer
 from .rule import Loss, per_sample
 from .wiring import Edge, Wiring, replay
@@ -267,6 +267,31 @@ class GuidedPasses(NoisyPasses):
         """Moves, none of them much shorter than a unit's usual one, nor lost to rounding."""
         least = NEAR * moved.square().mean(0).sqrt_().clamp_min_(LEAST_MOVE)
         return torch.where(moved.abs() < least, torch.copysign(least, moved), moved)
+
+
+class HiddenFeedback:
+    """Noisy passes of one batch, and the learned feedback that errors pass down by.
+
+    Args:
+        network: number that the rule gives it.
+        passes: of the network.
+        feedback: layerwise; looks at the network if it is new.
+    """
+
+    def __init__(self, network: int, passes: GuidedPasses, feedback: LayerwiseFeedback) -> None:
+        self.network = network
+        self.passes = passes
+        self.feedback = feedback
+        self._wiring = feedback.wiring(network, passes.activity)
+
+    def pull(self, error: Tensor) -> Tensor:
+        """Errors of all nodes, (M · B, N), from those of the outputs, (M · B, outputs)."""
+        slopes = self.passes.slopes(self._wiring)
+        return self.feedback.pull(self.network, self.passes.activity, error, slopes)
+
+    def learn(self, activities: Sequence[Activity]) -> None:
+        """Learn from passes through the network."""
+        self.feedback.learn_activity(self.network, *activities)
 
 
 def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:

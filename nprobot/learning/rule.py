@@ -309,11 +309,8 @@ class PerturbationRule(LearningRule):
         Raises:
             NoiseInaccessibleError: the rule has to know the noise.
         """
-        raise NoiseInaccessibleError(
-            f"{self.name!r} multiplies the loss by the noise of every node, and this network is on "
-            "a chip whose noise cannot be read; 'np+feedback', 'dnp+feedback', 'anp' and 'danp' "
-            "need only its activity"
-        )
+        self.entry.check_on_chip()
+        raise NotImplementedError
 
     def noisy_passes(self, activity: Activity) -> int:
         """Noisy passes that one draw of the noise takes."""

@@ -46,6 +46,9 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
     arguments = constructor_arguments(config, env)
     if config.about.compares:
         arguments["alignment_interval"] = options["alignment_every"] or 0
+    if config.chip is not None:
+        arguments["node_noise" if config.algo == "nrl" else "chip"] = config.chip
+        arguments["device_seed"] = seeds.device
     model: Model = config.about.load()(
         "MlpPolicy",
         env,

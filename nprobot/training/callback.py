@@ -205,12 +205,14 @@ def policy_of(model: Model, config: RunConfig) -> Policy:
     """The policy of a model, with the task and where it comes from."""
     rate = side_by_side(vector_of(model)).description.control_rate
     task = ControlTask(config.env, config.env_kwargs, rate)
+    device = Seeds.spawn(config.seed).device
     provenance = {
         "algorithm": config.algo,
         "rule": config.rule,
         "samples": config.samples,
         "seed": config.seed,
         "actuators": config.actuators,
+        **({} if config.chip is None else {"chip": config.chip, "device_seed": device}),
         "steps": model.num_timesteps,
         "forward_passes": model.forward_passes,
         "backward_passes": model.backward_passes,

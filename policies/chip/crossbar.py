@@ -255,7 +255,7 @@ def put_on_chip(
     chip: ChipSpec,
     *,
     seed: int | SeedSequence | None = None,
-    device_seed: int | None = None,
+    device_seed: int | SeedSequence | None = None,
 ) -> tuple[ChipModel, ...]:
     """Put every layer of a network on an emulated chip, in place.
 
@@ -288,7 +288,9 @@ def put_on_chip(
         )
     entropy = seed if isinstance(seed, SeedSequence) else SeedSequence(seed)
     noise, device = entropy.spawn(2)
-    if device_seed is not None:
+    if isinstance(device_seed, SeedSequence):
+        device = device_seed
+    elif device_seed is not None:
         device = SeedSequence(device_seed)
     sequences = (device.spawn(len(layers)), noise.spawn(len(layers)))
     for layer, of_device, of_noise in zip(layers, *sequences, strict=True):

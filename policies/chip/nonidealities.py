@@ -11,7 +11,9 @@ layer, see `nprobot.policies.chip.crossbar`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -348,8 +350,10 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
     """The models of what describes a chip.
 
     Args:
-        spec: a preset's name, a model, a dictionary as `ChipModel.to_dict` writes it, a number
-            (the standard deviation of Gaussian noise), or a sequence of these.
+        spec: a model, a dictionary as `ChipModel.to_dict` writes it, a number (the standard
+            deviation of Gaussian noise), a text, or a sequence of these. A text is the name of a
+            preset, a number, or a model with what differs from its defaults,
+            ``"Converter:bound=8:levels=255"``; or several of these with commas between.
 
     Raises:
         ConfigError: it is none of these.
@@ -358,9 +362,7 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
     if isinstance(spec, ChipModel):
         return (spec,)
     if isinstance(spec, str):
-        if spec not in PRESETS:
-            raise UnknownNameError("chip", spec, PRESETS, f"Known: {', '.join(PRESETS)}.")
-        return PRESETS[spec]
+        return tuple(model for part in spec.split(",") for model in _named(part.strip()))
     if isinstance(spec, int | float) and not isinstance(spec, bool):
         return (GaussianNoise(spec),)
     if isinstance(spec, Mapping):
@@ -368,7 +370,8 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
         name = str(parameters.pop("model", None))
         name = _EARLIER_NAMES.get(name, name)
         if name not in MODELS:
-            raise UnknownNameError("model of a chip", name, MODELS, f"Known: {', '.join(MODELS)}.")
+            known = (*PRESETS, *MODELS)
+            raise UnknownNameError("chip", name, known, f"Known: {', '.join(known)}.")
         return (MODELS[name].from_dict(parameters, f"{name}."),)
     if isinstance(spec, Iterable) and not isinstance(spec, bytes):
         return tuple(model for part in spec for model in resolve(part))
@@ -376,6 +379,25 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
         f"{spec!r} does not describe a chip; give a model such as GaussianNoise(0.06), a preset "
         f"({', '.join(PRESETS)}), a standard deviation, or a sequence of these"
     )
+
+
+def _named(text: str) -> tuple[ChipModel, ...]:
+    """The models of a preset, a number, or ``Model:parameter=value``."""
+    if text in PRESETS:
+        return PRESETS[text]
+    with contextlib.suppress(ValueError):
+        return (GaussianNoise(float(text)),)
+    name, *given = text.split(":")
+    values = {}
+    for key, _, value in (part.partition("=") for part in given):
+        try:
+            values[key] = json.loads(value)
+        except ValueError:
+            raise ConfigError(
+                f"{text!r} describes no chip; write a model as Name:parameter=number, such as "
+                "Converter:bound=8:levels=255"
+            ) from None
+    return resolve({"model": name, **values})
 
 
 def model_table() -> str:

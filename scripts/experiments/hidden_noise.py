@@ -31,8 +31,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import nprobot
+from nprobot.envs import NoisyActuators
 from nprobot.policies import mlp
-from nprobot.policies.chip.crossbar import put_on_chip
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "results" / "hidden_noise"
@@ -102,7 +102,6 @@ def fit(
     rule = nprobot.learning_rule(**{"seed": seed, **learner})
     torch.manual_seed(seed)
     network = mlp(list(SIZES), "tanh", decorrelated=rule.decorrelated)
-    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
     noisy = nprobot.NoisyNetwork(network, chip, seed=seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -119,13 +118,8 @@ def fit(
     with torch.no_grad():
         error = float((noisy(x) - y).square().mean() / y.var(0).mean())
     row = {"nmse": error, "seconds": seconds}
-    fits = getattr(getattr(rule, "feedback", None), "fits", {}).get(0, {})
-    for name, one in fits.items():
-        layer = network.get_submodule(name.removeprefix("network."))
-        weight = layer.folded_weight() if rule.decorrelated else layer.weight
-        cosine = torch.cosine_similarity(one.matrix.mT.flatten(), weight.detach().flatten(), 0)
-        row[f"cosine_{layers.index(layer)}"] = float(cosine)
-    return row
+    found = cosines(rule, {"": noisy}).values()
+    return row | {f"cosine_{number}": value for number, value in enumerate(found, 1)}
 
 
 def learners(names: Sequence[str], *, both: bool = False, **given: Any) -> Iterator[dict[str, Any]]:
@@ -166,51 +160,100 @@ def correction_runs() -> Iterator[dict[str, Any]]:
                 yield {"learner": FEEDBACK, **given, "rate": 1e-2, "seed": seed}
 
 
-CONTROL_STEPS = {"HalfCheetah-v5": 200_000, "Reacher-v5": 150_000}
+CONTROL_STEPS = {
+    "InvertedPendulum-v5": 50_000,
+    "Reacher-v5": 100_000,
+    "HalfCheetah-v5": 150_000,
+    "Hopper-v5": 150_000,
+    "nprobot/ArmReach-v0": 150_000,
+}
+CONTROL_RULES: dict[str, dict[str, Any]] = {
+    "bp": {},
+    "np+feedback": {},
+    "danp": {"learning_rate": 1e-3, "max_grad_norm": None, "rule_kwargs": {"samples": 1}},
+    "dnp+feedback": {},
+}
+"""What differs from stable-baselines3's settings."""
+POINTS = 4
+"""Evaluations of a run; the last of 20 episodes, the others of 10."""
 
 
 def control_runs() -> Iterator[dict[str, Any]]:
-    """PPO, all noise hidden."""
-    for seed in range(3):
-        for env in ("HalfCheetah-v5", "Reacher-v5"):
-            for rule in ("np+feedback", "bp", "danp", "dnp+feedback"):
-                yield {"env": env, "rule": rule, "noise": 0.06, "seed": seed}
+    """PPO, all noise hidden: the network's, and then the actuators' as well."""
+    three = ("bp", "np+feedback", "danp")
+    stages = [
+        (range(3), ("InvertedPendulum-v5", "Reacher-v5", "HalfCheetah-v5"), None, 0.06),
+        (range(3), ("InvertedPendulum-v5", "Reacher-v5"), "torque-motor", 0.06),
+        (range(3, 5), ("InvertedPendulum-v5", "Reacher-v5", "HalfCheetah-v5"), None, 0.06),
+        (range(3), ("Hopper-v5", "nprobot/ArmReach-v0"), None, 0.06),
+        (range(3), ("Reacher-v5", "HalfCheetah-v5"), None, 0.2),
+    ]
+    for seeds, envs, actuators, noise in stages:
+        for seed in seeds:
+            for env in envs:
+                for rule in three:
+                    yield {
+                        **{"env": env, "rule": rule, "chip": str(noise)},
+                        **{"actuators": actuators, "seed": seed},
+                    }
 
 
-def control(env: str, rule: str, noise: float, seed: int) -> dict[str, Any]:
+def control(env: str, rule: str, chip: str, actuators: str | None, seed: int) -> dict[str, Any]:
     """PPO with actor and critic on a noisy chip, in rollouts, learning and evaluation.
 
-    The settings are stable-baselines3's (3e-4, constant, batches of 64), ANP's rate 1e-3; one
-    environment a row of 8, observations and rewards normalised.
+    The settings are stable-baselines3's (3e-4, constant, batches of 64), ANP's rate 1e-3; eight
+    environments, observations and rewards normalised.
     """
     started = time.process_time()
     steps = CONTROL_STEPS[env]
-    vector = VecNormalize(make_vec_env(env, 8, seed=seed))
-    settings: dict[str, Any] = {"n_steps": 256, "batch_size": 64, "max_grad_norm": 0.5}
-    if rule == "danp":
-        settings |= {"max_grad_norm": None, "rule_kwargs": {"samples": 1}}
+
+    def make(count: int, seed: int) -> VecNormalize:
+        wrapper: dict[str, Any] = {}
+        if actuators is not None:
+            wrapper = {"wrapper_class": NoisyActuators, "wrapper_kwargs": {"models": actuators}}
+        return VecNormalize(make_vec_env(env, count, seed=seed, **wrapper))
+
+    vector, other = make(8, seed), make(10, 10_000 + seed)
+    other.training = other.norm_reward = False
     model = nprobot.PPO(
         "MlpPolicy",
         vector,
         rule=rule,
         seed=seed,
-        learning_rate=1e-3 if rule == "danp" else 3e-4,
+        chip=chip,
         device="cpu",
-        **settings,
+        **{"n_steps": 256, "batch_size": 64, "max_grad_norm": 0.5, **CONTROL_RULES[rule]},
     )
-    for part, network in enumerate((model.actor, model.critic)):
-        put_on_chip(network, noise, seed=1000 * seed + part)
-    model.learn(steps)
+    model.schedule_timesteps = steps
+    row: dict[str, Any] = {"steps": steps, "curve": []}
+    for point in range(1, POINTS + 1):
+        model.learn(steps * point // POINTS - model.num_timesteps, reset_num_timesteps=point == 1)
+        other.obs_rms = vector.obs_rms
+        episodes = 20 if point == POINTS else 10
+        returns, _ = evaluate_policy(model, other, episodes, return_episode_rewards=True)
+        row["curve"].append(round(mean(returns), 2))
     exploring = [episode["r"] for episode in list(model.ep_info_buffer)[-20:]]
-    vector.training = vector.norm_reward = False
-    returns, _ = evaluate_policy(model, vector, 20, return_episode_rewards=True)
-    return {
-        "steps": steps,
+    return row | {
         "return": mean(returns),
         "returns": returns,
         "exploring": mean(exploring),
+        "std": float(model.policy.log_std.detach().exp().mean()),
+        "cosines": cosines(model.rule, getattr(model, "networks", {})),
         "seconds": time.process_time() - started,
     }
+
+
+def cosines(rule: nprobot.LearningRule, networks: Mapping[str, nn.Module]) -> dict[str, float]:
+    """How the matrices of networks that a rule has met lie to the weights, by network and layer."""
+    found = {}
+    fits = getattr(getattr(rule, "feedback", None), "fits", {})
+    for (where, network), own in zip(networks.items(), fits.values(), strict=False):
+        for name, fit in own.items():
+            layer: Any = network.get_submodule(name)
+            weight = layer.folded_weight() if rule.decorrelated else layer.weight
+            cosine = torch.cosine_similarity(fit.matrix.mT.flatten(), weight.detach().flatten(), 0)
+            found[f"{where} {name}"] = round(float(cosine), 4)
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -299,17 +342,27 @@ def correction_table() -> list[str]:
 def control_table() -> list[str]:
     """A table of returns: a line for each task and rule, with every seed."""
     rows = read("control")
-    lines = ["| task | rule | return, deterministic | exploring |", "|---|---|---|---|"]
-    for env in sorted(CONTROL_STEPS):
-        for rule in ("bp", "np+feedback", "dnp+feedback", "danp"):
-            own = [row for row in rows if (row["env"], row["rule"]) == (env, rule)]
+    lines = [
+        "| task | chip | actuators | rule | return, deterministic | exploring |",
+        "|---|---|---|---|---|---|",
+    ]
+    cases = dict.fromkeys((row["env"], row["chip"], row["actuators"]) for row in rows)
+    for env, chip, actuators in cases:
+        for rule in CONTROL_RULES:
+            key = {"env": env, "chip": chip, "actuators": actuators, "rule": rule}
+            own = [row for row in rows if key.items() <= row.items()]
             if own:
                 digits = 1 if env.startswith("Reacher") else 0
                 cells = [
-                    ", ".join(f"{row[key]:.{digits}f}" for row in own)
-                    for key in ("return", "exploring")
+                    f"**{mean(row[k] for row in own):.{digits}f}** ("
+                    + ", ".join(f"{row[k]:.{digits}f}" for row in own)
+                    + ")"
+                    for k in ("return", "exploring")
                 ]
-                lines.append(f"| {env} | {rule} | {cells[0]} | {cells[1]} |")
+                lines.append(
+                    f"| {env} | {chip} | {actuators or 'ideal'} | {rule} | {cells[0]} "
+                    f"| {cells[1]} |"
+                )
     return lines
 
 
