@@ -38,7 +38,7 @@ NoiseSource = Literal["network", "actuators", "injected"]
 
 DEFAULT_RULE = "np+feedback"
 """What learns where nothing else is asked for."""
-HIDDEN_NOISE_RULE = "danp"
+HIDDEN_NOISE_RULE = "np+feedback"
 """The same where the noise is hidden: on a chip, and under NRL."""
 
 FEEDBACK = "+feedback"

@@ -84,7 +84,8 @@ def main(arguments: Sequence[str]) -> int:
         return make_robot(policy, robot.env, env_kwargs=robot.env_kwargs or None).env
 
     console = Console()
-    result = learn(policy, make, faults or None, config, out, console)
+    usual = None if not config.dead_nodes else ()
+    result = learn(policy, make, faults or usual, config, out, console)
     show(console, result)
     say(console, f"Policy: {out}")
     if result.interrupted:

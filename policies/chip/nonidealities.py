@@ -290,6 +290,30 @@ class ConductanceDrift(ChipModel):
 
 
 @dataclass(frozen=True)
+class DeadNodes(ChipModel):
+    """Nodes that are stuck at 0, from some time on: of every layer the same share, to the node."""
+
+    formula: ClassVar[str] = "0 in round(share·n) of a layer's n nodes from t = onset on, else a"
+
+    share: Annotated[Share, about("share of the nodes", "1")] = 0.1
+    onset: Annotated[NotNegative, about("time at which they die", "evaluations")] = 0.0
+
+    @override
+    def nodes(self, site: Site, a: Tensor, x: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
+        before = 0.0 if site.memory is None else float(site.memory)
+        site.memory = torch.tensor(before + len(a))
+        alive = site.constant(a[0], self._alive)
+        late = before + torch.arange(len(a)).to(a) >= self.onset
+        return torch.where(late.view(-1, *[1] * (a.dim() - 1)), a * alive, a)
+
+    def _alive(self, normal: Tensor) -> Tensor:
+        dead = round(self.share * normal.numel())
+        alive = torch.ones_like(normal)
+        alive.view(-1)[normal.flatten().argsort()[:dead]] = 0.0
+        return alive
+
+
+@dataclass(frozen=True)
 class Converter(ChipModel):
     """The converter that reads a pre-activation: it saturates, and knows only so many levels."""
 
@@ -318,6 +342,7 @@ MODELS: dict[str, type[ChipModel]] = {
         Offset,
         WeightMismatch,
         ConductanceDrift,
+        DeadNodes,
         Converter,
     )
 }

@@ -9,6 +9,9 @@ activity: an oracle that no chip has. Each line of a file of rows is one run.
     python scripts/experiments/hidden_noise.py chips             # other noise, read-outs, devices
     python scripts/experiments/hidden_noise.py correction        # of the guess, by strength and K
     python scripts/experiments/hidden_noise.py control           # PPO, hours
+    python scripts/experiments/hidden_noise.py nrl               # NRL, half an hour
+    python scripts/experiments/hidden_noise.py adapt             # after a change, half an hour
+    python scripts/experiments/hidden_noise.py long              # these three, seed by seed
     python scripts/experiments/hidden_noise.py tables            # into docs/hidden_noise.md
 """
 
@@ -20,6 +23,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,8 +35,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import nprobot
+from nprobot.adaptation import ActuatorFault, AdaptationConfig, adapt
+from nprobot.deploy import load_policy
 from nprobot.envs import NoisyActuators
 from nprobot.policies import mlp
+from nprobot.training import environments
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "results" / "hidden_noise"
@@ -161,9 +168,9 @@ def correction_runs() -> Iterator[dict[str, Any]]:
 
 
 CONTROL_STEPS = {
-    "InvertedPendulum-v5": 50_000,
+    "InvertedPendulum-v5": 16_384,
     "Reacher-v5": 100_000,
-    "HalfCheetah-v5": 150_000,
+    "HalfCheetah-v5": 100_000,
     "Hopper-v5": 150_000,
     "nprobot/ArmReach-v0": 150_000,
 }
@@ -174,15 +181,15 @@ CONTROL_RULES: dict[str, dict[str, Any]] = {
     "dnp+feedback": {},
 }
 """What differs from stable-baselines3's settings."""
-POINTS = 4
+POINTS = 3
 """Evaluations of a run; the last of 20 episodes, the others of 10."""
 
 
 def control_runs() -> Iterator[dict[str, Any]]:
     """PPO, all noise hidden: the network's, and then the actuators' as well."""
-    three = ("bp", "np+feedback", "danp")
+    three = ("np+feedback", "bp", "danp")
     stages = [
-        (range(3), ("InvertedPendulum-v5", "Reacher-v5", "HalfCheetah-v5"), None, 0.06),
+        (range(3), ("Reacher-v5", "HalfCheetah-v5", "InvertedPendulum-v5"), None, 0.06),
         (range(3), ("InvertedPendulum-v5", "Reacher-v5"), "torque-motor", 0.06),
         (range(3, 5), ("InvertedPendulum-v5", "Reacher-v5", "HalfCheetah-v5"), None, 0.06),
         (range(3), ("Hopper-v5", "nprobot/ArmReach-v0"), None, 0.06),
@@ -256,6 +263,88 @@ def cosines(rule: nprobot.LearningRule, networks: Mapping[str, nn.Module]) -> di
     return found
 
 
+NRL_STEPS = {"Pendulum-v1": 60_000, "Reacher-v5": 100_000}
+SOLVED = {"Pendulum-v1": (-400.0, -200.0), "Reacher-v5": (-12.0, -10.0)}
+"""Returns of training episodes, noise and all, whose first times are told."""
+BIN = 2_000
+"""Steps whose episodes make one point of a curve."""
+
+
+def nrl_runs() -> Iterator[dict[str, Any]]:
+    """NRL with and without feedback, at several rates first."""
+    for seed in range(5):
+        for env in NRL_STEPS:
+            for rule in ("np+feedback", "danp", "dnp+feedback"):
+                for rate in (3e-3, 1e-2) if seed == 0 else (3e-3,):
+                    yield {"env": env, "rule": rule, "rate": rate, "noise": 0.1, "seed": seed}
+
+
+def nrl(env: str, rule: str, rate: float, noise: float, seed: int) -> dict[str, Any]:
+    """NRL of eight robots on a chip whose every node is noisy; its other settings are defaults."""
+    started = time.process_time()
+    vector = VecNormalize(make_vec_env(env, 8, seed=seed))
+    model = nprobot.NRL(
+        "MlpPolicy", vector, rate, rule=rule, node_noise=noise, seed=seed, device="cpu"
+    )
+    curve: list[float] = []
+    while model.num_timesteps < NRL_STEPS[env]:
+        model.ep_info_buffer = None
+        model.learn(BIN, reset_num_timesteps=model.num_timesteps == 0)
+        episodes = model.ep_info_buffer or ()
+        curve.append(round(mean(e["r"] for e in episodes), 2) if episodes else math.nan)
+    vector.training = vector.norm_reward = False
+    returns, _ = evaluate_policy(model, vector, 20, return_episode_rewards=True)
+    solved = {
+        f"steps to {level:g}": next(
+            (BIN * (n + 1) for n, value in enumerate(curve) if value >= level), None
+        )
+        for level in SOLVED[env]
+    }
+    return {
+        **{"steps": model.num_timesteps, "return": mean(returns)},
+        **solved,
+        "curve": curve,
+        "passes": model.forward_passes,
+        "seconds": time.process_time() - started,
+    }
+
+
+ADAPT_CASES: dict[str, dict[str, Any]] = {
+    "weaker motors": {"faults": ("gain:0=0.4", "gain:1=0.4")},
+    "weaker motor and drift": {"faults": ("gain:0=0.4", "drift:1=0.2")},
+    "drift": {"faults": ("drift:0=0.2", "drift:1=0.2")},
+    "10 % of the nodes dead": {"faults": (), "dead_nodes": 0.1},
+}
+
+
+def adapt_runs() -> Iterator[dict[str, Any]]:
+    """A policy of the zoo after a change, by what passes credit down."""
+    for seed in range(5):
+        for case in ADAPT_CASES:
+            for rule in ("np+feedback", "anp"):
+                for rate in (3e-4, 1e-3) if seed == 0 else (3e-4,):
+                    yield {"case": case, "rule": rule, "rate": rate, "seed": seed}
+
+
+def adapt_to(case: str, rule: str, rate: float, seed: int) -> dict[str, Any]:
+    """`nprobot adapt zoo:Reacher` with torque motors that are read by their sensor."""
+    started = time.process_time()
+    own = dict(ADAPT_CASES[case])
+    faults = [ActuatorFault.parse(text) for text in own.pop("faults")]
+    config = AdaptationConfig(
+        steps=80_000, actuators="torque-motor", rule=rule, learning_rate=rate, seed=seed, **own
+    )
+    policy: Any = load_policy("zoo:Reacher")
+    result = adapt(policy, partial(environments.make, "Reacher-v5"), faults, config)
+    return {
+        "healthy": result.healthy.mean,
+        "before": result.before.mean,
+        "after": result.after.mean,
+        "recovered": result.recovered,
+        "seconds": time.process_time() - started,
+    }
+
+
 def versions() -> dict[str, str]:
     """What a row was made with."""
     return {p: importlib.metadata.version(p) for p in ("torch", "mujoco", "gymnasium", "numpy")}
@@ -275,18 +364,39 @@ RUNS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "chips": chip_runs,
     "correction": correction_runs,
     "control": control_runs,
+    "nrl": nrl_runs,
+    "adapt": adapt_runs,
 }
+EXPERIMENTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "control": control,
+    "nrl": nrl,
+    "adapt": adapt_to,
+}
+"""Those that are no regression of the teacher."""
 
 
-def make(stage: str) -> None:
-    """Run what a stage lacks, one run after the other."""
-    done = read(stage)
+def later(run: Mapping[str, Any]) -> int:
+    """The round in which a run is made."""
+    usual = {"rate": (3e-3, 3e-4), "actuators": (None,), "chip": ("0.06",)}
+    extra = run.get("rule") == "dnp+feedback" or any(
+        name in run and run[name] not in values for name, values in usual.items()
+    )
+    return int(run.get("seed", 0)) + 2 * extra
+
+
+LONG = ("nrl", "control", "adapt")
+
+
+def make(stages: Sequence[str]) -> None:
+    """Run what stages lack, one run after the other; first what says most, with seed 0."""
     ROWS.mkdir(parents=True, exist_ok=True)
-    for run in RUNS[stage]():
+    runs = [(stage, run) for stage in stages for run in RUNS[stage]()]
+    for stage, run in sorted(runs, key=lambda entry: later(entry[1])):
+        done = read(stage)
         if any(run.items() <= row.items() for row in done):
             continue
-        if stage == "control":
-            result = control(**run)
+        if stage in EXPERIMENTS:
+            result = EXPERIMENTS[stage](**run)
         else:
             learner = dict(LEARNERS[run["learner"]])
             learner |= {k: run[k] for k in ("samples", "correction") if k in run}
@@ -388,13 +498,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=(*RUNS, "tables"))
+    parser.add_argument("stage", choices=(*RUNS, "long", "tables"))
     torch.set_num_threads(1)
     stage = parser.parse_args().stage
     if stage == "tables":
         tables()
     else:
-        make(stage)
+        make(LONG if stage == "long" else [stage])
 
 
 if __name__ == "__main__":
