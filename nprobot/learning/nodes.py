@@ -59,6 +59,7 @@ class NodeLayer:
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name = name
         self.module = module
+        self.readable = getattr(module, "readable", True)
 
     def pre_activation(self, x: Tensor) -> Tensor:
         """``a = W x* + b``, shape (rows, *units)."""
@@ -93,6 +94,40 @@ class NodeLayer:
             shape: of the inputs, (B, ...).
         """
         raise NotImplementedError
+
+
+class JumpNodes(NodeLayer):
+    """Nodes of a layer whose inputs cannot be read, as a map from what can be read before it.
+
+    Only its bias learns.
+
+    Args:
+        layer: the layer.
+    """
+
+    def __init__(self, layer: NodeLayer) -> None:
+        super().__init__(layer.name, layer.module)
+        self.layer = layer
+
+    @override
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        self.layer.accumulate(error, x)
+
+    @override
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return self.layer.outer(error, x)
+
+    @override
+    def input_rows(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    @override
+    def node_rows(self, a: Tensor) -> Tensor:
+        return a.flatten(1)
+
+    @override
+    def pull_back(self, error: Tensor, matrix: Tensor, shape: torch.Size) -> Tensor:
+        return (error.flatten(1) @ matrix.mT).view(shape)
 
 
 @layer_kind

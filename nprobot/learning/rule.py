@@ -283,6 +283,13 @@ class PerturbationRule(LearningRule):
                 raise NoiseInaccessibleError(
                     "the network is on a chip whose noise is its own: none can be put in its place"
                 )
+            if self.decorrelated and not all(
+                getattr(m, "readable", True) for m in network.modules()
+            ):
+                raise NoiseInaccessibleError(
+                    f"{self.name!r} decorrelates the inputs of every layer, and some of this chip "
+                    f"cannot be read; {self.name[1:]!r} needs them not"
+                )
             return self.learn_from_hidden_noise(network, inputs, loss)
         activity = Activity(network, inputs, frozen=self.frozen_nodes)
         clean_loss = per_sample(loss, activity.outputs, (activity.batch,))

@@ -96,6 +96,14 @@ class Wiring:
             logging.getLogger(__name__).info(
                 "feedback passes down by autograd, with no weight in it: %s", self.reason
             )
+        for after, names in activity.jumped.items():
+            logging.getLogger(__name__).warning(
+                "feedback jumps over %s, which cannot be read: a map from their inputs to layer %r "
+                "takes their place; their weights stay as they are, and of that layer only the "
+                "bias learns",
+                ", ".join(map(repr, names)),
+                after,
+            )
         names = [name for name, _ in self.signature[2:]]
         self.known_layers = frozenset(
             name

@@ -9,7 +9,7 @@ and after it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Never
 
 import torch
@@ -18,7 +18,7 @@ from numpy.random import SeedSequence
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ...errors import ConfigError, NoiseInaccessibleError
+from ...errors import ConfigError, NoiseInaccessibleError, UnknownNameError
 from ...hidden import Vault, seal, unseal
 from ..layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear, Module, patches
 from .nonidealities import ChipModel, ChipSpec, Multiply, Site, resolve
@@ -80,6 +80,8 @@ class ChipLayer(nn.Module):
 
     off_chip: ClassVar[type[nn.Module]]
     """The same layer without a chip."""
+    readable: bool = True
+    """Whether its pre-activations can be read, and so the inputs of what comes next."""
 
     def crossbar_input(self, x: Tensor) -> Tensor:
         """What is fed to the weights, ``x*`` where the layer decorrelates; can be read."""
@@ -256,6 +258,7 @@ def put_on_chip(
     *,
     seed: int | SeedSequence | None = None,
     device_seed: int | SeedSequence | None = None,
+    unreadable: Collection[str] = (),
 ) -> tuple[ChipModel, ...]:
     """Put every layer of a network on an emulated chip, in place.
 
@@ -267,15 +270,21 @@ def put_on_chip(
         chip: what is wrong with it; see `nprobot.policies.chip.resolve`.
         seed: of everything random; None draws one.
         device_seed: which device it is, decides what is fixed for life; from `seed` if None.
+        unreadable: names of layers whose pre-activations never leave the chip.
 
     Returns:
         The models.
 
     Raises:
         ConfigError: no layer can be put on a chip, or one is on a chip already.
+        UnknownNameError: there is no layer of a name.
     """
     models = resolve(chip)
-    layers = [module for module in network.modules() if type(module) in ON_CHIP]
+    named = {name: module for name, module in network.named_modules() if type(module) in ON_CHIP}
+    layers = list(named.values())
+    for name in unreadable:
+        if name not in named:
+            raise UnknownNameError("layer of the network", name, named)
     if on_chip(network):
         raise ConfigError(
             "the network has layers on a chip already; chain the models and put it there once"
@@ -299,6 +308,8 @@ def put_on_chip(
         sites = [Site(*own) for own in seeds]
         layer.__class__ = ON_CHIP[type(layer)]
         _CROSSBARS.hide(layer, Crossbar(list(zip(models, sites, strict=True))))
+    for name in unreadable:
+        named[name].readable = False  # type: ignore[assignment]
     return models
 
 
