@@ -174,14 +174,19 @@ class GuidedPasses(NoisyPasses):
         inputs: as of `NoisyPasses`.
         passes: M, from 2.
         draw: noise for hidden layers that are not on the chip.
-        wiring: of the network, if it is known.
+        outputs: names of the layers that are outputs, which have an error without noise; known from
+            the second step on.
     """
 
     def __init__(
-        self, network: nn.Module, inputs: Tree, passes: int, draw: Draw, wiring: Wiring | None
+        self,
+        network: nn.Module,
+        inputs: Tree,
+        passes: int,
+        draw: Draw,
+        outputs: Collection[str] = (),
     ) -> None:
-        # Outputs have an error without noise; which layers they are is known from the second step.
-        self._quiet = wiring.known_layers if wiring else ()
+        self._quiet = outputs
         super().__init__(network, inputs, passes, draw)
 
     @override
@@ -275,18 +280,17 @@ class HiddenFeedback:
     Args:
         network: number that the rule gives it.
         passes: of the network.
-        feedback: layerwise; looks at the network if it is new.
+        feedback: layerwise, which knows the network.
     """
 
     def __init__(self, network: int, passes: GuidedPasses, feedback: LayerwiseFeedback) -> None:
         self.network = network
         self.passes = passes
         self.feedback = feedback
-        self._wiring = feedback.wiring(network, passes.activity)
 
     def pull(self, error: Tensor) -> Tensor:
         """Errors of all nodes, (M · B, N), from those of the outputs, (M · B, outputs)."""
-        slopes = self.passes.slopes(self._wiring)
+        slopes = self.passes.slopes(self.feedback.wirings[self.network])
         return self.feedback.pull(self.network, self.passes.activity, error, slopes)
 
     def learn(self, activities: Sequence[Activity]) -> None:

@@ -248,9 +248,11 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         if not 0.0 <= correction <= 1.0:
             raise RuleError(f"correction must be in [0, 1], got {correction!r}")
         self.correction = float(correction)
-        # By network: how noisy its chip has shown to be, and how far outputs are moved if not σ.
+        # By network: how noisy its chip has shown to be, how far outputs are moved if not σ, and
+        # which layers are outputs.
         self._chip_sigma: dict[int, float] = {}
         self._error_step: dict[int, float] = {}
+        self._outputs: dict[int, list[str]] = {}
 
     @override
     def node_error(
@@ -289,8 +291,9 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
             )
         index = self._index(network)
         draw = partial(self.source.normal_like, scale=self._chip_sigma.get(index, self.sigma))
-        known = self.feedback.wirings.get(index)
-        guided = GuidedPasses(network, inputs, passes, draw, known)
+        guided = GuidedPasses(network, inputs, passes, draw, self._outputs.get(index, ()))
+        wiring = self.feedback.wiring(index, guided.activity)
+        self._outputs[index] = sorted(wiring.known_layers)
         return HiddenFeedback(index, guided, self.feedback)
 
     @override
@@ -316,8 +319,8 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        own = {"chip_sigma": dict(self._chip_sigma), "error_step": dict(self._error_step)}
-        return super().state_dict() | own
+        own = ("chip_sigma", "error_step", "outputs")
+        return super().state_dict() | {name: dict(getattr(self, f"_{name}")) for name in own}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -325,6 +328,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         for name in ("chip_sigma", "error_step"):
             values = {int(index): float(value) for index, value in state.get(name, {}).items()}
             setattr(self, f"_{name}", values)
+        self._outputs = {int(index): list(own) for index, own in state.get("outputs", {}).items()}
 
 
 @catalogue.rule(

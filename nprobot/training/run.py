@@ -362,8 +362,10 @@ def introduction(folder: RunFolder) -> str:
     """What a run is about to do."""
     config = folder.config
     until = "" if config.stop_at is None else f", until the return reaches {config.stop_at:g}"
+    chip = f", on a chip ({config.chip})" if config.chip else ""
     return (
-        f"{title(config)}\nat most {config.steps:,} steps{until}, {config.envs} environments\n"
+        f"{title(config)}{chip}\n"
+        f"at most {config.steps:,} steps{until}, {config.envs} environments\n"
         f"run folder {folder.path}"
     )
 

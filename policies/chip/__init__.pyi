@@ -11,6 +11,7 @@ from .nonidealities import ChipModel as ChipModel
 from .nonidealities import ChipSpec as ChipSpec
 from .nonidealities import ConductanceDrift as ConductanceDrift
 from .nonidealities import Converter as Converter
+from .nonidealities import DeadNodes as DeadNodes
 from .nonidealities import GaussianNoise as GaussianNoise
 from .nonidealities import MultiplicativeNoise as MultiplicativeNoise
 from .nonidealities import Offset as Offset

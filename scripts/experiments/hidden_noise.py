@@ -8,10 +8,11 @@ activity: an oracle that no chip has. Each line of a file of rows is one run.
     python scripts/experiments/hidden_noise.py size              # how small the noise may be
     python scripts/experiments/hidden_noise.py chips             # other noise, read-outs, devices
     python scripts/experiments/hidden_noise.py correction        # of the guess, by strength and K
+    python scripts/experiments/hidden_noise.py data              # recordings and images, minutes
     python scripts/experiments/hidden_noise.py control           # PPO, hours
     python scripts/experiments/hidden_noise.py nrl               # NRL, half an hour
     python scripts/experiments/hidden_noise.py adapt             # after a change, half an hour
-    python scripts/experiments/hidden_noise.py long              # these three, seed by seed
+    python scripts/experiments/hidden_noise.py long              # these four, seed by seed
     python scripts/experiments/hidden_noise.py tables            # into docs/hidden_noise.md
 """
 
@@ -21,14 +22,17 @@ import argparse
 import importlib.metadata
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.datasets import load_digits
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -38,11 +42,14 @@ import nprobot
 from nprobot.adaptation import ActuatorFault, AdaptationConfig, adapt
 from nprobot.deploy import load_policy
 from nprobot.envs import NoisyActuators
+from nprobot.envs.datasets import inverse_dynamics, load_sarcos, moments, split_rows
 from nprobot.policies import mlp
 from nprobot.training import environments
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "results" / "hidden_noise"
+DATA = Path(os.environ.get("NPROBOT_DATA", ROOT.parent / "shared" / "data"))
+"""Where the recordings of SARCOS lie, which are not ours to give."""
 PAGE = ROOT / "docs" / "hidden_noise.md"
 SIZES = (21, 64, 64, 7)
 STEPS = 3000
@@ -263,6 +270,88 @@ def cosines(rule: nprobot.LearningRule, networks: Mapping[str, nn.Module]) -> di
     return found
 
 
+DEPLOYED = "BP on the ideal model, then put on the chip"
+DATA_LEARNERS: dict[str, tuple[dict[str, Any], float]] = {
+    ORACLE: ({"name": "bp"}, 1e-2),
+    DEPLOYED: ({"name": "bp"}, 1e-2),
+    FEEDBACK: ({"name": "np+feedback"}, 1e-2),
+    "ANP, K = 1": ({"name": "anp", "samples": 1}, 3e-3),
+    "ANP, K = 8": ({"name": "anp", "samples": 8}, 3e-3),
+}
+"""Rules and learning rates, which fall to 0 by a cosine."""
+DATA_STEPS = 1500
+
+
+@cache
+def dataset(task: str) -> tuple[list[tuple[Tensor, Tensor]], tuple[int, ...]]:
+    """Standardised rows to learn from and to test on, and the sizes of the network."""
+    if task == "digits":
+        x, labels = load_digits(return_X_y=True)
+        data = split_rows(np.asarray(x, np.float64) / 16, np.asarray(labels), seed=0)
+        rows = [(data.train.inputs, data.train.targets), (data.test.inputs, data.test.targets)]
+        return [
+            (torch.tensor(a - 0.3).float(), torch.tensor(b).flatten().long()) for a, b in rows
+        ], (64, 64, 10)
+    data = load_sarcos(DATA / "sarcos_inv_test.mat") if task == "SARCOS" else inverse_dynamics()
+    scale = [moments(part) for part in (data.train.inputs, data.train.targets)]
+    splits = [
+        tuple(
+            torch.tensor((a - m) / s).float()
+            for a, (m, s) in zip((split.inputs, split.targets), scale, strict=True)
+        )
+        for split in (data.train, data.test)
+    ]
+    sizes = (splits[0][0].shape[1], 64, 64, splits[0][1].shape[1])
+    return splits, sizes  # type: ignore[return-value]
+
+
+def data_runs() -> Iterator[dict[str, Any]]:
+    """Recordings and images, by size of the noise."""
+    for seed in range(3):
+        for noise in (0.1, 0.01, 0.03, 0.3):
+            for task in ("SARCOS", "arm-inverse-dynamics", "digits"):
+                for learner in DATA_LEARNERS:
+                    yield {"task": task, "learner": learner, "noise": noise, "seed": seed}
+
+
+def learn_data(task: str, learner: str, noise: float, seed: int) -> dict[str, Any]:
+    """Test error on the noisy chip: normalised mean square, or the share of wrong labels."""
+    ((x, y), (test_x, test_y)), sizes = dataset(task)
+    settings, rate = DATA_LEARNERS[learner]
+    rule = nprobot.learning_rule(**settings, seed=seed)
+    torch.manual_seed(seed)
+    network: nn.Module = mlp(list(sizes), "tanh")
+    if learner != DEPLOYED:
+        network = nprobot.NoisyNetwork(network, noise, seed=seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, DATA_STEPS)
+    generator = torch.Generator().manual_seed(seed)
+    started = time.process_time()
+
+    def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+        if targets.dtype == torch.long:
+            return outputs.logsumexp(-1) - outputs.gather(
+                -1, targets.expand(outputs.shape[:-1]).unsqueeze(-1)
+            ).squeeze(-1)
+        return (outputs - targets).square().mean(-1)
+
+    for _ in range(DATA_STEPS):
+        chosen = torch.randint(len(x), (BATCH,), generator=generator)
+        optimizer.zero_grad()
+        rule.backward(network, x[chosen], lambda output, own=y[chosen]: losses(output, own))
+        optimizer.step()
+        schedule.step()
+    if learner == DEPLOYED:
+        network = nprobot.NoisyNetwork(network, noise, seed=seed)
+    with torch.no_grad():
+        outputs = torch.stack([network(test_x) for _ in range(5)])
+    if test_y.dtype == torch.long:
+        error = float((outputs.argmax(-1) != test_y).float().mean())
+    else:
+        error = float((outputs - test_y).square().mean() / test_y.var(0).mean())
+    return {"error": error, "rate": rate, "seconds": time.process_time() - started}
+
+
 NRL_STEPS = {"Pendulum-v1": 60_000, "Reacher-v5": 100_000}
 SOLVED = {"Pendulum-v1": (-400.0, -200.0), "Reacher-v5": (-12.0, -10.0)}
 """Returns of training episodes, noise and all, whose first times are told."""
@@ -364,11 +453,13 @@ RUNS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "chips": chip_runs,
     "correction": correction_runs,
     "control": control_runs,
+    "data": data_runs,
     "nrl": nrl_runs,
     "adapt": adapt_runs,
 }
 EXPERIMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "control": control,
+    "data": learn_data,
     "nrl": nrl,
     "adapt": adapt_to,
 }
@@ -384,7 +475,7 @@ def later(run: Mapping[str, Any]) -> int:
     return int(run.get("seed", 0)) + 2 * extra
 
 
-LONG = ("nrl", "control", "adapt")
+LONG = ("data", "nrl", "control", "adapt")
 
 
 def make(stages: Sequence[str]) -> None:

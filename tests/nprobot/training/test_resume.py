@@ -70,6 +70,7 @@ def test_from_every_checkpoint(run, tmp_path, tools, steps):
         {"env": "nprobot/ArmTrack-v0", "rule": "dbp"},
         {"env": "Tests/Opaque-v0"},
         {"env": "Pendulum-v1", "rule": "dnp+feedback"},
+        {"env": "Pendulum-v1", "rule": "np+feedback", "chip": "analog,TelegraphNodeNoise"},
     ],
     ids=lambda options: options["env"] + options.get("rule", ""),
 )
