@@ -52,12 +52,15 @@ BLUR = (0.005, 0.02)
 old: above the second, a fit answers twice as often; below the first, half as often."""
 WIDE = 256
 """More inputs than that, and a fit solves for as many rows of a step instead of for its inputs."""
-HIDDEN_LR = 0.3
-"""Share of the way to a step's answer that B goes where own noise blurs the rows it is from."""
+HIDDEN_RATES = (0.3, 0.1, 0.03, 0.01)
+"""Shares of the way to a step's answer that B goes where own noise blurs the rows it is from: fast
+where weights move fast, slow where noise is large beside what the layer says."""
 HIDDEN_RIDGE = 3e-2
 """Regularisation of that answer; what it holds back comes with the next steps."""
 HIDDEN_ROWS = 4096
 """Rows of a step that are enough there."""
+MEMORY_OF_ERRORS = 0.95
+"""Weight of the past in the measure of how wrong each rate was."""
 TRUST_MEMORY = 0.9
 """Weight of the past in the measure of how much of a layer's response its fit explains."""
 
@@ -82,7 +85,7 @@ class LinearFit:
         interval: steps from one answer to the next, where every step could have one.
     """
 
-    _STATE = ("matrix", "guide", "square", "product", "explained")
+    _STATE = ("matrix", "guide", "square", "product", "explained", "tracks", "errors")
 
     def __init__(self, inputs: int, nodes: int, like: Tensor) -> None:
         self.matrix = like.new_zeros(inputs, nodes)
@@ -92,6 +95,9 @@ class LinearFit:
         self.product = like.new_zeros(0 if self.wide else inputs, nodes)
         # Starts in full: a first answer is better than none.
         self.explained = like.new_full((2,), 1e-24)
+        # Of `follow`: B at every rate, and how wrong each was about rows that it had not seen.
+        self.tracks = like.new_zeros(0, inputs, nodes)
+        self.errors = like.new_zeros(0)
         self.steps = 0
         self.interval = 1
 
@@ -133,25 +139,55 @@ class LinearFit:
         """
         guessed = x @ self.matrix
         left = a - guessed
+        trust, unexplained = self._judge(a, guessed, left)
+        self.matrix.lerp_(self._answer(x, left, ridge), lr)
+        torch.mul(self.matrix, trust, out=self.guide)
+        return unexplained
+
+    def follow(self, x: Tensor, a: Tensor, rates: Sequence[float], ridge: float) -> None:
+        """Move B to the answer at several rates, and take the one that was best at new rows.
+
+        Args:
+            x: the rows of the last `observe`.
+            a: what they made, blurred by noise that has nothing to do with them.
+            rates: shares of the way to the answer; in the first steps the answers' plain mean.
+            ridge: as of `solve`.
+        """
+        if len(self.tracks) != len(rates):
+            self.tracks = self.matrix.repeat(len(rates), 1, 1)
+            self.errors = self.matrix.new_zeros(len(rates))
+        self.steps += 1
+        left = a - x @ self.tracks
+        self.errors.lerp_(left.square().mean((1, 2)), max(1 - MEMORY_OF_ERRORS, 1 / self.steps))
+        best = self.errors.argmin()
+        trust, _ = self._judge(a, a - left[best], left[best])
+        answer = self._answer(x, left[best], ridge)
+        for track, rate in zip(self.tracks, rates, strict=True):
+            track.lerp_(answer, max(rate, 1 / self.steps))
+        self.matrix.copy_(self.tracks[best])
+        torch.mul(self.matrix, trust, out=self.guide)
+
+    def _judge(self, a: Tensor, guessed: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+        """How far B is to be trusted, and the share of new rows' response that it left."""
         whole, rest, own = [torch.linalg.vector_norm(part) for part in (a, left, guessed)]
         # |a − g|² = |a|² − 2 a·g + |g|²
         square_own = own.square()
         newest = torch.stack([0.5 * (whole.square() - rest.square() + square_own), square_own])
         self.explained.lerp_(newest, 1 - TRUST_MEMORY).clamp_min_(1e-24)
         trust = (self.explained[0] / self.explained[1]).clamp_(0.0, 1.0)
+        return trust, (rest / whole.clamp_min_(1e-24)).square_()
+
+    def _answer(self, x: Tensor, left: Tensor, ridge: float) -> Tensor:
+        """The fit's answer, where it is silent the present B."""
         square = x @ x.mT if self.wide else self.square.clone()
         diagonal = square.diagonal()
         strength = ridge * diagonal.mean() + 1e-24
         diagonal.add_(strength)
         factor, _ = torch.linalg.cholesky_ex(square)
         if self.wide:
-            self.matrix.addmm_(x.mT, torch.cholesky_solve(left, factor), alpha=lr)
-        else:
-            right = torch.addcmul(self.product, self.matrix, strength)
-            self.matrix.lerp_(torch.cholesky_solve(right, factor), lr)
-        torch.mul(self.matrix, trust, out=self.guide)
-        unexplained: Tensor = (rest / whole.clamp_min_(1e-24)).square_()
-        return unexplained
+            return torch.addmm(self.matrix, x.mT, torch.cholesky_solve(left, factor))
+        right = torch.addcmul(self.product, self.matrix, strength)
+        return torch.cholesky_solve(right, factor)
 
     def adapt(self, unexplained: float, nodes: int) -> None:
         """Choose how many steps to wait: as many as the guess of a network of N nodes can bear.
@@ -176,7 +212,8 @@ class LinearFit:
         inputs, nodes = state["matrix"].shape
         fit = cls(inputs, nodes, state["matrix"])
         for name in cls._STATE:
-            setattr(fit, name, state[name].clone())
+            if name in state:  # earlier versions had no tracks
+                setattr(fit, name, state[name].clone())
         fit.steps, fit.interval = int(state["steps"]), int(state["interval"])
         return fit
 
@@ -396,7 +433,7 @@ class LayerwiseFeedback(Feedback):
             a = layer.node_rows(torch.cat([call.pre_activation for call in calls])[::step])
             x, a = x - x.mean(0), a - a.mean(0)
             fit.observe(x, a, max(1 - len(x) / inputs, 0.0))
-            fit.solve(x, a, HIDDEN_LR if self.lr is None else self.lr, HIDDEN_RIDGE)
+            fit.follow(x, a, HIDDEN_RATES if self.lr is None else (self.lr,), HIDDEN_RIDGE)
 
     @override
     def state_dict(self) -> dict[int, dict[str, Any]]:
