@@ -68,8 +68,12 @@ class Crossbar:
             "sites": [site.save() for _, site in self._models],
         }
 
+    def ran_beyond(self, state: Mapping[str, Any]) -> bool:
+        """Whether the layer has run further than in a saved state."""
+        return self._evaluations > int(state["evaluations"])
+
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Go on from a saved state."""
         self._evaluations = int(state["evaluations"])
         for (_, site), saved in zip(self._models, state["sites"], strict=True):
             site.restore(saved)
@@ -353,7 +357,9 @@ def save_chip(network: nn.Module) -> bytes:
 
 
 def restore_chip(network: nn.Module, capsule: bytes) -> None:
-    """Go back to a state from `save_chip`.
+    """Go on from a state that `save_chip` found, in a chip that has not run as far.
+
+    Never back: the noise of a step could be had again with other inputs, and subtracted.
 
     Args:
         network: on the same chip: the same architecture, models and seeds.
@@ -361,9 +367,15 @@ def restore_chip(network: nn.Module, capsule: bytes) -> None:
 
     Raises:
         DamagedFileError: it was damaged, or is that of another chip.
+        NoiseInaccessibleError: the chip has run further.
     """
     crossbars = _crossbars(network)
     states = unseal(capsule, _secret(crossbars), "chip")
+    if any(c.ran_beyond(state) for c, state in zip(crossbars, states, strict=True)):
+        raise NoiseInaccessibleError(
+            "this chip has run further than the state that was saved, and going back would let its "
+            "noise be had again: make the chip anew, with its seed, and restore that"
+        )
     for crossbar, state in zip(crossbars, states, strict=True):
         crossbar.restore(state)
 

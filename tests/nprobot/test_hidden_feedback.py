@@ -25,7 +25,9 @@ from nprobot.policies.chip.crossbar import (
 )
 from nprobot.policies.chip.nonidealities import (
     Converter,
+    DeadNodes,
     GaussianNoise,
+    MultiplicativeNoise,
     Offset,
     TelegraphNodeNoise,
     WeightMismatch,
@@ -41,6 +43,9 @@ CHIPS = {
     "telegraph": TelegraphNodeNoise(0.05, 0.1),
     "read in few levels": [0.05, Converter(8.0, 255)],
     "mismatched": [WeightMismatch(0.5), 0.05],
+    "in proportion to the activity": MultiplicativeNoise(0.1),
+    "with dead nodes": [0.05, DeadNodes(0.1)],
+    "clipped where it reads": [0.05, Converter(2.0, 255)],
     "analog": "analog",
     "ideal": "ideal",
 }
@@ -72,7 +77,9 @@ def test_the_estimate_points_where_the_gradient_on_the_device_does(name, kind):
     # Node perturbation of the same chip, averaged for long, knows nothing of any matrix.
     on_device = on_the_device(chip, x)
     loss(on_device(x)).mean().backward()
-    assert cosine_similarity(found, gradients(on_device), dim=0) > 0.98
+    moves = found != 0  # of a dead node, of which nothing comes, nothing does
+    assert moves.float().mean() > 0.85
+    assert cosine_similarity(found[moves], gradients(on_device)[moves], dim=0) > 0.98
 
 
 def on_the_device(chip, x):
