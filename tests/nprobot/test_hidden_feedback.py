@@ -78,7 +78,7 @@ def test_the_estimate_points_where_the_gradient_on_the_device_does(name, kind):
     on_device = on_the_device(chip, x)
     loss(on_device(x)).mean().backward()
     moves = found != 0  # of a dead node, of which nothing comes, nothing does
-    assert moves.float().mean() > 0.85
+    assert moves.float().mean() > 0.75
     assert cosine_similarity(found[moves], gradients(on_device)[moves], dim=0) > 0.98
 
 
