@@ -37,9 +37,7 @@ Normalise = Literal["on", "off", "observations", "rewards"]
 NoiseSource = Literal["network", "actuators", "injected"]
 
 DEFAULT_RULE = "np+feedback"
-"""What learns where nothing else is asked for."""
-HIDDEN_NOISE_RULE = "np+feedback"
-"""The same where the noise is hidden: on a chip, and under NRL."""
+"""What learns where nothing else is asked for, noise that nobody can read included."""
 
 FEEDBACK = "+feedback"
 SETTINGS: Mapping[str, Any] = {
@@ -360,7 +358,6 @@ ALGORITHMS: Mapping[str, Algorithm] = {
                 "critic_epochs": 4,
             },
             continuous=True,
-            rule=HIDDEN_NOISE_RULE,
             row_every=10,
             compares=False,
         ),

@@ -55,7 +55,8 @@ class NRL(Resumable, OnPolicyAlgorithm):
     trace. There is no backward pass and no replay: one robot (or several side by side), forward
     passes, and one scalar that everybody hears. Where the noise is the hardware's own, nobody has
     to know it: the actor runs twice on the same observation, and the difference of the two
-    activities takes the noise's place.
+    activities takes the noise's place. With learned feedback (the default) it is the difference of
+    the outputs alone, and what the hidden nodes had to do with it passes down as an error would.
 
     The actor's outputs *are* the actions (`nprobot.policies.direct_policy.DirectPolicy`): ±1 for
     the bounds of an action, so noise is in units of half the range. Rewards should be of the order
@@ -78,7 +79,8 @@ class NRL(Resumable, OnPolicyAlgorithm):
         baseline_rate: weight of the newest step in the running mean.
         critic_epochs: steps of the critic on the transitions between two updates.
         rule: a name for `nprobot.learning_rule`, or a rule: how the critic learns, whether layers
-            decorrelate, and how errors reach the hidden layers under ``"actuators"``.
+            decorrelate, and how credit reaches the hidden layers: by learned feedback, or, under
+            ``"network"`` and a rule without, by what each node's own difference was.
         rule_kwargs: settings for a rule given by name (those of `nprobot.PPO` where silent).
         n_steps: control steps between two updates; 1 is on-line in the strict sense.
         gamma: discount factor γ.
@@ -135,7 +137,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         check_device(device)
         one_of("noise_source", noise_source, NOISE_SOURCES)
         one_of("baseline", baseline, BASELINES)
-        self.rule = make_rule(rule, rule_kwargs, seed, catalogue.HIDDEN_NOISE_RULE)
+        self.rule = make_rule(rule, rule_kwargs, seed)
         self.noise_source = noise_source
         self.node_noise = node_noise
         self.references = references
