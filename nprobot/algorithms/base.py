@@ -233,7 +233,9 @@ class Resumable(BaseAlgorithm):
     def _memory(self) -> dict[str, Any]:
         """What is kept from one update to the next beside weights, optimisers and counters."""
         names = self._get_torch_save_params()[1]
-        memory = {"variables": {name: recursive_getattr(self, name) for name in names}}
+        memory: dict[str, Any] = {
+            "variables": {name: recursive_getattr(self, name) for name in names}
+        }
         if on_chip(self.policy):
             memory["chip"] = np.frombuffer(save_chip(self.policy), np.uint8)
         return memory

@@ -105,7 +105,17 @@ class HiddenNoise(Exploration):
                 "noise_source='network' learns from the noise of a network on a chip, and this one "
                 "is not on any: give node_noise=…, or choose noise_source='actuators' or 'injected'"
             )
-        return self._trial(NoisyPasses(actor, observations, 1 + self.references))
+        passes = self._passes(actor, observations)
+        return Trial(
+            passes.outputs[0],
+            passes.activity.calls,
+            [inputs for _, inputs in passes.layer_inputs()],
+            passes.pre_activations[0] - passes.pre_activations[1:].mean(0),
+            passes.passes,
+        )
+
+    def _passes(self, actor: nn.Module, observations: Tree) -> NoisyPasses:
+        return NoisyPasses(actor, observations, 1 + self.references)
 
     @override
     def eligibility(self, trial: Trial, sensed: Tensor | None) -> Tensor:
@@ -123,15 +133,6 @@ class HiddenNoise(Exploration):
 
     def _power(self, layer: int) -> RunningPower:
         return self.powers.setdefault(layer, RunningPower())
-
-    def _trial(self, passes: NoisyPasses) -> Trial:
-        return Trial(
-            passes.outputs[0],
-            passes.activity.calls,
-            [inputs for _, inputs in passes.layer_inputs()],
-            passes.pre_activations[0] - passes.pre_activations[1:].mean(0),
-            passes.passes,
-        )
 
     def _change(self, trial: Trial, sensed: Tensor | None) -> Tensor:
         """δa, with what the actuators did, if that is known, in the place of the outputs'."""
@@ -171,12 +172,12 @@ class GuidedNoise(HiddenNoise):
         self._seen: list[Activity] = []
 
     @override
-    def act(self, actor: nn.Module, observations: Tree) -> Trial:
+    def _passes(self, actor: nn.Module, observations: Tree) -> NoisyPasses:
         self._guide: HiddenFeedback = self.rule.hidden_feedback(
             actor, observations, 1 + self.references
         )
         self._seen.append(self._guide.passes.activity)
-        return self._trial(self._guide.passes)
+        return self._guide.passes
 
     @override
     def eligibility(self, trial: Trial, sensed: Tensor | None) -> Tensor:

@@ -313,7 +313,7 @@ def put_on_chip(
         layer.__class__ = ON_CHIP[type(layer)]
         _CROSSBARS.hide(layer, Crossbar(list(zip(models, sites, strict=True))))
     for name in unreadable:
-        named[name].readable = False  # type: ignore[assignment]
+        named[name].readable = False
     return models
 
 

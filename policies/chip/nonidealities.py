@@ -413,7 +413,7 @@ def _named(text: str) -> tuple[ChipModel, ...]:
     with contextlib.suppress(ValueError):
         return (GaussianNoise(float(text)),)
     name, *given = text.split(":")
-    values = {}
+    values: dict[str, Any] = {"model": name}
     for key, _, value in (part.partition("=") for part in given):
         try:
             values[key] = json.loads(value)
@@ -422,7 +422,7 @@ def _named(text: str) -> tuple[ChipModel, ...]:
                 f"{text!r} describes no chip; write a model as Name:parameter=number, such as "
                 "Converter:bound=8:levels=255"
             ) from None
-    return resolve({"model": name, **values})
+    return resolve(values)
 
 
 def model_table() -> str:

@@ -352,9 +352,9 @@ def learn_data(task: str, learner: str, noise: float, seed: int) -> dict[str, An
     return {"error": error, "rate": rate, "seconds": time.process_time() - started}
 
 
-NRL_STEPS = {"Pendulum-v1": 60_000, "Reacher-v5": 100_000}
-SOLVED = {"Pendulum-v1": (-400.0, -200.0), "Reacher-v5": (-12.0, -10.0)}
-"""Returns of training episodes, noise and all, whose first times are told."""
+NRL_STEPS = {"InvertedPendulum-v5": 60_000, "Reacher-v5": 60_000}
+SOLVED = {"InvertedPendulum-v5": (200.0, 950.0), "Reacher-v5": (-11.0, -10.0)}
+"""Returns of training episodes, noise and all, whose first times are told: near, and solved."""
 BIN = 2_000
 """Steps whose episodes make one point of a curve."""
 
@@ -384,10 +384,8 @@ def nrl(env: str, rule: str, rate: float, noise: float, seed: int) -> dict[str, 
     vector.training = vector.norm_reward = False
     returns, _ = evaluate_policy(model, vector, 20, return_episode_rewards=True)
     solved = {
-        f"steps to {level:g}": next(
-            (BIN * (n + 1) for n, value in enumerate(curve) if value >= level), None
-        )
-        for level in SOLVED[env]
+        name: next((BIN * (n + 1) for n, value in enumerate(curve) if value >= level), None)
+        for name, level in zip(("near", "solved"), SOLVED[env], strict=True)
     }
     return {
         **{"steps": model.num_timesteps, "return": mean(returns)},
@@ -567,6 +565,39 @@ def control_table() -> list[str]:
     return lines
 
 
+def data_table() -> list[str]:
+    """A table of errors: a line for each learner, columns by task and noise."""
+    rows = read("data")
+    columns = sorted({(row["task"], row["noise"]) for row in rows})
+    heading = " | ".join(f"{task} {noise:g}" for task, noise in columns)
+    lines = [f"| | {heading} |", "|---|" + "---|" * len(columns)]
+    for learner in DATA_LEARNERS:
+        cells = []
+        for task, noise in columns:
+            key = {"task": task, "noise": noise, "learner": learner}
+            own = [row["error"] for row in rows if key.items() <= row.items()]
+            cells.append(f"{mean(own):.4f} ({len(own)})" if own else "")
+        lines.append(f"| {learner} | {' | '.join(cells)} |")
+    return lines
+
+
+def robot_table(stage: str, case: str, columns: Sequence[str]) -> list[str]:
+    """A table of NRL: a line for each case, rule and rate; in each cell all seeds."""
+    rows = read(stage)
+    lines = [f"| | rule | rate | {' | '.join(columns)} |", "|---|---|---|" + "---|" * len(columns)]
+    for key in sorted({(row[case], row["rule"], row["rate"]) for row in rows}):
+        own = [row for row in rows if (row[case], row["rule"], row["rate"]) == key]
+        cells = [", ".join(_short(row.get(column)) for row in own) for column in columns]
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]:g} | {' | '.join(cells)} |")
+    return lines
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value / 1000:.0f}k" if isinstance(value, int) else f"{value:.1f}"
+
+
 def tables() -> None:
     """Put the rows into the page, between the marks of each table."""
     page = PAGE.read_text(encoding="utf-8")
@@ -576,6 +607,9 @@ def tables() -> None:
         "chips": lambda: error_table("chips", "chip"),
         "correction": correction_table,
         "control": control_table,
+        "data": data_table,
+        "nrl": lambda: robot_table("nrl", "env", ("near", "solved", "return")),
+        "adapt": lambda: robot_table("adapt", "case", ("healthy", "before", "after", "recovered")),
     }.items():
         lines = table() if read(name) else [f"No rows yet: `hidden_noise.py {name}` makes them."]
         begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"

@@ -79,6 +79,8 @@ MODES = {
     "injected": {"noise_source": "injected"},
     "running mean": {"baseline": "running-mean"},
     "three references": {"references": 3},
-    "no decorrelation": {"rule": "np"},
+    "without feedback": {"rule": "np"},
+    "decorrelated": {"rule": "danp"},
+    "decorrelated, with feedback": {"rule": "dnp+feedback"},
     "strictly on-line": {"n_steps": 1},
 }
