@@ -37,7 +37,7 @@ Normalise = Literal["on", "off", "observations", "rewards"]
 NoiseSource = Literal["network", "actuators", "injected"]
 
 DEFAULT_RULE = "np+feedback"
-"""What learns where nothing else is asked for, noise that nobody can read included."""
+"""What learns where nothing else is asked for, also on a chip whose noise nobody can read."""
 
 FEEDBACK = "+feedback"
 SETTINGS: Mapping[str, Any] = {
@@ -358,6 +358,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
                 "critic_epochs": 4,
             },
             continuous=True,
+            rule="danp",  # from one reward a step learned feedback has not learned faster
             row_every=10,
             compares=False,
         ),

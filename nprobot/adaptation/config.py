@@ -43,9 +43,10 @@ class AdaptationConfig(Options):
     dead_nodes: Share = 0.0
     """Share of the nodes of that chip that die when the faults strike. Evaluations are on the chip
     then, not off it."""
-    rule: str = catalogue.DEFAULT_RULE
-    """What passes credit to the nodes: np+feedback, learned feedback; anp, by nodes, each from its
-    own noise. One that decorrelates would change, step by step, what the policy does."""
+    rule: str = "anp"
+    """How credit reaches the nodes: anp, each node from its own noise; np+feedback, from that of
+    the outputs, by learned feedback, at about a third of the learning rate. Rules that decorrelate
+    would change, step by step, what the policy does."""
     learning_rate: Positive = 3e-4
     """Of the policy."""
     batch: Count = 512

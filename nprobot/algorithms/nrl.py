@@ -55,8 +55,8 @@ class NRL(Resumable, OnPolicyAlgorithm):
     trace. There is no backward pass and no replay: one robot (or several side by side), forward
     passes, and one scalar that everybody hears. Where the noise is the hardware's own, nobody has
     to know it: the actor runs twice on the same observation, and the difference of the two
-    activities takes the noise's place. With learned feedback (the default) it is the difference of
-    the outputs alone, and what the hidden nodes had to do with it passes down as an error would.
+    activities takes the noise's place. Under ``"np+feedback"`` it is the difference of the outputs
+    alone, and what the hidden nodes had to do with it passes down as an error would.
 
     The actor's outputs *are* the actions (`nprobot.policies.direct_policy.DirectPolicy`): ±1 for
     the bounds of an action, so noise is in units of half the range. Rewards should be of the order
@@ -137,7 +137,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         check_device(device)
         one_of("noise_source", noise_source, NOISE_SOURCES)
         one_of("baseline", baseline, BASELINES)
-        self.rule = make_rule(rule, rule_kwargs, seed)
+        self.rule = make_rule(rule, rule_kwargs, seed, catalogue.ALGORITHMS["nrl"].rule)
         self.noise_source = noise_source
         self.node_noise = node_noise
         self.references = references

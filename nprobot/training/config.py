@@ -164,7 +164,7 @@ class RunConfig(Options):
     """Algorithm: ppo, nrl, sac, td3."""
     rule: str = ""
     """Learning rule: np, inp, anp; np+feedback, inp+feedback with learned feedback; a d in front
-    for decorrelation; bp and dbp to compare. Left out: np+feedback."""
+    for decorrelation; bp and dbp to compare. Left out: np+feedback, for nrl danp."""
     samples: Count | None = None
     """Noisy passes that each gradient averages (K). Left out: 1 with feedback, else 8."""
     steps: Count | None = None

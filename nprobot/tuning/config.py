@@ -33,7 +33,7 @@ class TuneConfig(Options):
     """Algorithm: ppo, nrl, sac, td3."""
     rule: tuple[str, ...] = ()
     """Learning rules. Several, such as `--rule np+feedback bp`, get a search each, of equal budget.
-    Left out: np+feedback."""
+    Left out: np+feedback, for nrl danp."""
     samples: Count | None = None
     """Noisy passes that each gradient averages (K): a matter of the budget, so not searched."""
     trials: Count = 20

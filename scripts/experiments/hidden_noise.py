@@ -192,6 +192,17 @@ POINTS = 3
 """Evaluations of a run; the last of 20 episodes, the others of 10."""
 
 
+CONTROL_CHIPS = (
+    "analog",
+    "spintronic",
+    "TelegraphNodeNoise:amplitude=0.06",
+    "MultiplicativeNoise:std=0.1",
+    "0.06,Offset:value=0.04:spread=0.1",
+    "0.06,DeadNodes:share=0.1",
+    "0.06,Converter:bound=3:levels=255",
+)
+
+
 def control_runs() -> Iterator[dict[str, Any]]:
     """PPO, all noise hidden: the network's, and then the actuators' as well."""
     three = ("np+feedback", "bp", "danp")
@@ -201,13 +212,14 @@ def control_runs() -> Iterator[dict[str, Any]]:
         (range(3, 5), ("InvertedPendulum-v5", "Reacher-v5", "HalfCheetah-v5"), None, 0.06),
         (range(3), ("Hopper-v5", "nprobot/ArmReach-v0"), None, 0.06),
         (range(3), ("Reacher-v5", "HalfCheetah-v5"), None, 0.2),
+        *((range(3), ("Reacher-v5",), None, chip) for chip in CONTROL_CHIPS),
     ]
-    for seeds, envs, actuators, noise in stages:
+    for seeds, envs, actuators, chip in stages:
         for seed in seeds:
             for env in envs:
                 for rule in three:
                     yield {
-                        **{"env": env, "rule": rule, "chip": str(noise)},
+                        **{"env": env, "rule": rule, "chip": str(chip)},
                         **{"actuators": actuators, "seed": seed},
                     }
 

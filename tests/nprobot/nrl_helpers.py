@@ -79,8 +79,8 @@ MODES = {
     "injected": {"noise_source": "injected"},
     "running mean": {"baseline": "running-mean"},
     "three references": {"references": 3},
-    "without feedback": {"rule": "np"},
-    "decorrelated": {"rule": "danp"},
+    "no decorrelation": {"rule": "np"},
+    "with feedback": {"rule": "np+feedback"},
     "decorrelated, with feedback": {"rule": "dnp+feedback"},
     "strictly on-line": {"n_steps": 1},
 }

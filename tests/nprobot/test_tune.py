@@ -255,7 +255,8 @@ class TestSpace:
         assert point(space, values) == {p.name: values[p.name] for p in space}
 
     def test_the_rule_is_the_default_of_the_algorithm(self):
-        assert TuneConfig().rule == TuneConfig(algo="nrl").rule == ("np+feedback",)
+        assert TuneConfig().rule == ("np+feedback",)
+        assert TuneConfig(algo="nrl").rule == ("danp",)
 
     def test_nearest(self):
         assert Range("x", 0.1, 1.0).nearest(7) == 1.0
