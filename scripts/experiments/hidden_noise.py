@@ -364,7 +364,7 @@ def learn_data(task: str, learner: str, noise: float, seed: int) -> dict[str, An
     return {"error": error, "rate": rate, "seconds": time.process_time() - started}
 
 
-NRL_STEPS = {"InvertedPendulum-v5": 60_000, "Reacher-v5": 60_000}
+NRL_STEPS = {"InvertedPendulum-v5": 50_000, "Reacher-v5": 40_000}
 SOLVED = {"InvertedPendulum-v5": (200.0, 950.0), "Reacher-v5": (-11.0, -10.0)}
 """Returns of training episodes, noise and all, whose first times are told: near, and solved."""
 BIN = 2_000
@@ -413,6 +413,9 @@ ADAPT_CASES: dict[str, dict[str, Any]] = {
     "weaker motor and drift": {"faults": ("gain:0=0.4", "drift:1=0.2")},
     "drift": {"faults": ("drift:0=0.2", "drift:1=0.2")},
     "10 % of the nodes dead": {"faults": (), "dead_nodes": 0.1},
+    "weaker motor and drift, ideal actuators": {
+        **{"faults": ("gain:0=0.4", "drift:1=0.2"), "steps": 60_000, "actuators": None}
+    },
 }
 
 
@@ -421,7 +424,7 @@ def adapt_runs() -> Iterator[dict[str, Any]]:
     for seed in range(5):
         for case in ADAPT_CASES:
             for rule in ("np+feedback", "anp"):
-                for rate in (3e-4, 1e-3) if seed == 0 else (3e-4,):
+                for rate in (3e-4, 1e-4, 1e-3) if seed < 2 else (3e-4, 1e-4):
                     yield {"case": case, "rule": rule, "rate": rate, "seed": seed}
 
 
@@ -430,9 +433,8 @@ def adapt_to(case: str, rule: str, rate: float, seed: int) -> dict[str, Any]:
     started = time.process_time()
     own = dict(ADAPT_CASES[case])
     faults = [ActuatorFault.parse(text) for text in own.pop("faults")]
-    config = AdaptationConfig(
-        steps=80_000, actuators="torque-motor", rule=rule, learning_rate=rate, seed=seed, **own
-    )
+    how = {"steps": 80_000, "actuators": "torque-motor", **own}
+    config = AdaptationConfig(rule=rule, learning_rate=rate, seed=seed, **how)
     policy: Any = load_policy("zoo:Reacher")
     result = adapt(policy, partial(environments.make, "Reacher-v5"), faults, config)
     return {
