@@ -127,7 +127,7 @@ class Rule:
             NoiseInaccessibleError: it has to.
         """
         if self.perturbs and not self.hidden_noise:
-            able = ", ".join(name for name, rule in rules().items() if rule.hidden_noise)
+            able = ", ".join(repr(name) for name, rule in rules().items() if rule.hidden_noise)
             raise NoiseInaccessibleError(
                 f"{self.name!r} multiplies the loss by the noise of every node, and this network "
                 f"is on a chip whose noise cannot be read; {able} need only its activity"

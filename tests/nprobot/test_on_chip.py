@@ -81,9 +81,9 @@ def test_a_loaded_model_is_on_the_same_device_and_its_noise_goes_on(tmp_path):
 
 @pytest.mark.parametrize("rule", ["np", "dinp", "inp+feedback"])
 def test_rules_that_know_the_noise_are_refused_at_once(rule):
-    with pytest.raises(NoiseInaccessibleError, match=r"chip.*np\+feedback"):
+    with pytest.raises(NoiseInaccessibleError, match=r"chip.*'np\+feedback'"):
         made(chip=0.1, rule=rule)
-    with pytest.raises(NoiseInaccessibleError, match=r"chip.*np\+feedback"):
+    with pytest.raises(NoiseInaccessibleError, match=r"chip.*'np\+feedback'"):
         RunConfig(chip="0.1", rule=rule)
 
 
