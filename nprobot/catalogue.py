@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .errors import ConfigError, RuleError, near_matches
+from .errors import ConfigError, NoiseInaccessibleError, RuleError, near_matches
 from .user_code import import_named
 
 Noise = Literal["rademacher", "gaussian", "orthogonal"]
@@ -39,9 +39,7 @@ Normalise = Literal["on", "off", "observations", "rewards"]
 NoiseSource = Literal["network", "actuators", "injected"]
 
 DEFAULT_RULE = "np+feedback"
-"""What learns where nothing else is asked for."""
-HIDDEN_NOISE_RULE = "danp"
-"""The same where the noise is hidden: on a chip, and under NRL."""
+"""What learns where nothing else is asked for, also on a chip whose noise nobody can read."""
 
 FEEDBACK = "+feedback"
 SETTINGS: Mapping[str, Any] = {
@@ -123,6 +121,19 @@ class Rule:
     def hidden_noise(self) -> bool:
         """Whether it can learn from noise that it cannot read."""
         return self.traits.hidden_noise
+
+    def check_on_chip(self) -> None:
+        """Refuse a rule that has to know noise which nobody can read.
+
+        Raises:
+            NoiseInaccessibleError: it has to.
+        """
+        if self.perturbs and not self.hidden_noise:
+            able = ", ".join(repr(name) for name, rule in rules().items() if rule.hidden_noise)
+            raise NoiseInaccessibleError(
+                f"{self.name!r} multiplies the loss by the noise of every node, and this network "
+                f"is on a chip whose noise cannot be read; {able} need only its activity"
+            )
 
     @property
     def guided(self) -> bool:
@@ -395,7 +406,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
                 "critic_epochs": 4,
             },
             continuous=True,
-            rule=HIDDEN_NOISE_RULE,
+            rule="danp",  # from one reward a step learned feedback has not learned faster
             row_every=10,
             compares=False,
         ),

@@ -41,6 +41,13 @@ class AdaptationConfig(Options):
     (their own noise, by a noisy sensor; needs --actuators), injected (by the learner)."""
     node_noise: Positive = 0.05
     """Standard deviation of the noise in the network, in half ranges of an action."""
+    dead_nodes: Share = 0.0
+    """Share of the nodes of that chip that die when the faults strike. Evaluations are on the chip
+    then, not off it."""
+    rule: str = "anp"
+    """How credit reaches the nodes: anp, each node from its own noise; np+feedback, from that of
+    the outputs, by learned feedback, at about a third of the learning rate. Rules that decorrelate
+    would change, step by step, what the policy does."""
     learning_rate: Positive = 3e-4
     """Step size of the policy's optimiser."""
     batch: Count = 512
@@ -65,6 +72,13 @@ class AdaptationConfig(Options):
             raise ConfigError(
                 f"{self.steps} steps are less than one for each of {self.robots} robots"
             )
+        if catalogue.rule_named(self.rule).decorrelated:
+            raise ConfigError(
+                f"rule {self.rule!r} decorrelates, which changes what a trained policy does; leave "
+                "the d away"
+            )
+        if self.dead_nodes and self.noise_source != "network":
+            raise ConfigError("dead_nodes are nodes of a chip; choose noise_source network")
         presets = catalogue.actuator_presets()
         if self.actuators is not None and self.actuators not in presets:
             known = f"Known: {', '.join(presets)}."
@@ -74,6 +88,17 @@ class AdaptationConfig(Options):
                 "noise_source 'actuators' learns from noisy actuators, and these are ideal; name "
                 "actuators, such as torque-motor"
             )
+
+    def chip(self, *, settled: bool) -> str | None:
+        """The chip that nodes die on; None if none does.
+
+        Args:
+            settled: whether they are dead from the beginning.
+        """
+        if not self.dead_nodes:
+            return None
+        onset = 0 if settled else 2 * self.calibration  # two passes a step
+        return f"{self.node_noise},DeadNodes:share={self.dead_nodes}:onset={onset}"
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:

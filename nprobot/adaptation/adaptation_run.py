@@ -147,11 +147,13 @@ def adapt(
     models = [*actuators, *(fault.model(struck) for fault in faults)]
     settled = [*actuators, *(fault.model(0.0, settled=True) for fault in faults)]
 
-    def measure(measured: Policy, models: Sequence[Any]) -> Evaluation:
-        return evaluate_on(measured, make_robot, models, evaluation_episodes, config.seed)
+    chip = config.chip(settled=True)
 
-    healthy = measure(policy, actuators)
-    before = measure(policy, settled) if faults else healthy
+    def measure(measured: Policy, models: Sequence[Any], chip: str | None) -> Evaluation:
+        return evaluate_on(measured, make_robot, models, evaluation_episodes, config.seed, chip)
+
+    healthy = measure(policy, actuators, chip and str(config.node_noise))
+    before = measure(policy, settled, chip) if faults or chip else healthy
     learner = make_learner(policy, make_robot, models, config)
     watch = _Watch(reporter, config.steps, attendant)
     try:
@@ -163,7 +165,7 @@ def adapt(
     learner.settle()
     if attendant is not None and attendant.models is not None:
         settled = list(attendant.models)
-        before = measure(policy, settled)
+        before = measure(policy, settled, chip)
     adapted = read_network(learner.policy, policy)
     return Adapted(
         policy=adapted,
@@ -171,7 +173,7 @@ def adapt(
         struck=config.calibration,
         healthy=healthy,
         before=before,
-        after=measure(adapted, settled),
+        after=measure(adapted, settled, chip),
         recovered=recovery(watch.episodes, config.calibration, healthy.mean, before.mean),
         steps=learner.num_timesteps,
         forward_passes=learner.rule.forward_passes,
@@ -220,15 +222,20 @@ def control_period(robot: Env) -> float:
 
 
 def evaluate_on(
-    policy: Policy, make_robot: MakeRobot, actuators: Sequence[Any], episodes: int, seed: int
+    policy: Policy,
+    make_robot: MakeRobot,
+    actuators: Sequence[Any],
+    episodes: int,
+    seed: int,
+    chip: str | None = None,
 ) -> Evaluation:
-    """Deterministic episodes of a policy on robots with these actuators."""
+    """Deterministic episodes of a policy on robots with these actuators, and on a chip or none."""
 
     def make(number: int) -> Env:
         return NoisyActuators(make_robot(), actuators, seed=np.random.SeedSequence((seed, number)))
 
     name = policy.task.id if policy.task else "robot"
-    return evaluate(policy, name, make=make, episodes=episodes, seed=seed)
+    return evaluate(policy, name, make=make, chip=chip, episodes=episodes, seed=seed)
 
 
 def running_return(episodes: Sequence[LearningEpisode]) -> tuple[list[int], list[float]]:

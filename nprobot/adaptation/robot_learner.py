@@ -69,8 +69,9 @@ def make_learner(
         env,
         config.learning_rate,
         noise_source=config.noise_source,
-        node_noise=config.node_noise,
-        rule="anp",  # R would change, step by step, what the policy does
+        node_noise=config.chip(settled=False) or config.node_noise,
+        device_seed=int(policy.provenance.get("device_seed", 0)),
+        rule=config.rule,
         critic_epochs=1 if config.frozen else config.critic_epochs,
         n_steps=max(config.batch // config.robots, 1),
         gamma=config.gamma,

@@ -25,6 +25,8 @@ from nprobot import catalogue
 from nprobot.errors import ArchitectureError, RuleError
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import learning_rule
+from nprobot.policies.chip.crossbar import ON_CHIP, on_chip, put_on_chip, restore_chip, save_chip
+from nprobot.policies.chip.nonidealities import ChipSpec, resolve
 from nprobot.policies.gsde import StateDependentStd
 from nprobot.policies.layers import (
     BiasHead,
@@ -231,9 +233,16 @@ class Resumable(BaseAlgorithm):
     def _memory(self) -> dict[str, Any]:
         """What is kept from one update to the next beside weights, optimisers and counters."""
         names = self._get_torch_save_params()[1]
-        return {"variables": {name: recursive_getattr(self, name) for name in names}}
+        memory: dict[str, Any] = {
+            "variables": {name: recursive_getattr(self, name) for name in names}
+        }
+        if on_chip(self.policy):
+            memory["chip"] = np.frombuffer(save_chip(self.policy), np.uint8)
+        return memory
 
     def _restore_memory(self, memory: Mapping[str, Any]) -> None:
+        if on_chip(self.policy):
+            restore_chip(self.policy, memory["chip"].tobytes())
         for name in self._get_torch_save_params()[1]:
             recursive_getattr(self, name).data.copy_(memory["variables"][name])
 
@@ -266,6 +275,11 @@ class RuleAlgorithm(Resumable):
             for never. Costs a backward pass then, for show: learning does not see it.
         schedule_timesteps: steps of the whole run, for schedules, where `learn` is called for parts
             of it. Left out: up to where the present call of `learn` ends.
+        chip: puts what acts on an emulated noisy chip, in rollouts, learning and evaluation: what
+            is wrong with it, as of `nprobot.NoisyNetwork`. PPO's critic is on it, too; critics of
+            SAC and TD3 are the learner's, as their targets need an exact copy. A log standard
+            deviation that does not depend on the state is no node of it.
+        device_seed: which chip it is; from `seed` if None.
         kwargs: every other argument of SB3's, with its meaning and default.
 
     Raises:
@@ -274,6 +288,7 @@ class RuleAlgorithm(Resumable):
         EnvironmentUnavailableError: it would learn wrongly in these spaces.
         ArchitectureError: the policy does something that would not learn.
         UnsupportedLayerError: the policy has layers that perturbation cannot reach.
+        NoiseInaccessibleError: it is on a chip, and the rule has to know the noise.
     """
 
     name: ClassVar[str]
@@ -286,6 +301,8 @@ class RuleAlgorithm(Resumable):
     _default_rule: LearningRule | None = None
     """What `load` makes a model with, before the file says which rule it learned by."""
     _highest_rate = 0.0
+    chip: ChipSpec | None = None
+    device_seed: int | None = None
 
     def __init__(
         self,
@@ -296,6 +313,8 @@ class RuleAlgorithm(Resumable):
         rule_kwargs: dict[str, Any] | None = None,
         alignment_interval: int = 0,
         schedule_timesteps: int | None = None,
+        chip: ChipSpec | None = None,
+        device_seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         given = by_name(self.plain, args)
@@ -307,6 +326,8 @@ class RuleAlgorithm(Resumable):
         self._default_rule = self.rule
         self.alignment_interval = alignment_interval
         self.schedule_timesteps = schedule_timesteps
+        self.chip = None if chip is None else resolve(chip)
+        self.device_seed = device_seed
         arguments = self._adapted(policy, sb3_arguments(self.name, self.rule, given))
         super().__init__(policy, env, **arguments)
 
@@ -327,6 +348,33 @@ class RuleAlgorithm(Resumable):
                 module.save = partial(save_policy, module)  # type: ignore[method-assign]
         if self.rule.name != "bp":
             self._look_at_policy()
+        if self.chip is not None:
+            self._put_on_chip(self.chip)
+
+    def _put_on_chip(self, chip: ChipSpec) -> None:
+        """Put what acts, and what else is on the device, on the chip; once they are decorrelated.
+
+        The noise is another one in a model that was loaded: it does not begin anew.
+        """
+        self.rule.entry.check_on_chip()
+        seed = None if self.seed is None else [self.seed, self.num_timesteps]
+        noise = np.random.SeedSequence(seed)
+        device = self.seed if self.device_seed is None else self.device_seed
+        for number, part in enumerate(self._on_device()):
+            layers = nn.ModuleList([m for m in part.modules() if type(m) in ON_CHIP])
+            if len(layers):
+                # What acts is the same device as a policy file that is put on it.
+                words = device if device is None or not number else [device, number]
+                put_on_chip(
+                    layers,
+                    chip,
+                    seed=noise.spawn(1)[0],
+                    device_seed=np.random.SeedSequence(words),
+                )
+
+    def _on_device(self) -> list[nn.Module]:
+        """What a chip holds: first what acts, and then all of it."""
+        raise NotImplementedError
 
     def _look_at_policy(self) -> None:
         """Find the networks that learn, and check them if they are others than before."""

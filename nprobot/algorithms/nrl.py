@@ -25,13 +25,19 @@ from nprobot.envs.actuators import READING
 from nprobot.errors import RuleError, did_you_mean
 from nprobot.learning.activity import Call, Tree
 from nprobot.learning.rule import LearningRule
-from nprobot.policies.chip.crossbar import on_chip, restore_chip, save_chip
+from nprobot.learning.rules import FeedbackNodePerturbation
 from nprobot.policies.chip.nonidealities import ChipSpec
 from nprobot.policies.direct_policy import DirectPolicy
 
 from .base import Resumable, make_rule
 from .checks import check_device
-from .nrl_exploration import ActuatorNoise, Exploration, HiddenNoise, InjectedNoise
+from .nrl_exploration import (
+    ActuatorNoise,
+    Exploration,
+    GuidedNoise,
+    HiddenNoise,
+    InjectedNoise,
+)
 from .nrl_prediction import Prediction, RunningMeanPrediction, Transition, ValuePrediction
 
 NOISE_SOURCES: tuple[str, ...] = get_args(catalogue.NoiseSource)
@@ -49,7 +55,8 @@ class NRL(Resumable, OnPolicyAlgorithm):
     trace. There is no backward pass and no replay: one robot (or several side by side), forward
     passes, and one scalar that everybody hears. Where the noise is the hardware's own, nobody has
     to know it: the actor runs twice on the same observation, and the difference of the two
-    activities takes the noise's place.
+    activities takes the noise's place. Under ``"np+feedback"`` it is the difference of the outputs
+    alone, and what the hidden nodes had to do with it passes down as an error would.
 
     The actor's outputs *are* the actions (`nprobot.policies.direct_policy.DirectPolicy`): ±1 for
     the bounds of an action, so noise is in units of half the range. Rewards should be of the order
@@ -72,7 +79,8 @@ class NRL(Resumable, OnPolicyAlgorithm):
         baseline_rate: weight of the newest step in the running mean.
         critic_epochs: steps of the critic on the transitions between two updates.
         rule: a name for `nprobot.learning_rule`, or a rule: how the critic learns, whether layers
-            decorrelate, and how errors reach the hidden layers under ``"actuators"``.
+            decorrelate, and how credit reaches the hidden layers: by learned feedback, or, under
+            ``"network"`` and a rule without, by what each node's own difference was.
         rule_kwargs: settings for a rule given by name (those of `nprobot.PPO` where silent).
         n_steps: control steps between two updates; 1 is on-line in the strict sense.
         gamma: discount factor γ.
@@ -129,7 +137,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         check_device(device)
         one_of("noise_source", noise_source, NOISE_SOURCES)
         one_of("baseline", baseline, BASELINES)
-        self.rule = make_rule(rule, rule_kwargs, seed, catalogue.HIDDEN_NOISE_RULE)
+        self.rule = make_rule(rule, rule_kwargs, seed, catalogue.ALGORITHMS["nrl"].rule)
         self.noise_source = noise_source
         self.node_noise = node_noise
         self.references = references
@@ -187,6 +195,9 @@ class NRL(Resumable, OnPolicyAlgorithm):
 
     def _make_exploration(self) -> Exploration:
         if self.noise_source == "network":
+            rule = self.rule
+            if isinstance(rule, FeedbackNodePerturbation) and rule.feedback.kind == "layerwise":
+                return GuidedNoise(self.references, rule)
             return HiddenNoise(self.references)
         if self.noise_source == "actuators":
             return ActuatorNoise(self.rule)
@@ -239,6 +250,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         """Step the actor the way that its traces were reinforced; improve the prediction."""
         self.policy.set_training_mode(True)
         actor, optimizer = self.policy.actor, self.policy.optimizer
+        self.exploration.learn()
         self._update_learning_rate([optimizer, self.policy.critic_optimizer])
         norm = nn.utils.clip_grad_norm_(actor.parameters(), self.max_grad_norm)
         optimizer.step()
@@ -286,8 +298,6 @@ class NRL(Resumable, OnPolicyAlgorithm):
         named = self.policy.actor.named_parameters()
         memory = super()._memory()
         memory["traces"] = {name: traces[p] for name, p in named if p in traces}
-        if on_chip(self.policy.actor):
-            memory["chip"] = np.frombuffer(save_chip(self.policy.actor), np.uint8)
         return memory
 
     @override
@@ -297,8 +307,6 @@ class NRL(Resumable, OnPolicyAlgorithm):
         self.traces.traces = {
             parameters[name]: trace.to(self.device) for name, trace in memory["traces"].items()
         }
-        if on_chip(self.policy.actor):
-            restore_chip(self.policy.actor, memory["chip"].tobytes())
 
     @override
     def restart_episodes(self) -> npt.NDArray[Any]:

@@ -18,9 +18,10 @@ from typing_extensions import override
 
 from nprobot.errors import NoiseInaccessibleError, RuleError
 from nprobot.learning.activity import Activity, Call, Tree
-from nprobot.learning.hidden_noise import NoisyPasses
+from nprobot.learning.hidden_noise import HiddenFeedback, NoisyPasses
 from nprobot.learning.noise import PerturbationStream
 from nprobot.learning.rule import LearningRule, PerturbationRule
+from nprobot.learning.rules import FeedbackNodePerturbation
 from nprobot.policies.chip.crossbar import on_chip
 
 
@@ -72,6 +73,9 @@ class Exploration(ABC):
                 (B, actions); None without sensor.
         """
 
+    def learn(self) -> None:  # noqa: B027 - most have nothing to learn
+        """Learn from the steps since the last call, before the network changes."""
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """What is remembered from step to step."""
@@ -104,29 +108,43 @@ class HiddenNoise(Exploration):
                 "noise_source='network' learns from the noise of a network on a chip, and this one "
                 "is not on any: give node_noise=…, or choose noise_source='actuators' or 'injected'"
             )
-        passes = NoisyPasses(actor, observations, 1 + self.references)
-        reference = passes.pre_activations[1:].mean(0)
+        passes = self._passes(actor, observations)
         return Trial(
             passes.outputs[0],
             passes.activity.calls,
             [call.inputs[: passes.batch] for call in passes.activity.calls],
-            passes.pre_activations[0] - reference,
+            passes.pre_activations[0] - passes.pre_activations[1:].mean(0),
             passes.passes,
         )
 
+    def _passes(self, actor: nn.Module, observations: Tree) -> NoisyPasses:
+        return NoisyPasses(actor, observations, 1 + self.references)
+
     @override
     def eligibility(self, trial: Trial, sensed: Tensor | None) -> Tensor:
+        delta_activity = self._change(trial, sensed)
+        parts = []
+        for layer, call in enumerate(trial.calls):
+            own = delta_activity[:, call.nodes]
+            parts.append(own / self._power(layer).update(own))
+        return torch.cat(parts, -1) * self._excess
+
+    @property
+    def _excess(self) -> float:
+        """Part of the difference is the references' noise, which the robot never felt."""
+        return 1 + 1 / self.references
+
+    def _power(self, layer: int) -> RunningPower:
+        return self.powers.setdefault(layer, RunningPower())
+
+    def _change(self, trial: Trial, sensed: Tensor | None) -> Tensor:
+        """δa, with what the actuators did, if that is known, in the place of the outputs'."""
         delta_activity = trial.perturbation
         if sensed is not None:
             last = trial.calls[-1].nodes
             reference = (trial.outputs - delta_activity[:, last]).clamp(-1.0, 1.0)
             delta_activity[:, last] = sensed - reference
-        parts = []
-        for layer, call in enumerate(trial.calls):
-            own = delta_activity[:, call.nodes]
-            parts.append(own / self.powers.setdefault(layer, RunningPower()).update(own))
-        # Part of the difference is the references' noise, which the robot never felt.
-        return torch.cat(parts, -1) * (1 + 1 / self.references)
+        return delta_activity
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -135,6 +153,48 @@ class HiddenNoise(Exploration):
     @override
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         self.powers = {int(layer): RunningPower(value) for layer, value in state["powers"].items()}
+
+
+class GuidedNoise(HiddenNoise):
+    """The same noise, and only what it did to the outputs: learned feedback does the rest.
+
+    What the outputs were beyond those of the reference, over its mean square, is how eligible they
+    are: the score of a Gaussian around what the network says on average. Down from there it passes
+    as errors do under `nprobot.learning.hidden_noise`, by maps that every layer fits to its own
+    inputs and pre-activations as read. So a hidden node hears what it does to the actions, and not
+    what the noise of all nodes together did to the reward.
+
+    Args:
+        references: as of `HiddenNoise`.
+        rule: keeps the maps.
+    """
+
+    def __init__(self, references: int, rule: FeedbackNodePerturbation) -> None:
+        super().__init__(references)
+        self.rule = rule
+        self._seen: list[Activity] = []
+
+    @override
+    def _passes(self, actor: nn.Module, observations: Tree) -> NoisyPasses:
+        self._guide: HiddenFeedback = self.rule.hidden_feedback(
+            actor, observations, 1 + self.references
+        )
+        self._seen.append(self._guide.passes.activity)
+        return self._guide.passes
+
+    @override
+    def eligibility(self, trial: Trial, sensed: Tensor | None) -> Tensor:
+        batch = len(trial.outputs)
+        change = self._change(trial, sensed)[:, trial.calls[-1].nodes]
+        error = change * (self._excess / self._power(-1).update(change))
+        # Rewarded was what pass 1 did.
+        silent = error.new_zeros(self.references * batch, error.shape[1])
+        return self._guide.pull(torch.cat([error, silent]))[:batch]
+
+    @override
+    def learn(self) -> None:
+        self._guide.learn(self._seen)
+        self._seen.clear()
 
 
 class InjectedNoise(Exploration):

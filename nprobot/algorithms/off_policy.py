@@ -230,6 +230,10 @@ class OffPolicyRule(RuleAlgorithm, OffPolicyAlgorithm):
         return preprocess_obs(observations, self.observation_space, self.policy.normalize_images)
 
     @override
+    def _on_device(self) -> list[nn.Module]:
+        return [self.policy.actor]
+
+    @override
     def steps_of_an_update(self) -> int:
         return self.n_envs
 

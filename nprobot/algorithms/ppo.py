@@ -131,7 +131,9 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         """See whether the networks are such as learn and act in numpy, and say so in the log."""
         before = self.paths
         self._update = self._rollout = "actor and critic are one network"
-        if isinstance(self.rule, PerturbationRule) and "actor" in self.networks:
+        if self.chip is not None:
+            self._update = self._rollout = "the networks are on a chip"
+        elif isinstance(self.rule, PerturbationRule) and "actor" in self.networks:
             try:
                 self._update = ShortUpdate(self)
                 self._rollout = ShortRollout(self, self._update)
@@ -162,6 +164,8 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         rollout_buffer: RolloutBuffer,
         n_rollout_steps: int,
     ) -> bool:
+        if isinstance(self._update, ShortUpdate) and not self._update.fits(self):
+            self._find_short_forms()
         if isinstance(self._rollout, ShortRollout) and rollout_buffer is self.rollout_buffer:
             return self._rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
@@ -188,6 +192,12 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
             return said if entropy is None else said | {"entropy": entropy}
 
         checks.compare(dict.fromkeys(self.networks, inputs), ours, theirs)
+
+    @override
+    def _on_device(self) -> list[nn.Module]:
+        policy = self.policy
+        acts = [policy.pi_features_extractor, policy.mlp_extractor.policy_net, policy.action_net]
+        return [nn.ModuleList(acts), policy]
 
     @override
     def steps_of_an_update(self) -> int:

@@ -110,7 +110,8 @@ def main(arguments: Sequence[str]) -> int:
         with open_page(policy, options, config, console) as attendant:
             result = learn(policy, make, (), config, out, console, attendant)
     else:
-        result = learn(policy, make, faults or None, config, out, console)
+        usual = () if config.dead_nodes else None
+        result = learn(policy, make, faults or usual, config, out, console)
     show(console, result)
     say(console, f"Policy: {out}")
     if result.interrupted:

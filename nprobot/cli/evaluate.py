@@ -66,6 +66,9 @@ class Evaluate:
     actuators: str | None = None
     """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard, or
     ideal for none. Left out: those it was trained with."""
+    chip: str | None = None
+    """Noisy chip to run its network on, as for train, or ideal for none. Left out: the one that it
+    was trained on."""
     seed: int = 0
     """Where the starts of the episodes come from; the same ones for every policy."""
     json: bool = False
@@ -101,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
     task: dict[str, Any] = {"env_kwargs": kwargs, "actuators": actuators, "seed": seed}
     if options.record is not None:
         film_episode(policy, options.record, env, **task, **options.film.look)
-    result = evaluate(policy, env, episodes=options.episodes, **task)
+    result = evaluate(policy, env, chip=options.chip, episodes=options.episodes, **task)
     tracking = []
     used = policy.task.kwargs if policy.task and kwargs is None else kwargs or {}
     if result.env == ARM_TRACK or (result.env == ROBOT and used.get("task") == "track"):
@@ -114,6 +117,7 @@ def main(arguments: Sequence[str]) -> int:
     provenance = policy.provenance
     learner = learner_title(recorded_rule(provenance))
     robot = f" on {result.actuators} actuators" if result.actuators else ""
+    robot += f", on a chip ({result.chip})" if result.chip else ""
     console.print(
         facts(
             f"{result.env}{robot}: deterministic episodes, seed {result.seed}",

@@ -45,6 +45,8 @@ examples:
   nprobot train --robot scene.xml --task velocity --randomise --out runs/walker
   nprobot train --env Reacher-v5 --rule bp --steps 300000 --seed 1
   nprobot train --env Reacher-v5 --algo nrl --actuators torque-motor --steps 100000
+  nprobot train --env Reacher-v5 --chip analog --actuators torque-motor --steps 100000
+      on hardware whose noise nobody can read
   nprobot train --resume runs/reacher --steps 600000
   nprobot train --env Reacher-v5 --web
       the policy as it is and the curve, on a page in the browser

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from nprobot.errors import RuleError
 
 from .layout import LAYOUTS, USUAL, Layout, UnusualBatch, looks_usual, tree_shapes
-from .nodes import NodeLayer, node_layers
+from .nodes import JumpNodes, NodeLayer, node_layers
 
 Tree = Any
 """A tensor, or a tuple or dict of trees: what a network takes and returns."""
@@ -70,9 +70,12 @@ class Activity:
         calls: the layers in the order in which they ran.
         batch: B, the number of samples.
         size: N, the number of nodes of one sample, over all perturbed layers.
+        jumped: names of layers of a chip that cannot be read, by the name of the layer after them,
+            whose call is from the inputs of the first of them.
 
     Raises:
         UnsupportedLayerError: a parameter lives in a module that is not supported.
+        RuleError: nothing can be learned.
     """
 
     def __init__(
@@ -183,12 +186,17 @@ class Activity:
                 place of its pre-activations.
         """
         calls = iter(enumerate(self.calls))
+        jump: list[Tensor] = []
 
         def handler(layer: NodeLayer, x: Tensor) -> Tensor:
+            if layer in self._silent:
+                if not jump:
+                    jump.append(stand_in(self.calls.index(self._silent[layer][0]), x))
+                return x.new_zeros(self._silent[layer][1])
             index, call = next(calls, (-1, None))
-            if call is None or call.layer is not layer:
+            if call is None or layer not in (call.layer, getattr(call.layer, "layer", None)):
                 raise _out_of_order(layer)
-            a = stand_in(index, x)
+            a = jump.pop() if jump else stand_in(index, x)
             return a.clone() if index in self._overwritten else a
 
         return self._intercepted(handler, self.inputs)
@@ -214,9 +222,17 @@ class Activity:
         """
         self.calls: list[Call] = []
         self.size = 0
+        self.jumped: dict[str, list[str]] = {}
+        self._silent: dict[NodeLayer, tuple[Call, torch.Size]] = {}
+        self._unread: list[tuple[NodeLayer, Tensor, torch.Size]] = []
         self.outputs: Tree = self._intercepted(self._clean, self.inputs)
         versions = enumerate(call.pre_activation._version for call in self.calls)
         self._overwritten |= {i for i, version in versions if version}
+        if self._unread:
+            raise RuleError(
+                f"layer {self._unread[0][0].name!r} cannot be read, and neither can anything after "
+                "it: what the network says must be readable"
+            )
 
     def pre_activation(self, layer: NodeLayer, x: Tensor) -> Tensor:
         """What a layer makes of its input in the clean pass."""
@@ -224,14 +240,30 @@ class Activity:
 
     def _clean(self, layer: NodeLayer, x: Tensor) -> Tensor:
         a = self.pre_activation(layer, x)
+        if not layer.readable:
+            self._unread.append((layer, x, a.shape))
+            return a
         units, batch = a.shape[1:], self.batch
         if (rows := a.shape[0]) != batch:
             units = torch.Size((rows // batch, *units))
         nodes = slice(self.size, self.size + units.numel())
         kept = a.clone() if len(self.calls) in self._overwritten else a
-        self.calls.append(Call(layer, layer.decorrelated_input(x), kept, nodes, x, units))
+        call = Call(layer, layer.decorrelated_input(x), kept, nodes, x, units)
+        if self._unread:
+            self._jump(call)
+        self.calls.append(call)
         self.size = nodes.stop
         return a
+
+    def _jump(self, call: Call) -> None:
+        """Have a call start where something can be read, before the layers that cannot be."""
+        layer = call.layer
+        # What it was fed is not known; what the first of those before it was fed is.
+        call.layer, call.raw_inputs = JumpNodes(layer), self._unread[0][1]
+        call.inputs = torch.zeros_like(call.inputs)
+        self.jumped[layer.name] = [silent.name for silent, _, _ in self._unread]
+        self._silent |= {silent: (call, shape) for silent, _, shape in self._unread}
+        self._unread.clear()
 
     def _noisy(
         self,

@@ -56,12 +56,15 @@ LEAST_ROWS = 16
 """Rows of a step that a fit takes at least, as the change of one may be next to nothing."""
 WIDE = 256
 """More inputs than that, and a fit solves for as many rows of a step instead of for its inputs."""
-HIDDEN_LR = 0.3
-"""Share of the way to a step's answer that B goes where own noise blurs the rows it is from."""
+HIDDEN_RATES = (0.3, 0.1, 0.03, 0.01)
+"""Shares of the way to a step's answer that B goes where own noise blurs the rows it is from: fast
+where weights move fast, slow where noise is large beside what the layer says."""
 HIDDEN_RIDGE = 3e-2
 """Regularisation of that answer; what it holds back comes with the next steps."""
 HIDDEN_ROWS = 4096
 """Rows of a step that are enough there."""
+MEMORY_OF_ERRORS = 0.95
+"""Weight of the past in the measure of how wrong each rate was."""
 TRUST_MEMORY = 0.9
 """Weight of the past in the measure of how much of a layer's response its fit explains."""
 
@@ -86,7 +89,7 @@ class LinearFit:
         interval: steps from one answer to the next, where every step could have one.
     """
 
-    _STATE = ("matrix", "guide", "square", "product", "explained")
+    _STATE = ("matrix", "guide", "square", "product", "explained", "tracks", "errors")
 
     def __init__(self, inputs: int, nodes: int, like: Tensor) -> None:
         self.inputs = inputs
@@ -97,6 +100,9 @@ class LinearFit:
         self.product = like.new_zeros(0 if self.wide else inputs, nodes)
         # Starts in full: a first answer is better than none.
         self.explained = like.new_full((2,), 1e-24)
+        # Of `follow`: B at every rate, and how wrong each was about rows that it had not seen.
+        self.tracks = like.new_zeros(0, inputs, nodes)
+        self.errors = like.new_zeros(0)
         self.steps = 0
         self.interval = 1
 
@@ -186,6 +192,50 @@ class LinearFit:
         np.multiply(matrix, trust, out=self.guide.numpy())
         return rest / max(whole, 1e-30)
 
+    def follow(self, x: Tensor, a: Tensor, rates: Sequence[float], ridge: float) -> None:
+        """Move B to the answer at several rates, and take the one that was best at new rows.
+
+        Args:
+            x: the rows of the last `observe`.
+            a: what they made, blurred by noise that has nothing to do with them.
+            rates: shares of the way to the answer; in the first steps the answers' plain mean.
+            ridge: as of `solve`.
+        """
+        if len(self.tracks) != len(rates):
+            self.tracks = torch.stack([self.matrix] * len(rates))
+            self.errors = self.matrix.new_zeros(len(rates))
+        self.steps += 1
+        left = a - x @ self.tracks
+        newest = left.square().flatten(1).mean(1)
+        self.errors.lerp_(newest, max(1 - MEMORY_OF_ERRORS, 1 / self.steps))
+        best = self.errors.argmin()
+        trust = self._judge(a, left[best])
+        answer = self._answer(x, left[best], ridge)
+        for track, rate in zip(self.tracks, rates, strict=True):
+            track.lerp_(answer, max(rate, 1 / self.steps))
+        self.matrix.copy_(self.tracks[best])
+        torch.mul(self.matrix, trust, out=self.guide)
+
+    def _judge(self, a: Tensor, left: Tensor) -> Tensor:
+        """How far B is to be trusted, by what it left of the response of new rows."""
+        whole, rest, own = [torch.linalg.vector_norm(y).square() for y in (a, left, a - left)]
+        # |a − g|² = |a|² − 2 a·g + |g|²
+        newest = torch.stack([0.5 * (whole - rest + own), own])
+        self.explained.lerp_(newest, 1 - TRUST_MEMORY).clamp_min_(1e-24)
+        return (self.explained[0] / self.explained[1]).clamp_(0.0, 1.0)
+
+    def _answer(self, x: Tensor, left: Tensor, ridge: float) -> Tensor:
+        """The fit's answer, where it is silent the present B."""
+        square = x @ x.mT if self.wide else self.square.clone()
+        diagonal = square.diagonal(dim1=-2, dim2=-1)
+        strength = ridge * diagonal.mean(-1, keepdim=True) + 1e-24
+        diagonal.add_(strength)
+        factor, _ = torch.linalg.cholesky_ex(square)
+        if self.wide:
+            return torch.addmm(self.matrix, x.mT, torch.cholesky_solve(left, factor))
+        right = torch.addcmul(self.product, self.matrix, strength.unsqueeze(-1))
+        return torch.cholesky_solve(right, factor)
+
     def due(self) -> bool:
         """Whether it wants to see this step."""
         self.steps += 1
@@ -235,7 +285,8 @@ class LinearFit:
         """The inverse of `state_dict`."""
         fit = fit_of_shape(tuple(state["matrix"].shape), state["matrix"])
         for name in cls._STATE:
-            setattr(fit, name, state[name].clone())
+            if name in state:  # earlier versions had no tracks
+                setattr(fit, name, state[name].clone())
         fit.steps, fit.interval = int(state["steps"]), int(state["interval"])
         return fit
 
@@ -487,7 +538,7 @@ class LayerwiseFeedback(Feedback):
         x = passed.inputs[index].narrow(0, 0, samples * folded)
         return call.layer.input_rows(x), call.layer.node_rows(a.reshape(samples * folded, *units))
 
-    def learn_activity(self, network: int, activity: Activity) -> None:
+    def learn_activity(self, network: int, *activities: Activity) -> None:
         """Learn from inputs and pre-activations whose noise is hidden.
 
         A layer's own noise has nothing to do with its inputs, so the fit is right on average, and
@@ -495,19 +546,18 @@ class LayerwiseFeedback(Feedback):
 
         Args:
             network: its number.
-            activity: of passes.
+            activities: of passes since the last call.
         """
         for index, fit in self._calls[network]:
-            call = activity.calls[index]
-            inputs, nodes = fit.matrix.shape
-            places = call.pre_activation[0].numel() // nodes
-            most = WIDE if fit.wide else HIDDEN_ROWS
-            step = max(1, activity.batch * places // most)
-            x = call.layer.input_rows(call.raw_inputs[::step])
-            a = call.layer.node_rows(call.pre_activation[::step])
-            x, a = x - x.mean(0), a - a.mean(0)
-            fit.observe(x, a, max(1 - len(x) / inputs, 0.0))
-            fit.solve(x, a, HIDDEN_LR if self.lr is None else self.lr, HIDDEN_RIDGE)
+            calls = [activity.calls[index] for activity in activities]
+            layer, first = calls[0].layer, calls[0].pre_activation
+            rows = len(calls) * first.numel() // (fit.matrix.numel() // fit.inputs)
+            step = max(1, rows // (WIDE if fit.wide else HIDDEN_ROWS))
+            x = layer.input_rows(torch.cat([call.raw_inputs for call in calls])[::step])
+            a = layer.node_rows(torch.cat([call.pre_activation for call in calls])[::step])
+            x, a = x - x.mean(-2, keepdim=True), a - a.mean(-2, keepdim=True)
+            fit.observe(x, a, max(1 - x.shape[-2] / fit.inputs, 0.0))
+            fit.follow(x, a, HIDDEN_RATES if self.lr is None else (self.lr,), HIDDEN_RIDGE)
 
     @override
     def state_dict(self) -> dict[int, dict[str, Any]]:

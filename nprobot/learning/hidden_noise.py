@@ -22,7 +22,7 @@ get some from the learner, as strong as the chip's nodes have shown theirs to be
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -33,7 +33,7 @@ from nprobot.errors import RuleError, did_you_mean
 from nprobot.policies.chip.crossbar import ChipLayer
 
 from .activity import Activity, Call, Tree, first_tensor, repeat, share, tree_map
-from .feedback import error_and_change
+from .feedback import LayerwiseFeedback, error_and_change
 from .nodes import NodeLayer
 from .rule import Loss, per_sample
 from .wiring import Edge, Wiring, replay
@@ -176,14 +176,19 @@ class GuidedPasses(NoisyPasses):
         inputs: as of `NoisyPasses`.
         passes: M, from 2.
         draw: noise for hidden layers that are not on the chip.
-        wiring: of the network, if it is known.
+        outputs: names of the layers that are outputs, which have an error without noise; known from
+            the second step on.
     """
 
     def __init__(
-        self, network: nn.Module, inputs: Tree, passes: int, draw: Draw, wiring: Wiring | None
+        self,
+        network: nn.Module,
+        inputs: Tree,
+        passes: int,
+        draw: Draw,
+        outputs: Collection[str] = (),
     ) -> None:
-        # Outputs have an error without noise; which layers they are is known from the second step.
-        self._quiet = wiring.known_layers if wiring else ()
+        self._quiet = outputs
         super().__init__(network, inputs, passes, draw)
 
     @override
@@ -268,6 +273,30 @@ class GuidedPasses(NoisyPasses):
         """Moves, none of them much shorter than a unit's usual one, nor lost to rounding."""
         least = NEAR * moved.square().mean(0).sqrt_().clamp_min_(LEAST_MOVE)
         return torch.where(moved.abs() < least, torch.copysign(least, moved), moved)
+
+
+class HiddenFeedback:
+    """Noisy passes of one batch, and the learned feedback that errors pass down by.
+
+    Args:
+        network: number that the rule gives it.
+        passes: of the network.
+        feedback: layerwise, which knows the network.
+    """
+
+    def __init__(self, network: int, passes: GuidedPasses, feedback: LayerwiseFeedback) -> None:
+        self.network = network
+        self.passes = passes
+        self.feedback = feedback
+
+    def pull(self, error: Tensor) -> Tensor:
+        """Errors of all nodes, (M · B, N), from those of the outputs, (M · B, outputs)."""
+        slopes = self.passes.slopes(self.feedback.wirings[self.network])
+        return self.feedback.pull(self.network, self.passes.activity, error, slopes)
+
+    def learn(self, activities: Sequence[Activity]) -> None:
+        """Learn from passes through the network."""
+        self.feedback.learn_activity(self.network, *activities)
 
 
 def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Never
 
 from numpy.random import SeedSequence
@@ -36,6 +37,9 @@ class NoisyNetwork(nn.Module):
         seed: of everything random on the chip; None draws one, which nobody learns.
         device_seed: which device it is: decides what is fixed for life, such as mismatch. From
             `seed` if None.
+        unreadable: names of the network's layers whose pre-activations never leave the chip, and
+            so the inputs of the next layer. Such a layer stays as it is, as do the weights of the
+            next one; layers before and after them learn.
 
     Attributes:
         network: the network, its layers on the chip.
@@ -52,10 +56,13 @@ class NoisyNetwork(nn.Module):
         *,
         seed: int | SeedSequence | None = None,
         device_seed: int | None = None,
+        unreadable: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.network = network
-        self.models = put_on_chip(network, node_noise, seed=seed, device_seed=device_seed)
+        self.models = put_on_chip(
+            network, node_noise, seed=seed, device_seed=device_seed, unreadable=unreadable
+        )
 
     @override
     def forward(self, inputs: Tree) -> Tree:

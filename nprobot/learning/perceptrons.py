@@ -387,12 +387,15 @@ class Perceptrons:
             for module in modules
             for d in (module._modules, module._parameters)
         ]
+        # A layer that is put on a chip, or off it, stays the same object.
+        self._kinds = [(m, type(m)) for chain in chains for m in (*chain.hidden, *chain.heads)]
         self._hooks = [d for m in modules for d in (m._forward_hooks, m._forward_pre_hooks)]
 
     def unchanged(self) -> bool:
         """Whether the networks consist of what they consisted of."""
         return (
             all([*map(id, own.values())] == before for own, before in self._parts)
+            and all(type(layer) is kind for layer, kind in self._kinds)
             and not any(self._hooks)
             and all(
                 p.requires_grad and p.is_cpu and p.dtype is self.like.dtype for p in self.parameters

@@ -321,6 +321,13 @@ class PerturbationRule(LearningRule):
                 raise NoiseInaccessibleError(
                     "the network is on a chip whose noise is its own: none can be put in its place"
                 )
+            if self.decorrelated and not all(
+                getattr(m, "readable", True) for m in network.modules()
+            ):
+                raise NoiseInaccessibleError(
+                    f"{self.name!r} decorrelates the inputs of every layer, and some of this chip "
+                    f"cannot be read; {self.name[1:]!r} needs them not"
+                )
             return self.learn_from_hidden_noise(network, inputs, loss)
         activity = Activity(network, inputs, frozen=self.frozen_nodes, draws=self.samples)
         clean_loss = per_sample(loss, activity.outputs, (activity.batch,))
@@ -360,11 +367,8 @@ class PerturbationRule(LearningRule):
         Raises:
             NoiseInaccessibleError: the rule has to know the noise.
         """
-        raise NoiseInaccessibleError(
-            f"{self.name!r} multiplies the loss by the noise of every node, and this network is on "
-            "a chip whose noise cannot be read; 'np+feedback', 'dnp+feedback', 'anp' and 'danp' "
-            "need only its activity"
-        )
+        self.entry.check_on_chip()
+        raise NotImplementedError
 
     def noisy_passes(self, activity: Activity) -> int:
         """Noisy passes that one draw of the noise takes."""

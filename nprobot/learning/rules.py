@@ -22,7 +22,13 @@ from nprobot.errors import NoiseInaccessibleError, RuleError
 
 from .activity import Activity, NoisyCall, Tree, first_tensor, share
 from .feedback import LayerwiseFeedback, Passed, error_and_change, make_feedback
-from .hidden_noise import GuidedPasses, NoisyPasses, make_reference, residual_error
+from .hidden_noise import (
+    GuidedPasses,
+    HiddenFeedback,
+    NoisyPasses,
+    make_reference,
+    residual_error,
+)
 from .rule import LearningRule, Loss, PerturbationRule, per_sample
 
 
@@ -250,9 +256,11 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         if not 0.0 <= correction <= 1.0:
             raise RuleError(f"correction must be in [0, 1], got {correction!r}")
         self.correction = float(correction)
-        # By network: how noisy its chip has shown to be, and how far outputs are moved if not σ.
+        # By network: how noisy its chip has shown to be, how far outputs are moved if not σ, and
+        # which layers are outputs.
         self._chip_sigma: dict[int, float] = {}
         self._error_step: dict[int, float] = {}
+        self._outputs: dict[int, list[str]] = {}
 
     @override
     def node_error(
@@ -273,31 +281,40 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         residual = change - torch.linalg.vecdot(noise, guess)
         return average(residual / self.sigma**2, noise).add_(guess, alpha=1 / activity.batch)
 
-    @override
-    def learn_from_hidden_noise(self, network: nn.Module, inputs: Tree, loss: Loss) -> Tensor:
+    def hidden_feedback(self, network: nn.Module, inputs: Tree, passes: int) -> HiddenFeedback:
+        """Run a network whose noise is hidden, and what is known of how errors pass through it.
+
+        Args:
+            network: with layers on a chip.
+            inputs: a batch.
+            passes: how often it is run, from 2.
+
+        Raises:
+            NoiseInaccessibleError: the feedback has to know the noise.
+        """
         if not isinstance(self.feedback, LayerwiseFeedback):
             raise NoiseInaccessibleError(
                 "direct feedback has to know the noise, and this network is on a chip whose noise "
                 "cannot be read; layerwise feedback needs only its activity"
             )
         index = self._index(network)
-        passes = GuidedPasses(
-            network,
-            inputs,
-            self.samples + 1,
-            partial(self.source.normal_like, scale=self._chip_sigma.get(index, self.sigma)),
-            self.feedback.wirings.get(index),
-        )
-        activity = passes.activity
-        wiring = self.feedback.wiring(index, activity)
+        draw = partial(self.source.normal_like, scale=self._chip_sigma.get(index, self.sigma))
+        guided = GuidedPasses(network, inputs, passes, draw, self._outputs.get(index, ()))
+        wiring = self.feedback.wiring(index, guided.activity)
+        self._outputs[index] = sorted(wiring.known_layers)
+        return HiddenFeedback(index, guided, self.feedback)
+
+    @override
+    def learn_from_hidden_noise(self, network: nn.Module, inputs: Tree, loss: Loss) -> Tensor:
+        guide = self.hidden_feedback(network, inputs, self.samples + 1)
+        index, passes, activity = guide.network, guide.passes, guide.passes.activity
         step = self._error_step.get(index, self.sigma)
         losses, error, noisy_loss = passes.losses_and_error(loss, step)
-        guess = self.feedback.pull(index, activity, error, passes.slopes(wiring))
-        guess = guess.view(*losses.shape, -1)
+        guess = guide.pull(error).view(*losses.shape, -1)
         if self.correction:
-            own = passes.own_noise(self.feedback.maps(index))
+            own = passes.own_noise(guide.feedback.maps(index))
             guess[:-1] += self.correction * residual_error(guess, own, losses)
-        self.feedback.learn_activity(index, activity)
+        guide.learn([activity])
         passes.accumulate(guess / losses.numel())
         if index not in self._chip_sigma and (seen := passes.least_noise()):
             # Once: what the learner adds comes to the chip's nodes, too, and would add up.
@@ -310,8 +327,8 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        own = {"chip_sigma": dict(self._chip_sigma), "error_step": dict(self._error_step)}
-        return super().state_dict() | own
+        own = ("chip_sigma", "error_step", "outputs")
+        return super().state_dict() | {name: dict(getattr(self, f"_{name}")) for name in own}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -319,6 +336,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         for name in ("chip_sigma", "error_step"):
             values = {int(index): float(value) for index, value in state.get(name, {}).items()}
             setattr(self, f"_{name}", values)
+        self._outputs = {int(index): list(own) for index, own in state.get("outputs", {}).items()}
 
 
 @catalogue.rule(

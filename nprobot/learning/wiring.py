@@ -96,6 +96,14 @@ class Wiring:
             logging.getLogger(__name__).info(
                 "feedback passes down by autograd, with no weight in it: %s", self.reason
             )
+        for after, names in activity.jumped.items():
+            logging.getLogger(__name__).warning(
+                "feedback jumps over %s, which cannot be read: a map from their inputs to layer %r "
+                "takes their place; their weights stay as they are, and of that layer only the "
+                "bias learns",
+                ", ".join(map(repr, names)),
+                after,
+            )
         names = [name for name, _ in self.signature[2:]]
         self.known_layers = frozenset(
             name
@@ -288,7 +296,8 @@ def _edges(activity: Activity) -> tuple[list[Edge], list[bool], str]:
             after = torch.stack([other[target].narrow(1, start, size) for other in seen])
             moves = torch.stack([far * mask * sign for mask, sign in probes])
             secants = ((after - base[target].narrow(1, start, size)) / moves)[masks]
-            steepest = max(1.0, float(secants.abs().max()))
+            # Rounded up, or it would depend on the activity that was met first.
+            steepest = max(1.0, math.ceil(4 * float(secants.abs().max()) - 1e-3) / 4)
             bounds = (-steepest if (secants < 0).any() else 0.0, steepest)
             identity = torch.equal(after, a + moves)
             edges.append(Edge(source, target, start, size, identity, bounds))

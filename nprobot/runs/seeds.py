@@ -18,6 +18,7 @@ class Seeds:
         evaluation: of the evaluations during training (the one at the end has its own).
         actuators: of the hidden noise of the actuators.
         order: of the rows of a fit.
+        device: which chip the networks are on.
     """
 
     environments: int
@@ -26,12 +27,13 @@ class Seeds:
     evaluation: int
     actuators: int
     order: int
+    device: int
 
     @classmethod
     def spawn(cls, seed: int) -> Seeds:
         """All seeds of a run from its one seed."""
         # A new part goes to the end: the seeds of the others stay what they were.
-        children = np.random.SeedSequence(seed).spawn(6)
+        children = np.random.SeedSequence(seed).spawn(7)
         return cls(*(int(child.generate_state(1)[0]) for child in children))
 
     def episodes_after(self, steps: int, count: int) -> list[int]:

@@ -59,6 +59,9 @@ def build_model(config: RunConfig, env: VecNormalize, device: str = "cpu") -> Mo
         arguments["policy_kwargs"]["privileged"] = privileged
     if config.about.compares:
         arguments["alignment_interval"] = options["alignment_every"] or 0
+    if config.chip is not None:
+        arguments["node_noise" if config.algo == "nrl" else "chip"] = config.chip
+        arguments["device_seed"] = seeds.device
     model: Model = config.about.load()(
         policy,
         env,

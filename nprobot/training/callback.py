@@ -227,12 +227,14 @@ def policy_of(model: Model, config: RunConfig) -> Policy:
     # What only the critic sees is not asked of a robot.
     kwargs = config.env_kwargs | ({"privileged": "[]"} if about.privileged else {})
     task = ControlTask(config.env, kwargs, about.control_rate)
+    device = Seeds.spawn(config.seed).device
     provenance = {
         "algorithm": config.algo,
         "rule": config.rule,
         "samples": config.samples,
         "seed": config.seed,
         "actuators": config.actuators,
+        **({} if config.chip is None else {"chip": config.chip, "device_seed": device}),
         "steps": model.num_timesteps,
         "forward_passes": model.forward_passes,
         "backward_passes": model.backward_passes,

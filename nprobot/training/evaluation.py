@@ -47,6 +47,7 @@ class Evaluation:
         returns: undiscounted return of each episode, in the environment's own reward.
         lengths: steps of each episode.
         actuators: preset of the noisy actuators; None for none.
+        chip: noisy chip that the policy's network ran on; None for none.
     """
 
     env: str
@@ -54,6 +55,7 @@ class Evaluation:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     actuators: str | None = None
+    chip: str | None = None
 
     @property
     def mean(self) -> float:
@@ -76,6 +78,7 @@ def evaluate(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     actuators: str | None = None,
+    chip: str | None = None,
     make: Callable[[int], environments.Env] | None = None,
     episodes: int = EVALUATION_EPISODES,
     seed: int = 0,
@@ -88,6 +91,8 @@ def evaluate(
         env_kwargs: arguments of that environment; by default those of the training.
         actuators: preset of noisy actuators before it; by default those of the training, and
             "ideal" for none.
+        chip: noisy chip to run the network on; by default that of the training, the same device,
+            and "ideal" for none.
         make: makes environment number 0, 1, …, for one that no id and preset describe.
         episodes: how many episodes.
         seed: the seeds of the episodes come from it, so that two policies meet the same starts.
@@ -104,6 +109,7 @@ def evaluate(
     id, kwargs = task_of(policy, env, env_kwargs)
     if make is None:
         actuators = actuators or actuators_of(policy, env)
+        chip = chip or recorded(policy, env, "chip")
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
     with ExitStack() as stack:
@@ -112,9 +118,36 @@ def evaluate(
             envs.append(make(n) if make else environments.make(id, kwargs, actuators, (seed, n)))
             stack.callback(envs[-1].close)
         check_fit(policy, envs[0], id)
-        results = run_episodes(policy.predict, envs, episode_seeds(seed, episodes))
+        predict = policy.predict if chip is None else put_on_chip(policy, chip, seed)
+        results = run_episodes(predict, envs, episode_seeds(seed, episodes))
     returns, lengths = zip(*results, strict=True)
-    return Evaluation(id, seed, returns, lengths, actuators)
+    return Evaluation(id, seed, returns, lengths, actuators, chip)
+
+
+def put_on_chip(policy: DeployablePolicy, chip: str, seed: int) -> Predict:
+    """What a policy does on an emulated noisy chip.
+
+    Args:
+        policy: the policy.
+        chip: what is wrong with it, as in a run's configuration. It is the device that the policy
+            was trained on, if it was trained on one.
+        seed: of its noise.
+
+    Raises:
+        ConfigError: the policy cannot be put on a chip, or there is no such chip.
+    """
+    from nprobot.policies.chip import crossbar  # torch takes a second to load
+    from nprobot.policies.files.torch_policy import TorchPolicy
+
+    if isinstance(policy, OnnxPolicy):
+        raise ConfigError(
+            "an ONNX policy cannot be put on a chip: give the policy folder (policy.json and "
+            "policy.safetensors)"
+        )
+    twin = TorchPolicy(policy)
+    device = int(policy.provenance.get("device_seed", 0))
+    crossbar.put_on_chip(twin.network, chip, seed=seed, device_seed=device)
+    return twin.predict
 
 
 def run_episodes(
@@ -211,11 +244,16 @@ def trust(policy: DeployablePolicy) -> None:
 
 def actuators_of(policy: DeployablePolicy, env: str | None) -> str | None:
     """The noisy actuators that the policy was trained with; none on another environment."""
+    earlier = recorded(policy, env, "hardware")  # as earlier versions wrote it
+    return recorded(policy, env, "actuators") or earlier
+
+
+def recorded(policy: DeployablePolicy, env: str | None, name: str) -> str | None:
+    """A piece of hardware that the policy was trained with; none on another environment."""
     if policy.task is None or env not in (None, policy.task.id):
         return None
-    made = policy.provenance
-    actuators = made.get("actuators", made.get("hardware"))  # as earlier versions wrote it
-    return None if actuators is None else str(actuators)
+    value = policy.provenance.get(name)
+    return None if value is None else str(value)
 
 
 def check_fit(policy: DeployablePolicy, env: environments.Env, env_id: str) -> None:

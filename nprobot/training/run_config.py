@@ -159,6 +159,11 @@ class RunConfig(Options):
     """Noisy actuators before the robot: servo, torque-motor, worn-gearbox, easy, medium, hard."""
     sensor: str | None = None
     """Sensor that reports what the noisy actuators did: current-sense. nrl learns from it."""
+    chip: str | None = None
+    """Noisy chip that the networks run on, in learning and evaluation, its noise hidden from the
+    learner: analog, spintronic, a standard deviation of node noise such as 0.06, or models such as
+    TelegraphNodeNoise:amplitude=0.06, with commas between. For sac and td3 the actor is on it, for
+    nrl it takes the place of --node-noise."""
     algo: str = "ppo"
     """Algorithm: ppo, nrl, sac, td3."""
     rule: str = ""
@@ -206,6 +211,8 @@ class RunConfig(Options):
         _one_of("sensor", self.sensor, catalogue.sensors)
         if self.sensor is not None and self.actuators is None:
             raise ConfigError("sensor reads noisy actuators, and there are none; give actuators")
+        if self.chip is not None:
+            self._check_chip(self.chip)
         if self.workers > self.env_count:
             raise ConfigError(
                 f"workers must be from 0 to {self.env_count}, the number of environments, got "
@@ -225,6 +232,20 @@ class RunConfig(Options):
         if self.learning.alignment_every is not None and not self.about.compares:
             others = ", ".join(a.name for a in catalogue.ALGORITHMS.values() if a.compares)
             raise ConfigError(f"{self.algo} has no option alignment_every; {others} have it")
+
+    def _check_chip(self, chip: str) -> None:
+        """Refuse a chip that does not exist, or that cannot be learned on."""
+        from nprobot.policies.chip.nonidealities import resolve  # torch takes a second to load
+
+        resolve(chip)
+        own = self.algorithm
+        if own.node_noise is not None or own.noise_source not in (None, "network"):
+            raise ConfigError(
+                "chip says what is wrong with the network that nrl perturbs; leave node_noise "
+                "away, and noise_source at network"
+            )
+        if ":" not in self.rule:
+            catalogue.rule_named(self.rule).check_on_chip()
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,6 +335,8 @@ class RunConfig(Options):
             defaults["n_steps"] = max(ROLLOUT // self.env_count, 1)
         if self.algorithm.ent_coef is not None:
             defaults["ent_coef_start"] = None
+        if self.chip is not None:
+            defaults.pop("node_noise", None)
         steps = self.steps or DEFAULT_STEPS
         stop_at = self.stop_at
         if self.steps is None and stop_at is None:

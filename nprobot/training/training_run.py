@@ -465,8 +465,9 @@ def introduction(folder: RunFolder, about: GroupDescription, update: int = 1) ->
     rate = "not known"
     if about.control_rate is not None:
         rate = f"{about.control_rate:.4g} Hz, from {about.rate_source}"
+    chip = f", on a chip ({config.chip})" if config.chip else ""
     text = (
-        f"{title(config)}\n{'' if config.stop_at is None else 'at most '}{steps}{until}, "
+        f"{title(config)}{chip}\n{'' if config.stop_at is None else 'at most '}{steps}{until}, "
         f"{config.envs} environments\ncontrol rate {rate}\n"
         f"run folder {folder.path}"
     )

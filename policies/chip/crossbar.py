@@ -9,7 +9,7 @@ and after it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Never
 
 import torch
@@ -18,7 +18,7 @@ from numpy.random import SeedSequence
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ...errors import ConfigError, NoiseInaccessibleError
+from ...errors import ConfigError, NoiseInaccessibleError, UnknownNameError
 from ...hidden import Vault, seal, unseal
 from ..layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear, Module, patches
 from .nonidealities import ChipModel, ChipSpec, Multiply, Site, resolve
@@ -68,8 +68,12 @@ class Crossbar:
             "sites": [site.save() for _, site in self._models],
         }
 
+    def ran_beyond(self, state: Mapping[str, Any]) -> bool:
+        """Whether the layer has run further than in a saved state."""
+        return self._evaluations > int(state["evaluations"])
+
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Go on from a saved state."""
         self._evaluations = int(state["evaluations"])
         for (_, site), saved in zip(self._models, state["sites"], strict=True):
             site.restore(saved)
@@ -80,6 +84,8 @@ class ChipLayer(nn.Module):
 
     off_chip: ClassVar[type[nn.Module]]
     """The same layer without a chip."""
+    readable: bool = True
+    """Whether its pre-activations can be read, and so the inputs of what comes next."""
 
     def crossbar_input(self, x: Tensor) -> Tensor:
         """What is fed to the weights, ``x*`` where the layer decorrelates; can be read."""
@@ -255,7 +261,8 @@ def put_on_chip(
     chip: ChipSpec,
     *,
     seed: int | SeedSequence | None = None,
-    device_seed: int | None = None,
+    device_seed: int | SeedSequence | None = None,
+    unreadable: Collection[str] = (),
 ) -> tuple[ChipModel, ...]:
     """Put every layer of a network on an emulated chip, in place.
 
@@ -267,15 +274,21 @@ def put_on_chip(
         chip: what is wrong with it; see `nprobot.policies.chip.resolve`.
         seed: of everything random; None draws one.
         device_seed: which device it is, decides what is fixed for life; from `seed` if None.
+        unreadable: names of layers whose pre-activations never leave the chip.
 
     Returns:
         The models.
 
     Raises:
         ConfigError: no layer can be put on a chip, or one is on a chip already.
+        UnknownNameError: there is no layer of a name.
     """
     models = resolve(chip)
-    layers = [module for module in network.modules() if type(module) in ON_CHIP]
+    named = {name: module for name, module in network.named_modules() if type(module) in ON_CHIP}
+    layers = list(named.values())
+    for name in unreadable:
+        if name not in named:
+            raise UnknownNameError("layer of the network", name, named)
     if on_chip(network):
         raise ConfigError(
             "the network has layers on a chip already; chain the models and put it there once"
@@ -288,7 +301,9 @@ def put_on_chip(
         )
     entropy = seed if isinstance(seed, SeedSequence) else SeedSequence(seed)
     noise, device = entropy.spawn(2)
-    if device_seed is not None:
+    if isinstance(device_seed, SeedSequence):
+        device = device_seed
+    elif device_seed is not None:
         device = SeedSequence(device_seed)
     sequences = (device.spawn(len(layers)), noise.spawn(len(layers)))
     for layer, of_device, of_noise in zip(layers, *sequences, strict=True):
@@ -297,6 +312,8 @@ def put_on_chip(
         sites = [Site(*own) for own in seeds]
         layer.__class__ = ON_CHIP[type(layer)]
         _CROSSBARS.hide(layer, Crossbar(list(zip(models, sites, strict=True))))
+    for name in unreadable:
+        named[name].readable = False
     return models
 
 
@@ -340,7 +357,9 @@ def save_chip(network: nn.Module) -> bytes:
 
 
 def restore_chip(network: nn.Module, capsule: bytes) -> None:
-    """Go back to a state from `save_chip`.
+    """Go on from a state that `save_chip` found, in a chip that has not run as far.
+
+    Never back: the noise of a step could be had again with other inputs, and subtracted.
 
     Args:
         network: on the same chip: the same architecture, models and seeds.
@@ -348,9 +367,15 @@ def restore_chip(network: nn.Module, capsule: bytes) -> None:
 
     Raises:
         DamagedFileError: it was damaged, or is that of another chip.
+        NoiseInaccessibleError: the chip has run further.
     """
     crossbars = _crossbars(network)
     states = unseal(capsule, _secret(crossbars), "chip")
+    if any(c.ran_beyond(state) for c, state in zip(crossbars, states, strict=True)):
+        raise NoiseInaccessibleError(
+            "this chip has run further than the state that was saved, and going back would let its "
+            "noise be had again: make the chip anew, with its seed, and restore that"
+        )
     for crossbar, state in zip(crossbars, states, strict=True):
         crossbar.restore(state)
 

@@ -11,7 +11,9 @@ layer, see `nprobot.policies.chip.crossbar`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -255,20 +257,6 @@ class Offset(ChipModel):
 
 
 @dataclass(frozen=True)
-class DeadNodes(ChipModel):
-    """Nodes that have failed: their pre-activation is 0, for life."""
-
-    formula: ClassVar[str] = "0 where u_node < share, else a; u_node uniform, drawn once a device"
-
-    share: Annotated[Share, about("share of the nodes of every layer that have failed", "1")] = 0.1
-
-    @override
-    def nodes(self, site: Site, a: Tensor, x: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
-        alive: Tensor = torch.special.ndtr(site.fixed(a[0])) >= self.share
-        return torch.mul(a, alive)
-
-
-@dataclass(frozen=True)
 class WeightMismatch(ChipModel):
     """Weights that are not what was written: every device is a little different, for life."""
 
@@ -302,6 +290,30 @@ class ConductanceDrift(ChipModel):
 
 
 @dataclass(frozen=True)
+class DeadNodes(ChipModel):
+    """Nodes that are stuck at 0, from some time on: of every layer the same share, to the node."""
+
+    formula: ClassVar[str] = "0 in round(share·n) of a layer's n nodes from t = onset on, else a"
+
+    share: Annotated[Share, about("share of the nodes", "1")] = 0.1
+    onset: Annotated[NotNegative, about("time at which they die", "evaluations")] = 0.0
+
+    @override
+    def nodes(self, site: Site, a: Tensor, x: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
+        before = 0.0 if site.memory is None else float(site.memory)
+        site.memory = torch.tensor(before + len(a))
+        alive = site.constant(a[0], self._alive)
+        late = before + torch.arange(len(a)).to(a) >= self.onset
+        return torch.where(late.view(-1, *[1] * (a.dim() - 1)), a * alive, a)
+
+    def _alive(self, normal: Tensor) -> Tensor:
+        dead = round(self.share * normal.numel())
+        alive = torch.ones_like(normal)
+        alive.view(-1)[normal.flatten().argsort()[:dead]] = 0.0
+        return alive
+
+
+@dataclass(frozen=True)
 class Converter(ChipModel):
     """The converter that reads a pre-activation: it saturates, and knows only so many levels."""
 
@@ -328,9 +340,9 @@ MODELS: dict[str, type[ChipModel]] = {
         OrnsteinUhlenbeckNodeNoise,
         TelegraphNodeNoise,
         Offset,
-        DeadNodes,
         WeightMismatch,
         ConductanceDrift,
+        DeadNodes,
         Converter,
     )
 }
@@ -363,8 +375,10 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
     """The models of what describes a chip.
 
     Args:
-        spec: a preset's name, a model, a dictionary as `ChipModel.to_dict` writes it, a number
-            (the standard deviation of Gaussian noise), or a sequence of these.
+        spec: a model, a dictionary as `ChipModel.to_dict` writes it, a number (the standard
+            deviation of Gaussian noise), a text, or a sequence of these. A text is the name of a
+            preset, a number, or a model with what differs from its defaults,
+            ``"Converter:bound=8:levels=255"``; or several of these with commas between.
 
     Raises:
         ConfigError: it is none of these.
@@ -373,9 +387,7 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
     if isinstance(spec, ChipModel):
         return (spec,)
     if isinstance(spec, str):
-        if spec not in PRESETS:
-            raise UnknownNameError("chip", spec, PRESETS, f"Known: {', '.join(PRESETS)}.")
-        return PRESETS[spec]
+        return tuple(model for part in spec.split(",") for model in _named(part.strip()))
     if isinstance(spec, int | float) and not isinstance(spec, bool):
         return (GaussianNoise(spec),)
     if isinstance(spec, Mapping):
@@ -383,7 +395,8 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
         name = str(parameters.pop("model", None))
         name = _EARLIER_NAMES.get(name, name)
         if name not in MODELS:
-            raise UnknownNameError("model of a chip", name, MODELS, f"Known: {', '.join(MODELS)}.")
+            known = (*PRESETS, *MODELS)
+            raise UnknownNameError("chip", name, known, f"Known: {', '.join(known)}.")
         return (MODELS[name].from_dict(parameters, f"{name}."),)
     if isinstance(spec, Iterable) and not isinstance(spec, bytes):
         return tuple(model for part in spec for model in resolve(part))
@@ -391,6 +404,25 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
         f"{spec!r} does not describe a chip; give a model such as GaussianNoise(0.06), a preset "
         f"({', '.join(PRESETS)}), a standard deviation, or a sequence of these"
     )
+
+
+def _named(text: str) -> tuple[ChipModel, ...]:
+    """The models of a preset, a number, or ``Model:parameter=value``."""
+    if text in PRESETS:
+        return PRESETS[text]
+    with contextlib.suppress(ValueError):
+        return (GaussianNoise(float(text)),)
+    name, *given = text.split(":")
+    values: dict[str, Any] = {"model": name}
+    for key, _, value in (part.partition("=") for part in given):
+        try:
+            values[key] = json.loads(value)
+        except ValueError:
+            raise ConfigError(
+                f"{text!r} describes no chip; write a model as Name:parameter=number, such as "
+                "Converter:bound=8:levels=255"
+            ) from None
+    return resolve(values)
 
 
 def model_table() -> str:

@@ -11,10 +11,12 @@ from . import (
     parameter_nodes,
     recurrent_nodes,
 )
+from .chip_nodes import JumpNodes
 from .node_layer import KINDS, NodeLayer, add_gradient, layer_kind, node_layers
 
 __all__ = [
     "KINDS",
+    "JumpNodes",
     "NodeLayer",
     "add_gradient",
     "attention_nodes",

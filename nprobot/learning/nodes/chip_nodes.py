@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -27,6 +28,7 @@ class ChipNodes(NodeLayer):
 
     def __init__(self, name: str, module: nn.Module) -> None:
         NodeLayer.__init__(self, name, module)
+        self.readable = cast("ChipLayer", module).readable
 
     @override
     def pre_activation(self, x: Tensor) -> Tensor:
@@ -62,3 +64,45 @@ class ChipBiasNodes(ChipNodes, BiasNodes):
 
     supports: ClassVar[tuple[type[nn.Module], ...]] = (ChipBiasHead,)
     module: ChipBiasHead
+
+
+class JumpNodes(NodeLayer):
+    """Nodes of a layer whose inputs cannot be read, as a map from what can be read before it.
+
+    Only its bias learns.
+
+    Args:
+        layer: the layer.
+    """
+
+    def __init__(self, layer: NodeLayer) -> None:
+        super().__init__(layer.name, layer.module)
+        self.layer = layer
+
+    @override
+    def parameters(self) -> list[nn.Parameter]:
+        return self.layer.parameters()
+
+    @override
+    def correlated_rows(self, x: Tensor) -> Tensor:
+        return self.layer.correlated_rows(x)
+
+    @override
+    def accumulate(self, error: Tensor, x: Tensor) -> None:
+        self.layer.accumulate(error, x)
+
+    @override
+    def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return self.layer.outer(error, x)
+
+    @override
+    def input_rows(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    @override
+    def node_rows(self, a: Tensor) -> Tensor:
+        return a.flatten(1)
+
+    @override
+    def pull_back(self, error: Tensor, matrix: Tensor, shape: torch.Size) -> Tensor:
+        return (error.flatten(1) @ matrix.mT).view(shape)

@@ -50,6 +50,8 @@ class NodeLayer:
     positionwise: ClassVar[bool] = False
     """Whether it works on the last axes alone, so that the batch may be behind another axis."""
 
+    readable: bool = True
+    """Whether its pre-activations can be read, and so the inputs of what comes next."""
     draws: int = 1
     """K, as far as known: how many noisy passes share what is prepared once."""
 

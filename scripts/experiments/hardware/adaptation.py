@@ -86,7 +86,7 @@ def run(only: Only = ()) -> None:
 def meet(task: str, way: str, seed: int) -> Row:
     """Let a policy meet the faults."""
     case, frozen = CASES[task], WAYS[way]
-    config = AdaptationConfig(steps=case.steps, seed=seed, frozen=frozen)
+    config = AdaptationConfig(steps=case.steps, seed=seed, frozen=frozen, rule="anp")
     start = time.process_time()
     policy: Any = load_policy(case.policy)
     result = adapt(policy, partial(environments.make, task), faults_of(case), config)

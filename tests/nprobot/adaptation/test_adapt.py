@@ -291,11 +291,37 @@ def test_other_sources_of_noise_teach_too(source):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"robots": 0}, {"calibration": 5_000, "steps": 5_000}, {"node_noise": 0.0}, {"seed": -1}],
+    [
+        *({"robots": 0}, {"calibration": 5_000, "steps": 5_000}, {"node_noise": 0.0}, {"seed": -1}),
+        *({"rule": "danp"}, {"dead_nodes": 0.1, "noise_source": "injected"}, {"dead_nodes": 2.0}),
+    ],
 )
 def test_impossible_options_are_refused(settings):
     with pytest.raises(ConfigError):
         AdaptationConfig(**settings)
+
+
+def test_nodes_die_when_faults_strike_and_evaluations_are_on_the_same_chip():
+    policy = zoo.load_policy("Reacher")
+    config = dataclasses.replace(SHORT, dead_nodes=0.5, rule="np+feedback")
+
+    def reacher():
+        return environments.make("Reacher-v5")
+
+    result = adapt(policy, reacher, (), config, evaluation_episodes=2)
+    assert result.healthy.chip == "0.05"
+    assert result.before.chip == result.after.chip == "0.05,DeadNodes:share=0.5:onset=0"
+    assert result.before.mean < result.healthy.mean - 2
+    learner = make_learner(policy, reacher, (), config)
+    first = next(m for m in learner.policy.actor if isinstance(m, torch.nn.Linear))
+
+    def dead():
+        with torch.no_grad():
+            return int((first(torch.ones(2, first.in_features)) == 0).all(0).sum())
+
+    assert dead() == 0
+    learner.learn(config.calibration)
+    assert dead() == first.out_features // 2
 
 
 def test_noise_of_actuators_needs_noisy_actuators():

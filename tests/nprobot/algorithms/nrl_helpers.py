@@ -80,5 +80,7 @@ MODES = {
     "running mean": {"baseline": "running-mean"},
     "three references": {"references": 3},
     "no decorrelation": {"rule": "np"},
+    "with feedback": {"rule": "np+feedback"},
+    "decorrelated, with feedback": {"rule": "dnp+feedback"},
     "strictly on-line": {"n_steps": 1},
 }

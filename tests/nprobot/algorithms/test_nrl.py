@@ -45,7 +45,7 @@ def test_every_mode_learns_something_without_a_backward_pass(mode):
         if isinstance(layer, DecorrelatedLinear)
     ]
     assert all(moved)
-    assert bool(moved) == (mode != "no decorrelation") == is_decorrelated(model.policy)
+    assert bool(moved) == model.rule.decorrelated == is_decorrelated(model.policy)
 
 
 def test_forward_passes_are_counted():
@@ -134,7 +134,7 @@ def test_callbacks_loggers_and_normalisation(tmp_path):
             return self.calls < 20
 
     env = VecNormalize(reach())
-    model = nprobot.NRL("MlpPolicy", env, **SMALL)
+    model = nprobot.NRL("MlpPolicy", env, rule="danp", **SMALL)
     model.set_logger(configure(str(tmp_path), ["csv"]))
     callback = Count()
     model.learn(10_000, callback=callback, log_interval=1)

@@ -8,6 +8,7 @@ import torch
 import nprobot
 from nprobot.algorithms.nrl_exploration import (
     ActuatorNoise,
+    GuidedNoise,
     HiddenNoise,
     InjectedNoise,
     RunningPower,
@@ -28,6 +29,7 @@ def score(exploration, net, x, weight, sensed=None, repeats=60):
             done = trial.outputs if what is None else what
             reward = (done * weight).sum(-1, keepdim=True)
             total = total + reward * exploration.eligibility(trial, what)
+            exploration.learn()
     return total / repeats
 
 
@@ -58,6 +60,9 @@ def test_every_exploration_finds_the_gradient_of_the_reward():
     chip = nprobot.NoisyNetwork(net, 0.1, seed=0)
     found["hidden"] = score(HiddenNoise(), chip, x, weight)
     found["hidden, 3 references"] = score(HiddenNoise(3), chip, x, weight)
+    for name, given in {"guided": None, "guided, sensed": sensed}.items():
+        guided = GuidedNoise(1, nprobot.learning_rule("np+feedback", seed=0))
+        found[name] = score(guided, chip, x, weight, given)
     found["hidden, sensed"] = score(HiddenNoise(), chip, x, weight, sensed)
     for name, estimate in found.items():
         for nodes in (slice(0, 5), slice(5, 7)):

@@ -71,3 +71,22 @@ def test_ppo_learns_how_much_to_explore_where_only_its_layers_are_on_a_chip():
     put_on_chip(nn.ModuleList([model.policy.mlp_extractor.policy_net]), "analog", seed=0)
     model.learn(256)
     assert model.policy.log_std.detach().abs() > 1e-3
+
+
+def test_feedback_passes_layers_of_several_maps_off_the_chip():
+    """Gains of a norm and groups of a convolution, fitted from noisy activity like any layer."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Linear(5, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 12), nn.Tanh()),
+        *(nn.Unflatten(1, (4, 3)), nn.Conv1d(4, 4, 3, groups=2), nn.Flatten(), nn.Tanh()),
+        nn.Linear(4, 2),
+    ).double()
+    x, loss = torch.randn(256, 5).double(), squared_error(torch.randn(256, 2).double())
+    loss(net(x)).mean().backward()
+    expected = gradients(net)
+    put_on_chip(nn.ModuleList([net[0], net[3], net[-1]]), 0.05, seed=0)
+    rule = learning_rule("np+feedback", seed=0)
+    for _ in range(60):
+        net.zero_grad()
+        rule.backward(net, x, loss)
+    assert cosine_similarity(gradients(net), expected, dim=0) > 0.95

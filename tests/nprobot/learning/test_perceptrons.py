@@ -298,3 +298,18 @@ def test_nothing_of_torchs_graph_is_touched():
     with mock.patch.object(torch.nn.functional, "linear", side_effect=forbidden):
         model.train()
         assert model.collect_rollouts(model.env, mock.MagicMock(), model.rollout_buffer, 64)
+
+
+def test_a_network_that_is_put_on_a_chip_takes_the_general_path_at_once():
+    net, rule = mlp([4, 8, 2]), nprobot.learning_rule("np+feedback", seed=0)
+    assert isinstance(rule.short_form_of(net), Perceptrons)
+    chip = nprobot.NoisyNetwork(net, 0.1, seed=0)
+    assert isinstance(rule.short_form_of(net), str)
+    assert isinstance(rule.short_form_of(chip), str)
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    model = nprobot.PPO("MlpPolicy", env, rule="danp", n_steps=32, batch_size=32, device="cpu")
+    nprobot.NoisyNetwork(model.actor, 0.1, seed=0)
+    with mock.patch.object(ShortRollout, "collect", side_effect=AssertionError):
+        model.learn(64)
+    assert "ChipDecorrelatedLinear" in model.paths
+    assert "on a chip" in nprobot.PPO("MlpPolicy", env, chip=0.1, device="cpu").paths

@@ -80,6 +80,7 @@ def test_from_every_checkpoint(run, tmp_path, tools, steps):
         {"env": "Tests/Opaque-v0"},
         {"env": "Pendulum-v1", "rule": "dnp+feedback"},
         {"env": "nprobot/Robot-v0", "rule": "np+feedback", "env_kwargs": ROBOT},
+        {"env": "Pendulum-v1", "rule": "np+feedback", "chip": "analog,TelegraphNodeNoise"},
     ],
     ids=lambda options: options["env"] + options.get("rule", ""),
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nprobot.errors import ConfigError, DamagedFileError
+from nprobot.errors import ConfigError, DamagedFileError, NoiseInaccessibleError
 from nprobot.policies import BiasHead, decorrelate, mlp
 from nprobot.policies.chip import (
     MODELS,
@@ -150,6 +150,15 @@ def test_a_restored_chip_goes_on_bit_for_bit():
     assert b"generators" not in capsule
     with pytest.raises(DamagedFileError, match="another seed"):
         restore_chip(chip(SECRET + 1), capsule)
+
+
+def test_a_chip_is_never_set_back():
+    """Its noise could be had again with weights of 0, and subtracted from what it was added to."""
+    layer = layer_with(0.1, SECRET)
+    capsule = save_chip(layer)
+    layer(torch.ones(6, 3))
+    with pytest.raises(NoiseInaccessibleError, match="run further"):
+        restore_chip(layer, capsule)
 
 
 def test_the_global_generator_is_left_alone():
