@@ -13,7 +13,7 @@ from .arm import JOINTS, TORQUE_LIMITS, WORKING_LIMITS, ArmEnv
 from .trajectories import Trajectory, point_to_point, rhythmic, synergies
 
 Array = NDArray[np.float64]
-Control = Literal["feedforward", "torque"]
+ControlMode = Literal["feedforward", "torque"]
 Motion = Literal["mixed", "rhythmic", "point-to-point"]
 
 #: PD gains chosen by us: compliant enough to be pushed aside by hand, and well damped.
@@ -109,7 +109,7 @@ class ArmTrackEnv(ArmEnv):
     def __init__(
         self,
         *,
-        control: Control = "feedforward",
+        control: ControlMode = "feedforward",
         motion: Motion = "mixed",
         synergy: float = 0.8,
         speed: float = 1.0,
@@ -125,8 +125,8 @@ class ArmTrackEnv(ArmEnv):
         reset_noise: float = 0.01,
         **mujoco_arguments: Any,
     ) -> None:
-        if control not in get_args(Control):
-            raise UnknownNameError("control", control, get_args(Control))
+        if control not in get_args(ControlMode):
+            raise UnknownNameError("control", control, get_args(ControlMode))
         if motion not in get_args(Motion):
             raise UnknownNameError("motion", motion, get_args(Motion))
         if not 0 < speed <= 1 or lookahead < 1 or duration < 0.01:

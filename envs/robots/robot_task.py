@@ -25,7 +25,7 @@ TASKS: Mapping[TaskName, str] = {
     "track": "follow joint trajectories, by feed-forward to servos or motors",
     "hover": "fly to a commanded point and stay there",
 }
-Range = tuple[float, float]
+Bounds = tuple[float, float]
 Ends = Literal["fall", "success"]
 TerrainKind = Literal["none", "slopes", "steps", "rough", "mixed"]
 
@@ -84,7 +84,7 @@ class CommandOptions(Options):
         grow: begin with a part of the ranges, and widen them as they are mastered.
     """
 
-    ranges: dict[str, Range] = field(default_factory=dict)
+    ranges: dict[str, Bounds] = field(default_factory=dict)
     every: Positive | None = None
     zero: Share = 0.0
     grow: bool = False
@@ -152,11 +152,11 @@ class RandomiseOptions(Options):
     """
 
     on: bool = False
-    mass: Range = (0.85, 1.15)
+    mass: Bounds = (0.85, 1.15)
     centre_of_mass: NotNegative = 0.01
-    friction: Range = (0.6, 1.4)
-    gains: Range = (0.85, 1.15)
-    damping: Range = (0.7, 1.3)
+    friction: Bounds = (0.6, 1.4)
+    gains: Bounds = (0.85, 1.15)
+    damping: Bounds = (0.7, 1.3)
     push: NotNegative = 0.3
     push_every: Positive = 5.0
     sensor_noise: NotNegative = 1.0

@@ -14,12 +14,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nprobot.algorithms.from_policy import (
-    hidden_activations,
-    network_arguments,
-    write_network,
-    write_policy,
-)
 from nprobot.algorithms.nrl import NRL
 from nprobot.envs import NoisyActuators
 from nprobot.envs.actuators import ActuatorModel
@@ -29,6 +23,12 @@ from nprobot.policies.direct_policy import DirectPolicy
 from nprobot.policies.files.policy import BoxAction, Operation, Policy
 from nprobot.policies.layers import fold
 from nprobot.training.environments import Env
+from nprobot.training.from_policy import (
+    hidden_activations,
+    network_arguments,
+    write_network,
+    write_policy,
+)
 
 from .adaptation_config import AdaptationConfig
 

@@ -212,7 +212,7 @@ def from_policy(
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from nprobot.algorithms.from_policy import network_arguments, write_policy
+    from nprobot.training.from_policy import network_arguments, write_policy
 
     loaded = policy if isinstance(policy, Policy) else load_policy(policy)
     if not isinstance(loaded, Policy):
