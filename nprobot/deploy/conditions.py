@@ -146,7 +146,10 @@ class EquippedRobot:
             self._masses: npt.NDArray[np.float64] = self._model.body_mass.copy()
         self._actuated: NoisyActuators | None = None
         if isinstance(robot.env.action_space, spaces.Box):
-            self._actuated = NoisyActuators(robot.env, (), seed=seed, oracle=oracle)
+            env, models = robot.env, ()
+            if isinstance(env, NoisyActuators):  # a randomised robot's own, until others are named
+                env, models = env.env, inner.randomised_actuators
+            self._actuated = NoisyActuators(env, models, seed=seed, oracle=oracle)
             robot = replace(robot, env=self._actuated)
         self.robot = robot
         self.conditions = Conditions()

@@ -23,6 +23,7 @@ from nprobot.deploy.conditions import Conditions
 from nprobot.policies.files.policy import Policy
 from nprobot.runs.log import column, read_table
 from nprobot.training.environments import silence_mujoco
+from nprobot.training.evaluation import trust
 
 from .controls import Control, Group
 from .live_loop import LiveLoop
@@ -272,6 +273,8 @@ def learning_loop(connection: Connection, setup: LearningSetup) -> tuple[LiveLoo
         # The ghost meets the same starts as the first robot.
         return LiveRobot(setup.policy, made, setup.conditions, seed=setup.seed + number)
 
+    # This process shows what the one that started it has imported and runs.
+    trust(setup.policy)
     learner = _Learner(connection, setup)
     loop = LiveLoop(
         [robot(number) for number in range(setup.robots)],
