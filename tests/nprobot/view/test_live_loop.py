@@ -176,7 +176,7 @@ def test_the_same_conditions_by_hand_and_on_the_command_line_are_the_same():
     ideal = later.controller.policy
     later.change_conditions(chip)
     observation = later.observation
-    answers = {float(later.controller.policy.predict(observation)[0]) for _ in range(3)}
+    answers = {tuple(later.controller.policy.predict(observation)) for _ in range(3)}
     assert len(answers) == 3
     later.change_conditions(Conditions())
     assert later.controller.policy is ideal
