@@ -10,7 +10,7 @@ from nprobot.envs.actuators import GainLoss, Latency, WhiteNoise
 from nprobot.errors import ConfigError, DeployError, NprobotError, UnknownNameError
 from nprobot.policies import zoo
 
-from .deploy_helpers import gain_policy
+from .helpers import gain_policy
 
 
 def test_conditions_are_models_in_order():
