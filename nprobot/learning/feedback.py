@@ -210,6 +210,7 @@ class LinearFit:
         self.errors.lerp_(newest, max(1 - MEMORY_OF_ERRORS, 1 / self.steps))
         best = self.errors.argmin()
         trust = self._judge(a, left[best])
+        self.matrix.copy_(self.tracks[best])  # what is left is of this one
         answer = self._answer(x, left[best], ridge)
         for track, rate in zip(self.tracks, rates, strict=True):
             track.lerp_(answer, max(rate, 1 / self.steps))
