@@ -27,7 +27,7 @@ nitpick_ignore_regex = [
     # Ours that is not public: classes of states and parts, by the module that they are in.
     ("py:class", r"(.*\.)?_\w+"),
     ("py:class", r"nprobot(\.\w+){3,}"),
-    ("py:class", r"(Regression|Recorder|Options|Ledger)"),
+    ("py:class", r"(Regression|Recorder|Options|Ledger|Actor|Critic|nn\.Module)"),
 ]
 default_role = "code"  # a name in single backticks, as docstrings have it
 language = "en_GB"

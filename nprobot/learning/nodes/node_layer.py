@@ -88,7 +88,7 @@ class NodeLayer:
         return x
 
     def accumulate(self, error: Tensor, x: Tensor) -> None:
-        """Add the outer product of node errors (rows, *units) and `x` to the `.grad`s."""
+        """Add the outer product of node errors (rows, *units) and `x` to the gradients."""
         raise NotImplementedError
 
     def outer(self, error: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
