@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from nprobot.deploy import make_robot
 from nprobot.deploy.conditions import Conditions
@@ -29,7 +29,7 @@ from .controls import Control, Group
 from .live_loop import LiveLoop
 from .live_robot import LiveRobot
 from .page_content import LOOPBACK, PORT, Array, Plot, Wish
-from .remote_page import begin_process, require_packages
+from .remote_page import PageProcess, begin_process, require_packages
 
 LOOK = 0.05
 """Seconds between two looks of a learner at its page."""
@@ -93,7 +93,7 @@ class Order:
     value: Any = True
 
 
-class LearningPage:
+class LearningPage(PageProcess):
     """A learner's end of its page.
 
     Args:
@@ -161,25 +161,11 @@ class LearningPage:
         except OSError:
             self._gone = True
 
+    @override
     def close(self) -> None:
-        """End the page."""
         self._gone = True
         self._connection.close()
-        self._process.join(5.0)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._wait()
 
 
 class _Learner:

@@ -8,8 +8,11 @@ import os
 import signal
 import sys
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
+
+from typing_extensions import override
 
 from nprobot.errors import DeployError, MissingPackageError
 
@@ -23,7 +26,35 @@ TICK = 0.02
 """Seconds between two looks for wishes while no frame comes."""
 
 
-class RemotePage:
+class PageProcess:
+    """A page in a process that ends with the block of `with`."""
+
+    _process: BaseProcess
+
+    def close(self) -> None:
+        """End the page."""
+        raise NotImplementedError
+
+    def _wait(self) -> None:
+        """Wait for the process, not for long."""
+        self._process.join(5.0)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class RemotePage(PageProcess):
     """A page that another process serves; a `Page`.
 
     A frame is sent only while the page is at most `OUTSTANDING` behind, so sending never waits. If
@@ -86,24 +117,10 @@ class RemotePage:
         wishes, self._wishes = self._wishes, []
         return wishes
 
+    @override
     def close(self) -> None:
-        """End the page."""
         self._end()
-        self._process.join(5.0)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._wait()
 
     def _listen(self) -> None:
         try:
