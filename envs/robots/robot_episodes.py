@@ -64,9 +64,7 @@ class Simulation(Protocol):
     def broken_down(self) -> Flags:
         """Where MuJoCo has gone back to the start, because numbers became impossible, `(…)`."""
 
-    def starting(
-        self, number: int
-    ) -> AbstractContextManager[tuple[mujoco.MjModel, mujoco.MjData]]:
+    def starting(self, number: int) -> AbstractContextManager[tuple[mujoco.MjModel, mujoco.MjData]]:
         """The model and the reset data of a robot, to be placed; kept on leaving."""
 
 
@@ -100,6 +98,7 @@ class RobotEpisodes:
 
     Attributes:
         memory: of the episodes.
+        terms: of the reward, with their weights.
         progress: how far each robot's curricula have come, 0 to 1, by name.
         unstable: whether each robot's simulation has ever broken down, `(…)`.
         count: steps of each episode until now, `(…)`.
@@ -126,7 +125,7 @@ class RobotEpisodes:
         self._robots = batch[0] if batch else 1
         self._period = float(built.model.opt.timestep) * skip
         self.length = max(round(task.duration / self._period), 1)
-        self._terms = {n: (w, find_term(n)) for n, w in task.reward.items() if w}
+        self.terms = {n: (w, find_term(n)) for n, w in task.reward.items() if w}
         self._base = _base_addresses(built)
         self._pushes = bool(
             randomisers and self.layout.robot.base == "free" and task.randomise.push
@@ -135,7 +134,7 @@ class RobotEpisodes:
         self._drawn = self.memory.command.copy()
         self.unstable: Flags = np.zeros(batch, bool)
         self.count = np.zeros(batch, np.int64)
-        self._sums = {name: np.zeros(batch) for name in self._terms}
+        self._sums = {name: np.zeros(batch) for name in self.terms}
         self._generators = [_generators(0) for _ in range(self._robots)]
         curricula = {
             **({"command": _FIRST_SHARE} if task.command.grow else {}),
@@ -225,7 +224,7 @@ class RobotEpisodes:
         if task.task in ("reach", "hover"):
             near = state.distance <= task.ends.tolerance
             memory.there = np.where(near, memory.there + self._period, 0.0)
-        terms = weighted(state, self._terms)
+        terms = weighted(state, self.terms)
         terminated = np.zeros(self._batch, bool)
         if "fall" in task.ends.on:
             terminated |= state.fallen

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 def total(values: Array) -> Array:
     """Sum over the last axis."""
-    summed: Array = np.add.reduce(values, axis=-1)
+    summed: Array = np.add.reduce(np.ascontiguousarray(values), axis=-1)
     return summed
 
 
