@@ -17,7 +17,7 @@ from .domain_randomisation import Randomiser
 from .model_loading import RobotFile
 from .robot_env import task_for
 from .robot_episodes import RobotEpisodes
-from .robot_task import TaskLike
+from .robot_task import RobotTask, TaskLike
 from .simulations import ManySimulations
 from .task_model import task_model
 
@@ -46,6 +46,7 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
 
     Attributes:
         command: what is asked of each robot, `(num_envs, commands)`; write into it to steer them.
+        threads: that simulate.
         dt: time between two actions, s.
         privileged_size: numbers at the end of an observation that an actor may not see.
 
@@ -94,6 +95,7 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         self.metadata = {**type(self).metadata, "render_fps": int(np.round(1.0 / self.dt))}
         models = [randomiser.model for randomiser in randomisers] or [built.model]
         self._simulation = ManySimulations(models, num_envs, threads)
+        self.threads = self._simulation.threads
         self._episodes = RobotEpisodes(built, self._simulation, skip, randomisers)
         self._check_terms()
         self.command: Array = self._episodes.memory.command
@@ -105,6 +107,29 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._randoms: list[np.random.Generator | None] = [None] * num_envs
+
+    @classmethod
+    def objection(cls, **arguments: Any) -> str | None:
+        """Why robots had better be made one by one; None if they need not.
+
+        Args:
+            **arguments: of a `RobotEnv`.
+
+        Raises:
+            RobotError: as the constructor; so are the others.
+        """
+        settings = dict(arguments)
+        model, task = settings.pop("model", "quadruped"), settings.pop("task", None)
+        settings.pop("frame_skip", None)
+        for name in settings:
+            if name.partition(".")[0] not in RobotTask.__dataclass_fields__:
+                return f"{name} is an argument of one environment"
+        chosen = task_for(model, task, settings)
+        if chosen.randomise.on and chosen.randomise.actuators:
+            return "randomise puts noisy actuators before each (randomise.actuators)"
+        if users := [name for name, weight in chosen.reward.items() if ":" in name and weight]:
+            return f"{users[0]} is a reward term of yours, which may know one robot only"
+        return None
 
     def reset(  # type: ignore[override]
         self,

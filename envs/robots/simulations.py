@@ -78,6 +78,9 @@ class ManySimulations:
         models: one for all, or one each, of one structure.
         count: how many robots.
         threads: that simulate, this one among them; None: see `thread_count`.
+
+    Attributes:
+        threads: that do.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class ManySimulations:
         self.batch: tuple[int, ...] = (count,)
         wanted = thread_count() if threads is None else threads
         shares = min(max(wanted, 1), max(count // _LEAST, 1))
+        self.threads = shares
         self._shares = [
             range(part[0], part[-1] + 1) for part in np.array_split(np.arange(count), shares)
         ]
