@@ -215,6 +215,28 @@ def make(
         ) from error
 
 
+def make_vector_env(
+    env_id: str, count: int, kwargs: Mapping[str, Any]
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """Make environments of ours that are simulated at once.
+
+    Args:
+        env_id: gymnasium id of one that has a vector entry point.
+        count: how many.
+        kwargs: arguments of its vector environment.
+
+    Raises:
+        EnvironmentUnavailableError: it does not take an argument.
+    """
+    mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
+    try:
+        return gymnasium.make_vec(env_id, count, vectorization_mode=mode, **kwargs)
+    except (gymnasium.error.Error, TypeError) as error:
+        raise EnvironmentUnavailableError(
+            f"environment {env_id!r} cannot be made {count} times: {error}"
+        ) from error
+
+
 def _made(env_id: str, arguments: dict[str, Any]) -> Env:
     """An environment; one on MuJoCo need not draw itself to be filmed."""
     try:

@@ -39,10 +39,10 @@ from .build import SCHEDULES, Model, build_model
 from .callback import BEST_FOLDER, OnEvaluation, RunCallback, StopTraining
 from .checkpoint import load_checkpoint
 from .evaluation import LONGEST_EPISODE, Evaluation, evaluate
+from .groups import GroupDescription
 from .run_config import RunConfig
 from .run_folder import Ending, RunFolder
 from .vector import make_vector, recipe, side_by_side
-from .workers import GroupDescription
 
 
 def train(
@@ -466,9 +466,10 @@ def introduction(folder: RunFolder, about: GroupDescription, update: int = 1) ->
     if about.control_rate is not None:
         rate = f"{about.control_rate:.4g} Hz, from {about.rate_source}"
     chip = f", on a chip ({config.chip})" if config.chip else ""
+    together = "" if about.together is None else f", {about.together}"
     text = (
         f"{title(config)}{chip}\n{'' if config.stop_at is None else 'at most '}{steps}{until}, "
-        f"{config.envs} environments\ncontrol rate {rate}\n"
+        f"{config.envs} environments{together}\ncontrol rate {rate}\n"
         f"run folder {folder.path}"
     )
     if environments.find_spec(config.env).max_episode_steps is None:
