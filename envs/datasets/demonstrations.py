@@ -93,8 +93,8 @@ class Demonstrations:
             chunk: actions in a row, from the present one on. The last rows of an episode, which
                 have fewer, are left out.
             fractions: shares of the splits.
-            how: how to split, see `split_rows`; "auto" for by episode, and in blocks of time (labels:
-                by rows) where there are fewer than three episodes.
+            how: how to split, see `split_rows`; "auto" for by episode, and in blocks of time
+                (labels: by rows) where there are fewer than three episodes.
             seed: of the split.
             **meta: what else to say of the data.
 
