@@ -41,7 +41,7 @@ class ActionChunks(gymnasium.Wrapper[Any, NDArray[Any], Any, NDArray[Any]], Reco
             raise ConfigError(f"chunks are of continuous actions; this environment takes {space}")
         self.size = size
         low, high = (np.tile(bound.reshape(-1), size) for bound in (space.low, space.high))
-        self.action_space = spaces.Box(low, high, dtype=space.dtype.type)  # type: ignore[arg-type]
+        self.action_space = spaces.Box(low, high, dtype=space.dtype.type)
         self._shape = space.shape
 
     def step(self, action: NDArray[Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:

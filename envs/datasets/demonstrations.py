@@ -139,16 +139,18 @@ class Demonstrations:
             how=how,
             seed=seed,
         )
-        return splits.as_dataset(
-            f"behaviour cloning of {self.source}",
-            _named(self.observation_names, "observation", x.shape[1] // history, history, -history),
-            ["action"] if discrete
-            else _named(self.action_names, "action", y.shape[1] // chunk, chunk, -1),
-            **({"read": list(self.notes)} if self.notes else {}),
-            **({} if self.rate is None else {"rate": self.rate}),
-            episodes=len(self.episodes),
-            **meta,
-        )  # fmt: skip
+        told: dict[str, Any] = {"episodes": len(self.episodes), **meta}
+        if self.notes:
+            told["read"] = list(self.notes)
+        if self.rate is not None:
+            told["rate"] = self.rate
+        names = ["action"]
+        if not discrete:
+            names = _named(self.action_names, "action", y.shape[1] // chunk, chunk, 0)
+        seen = _named(
+            self.observation_names, "observation", x.shape[1] // history, history, 1 - history
+        )
+        return splits.as_dataset(f"behaviour cloning of {self.source}", seen, names, **told)
 
 
 def stacked(episode: Demonstration, history: int) -> Array:
@@ -172,5 +174,5 @@ def _named(given: Sequence[str], kind: str, width: int, times: int, first: int) 
     names = list(given) if len(given) == width else [f"{kind}{i}" for i in range(width)]
     if times == 1:
         return names
-    steps = range(first + 1, first + 1 + times)
+    steps = range(first, first + times)
     return [f"{name}@{step:+d}" if step else name for step in steps for name in names]

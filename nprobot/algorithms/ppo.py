@@ -276,8 +276,8 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
             self._unseen = None
         if isinstance(self._update, ShortUpdate) and not self._update.fits(self):
             self._find_short_forms()
-        in_numpy = isinstance(self._update, ShortUpdate) and not self.warming_up
-        learn = self._update if in_numpy else PPO._learn
+        short = self._update if not self.warming_up else None
+        learn = short if isinstance(short, ShortUpdate) else PPO._learn
         terms, kl = learn(self, clip_range, clip_range_vf, self._share_of_rate())
         for name, values in terms.items():
             self.logger.record(f"train/{name}", np.mean(values))

@@ -213,11 +213,8 @@ def cloning_rows(
             import_trusted(id, "the data", trust, kwargs)
             environments.check_kwargs(id, kwargs)
         control = _control(found, id, kwargs, discrete)
-    data = found.rows(
-        history=shape.history,
-        chunk=shape.chunk,
-        **{CONTROL: dataclasses.asdict(control)},
-    )
+    told: dict[str, Any] = {CONTROL: dataclasses.asdict(control)}
+    data = found.rows(history=shape.history, chunk=shape.chunk, **told)
     if id is not None:
         _check_widths(data, control, found, shape, discrete)
     return data

@@ -80,9 +80,9 @@ FitScore = RegressionScore | ClassificationScore
 class Regression:
     """Squared error of standardised targets."""
 
-    def learned(self, network: nn.Module) -> nn.Module:
+    def learned(self, model: FittedModel) -> nn.Module:
         """What learns: the network itself."""
-        return network
+        return model.network
 
     def targets(self, model: FittedModel, split: Split) -> Tensor:
         """What `loss` takes: standardised targets, `(rows, targets)`."""
@@ -129,10 +129,9 @@ class Likelihood(Regression):
     """
 
     @override
-    def learned(self, network: nn.Module) -> nn.Module:
+    def learned(self, model: FittedModel) -> nn.Module:
         """The network, and beside it the spread of its targets."""
-        *_, last = (module for module in network.modules() if hasattr(module, "out_features"))
-        return WithSpread(network, int(last.out_features))
+        return WithSpread(model.network, len(model.target_mean))
 
     @override
     def loss(self, targets: Tensor) -> Loss:
@@ -151,9 +150,9 @@ class Likelihood(Regression):
 class Classification:
     """Cross-entropy of the softmax of the outputs."""
 
-    def learned(self, network: nn.Module) -> nn.Module:
+    def learned(self, model: FittedModel) -> nn.Module:
         """What learns: the network itself."""
-        return network
+        return model.network
 
     def targets(self, model: FittedModel, split: Split) -> Tensor:
         """What `loss` takes: labels, `(rows,)`."""
@@ -224,7 +223,7 @@ class FitLearner:
     ) -> None:
         assert config.learning_rate is not None, "the configuration is resolved"
         self.model = model
-        self.network = objective.learned(model.network)
+        self.network = objective.learned(model)
         self.rule = rule
         self.objective = objective
         self.config = config

@@ -141,10 +141,9 @@ def write_spread(model: BaseAlgorithm, policy: Policy, share: float | None = Non
     """
     log_std = getattr(model.policy, "log_std", None)
     action = policy.action
-    fits = (
-        isinstance(log_std, nn.Parameter) and isinstance(action, BoxAction) and log_std.dim() == 1
-    )
-    if not fits:
+    if not (
+        isinstance(log_std, nn.Parameter) and log_std.dim() == 1 and isinstance(action, BoxAction)
+    ):
         if share is not None:
             raise ConfigError("--start-std is of PPO with continuous actions, without gSDE")
         return

@@ -94,7 +94,7 @@ def train(
         model = _built(config, vector, device)
         if start is not None:
             start.begin(model)
-        origin = {} if start is None else {"start": start.name}
+        origin: dict[str, Any] = {} if start is None else {"start": start.name}
         folder = RunFolder.create(path, config, command=command, device=device, **origin)
         if start is not None:
             policy_file.save(start.policy, folder.path / START_FOLDER)
