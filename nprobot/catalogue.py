@@ -362,7 +362,10 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             title="PPO",
             about="proximal policy optimisation (Schulman et al. 2017)",
             path="nprobot.algorithms.ppo:PPO",
-            options=(*ON_POLICY, "clip_range", "ent_coef", "vf_coef", "target_kl"),
+            options=(
+                *(*ON_POLICY, "clip_range", "ent_coef", "vf_coef", "target_kl"),
+                "critic_warmup",
+            ),
             defaults={
                 **_LEARNING,
                 "hidden": (64, 64),
@@ -377,6 +380,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
                 "vf_coef": 0.5,
                 "max_grad_norm": 0.5,
                 "target_kl": None,
+                "critic_warmup": 0,
             },
             # Large batches and no clipping: the norm of an estimate is mostly noise.
             unguided={**_NOISY, "batch_size": 256, "max_grad_norm": None},

@@ -92,6 +92,9 @@ class AlgorithmOptions(Options):
     """Bound of the gradient's norm (ppo, nrl)."""
     target_kl: Positive | None = None
     """End an update early beyond this divergence from the old policy (ppo)."""
+    critic_warmup: Annotated[int, Meta(ge=0)] | None = None
+    """Steps at the start from which the critic alone learns (ppo). Left out: 0, and with --from ten
+    rollouts."""
     learning_starts: Annotated[int, Meta(ge=0)] | None = None
     """Steps with random actions before learning begins (sac, td3)."""
     buffer_size: Count | None = None

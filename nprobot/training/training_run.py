@@ -23,6 +23,7 @@ from nprobot.errors import (
     RunFailedError,
     StorageError,
 )
+from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy
 from nprobot.runs.atomic_files import lock_run, quoted, write_whole
 from nprobot.runs.checkpoints import as_damaged, keep_up_to, newest_whole
@@ -39,6 +40,7 @@ from .build import SCHEDULES, Model, build_model
 from .callback import BEST_FOLDER, OnEvaluation, RunCallback, StopTraining
 from .checkpoint import load_checkpoint
 from .evaluation import LONGEST_EPISODE, Evaluation, evaluate
+from .from_policy import WARMUP, Start
 from .groups import GroupDescription
 from .run_config import RunConfig
 from .run_folder import Ending, RunFolder
@@ -54,6 +56,7 @@ def train(
     device: str = "cpu",
     on_evaluation: OnEvaluation | None = None,
     callbacks: Sequence[BaseCallback] = (),
+    start: Start | None = None,
 ) -> Result:
     """Train a policy.
 
@@ -65,6 +68,7 @@ def train(
         device: torch device.
         on_evaluation: told every evaluation within the run.
         callbacks: stable-baselines3's, to run beside the run's own.
+        start: a policy that the run begins with; it is kept in the run's folder, and evaluated.
 
     Returns:
         The run and how good its policy is.
@@ -79,14 +83,26 @@ def train(
     path = out or default_path(config.env, config.algo, config.rule, config.seed)
     RunFolder.refuse_existing(path)  # before minutes of work, and before an environment is made
     task = _check_environment(config)
+    given = config
     config = config.resolved(environments.find_spec(config.env).reward_threshold)
+    if start is not None:
+        start.check(config)
+        if config.algo == "ppo" and given.algorithm.critic_warmup is None:
+            steps = WARMUP * (config.algorithm.n_steps or 0) * config.env_count
+            config = config.with_options({"critic_warmup": steps})
     with _closing(make_vector(config)) as vector:
         model = _built(config, vector, device)
-        folder = RunFolder.create(path, config, command=command, device=device)
+        if start is not None:
+            start.begin(model)
+        origin: dict[str, Any] = {} if start is None else {"start": start.name}
+        folder = RunFolder.create(path, config, command=command, device=device, **origin)
+        if start is not None:
+            policy_file.save(start.policy, folder.path / START_FOLDER)
         if task is not None:
             write_whole(folder.path / TASK_FILE, task.encode())
         with lock_run(folder.path):
-            return Session(folder, model, reporter, {}, on_evaluation, callbacks).run()
+            session = Session(folder, model, reporter, {}, on_evaluation, callbacks)
+            return session.run(start)
 
 
 def resume(
@@ -157,6 +173,8 @@ def resume(
             ).run()
 
 
+START_FOLDER = "start"
+"""In the folder of a run: the policy that it began with."""
 TASK_FILE = "task.toml"
 """What a robot had to do, in a run on one."""
 CHANGEABLE = (
@@ -343,8 +361,12 @@ class Session:
             reporter.message(f"Missing since the last session: {self.log.lost}.")
         model.set_logger(self.log)
 
-    def run(self) -> Result:
-        """Learn until the end, and say what came out."""
+    def run(self, start: Start | None = None) -> Result:
+        """Learn until the end, and say what came out.
+
+        Args:
+            start: what the run began with, to be evaluated first.
+        """
         run, model = self.callback, self.model
         assert model.env is not None, "a run always has its environments"
         run.init_callback(model)
@@ -356,6 +378,8 @@ class Session:
                 self.reporter.message(introduction(self.folder, about, update))
                 if isinstance(model, PPO):
                     self.reporter.message(model.paths)
+                if start is not None:
+                    self._evaluate_start(start)
                 self._learn()
                 run.save()
                 evaluation = self._final_evaluation()
@@ -390,6 +414,15 @@ class Session:
             run.check_finite()
         except StopTraining:
             pass
+
+    def _evaluate_start(self, start: Start) -> None:
+        """Say how good the policy is that the run begins with; it must be no other."""
+        evaluation = evaluate(self.callback.policy())
+        self.callback.log_evaluation(evaluation)
+        told = f"starts from {start.name}: return {evaluation}"
+        if isinstance(self.model, PPO) and self.model.critic_warmup:
+            told += f"; up to step {self.model.critic_warmup:,} the critic alone learns"
+        self.reporter.message(told)
 
     def _final_evaluation(self) -> Evaluation | None:
         """How good the policy is, on other episodes than those that may have ended the run."""
