@@ -421,7 +421,7 @@ class LiveLoop:
 
     def _obey_command(self, name: str, value: Any) -> None:  # noqa: ANN401
         for robot in self.everybody:
-            robot.command[list(robot.command_ranges).index(name)] = value
+            robot.hold_command(name, value)
 
     def _obey_target(self, name: str, value: Any) -> None:  # noqa: ANN401
         for robot in self.everybody:

@@ -3,10 +3,10 @@
 Visitors are programs that open the page's socket and read all that it sends, without drawing: what
 they see of it is counted, and the measured machine does not also have to draw.
 
-    python scripts/experiments/live_view.py cost --minutes 30    # results/live_view/cost.csv
-    python scripts/experiments/live_view.py training             # results/live_view/training.csv
-    python scripts/experiments/live_view.py pictures             # docs/figures/live_*.png
-    python scripts/experiments/live_view.py report               # the section in docs/live-view.md
+    python -m scripts.experiments.live_view cost --minutes 30  # results/live_view/cost.csv
+    python -m scripts.experiments.live_view training          # results/live_view/training.csv
+    python -m scripts.experiments.live_view pictures          # docs/figures/live_*.png
+    python -m scripts.experiments.live_view report            # the section in docs/live-view.md
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from typing import Annotated, Any
 
 import psutil
 import tyro
-from pages import DOCS, FIGURES, markdown, put_section
-from rows import RESULTS, ROOT, Rows, column, command, read
+
+from .pages import DOCS, FIGURES, markdown, put_section
+from .rows import RESULTS, ROOT, Rows, column, command, read
 
 FOLDER = RESULTS / "live_view"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
