@@ -194,7 +194,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         return dict(self.progress)
 
     def restore_progress(self, progress: Mapping[str, float]) -> None:
-        """Go on from there."""
+        """Continue from there."""
         self.progress = {name: float(progress.get(name, at)) for name, at in self.progress.items()}
 
     @property

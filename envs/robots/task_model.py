@@ -121,7 +121,7 @@ def _build(source: SourceModel, task: RobotTask) -> TaskModel:
         postures=postures,
         goals=goals,
         limits=_joint_limits(model, layout) if task.task == "track" else None,
-        # A model that has a mark of its own shows the goal by that; ours is the last.
+        # A model with its own mark shows the goal by that; ours is the last.
         target=_target(source.spec, model) if task.task in ("reach", "hover") else -1,
     )
 

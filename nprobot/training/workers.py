@@ -217,7 +217,7 @@ class EnvironmentGroup:
         ]
 
     def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
-        """Let curricula go on from there, in the episodes that begin next."""
+        """Let curricula continue from there, in the episodes that begin next."""
         for env, own in zip(self._envs, progress, strict=True):
             if own:
                 env.unwrapped.restore_progress(own)  # type: ignore[attr-defined]

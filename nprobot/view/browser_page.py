@@ -203,7 +203,7 @@ class _ShownGroup:
     def _show_number(self, gui: viser.GuiApi, control: Control) -> tuple[Any, ...]:
         kind: Any = int if control.whole else float
         bounds = [None if np.isinf(bound) else kind(bound) for bound in (control.low, control.high)]
-        first = max(bounds[0] or 0, 1) if control.value is None else control.value
+        first = control.start if control.value is None else control.value
         # Without a step, viser would round what is typed to the digits of the first value.
         number: Any = gui.add_number(
             control.label,

@@ -136,12 +136,12 @@ class LiveRobot(Steerable):
         return int((wanted != given).sum())
 
     def change_policy(self, policy: DeployablePolicy) -> None:
-        """Go on with another policy of the same shapes."""
+        """Continue with another policy of the same shapes."""
         self._policy = policy
         self.controller.policy = policy_under(policy, self.equipped.conditions, self._seed)
 
     def change_conditions(self, conditions: Conditions) -> None:
-        """Go on under other conditions; nothing has changed if they are refused.
+        """Continue under other conditions; nothing has changed if they are refused.
 
         Raises:
             NprobotError: they are refused.

@@ -41,7 +41,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))
 
 
 def visit(url: str, count: int, counts: Any) -> None:  # noqa: ANN401 - a shared array
-    """Be so many visitors, who read all that a page sends; counts: messages and bytes, of all."""
+    """Be several visitors, who read all that a page sends; counts: messages and bytes, of all."""
 
     async def everybody() -> None:
         await asyncio.gather(*(_visit(url, counts) for _ in range(count)))
@@ -75,7 +75,7 @@ def _packed(message: Any) -> bytes:  # noqa: ANN401
 
 @contextmanager
 def visitors(url: str, count: int) -> Iterator[Any]:
-    """So many visitors; what they have received together."""
+    """Several visitors; what they have received together."""
     context = multiprocessing.get_context("spawn")
     counts = context.Array("d", 2, lock=False)
     process = context.Process(target=visit, args=(url, count, counts), daemon=True)
