@@ -245,7 +245,7 @@ class LinearFit:
         return not self.steps % self.interval
 
     def samples(self, batch: int, places: int = 1) -> int:
-        """How many of a batch are enough, where each sample is so many rows."""
+        """How many samples of a batch are enough, where each is several rows."""
         return min(batch, -(-max(min(self.inputs, WIDE), LEAST_ROWS) // places))
 
     def take(self, x: Tensor, a: Tensor, lr: float | None, amplified: float) -> None:

@@ -402,7 +402,7 @@ def silence_mujoco() -> None:
     """
     try:
         import mujoco
-    # Loading it loads a drawing back end, which fails in ways of its own.
+    # Loading it loads a drawing back end, which can fail for other reasons.
     except Exception as error:
         chosen = os.environ.get("MUJOCO_GL")
         told = (

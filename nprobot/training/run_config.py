@@ -286,7 +286,7 @@ class RunConfig(Options):
         if "model" not in self.env_kwargs:
             return self.env
         task = str(self.env_kwargs.get("task", ""))
-        task = task if "=" not in task else "a task of its own"
+        task = task if "=" not in task else "a custom task"
         return f"{self.env} ({Path(str(self.env_kwargs['model'])).stem}, {task})"
 
     @property

@@ -166,7 +166,7 @@ def resume(
                 reporter.message(f"The run continues, but not bit for bit: {'; '.join(changed)}.")
             keep_up_to(folder.checkpoints, checkpoint)
             folder.begin_session(model.num_timesteps, device=device, command=command)
-            # One that was interrupted goes on as if it had not been: without that evaluation.
+            # An interrupted run continues as if nothing had happened: without that evaluation.
             ended = session.get("ended") in ("complete", "solved")
             return Session(
                 folder, model, reporter, saved, None, callbacks, keep_evaluation=ended

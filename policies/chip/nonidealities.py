@@ -315,7 +315,7 @@ class DeadNodes(ChipModel):
 
 @dataclass(frozen=True)
 class Converter(ChipModel):
-    """The converter that reads a pre-activation: it saturates, and knows only so many levels."""
+    """The converter that reads a pre-activation: it saturates, and its levels are few."""
 
     formula: ClassVar[str] = "a cut off at ±bound, rounded to the nearest of `levels` values"
 
