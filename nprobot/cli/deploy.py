@@ -29,7 +29,7 @@ from nprobot.deploy.flight_recorder import FlightRecord, replay
 from nprobot.deploy.loop_timing import short_duration
 from nprobot.deploy.rendering import Film, check_film, choose_backend, require_display
 from nprobot.deploy.safety import MISSED_DEADLINES, Damping, Hold, Safety, Zero
-from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
+from nprobot.deploy.server import LOOPBACK, PORT, MessageServer, PolicyServer, is_loopback
 from nprobot.deploy.simulation import (
     Episode,
     SimulatedRobot,
@@ -387,7 +387,7 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
             )
         say(console, f"Serving {options.policy} at {server.endpoint}; Ctrl-C ends it.")
         sys.stdout.flush()
-        with _until_told_to_stop(server) as ended:
+        with until_told_to_stop(server) as ended:
             server.serve()
         say(console, f"{server.answered:,} messages, {controller.latency.summary()}")
     if controller.fault is not None:
@@ -453,7 +453,7 @@ def as_json(env: str, episodes: list[Episode], controller: Controller) -> dict[s
 
 
 @contextmanager
-def _until_told_to_stop(server: PolicyServer) -> Iterator[list[int]]:
+def until_told_to_stop(server: MessageServer) -> Iterator[list[int]]:
     """Let Ctrl-C, or a polite kill, end the serving and not the program; gives the signal."""
     ended: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from nprobot.algorithms.ppo import PPO
 from nprobot.catalogue import trust_flag
 from nprobot.errors import (
+    ChipError,
     ConfigError,
     EnvironmentFailedError,
     ForeignFileError,
@@ -520,7 +521,7 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
         what = "the distribution of the actions has become invalid"
     elif lacks_memory(error):
         what = f"{MEMORY_ADVICE} ({what})"
-    elif not isinstance(error, ArithmeticError | EnvironmentFailedError | StorageError):
+    elif not isinstance(error, ArithmeticError | EnvironmentFailedError | StorageError | ChipError):
         return error
     last = folder.checkpoints / "last"
     kept = "No checkpoint was made."
@@ -531,6 +532,11 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     again = f"nprobot train --resume {quoted(folder.path)}{trust}"
     if isinstance(error, EnvironmentFailedError):
         return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
+    if isinstance(error, ChipError):
+        return ChipError(
+            f"{text} When the chip answers, continue: {again}. A chip that has kept its weights is "
+            "read; one that has lost them is programmed with those of the checkpoint."
+        )
     if isinstance(error, StorageError):
         return StorageError(f"{text} When there is room and leave to write, continue: {again}")
     if lacks_memory(error):
