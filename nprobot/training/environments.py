@@ -346,7 +346,7 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
 
     Raises:
         EnvironmentUnavailableError: observations are not a `Box` of real numbers, or actions not
-            `Box`, `Discrete` or `MultiDiscrete`.
+            `Box`, `Discrete`, `MultiDiscrete` or `MultiBinary`.
     """
     observation, action = env.observation_space, env.action_space
     if not isinstance(observation, spaces.Box) or observation.dtype.kind != "f":
@@ -362,10 +362,11 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
             f"observations of this environment are {_short(observation)}; the command line takes "
             f"vectors of real numbers. {told}"
         )
-    if not isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+    discrete = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    if not isinstance(action, spaces.Box | discrete):
         raise EnvironmentUnavailableError(
-            f"actions of this environment are {action}; policies here give Box, Discrete or "
-            "MultiDiscrete actions"
+            f"actions of this environment are {action}; policies here give Box, Discrete, "
+            "MultiDiscrete or MultiBinary actions"
         )
     if isinstance(action, spaces.Box) and (flat := np.flatnonzero(action.low >= action.high)).size:
         raise EnvironmentUnavailableError(

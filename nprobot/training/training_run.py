@@ -13,6 +13,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.algorithms.checks import action_notes
 from nprobot.algorithms.ppo import PPO
 from nprobot.catalogue import trust_flag
 from nprobot.errors import (
@@ -83,7 +84,7 @@ def train(
     reporter = reporter or Silent()
     path = out or default_path(config.env, config.algo, config.rule, config.seed)
     RunFolder.refuse_existing(path)  # before minutes of work, and before an environment is made
-    task = _check_environment(config)
+    task = _check_environment(config, reporter)
     given = config
     config = config.resolved(environments.find_spec(config.env).reward_threshold)
     if start is not None:
@@ -149,7 +150,7 @@ def resume(
         session = folder.last_session()
         device = device or str(session.get("device", "cpu"))
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
-        _check_environment(folder.config)
+        _check_environment(folder.config, Silent())
         with _closing(make_vector(folder.config)) as vector:
             model = _built(folder.config, vector, device)
             saved: dict[str, Any] = {}
@@ -192,15 +193,20 @@ def check_changes(old: RunConfig, new: RunConfig) -> None:
         )
 
 
-def _check_environment(config: RunConfig) -> str | None:
+def _check_environment(config: RunConfig, reporter: Reporter) -> str | None:
     """Refuse an environment that no policy can control before anything is written.
+
+    What is odd about its actions is reported.
 
     Returns:
         The task of a robot, with every option in use, as TOML; None for other environments.
     """
     env = recipe(config).make()
     try:
-        environments.check_spaces(env, continuous=config.about.continuous)
+        scaled = config.about.continuous
+        environments.check_spaces(env, continuous=scaled)
+        for note in action_notes(env.action_space, env, config.algo.upper(), scaled=scaled):
+            reporter.message(f"{note}.")
         task: Any = getattr(env.unwrapped, "task", None)
         return str(task.to_toml()) if hasattr(task, "to_toml") else None
     finally:
