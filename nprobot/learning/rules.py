@@ -276,14 +276,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         self, activity: Activity, noise: Tensor, delta_loss: Callable[[Tree], Tensor]
     ) -> Tensor:
         network = self._index(activity.network)
-        wiring = self.feedback.wiring(network, activity)
-        for call, known in zip(activity.calls, wiring.known, strict=True):
-            if known is not None:  # its error is known
-                share(noise, call).zero_()
-        seen: list[NoisyCall] = []
-        outputs = activity.perturbed(noise, record=seen)
-        passed = Passed(activity, noise, self.sigma)
-        passed.add(wiring, outputs, seen, range(len(seen)))
+        outputs, passed = self.noisy_pass(activity, noise)
         error, change = error_and_change(
             activity, outputs, delta_loss, self.sigma, forward=self.feedback.forward_only
         )
@@ -309,6 +302,23 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
             return self.correction
         guesses_well = isinstance(self.feedback, LayerwiseFeedback)
         return float(not guesses_well or units <= AVERAGED_STEPS * draws * batch)
+
+    def noisy_pass(self, activity: Activity, noise: Tensor) -> tuple[Tree, Passed]:
+        """Outputs of noisy passes, and what they did.
+
+        Args:
+            activity: of the clean pass.
+            noise: ε of every node, (K, B, N); set to 0 where the error of the node is known.
+        """
+        wiring = self.feedback.wiring(self._index(activity.network), activity)
+        for call, known in zip(activity.calls, wiring.known, strict=True):
+            if known is not None:
+                share(noise, call).zero_()
+        seen: list[NoisyCall] = []
+        outputs = activity.perturbed(noise, record=seen)
+        passed = Passed(activity, noise, self.sigma)
+        passed.add(wiring, outputs, seen, range(len(seen)))
+        return outputs, passed
 
     def hidden_feedback(self, network: nn.Module, inputs: Tree, passes: int) -> HiddenFeedback:
         """Run a network whose noise is hidden, and what is known of how errors pass through it.
