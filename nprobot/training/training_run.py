@@ -512,7 +512,8 @@ def introduction(folder: RunFolder, about: GroupDescription, update: int = 1) ->
         f"{config.envs} environments{together}\ncontrol rate {rate}\n"
         f"run folder {folder.path}"
     )
-    if environments.find_spec(config.env).max_episode_steps is None:
+    spec = environments.find_spec(config.env)
+    if spec.max_episode_steps is None and spec.namespace != "nprobot":  # ours cut them off
         text += (
             f"\n{config.env} has no step limit (max_episode_steps): where an episode does not end "
             f"by itself, evaluation cuts it after {LONGEST_EPISODE:,} steps"
