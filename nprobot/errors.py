@@ -127,6 +127,10 @@ class EnvironmentFailedError(RunFailedError):
     """An environment raised an exception, took too long, or its process died."""
 
 
+class ChipError(RunFailedError):
+    """A chip did not answer, answered late, or said something that cannot be."""
+
+
 class StorageError(RunFailedError, OSError):
     """The disk is full, a folder is read-only, or the operating system refuses to write."""
 

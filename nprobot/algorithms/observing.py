@@ -97,7 +97,7 @@ _CONSTANT = frozenset({bool, int, float, str, type(None), np.float64, np.float32
 def observe(env: VecEnv) -> None:
     """Let the `DummyVecEnv` inside some wrappers, if there is one, look at its observations.
 
-    In place, as users hold on to their environments; one of their own class is left alone.
+    In place, because users keep their environments; a wrapper of their class is left alone.
     """
     while isinstance(env, VecEnvWrapper):
         env = env.venv

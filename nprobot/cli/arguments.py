@@ -279,7 +279,7 @@ class RobotOptions:
     randomise: bool = False
     """Another robot in each episode: mass, friction, gains, pushes, sensor noise, actuators."""
     max_episode_steps: int | None = None
-    """Cut episodes off after so many steps."""
+    """Steps after which an episode is cut off."""
     wrapper: tuple[str, ...] = ()
     """Wrappers of yours around the environment, as module:Class, the innermost first."""
 

@@ -422,6 +422,7 @@ class _Provenance(msgspec.Struct):
     description: str | None = None
     forward_passes: int | None = None
     backward_passes: int | None = None
+    action_std: list[float] | None = None
     versions: dict[str, str | None] | None = None
     evaluation: _Scores | None = None
 
