@@ -193,8 +193,8 @@ def check_trainable(policy: Any) -> Policy:  # noqa: ANN401 - whatever deploymen
         raise RuleError("an action whose bounds are equal cannot be perturbed")
     if policy.task is not None and policy.task.kwargs.get(CHUNK, 1) != 1:
         raise RuleError(
-            "NRL credits an action with what follows it; this policy gives chunks of actions. Clone "
-            "it with --execute 1"
+            "NRL credits an action with what follows it; this policy gives chunks of actions. "
+            "Clone it with --execute 1"
         )
     try:
         hidden_activations(policy)
