@@ -13,4 +13,5 @@ ARM_TRACK: str
 ROBOT: str
 ROBOT_ENVIRONMENTS: dict[str, dict[str, str]]
 ENVIRONMENTS: dict[str, tuple[str, int | None]]
+VECTOR_ENTRY_POINTS: dict[str, str]
 OPTIONAL_ENVIRONMENTS: dict[str, tuple[str, int | None]]

@@ -449,7 +449,7 @@ def minibatches(buffer: RolloutBuffer, size: int) -> Iterator[RolloutBufferSampl
 
 
 def _split(field: Observation, size: int) -> list[Observation]:
-    """A tensor, or a dict of tensors, in parts of so many rows."""
+    """A tensor, or a dict of tensors, in parts with this number of rows."""
     if isinstance(field, Tensor):
         return list(torch.split(field, size))
     parts = [torch.split(part, size) for part in field.values()]

@@ -29,7 +29,7 @@ from nprobot.deploy.flight_recorder import FlightRecord, replay
 from nprobot.deploy.loop_timing import short_duration
 from nprobot.deploy.rendering import Film, check_film, choose_backend, require_display
 from nprobot.deploy.safety import MISSED_DEADLINES, Damping, Hold, Safety, Zero
-from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
+from nprobot.deploy.server import LOOPBACK, PORT, MessageServer, PolicyServer, is_loopback
 from nprobot.deploy.simulation import (
     Episode,
     SimulatedRobot,
@@ -37,6 +37,7 @@ from nprobot.deploy.simulation import (
     deploy_episodes,
     make_robot,
 )
+from nprobot.deploy.steering import Steering
 from nprobot.errors import ConfigError, DeployError
 from nprobot.runs.atomic_files import free_name, refuse_file
 from nprobot.runs.interruption import exit_code, note
@@ -170,6 +171,7 @@ class Deploy:
     """What evaluates the policy; onnx takes the folder's policy.onnx."""
     robot: SimulationOptions = field(default_factory=SimulationOptions)
     conditions: Conditions = field(default_factory=Conditions)
+    steering: Steering = field(default_factory=Steering)
     run: RunOptions = field(default_factory=RunOptions)
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     server: ServeOptions = field(default_factory=ServeOptions)
@@ -227,7 +229,7 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
     silence_mujoco()
     with _warnings_as_lines():
         made = _robot_of(policy, options.robot, mode)
-        robot = EquippedRobot(made, options.conditions).robot
+        robot = EquippedRobot(made, options.conditions, steering=options.steering).robot
         policy = policy_under(policy, options.conditions, run.seed)
     planned = 1 if run.episodes is None else run.episodes
     # Who asks for the record gets all of it, to learn from; else what matters is the end.
@@ -295,6 +297,7 @@ def _show(policy: DeployablePolicy, options: Deploy) -> int:
                 one,
                 _robot_of(one, options.robot),
                 options.conditions,
+                steering=options.steering,
                 safety=safety_of(options.safety),
                 seed=run.seed,
             )
@@ -350,6 +353,7 @@ def _refuse_with_adapt(options: Deploy) -> None:
         "--web (nprobot adapt --web shows it)": options.server.web,
         "conditions other than --actuators": options.conditions
         != Conditions(actuators=options.conditions.actuators),
+        "--command, --target and --push": options.steering != Steering(),
         "--replay": options.run.replay is not None,
         "--realtime": options.run.realtime,
         "--record": options.run.record is not None,
@@ -383,7 +387,7 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
             )
         say(console, f"Serving {options.policy} at {server.endpoint}; Ctrl-C ends it.")
         sys.stdout.flush()
-        with _until_told_to_stop(server) as ended:
+        with until_told_to_stop(server) as ended:
             server.serve()
         say(console, f"{server.answered:,} messages, {controller.latency.summary()}")
     if controller.fault is not None:
@@ -449,7 +453,7 @@ def as_json(env: str, episodes: list[Episode], controller: Controller) -> dict[s
 
 
 @contextmanager
-def _until_told_to_stop(server: PolicyServer) -> Iterator[list[int]]:
+def until_told_to_stop(server: MessageServer) -> Iterator[list[int]]:
     """Let Ctrl-C, or a polite kill, end the serving and not the program; gives the signal."""
     ended: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from nprobot import catalogue
 from nprobot.catalogue import import_trusted, trust_flag
-from nprobot.defaults import TUNED, choose, fill
+from nprobot.defaults import PARALLEL, TUNED, choose, fill
 from nprobot.errors import ArchitectureError, ConfigError, DamagedFileError, NotFoundError
 from nprobot.options import Positive
 from nprobot.policies.files.policy import Policy
@@ -99,7 +99,8 @@ class Train:
     defaults: str = TUNED
     """Where options that are left out come from: tuned, the settings that a search has found for
     environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
-    everywhere; or a file that `nprobot tune` has written."""
+    everywhere; parallel, few and large updates of ppo from 1024 environments; or a file that
+    `nprobot tune` has written."""
     output: Output = field(default_factory=Output)
     page: PageOptions = field(default_factory=PageOptions)
 
@@ -260,13 +261,14 @@ def training_page(
 
 
 def with_defaults(config: RunConfig, defaults: str) -> tuple[RunConfig, str]:
-    """The run with tuned settings for the options that it leaves open, and a line about them."""
-    tuned = choose(defaults, config)
-    if tuned is None:
+    """The run with settings for the options that it leaves open, and a line about them."""
+    settings = choose(defaults, config)
+    if settings is None:
         return config, ""
-    config, filled = fill(config, tuned)
+    config, filled = fill(config, settings)
     shown = ", ".join(f"{name} {value}" for name, value in filled.items()) or "all given"
-    return config, f"Tuned settings: {shown} (--defaults general does without)"
+    kind = "Settings for many environments" if defaults == PARALLEL else "Tuned settings"
+    return config, f"{kind}: {shown} (--defaults general does without)"
 
 
 def show(console: Console, result: Result) -> None:

@@ -20,6 +20,7 @@ from nprobot.policies.files.policy import Array, Policy, as_batch
 from nprobot.training.evaluation import DeployablePolicy
 
 from .simulation import SimulatedRobot
+from .steering import SteeredEnv, Steering
 
 if TYPE_CHECKING:
     from nprobot.policies.chip import ChipModel
@@ -122,6 +123,7 @@ class EquippedRobot:
         conditions: to begin with.
         seed: secret part of the seed of the actuators' noise; see `NoisyActuators`.
         oracle: told what the actuators really did.
+        steering: what the robot is told to do in every episode, and what pushes it.
 
     Attributes:
         robot: the same with its actuators; what `deploy_episodes` takes.
@@ -129,7 +131,7 @@ class EquippedRobot:
 
     Raises:
         DeployError: the robot cannot be under these conditions.
-        NprobotError: as `NoisyActuators`.
+        NprobotError: as `NoisyActuators` and `SteeredEnv`.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class EquippedRobot:
         *,
         seed: int | np.random.SeedSequence | None = None,
         oracle: ActuatorOracle | None = None,
+        steering: Steering | None = None,
     ) -> None:
         inner: Any = robot.env.unwrapped
         self._model = getattr(inner, "model", None)
@@ -154,6 +157,8 @@ class EquippedRobot:
             self._actuated = NoisyActuators(env, models, seed=seed, oracle=oracle)
             made = self._actuated if chunk is None else ActionChunks(self._actuated, chunk)
             robot = replace(robot, env=made)
+        if steering is not None and steering != Steering():
+            robot = replace(robot, env=SteeredEnv(robot.env, steering, robot.id))
         self.robot = robot
         self.conditions = Conditions()
         self.change(conditions)

@@ -172,8 +172,8 @@ class Safety(Options):
         observation_deviations: an observation this many standard deviations from the mean of
             training is a fault; needs a policy with a normaliser.
         max_age: an observation older than this is stale, s.
-        max_repeats: so many bit-identical observations in a row are stale: a sensor has frozen.
-        max_missed_deadlines: so many actions in a row that took longer than a period are a fault.
+        max_repeats: bit-identical observations in a row after which a sensor counts as frozen.
+        max_missed_deadlines: actions in a row that may take longer than a period; more are a fault.
 
     Raises:
         ConfigError: a value is not allowed.

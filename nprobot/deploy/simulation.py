@@ -218,7 +218,7 @@ def deploy_episodes(
         clear_faults: clear a latched fault before the next episode.
         observers: are told of every step.
         clock: seconds.
-        sleep: waits for so many seconds.
+        sleep: waits for the seconds that it is given.
 
     Yields:
         Each episode when it has ended.

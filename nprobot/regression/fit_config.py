@@ -63,7 +63,7 @@ class FitConfig(Options):
     max_row_norm: Positive | None = None
     """Longest weight vector of a node; a longer one is scaled back after the step."""
     patience: Count | None = None
-    """Stop after so many epochs without a better validation error. Left out: never."""
+    """Epochs without a better validation error after which the fit stops. Left out: never."""
     checkpoint_every: Count | None = None
     """Epochs between checkpoints. Left out: a tenth of --epochs."""
     seed: Seed = 0

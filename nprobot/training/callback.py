@@ -26,10 +26,10 @@ from nprobot.runs.versions import versions
 from .build import Model
 from .checkpoint import save_checkpoint, vector_of
 from .evaluation import Evaluation, evaluate
+from .groups import TERMS
 from .run_config import RunConfig
 from .run_folder import RunFolder
 from .vector import check_normaliser, side_by_side
-from .workers import TERMS
 
 BEST_FOLDER = "best"
 """Of the policy with the best evaluation within a run, in the run's folder."""

@@ -222,6 +222,28 @@ def make(
         ) from error
 
 
+def make_vector_env(
+    env_id: str, count: int, kwargs: Mapping[str, Any]
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """Make environments of ours that are simulated at once.
+
+    Args:
+        env_id: gymnasium id of one that has a vector entry point.
+        count: how many.
+        kwargs: arguments of its vector environment.
+
+    Raises:
+        EnvironmentUnavailableError: it does not take an argument.
+    """
+    mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
+    try:
+        return gymnasium.make_vec(env_id, count, vectorization_mode=mode, **kwargs)
+    except (gymnasium.error.Error, TypeError) as error:
+        raise EnvironmentUnavailableError(
+            f"environment {env_id!r} cannot be made {count} times: {error}"
+        ) from error
+
+
 def _whole(arguments: dict[str, Any], name: str) -> int:
     """Take a count out of arguments; 1 where it is not given."""
     count = arguments.pop(name, 1)
@@ -324,7 +346,7 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
 
     Raises:
         EnvironmentUnavailableError: observations are not a `Box` of real numbers, or actions not
-            `Box`, `Discrete` or `MultiDiscrete`.
+            `Box`, `Discrete`, `MultiDiscrete` or `MultiBinary`.
     """
     observation, action = env.observation_space, env.action_space
     if not isinstance(observation, spaces.Box) or observation.dtype.kind != "f":
@@ -340,10 +362,11 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
             f"observations of this environment are {_short(observation)}; the command line takes "
             f"vectors of real numbers. {told}"
         )
-    if not isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+    discrete = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    if not isinstance(action, spaces.Box | discrete):
         raise EnvironmentUnavailableError(
-            f"actions of this environment are {action}; policies here give Box, Discrete or "
-            "MultiDiscrete actions"
+            f"actions of this environment are {action}; policies here give Box, Discrete, "
+            "MultiDiscrete or MultiBinary actions"
         )
     if isinstance(action, spaces.Box) and (flat := np.flatnonzero(action.low >= action.high)).size:
         raise EnvironmentUnavailableError(
@@ -380,7 +403,7 @@ def silence_mujoco() -> None:
     """
     try:
         import mujoco
-    # Loading it loads a drawing back end, which fails in ways of its own.
+    # Loading it loads a drawing back end, which can fail for other reasons.
     except Exception as error:
         chosen = os.environ.get("MUJOCO_GL")
         told = (

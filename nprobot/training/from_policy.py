@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -249,6 +250,8 @@ def write_network(model: BaseAlgorithm, policy: Policy) -> None:
         (operation.arrays["weight"], operation.arrays["bias"])
         for operation in linear_layers(policy.operations)
     ]
+    if isinstance(model.action_space, spaces.MultiBinary):  # "on" less "off"
+        arrays[-1] = tuple(array[1::2] - array[::2] for array in arrays[-1])
     given = [tuple(weight.shape) for weight, _ in arrays]
     if given != [tuple(layer.weight.shape) for layer in layers]:
         raise ArchitectureError(f"the policy's layers are {given}; the model has others")

@@ -13,9 +13,11 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.algorithms.checks import action_notes
 from nprobot.algorithms.ppo import PPO
 from nprobot.catalogue import trust_flag
 from nprobot.errors import (
+    ChipError,
     ConfigError,
     EnvironmentFailedError,
     ForeignFileError,
@@ -41,10 +43,10 @@ from .callback import BEST_FOLDER, OnEvaluation, RunCallback, StopTraining
 from .checkpoint import load_checkpoint
 from .evaluation import LONGEST_EPISODE, Evaluation, evaluate
 from .from_policy import Start
+from .groups import GroupDescription
 from .run_config import RunConfig
 from .run_folder import Ending, RunFolder
 from .vector import make_vector, recipe, side_by_side
-from .workers import GroupDescription
 
 
 def train(
@@ -82,7 +84,7 @@ def train(
     reporter = reporter or Silent()
     path = out or default_path(config.env, config.algo, config.rule, config.seed)
     RunFolder.refuse_existing(path)  # before minutes of work, and before an environment is made
-    task = _check_environment(config)
+    task = _check_environment(config, reporter)
     given = config
     config = config.resolved(environments.find_spec(config.env).reward_threshold)
     if start is not None:
@@ -146,7 +148,7 @@ def resume(
         session = folder.last_session()
         device = device or str(session.get("device", "cpu"))
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
-        _check_environment(folder.config)
+        _check_environment(folder.config, Silent())
         with _closing(make_vector(folder.config)) as vector:
             model = _built(folder.config, vector, device)
             saved: dict[str, Any] = {}
@@ -164,7 +166,7 @@ def resume(
                 reporter.message(f"The run continues, but not bit for bit: {'; '.join(changed)}.")
             keep_up_to(folder.checkpoints, checkpoint)
             folder.begin_session(model.num_timesteps, device=device, command=command)
-            # One that was interrupted goes on as if it had not been: without that evaluation.
+            # An interrupted run continues as if nothing had happened: without that evaluation.
             ended = session.get("ended") in ("complete", "solved")
             return Session(
                 folder, model, reporter, saved, None, callbacks, keep_evaluation=ended
@@ -189,15 +191,20 @@ def check_changes(old: RunConfig, new: RunConfig) -> None:
         )
 
 
-def _check_environment(config: RunConfig) -> str | None:
+def _check_environment(config: RunConfig, reporter: Reporter) -> str | None:
     """Refuse an environment that no policy can control before anything is written.
+
+    What is odd about its actions is reported.
 
     Returns:
         The task of a robot, with every option in use, as TOML; None for other environments.
     """
     env = recipe(config).make()
     try:
-        environments.check_spaces(env, continuous=config.about.continuous)
+        scaled = config.about.continuous
+        environments.check_spaces(env, continuous=scaled)
+        for note in action_notes(env.action_space, env, config.algo.upper(), scaled=scaled):
+            reporter.message(f"{note}.")
         task: Any = getattr(env.unwrapped, "task", None)
         return str(task.to_toml()) if hasattr(task, "to_toml") else None
     finally:
@@ -497,12 +504,14 @@ def introduction(folder: RunFolder, about: GroupDescription, update: int = 1) ->
     if about.control_rate is not None:
         rate = f"{about.control_rate:.4g} Hz, from {about.rate_source}"
     chip = f", on a chip ({config.chip})" if config.chip else ""
+    together = "" if about.together is None else f", {about.together}"
     text = (
         f"{title(config)}{chip}\n{'' if config.stop_at is None else 'at most '}{steps}{until}, "
-        f"{config.envs} environments\ncontrol rate {rate}\n"
+        f"{config.envs} environments{together}\ncontrol rate {rate}\n"
         f"run folder {folder.path}"
     )
-    if environments.find_spec(config.env).max_episode_steps is None:
+    spec = environments.find_spec(config.env)
+    if spec.max_episode_steps is None and spec.namespace != "nprobot":  # ours cut them off
         text += (
             f"\n{config.env} has no step limit (max_episode_steps): where an episode does not end "
             f"by itself, evaluation cuts it after {LONGEST_EPISODE:,} steps"
@@ -517,7 +526,7 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
         what = "the distribution of the actions has become invalid"
     elif lacks_memory(error):
         what = f"{MEMORY_ADVICE} ({what})"
-    elif not isinstance(error, ArithmeticError | EnvironmentFailedError | StorageError):
+    elif not isinstance(error, ArithmeticError | EnvironmentFailedError | StorageError | ChipError):
         return error
     last = folder.checkpoints / "last"
     kept = "No checkpoint was made."
@@ -528,6 +537,11 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     again = f"nprobot train --resume {quoted(folder.path)}{trust}"
     if isinstance(error, EnvironmentFailedError):
         return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
+    if isinstance(error, ChipError):
+        return ChipError(
+            f"{text} When the chip answers, continue: {again}. A chip that has kept its weights is "
+            "read; one that has lost them is programmed with those of the checkpoint."
+        )
     if isinstance(error, StorageError):
         return StorageError(f"{text} When there is room and leave to write, continue: {again}")
     if lacks_memory(error):
