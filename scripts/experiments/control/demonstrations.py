@@ -4,8 +4,8 @@ Experts fly with ideal actuators and behind `servo`, and are recorded by `nprobo
 For each rule and seed a clone is fitted to a record (other first weights, other batches; the record
 and its split stay), and flies 10 other episodes under the conditions of the record. PPO then starts
 from the clone as `nprobot train --from` does (the critic learns first, updates end early) and at
-once. The quadruped is
-trained first, for it is not in the zoo; the policy of its best evaluation flies:
+once. The quadruped is trained first, for it is not in the zoo; the policy of its best evaluation
+flies:
 
     nprobot train --robot quadruped --task velocity --randomise --actuators servo --steps 2000000 \
         --seed 0 --evaluate-every 200000 --out runs/quad_servo
@@ -49,11 +49,13 @@ class Expert:
     Attributes:
         policy: zoo:NAME, or a run.
         title: for the page.
+        actuators: behind which it flies.
         episodes: of the record.
     """
 
     policy: str
     title: str
+    actuators: tuple[str, ...] = ("ideal", "servo")
     episodes: int = 20
 
     def load(self) -> Policy:
@@ -66,11 +68,10 @@ class Expert:
 
 EXPERTS = {
     "cheetah": Expert("zoo:HalfCheetah", "`zoo:HalfCheetah`, 20 episodes"),
-    "arm": Expert("zoo:ArmReach", "`zoo:ArmReach`, 100 episodes", 100),
-    "quadruped": Expert("runs/quadruped", "quadruped, velocity commands, 20 episodes"),
+    "quadruped": Expert("runs/quadruped", "quadruped, velocity commands, 20 episodes", ("servo",)),
 }
+FLOWN = [(name, actuators) for name, expert in EXPERTS.items() for actuators in expert.actuators]
 RULES = ("bp", "np+feedback")
-ACTUATORS = ("ideal", "servo")
 WAYS = ("gently", "at once")
 SEEDS = range(5)
 EPISODES = 10
@@ -83,7 +84,8 @@ STEPS = 40_960
 def record(only: Only = ()) -> None:
     """Fly the experts."""
     FLIGHTS.mkdir(parents=True, exist_ok=True)
-    for (name, expert), actuators in itertools.product(EXPERTS.items(), ACTUATORS):
+    for name, actuators in FLOWN:
+        expert = EXPERTS[name]
         file = flight(name, actuators)
         if file.exists() or not all(word in file.name for word in only):
             continue
@@ -102,8 +104,8 @@ def flight(expert: str, actuators: str) -> Path:
 def clone(only: Only = ()) -> None:
     """Fit and measure what has no row; the expert itself has one, too."""
     names = ("expert", "actuators", "rule", "seed")
-    experts = itertools.product(EXPERTS, ACTUATORS, ("expert",), (0,))
-    clones = ((e, a, r, s) for s, e, a, r in itertools.product(SEEDS, EXPERTS, ACTUATORS, RULES))
+    experts = ((*flown, "expert", 0) for flown in FLOWN)
+    clones = ((*flown, rule, seed) for seed, flown, rule in itertools.product(SEEDS, FLOWN, RULES))
     jobs = [dict(zip(names, job, strict=True)) for job in (*experts, *clones)]
     keep(CLONES, jobs, fly, only=only)
 
@@ -146,8 +148,7 @@ def improve(only: Only = ()) -> None:
 
 def continued(expert: str, way: str, seed: int) -> Row:
     """A run of PPO from a clone, evaluated at its start and its end."""
-    actuators = "servo" if expert == "quadruped" else "ideal"
-    folder = clone_folder(expert, actuators, "np+feedback", seed)
+    folder = clone_folder(expert, EXPERTS[expert].actuators[0], "np+feedback", seed)
     policy = Expert(folder, "").load()
     start = Start(policy, folder)
     config = start.configure(RunConfig(steps=STEPS, seed=seed, checkpoint_every=STEPS))
@@ -172,7 +173,7 @@ def continued(expert: str, way: str, seed: int) -> Row:
 def report() -> None:
     """Write the tables."""
     rows, lines = read(CLONES), []
-    for name, actuators in itertools.product(EXPERTS, ACTUATORS):
+    for name, actuators in FLOWN:
         own = select(rows, expert=name, actuators=actuators)
         for rule in RULES:
             clones = select(own, rule=rule)

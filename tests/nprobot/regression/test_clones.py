@@ -26,6 +26,8 @@ from nprobot.regression.data import Source
 from nprobot.regression.demonstrated import CloneShape, cloning_rows, read_flights
 from nprobot.training import environments, evaluate
 from nprobot.training.evaluation import check_fit
+from nprobot.training.groups import EnvRecipe, make_group
+from nprobot.training.workers import LocalNumber
 
 REACHER = ["zoo:Reacher", "--episodes", "8"]
 
@@ -87,6 +89,18 @@ def test_the_robot_shows_a_clone_the_past_that_it_learned_from(flight, tmp_path)
     for part in read_flights([flown]).episodes:
         plain = Demonstration(part.observations[:, -10:], part.actions)
         np.testing.assert_array_equal(stacked(plain, 3), part.observations)
+
+
+def test_robots_that_could_be_simulated_at_once_show_their_past_too():
+    kwargs = {"model": "hopper", "task": "velocity"}
+    shapes = []
+    for more in ({}, {"frame_stack": 2, "action_chunk": 3}):
+        group = make_group(EnvRecipe("nprobot/Robot-v0", kwargs | more), [0, 1], LocalNumber())
+        about = group.describe()
+        shapes.append((about.observation_space.shape[0], about.action_space.shape[0]))
+        assert group.reset([0, 1]).shape == (2, shapes[-1][0])
+        group.close()
+    assert shapes[1] == (2 * shapes[0][0], 3 * shapes[0][1])
 
 
 def test_a_chunk_of_which_one_action_is_carried_out_needs_no_wrapper(flight, tmp_path):
