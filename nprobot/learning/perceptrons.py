@@ -30,7 +30,7 @@ from nprobot.policies.layers import BiasHead, DecorrelatedLinear
 from nprobot.policies.sb3_networks import chain_of_view
 
 from .activity import Activity, Tree, tensors
-from .feedback import LayerwiseFeedback, LinearFit
+from .feedback import MANY_OUTPUTS, LayerwiseFeedback, LinearFit
 from .wiring import Wiring
 
 if TYPE_CHECKING:
@@ -201,6 +201,9 @@ def find_chain(network: nn.Module) -> Chain:
     own = {id(p) for module in (*hidden, *heads) for p in module.parameters()}
     if any(id(p) not in own for p in network.parameters()):
         raise NoShortForm("it has parameters beside its layers")
+    outputs = sum(m.out_features for m in heads if isinstance(m, nn.Linear))
+    if outputs > MANY_OUTPUTS:  # here a loss is moved in all of them at once
+        raise NoShortForm(f"it has {outputs} outputs")
     return Chain(tuple(hidden), tuple(activations), tuple(heads), single)
 
 

@@ -100,10 +100,17 @@ def check_kwargs(env_id: str, kwargs: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"the policy gives {env_id} the {name} {value!r:.40}; 1 to {most:,} is allowed"
             )
-        if isinstance(value, str) and os.path.exists(value) and not os.path.isfile(value):
+        if isinstance(value, str) and _leads_astray(value):
             raise ConfigError(
                 f"the policy gives {env_id} the {name} {value!r:.200}, which is no file"
             )
+
+
+def _leads_astray(value: str) -> bool:
+    """Whether a word is the path of a pipe, a device, or a folder that no mere name means."""
+    if os.path.isdir(value):  # a robot of the package may share its name with a folder here
+        return os.path.dirname(value) != "" or os.path.splitext(value)[1] != ""
+    return os.path.exists(value) and not os.path.isfile(value)
 
 
 FILE_BOUNDS = {
