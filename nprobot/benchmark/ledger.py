@@ -304,7 +304,8 @@ class Acting:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Acting:
         env = copy.copy(self.env)  # a VecNormalize leaves its environments behind
-        env.obs_rms = copy.deepcopy(self.env.obs_rms, memo)
+        if env.norm_obs:
+            env.obs_rms = copy.deepcopy(self.env.obs_rms, memo)
         return Acting(copy.deepcopy(self.policy, memo), env)
 
 
