@@ -370,7 +370,10 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             title="PPO",
             about="proximal policy optimisation (Schulman et al. 2017)",
             path="nprobot.algorithms.ppo:PPO",
-            options=(*ON_POLICY, "clip_range", "ent_coef", "vf_coef", "target_kl"),
+            options=(
+                *(*ON_POLICY, "clip_range", "ent_coef", "vf_coef", "target_kl"),
+                "critic_warmup",
+            ),
             defaults={
                 **_LEARNING,
                 "hidden": (64, 64),
@@ -385,6 +388,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
                 "vf_coef": 0.5,
                 "max_grad_norm": 0.5,
                 "target_kl": None,
+                "critic_warmup": 0,
             },
             # Large batches and no clipping: the norm of an estimate is mostly noise.
             unguided={**_NOISY, "batch_size": 256, "max_grad_norm": None},
@@ -496,6 +500,20 @@ def learner_title(rule: str, samples: int | None = None) -> str:
     known = rules().get(rule)
     title = known.title if known else rule.upper()
     return f"{title}, K = {samples}" if samples and known and known.perturbs else title
+
+
+def environment_title(env: str, kwargs: Mapping[str, Any]) -> str:
+    """An environment in a few words; of a robot from a file, which, and what it does.
+
+    Args:
+        env: its id.
+        kwargs: arguments of its constructor.
+    """
+    if "model" not in kwargs:
+        return env
+    task = str(kwargs.get("task", ""))
+    words = [Path(str(kwargs["model"])).stem, task if "=" not in task else "a custom task"]
+    return f"{env} ({', '.join(filter(None, words))})"
 
 
 def actuator_presets() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from nprobot.runs.seeds import Seeds
 from nprobot.training.environments import Env
 from nprobot.training.evaluation import Predict, episode_seeds, run_episodes
-from nprobot.training.workers import EnvRecipe
+from nprobot.training.groups import EnvRecipe
 
 from .ledger import Clock, Ledger, peak_memory
 from .methods import RunSpec

@@ -246,7 +246,7 @@ def _suite(values: dict[str, Any], name: str) -> Suite:
     ]
     names = [name for _, learner in learners for name, _, _ in learner.variants()]
     for repeated in {n for n in names if names.count(n) > 1}:
-        raise ConfigError(f"learners: two are called {repeated!r}; give each a name of its own")
+        raise ConfigError(f"learners: two are called {repeated!r}; give each another name")
     unknown = {env for _, learner in learners for env in (*learner.only, *learner.where)}
     for env in unknown - {task.env for task in tasks}:
         raise ConfigError(f"learners: only and where name {env!r}, which no task has")
