@@ -746,13 +746,15 @@ def _error_by_parts(outputs: Tree, delta_loss: Callable[[Tree], Tensor], step: f
     """``dL/dy``, (B, outputs), by central differences, `MANY_OUTPUTS` at a time."""
     ys, parts = tensors(outputs), []
     flat = torch.cat([y.flatten(1) for y in ys], dim=1)
-    for few in torch.arange(flat.shape[1], device=flat.device).split(MANY_OUTPUTS):
-        moves = flat.new_zeros(len(few), 1, flat.shape[1])
-        moves[torch.arange(len(few)), 0, few] = step
-        moved = torch.cat([flat + moves, flat - moves]).split(output_sizes(outputs), dim=2)
-        shaped = iter(m.reshape(-1, *y.shape) for m, y in zip(moved, ys, strict=True))
-        up, down = delta_loss(tree_map(lambda _, shaped=shaped: next(shaped), outputs)).chunk(2)
-        parts.append((up - down).mT / (2 * step))
+    moves = step * torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device).unsqueeze(1)
+
+    def change(moved: Tensor) -> Tensor:
+        each = torch.split(moved, output_sizes(outputs), dim=2)
+        shaped = iter([m.reshape(-1, *y.shape) for m, y in zip(each, ys, strict=True)])
+        return delta_loss(tree_map(lambda _: next(shaped), outputs))
+
+    for few in torch.split(moves, MANY_OUTPUTS):
+        parts.append((change(flat + few) - change(flat - few)).mT / (2 * step))
     return torch.cat(parts, dim=1).to(flat.dtype)
 
 
