@@ -744,7 +744,7 @@ def _error_by_autograd(outputs: Tree, delta_loss: Callable[[Tree], Tensor]) -> T
 
 def _error_by_parts(outputs: Tree, delta_loss: Callable[[Tree], Tensor], step: float) -> Tensor:
     """``dL/dy``, (B, outputs), by central differences, `MANY_OUTPUTS` at a time."""
-    ys, parts = tensors(outputs), []
+    ys = tensors(outputs)
     flat = torch.cat([y.flatten(1) for y in ys], dim=1)
     moves = step * torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device).unsqueeze(1)
 
@@ -753,9 +753,9 @@ def _error_by_parts(outputs: Tree, delta_loss: Callable[[Tree], Tensor], step: f
         shaped = iter([m.reshape(-1, *y.shape) for m, y in zip(each, ys, strict=True)])
         return delta_loss(tree_map(lambda _: next(shaped), outputs))
 
-    for few in torch.split(moves, MANY_OUTPUTS):
-        parts.append((change(flat + few) - change(flat - few)).mT / (2 * step))
-    return torch.cat(parts, dim=1).to(flat.dtype)
+    few = torch.split(moves, MANY_OUTPUTS)
+    errors = [(change(flat + some) - change(flat - some)).mT / (2 * step) for some in few]
+    return torch.cat(errors, dim=1).to(flat.dtype)
 
 
 @cache
