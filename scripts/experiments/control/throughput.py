@@ -45,7 +45,7 @@ ENOUGH = 8192
 """Steps of an iteration that need no warming up."""
 
 
-def run(*only: Only, rounds: int = 2) -> None:
+def run(only: Only = (), rounds: int = 2) -> None:
     """Measure what has no row yet.
 
     Args:
@@ -60,7 +60,7 @@ def run(*only: Only, rounds: int = 2) -> None:
         for way in WAYS
         if way != "subproc" or count <= MOST_PROCESSES
     ]
-    keep(ROWS, jobs, in_process_of_its_own, only=[word for words in only for word in words])
+    keep(ROWS, jobs, in_process_of_its_own, only=only)
 
 
 def in_process_of_its_own(**job: object) -> Row:
