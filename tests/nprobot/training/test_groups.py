@@ -4,12 +4,18 @@ import dataclasses
 
 import numpy as np
 import pytest
+import stable_baselines3
+import torch
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
+import nprobot
 from nprobot.runs.log import read_table
-from nprobot.training import groups, training_run
+from nprobot.training import training_run, workers
 from nprobot.training.groups import BatchGroup, EnvironmentGroup, EnvRecipe, make_group
 from nprobot.training.run_config import AlgorithmOptions, NetworkOptions, RunConfig
 from nprobot.training.run_folder import RunFolder
+from nprobot.training.vector import SideBySide
 from nprobot.training.workers import LocalNumber
 
 RECIPE = EnvRecipe("nprobot/Quadruped-v0", {"duration": 0.6, "command.every": 0.2})
@@ -58,36 +64,48 @@ def test_what_cannot_be_at_once_is_one_by_one_and_says_why(recipe, told):
     assert together is None if told is None else told in together
 
 
-@pytest.mark.parametrize("rule", ["np+feedback", "bp"])
-def test_a_run_is_the_same_and_resumes_bit_for_bit(tmp_path, monkeypatch, rule):
+def one_by_one(recipe, indices, busy, threads=None):
+    return EnvironmentGroup(recipe, indices, busy)
+
+
+def test_a_run_is_the_same_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     config = RunConfig(
         **{"env": RECIPE.env, "env_kwargs": {**RECIPE.kwargs, "command.grow": True}},
-        **{"rule": rule, "envs": 3, "steps": 192, "checkpoint_every": 96, "seed": 2},
+        **{"envs": 4, "steps": 192, "checkpoint_every": 64, "seed": 2},
         network=NetworkOptions(hidden=(8,)),
-        algorithm=AlgorithmOptions(n_steps=16, batch_size=24, n_epochs=2),
+        algorithm=AlgorithmOptions(n_steps=16, batch_size=32, n_epochs=2),
     )
-
-    def rows(path):
-        return [
+    train = training_run.train
+    train(dataclasses.replace(config, steps=128), tmp_path / "parts")
+    stored = RunFolder.open(tmp_path / "parts").config
+    training_run.resume(tmp_path / "parts", dataclasses.replace(stored, steps=192))
+    assert train(config, tmp_path / "whole").backward_passes == 0
+    train(dataclasses.replace(config, workers=2), tmp_path / "workers")
+    monkeypatch.setattr(workers, "make_group", one_by_one)
+    train(config, tmp_path / "ones")
+    rows = {
+        path.name: [
             {name: cell for name, cell in row.items() if name not in CLOCK}
             for row in read_table(path / "progress.csv")
         ]
+        for path in tmp_path.iterdir()
+    }
+    assert rows["whole"] == rows["workers"] == rows["ones"]
+    assert len(rows["whole"]) > 2
+    last = [path / "checkpoints" / "last" / "policy.safetensors" for path in tmp_path.iterdir()]
+    assert len({file.read_bytes() for file in last}) == 1
 
-    whole = training_run.train(config, tmp_path / "whole")
-    assert whole.backward_passes == 0 or rule == "bp"
-    training_run.train(dataclasses.replace(config, workers=2), tmp_path / "workers")
-    first = dataclasses.replace(config, steps=96)
-    training_run.train(first, tmp_path / "parts")
-    resumed = RunFolder.open(tmp_path / "parts").config
-    training_run.resume(tmp_path / "parts", dataclasses.replace(resumed, steps=192))
-    monkeypatch.setattr(groups.BatchGroup, "__new__", lambda cls, *a, **k: EnvironmentGroup(*a[:3]))
-    training_run.train(config, tmp_path / "ones")
-    expected = rows(tmp_path / "ones")
-    assert len(expected) > 3
-    for path in ("whole", "workers"):
-        assert rows(tmp_path / path) == expected
-    weights = [
-        (tmp_path / path / "checkpoints" / "last" / "policy.safetensors").read_bytes()
-        for path in ("ones", "whole", "workers", "parts")
-    ]
-    assert len(set(weights)) == 1
+
+def test_backprop_is_stable_baselines3s_weight_for_weight():
+    """On robots at once, beside SB3 on the same robots one by one."""
+    settings = {
+        **{"seed": 1, "device": "cpu", "n_steps": 32, "batch_size": 32, "n_epochs": 2},
+        "policy_kwargs": {"net_arch": [8]},
+    }
+    many = SideBySide(RECIPE, 4, 0, 300.0)
+    ours = nprobot.PPO("MlpPolicy", many, rule="bp", **settings).learn(256)
+    ones = DummyVecEnv([lambda: Monitor(RECIPE.make()) for _ in range(4)])
+    theirs = stable_baselines3.PPO("MlpPolicy", ones, **settings).learn(256)
+    assert [e["l"] for e in ours.ep_info_buffer] == [e["l"] for e in theirs.ep_info_buffer]
+    for name, weight in theirs.policy.state_dict().items():
+        assert torch.equal(weight, ours.policy.state_dict()[name]), name
