@@ -43,6 +43,7 @@ class EnvRecipe:
         actuators: preset of noisy actuators before each; None for none.
         seed: of their noise.
         sensor: of what they did; None for none.
+        envpool: whether envpool simulates them.
     """
 
     env: str
@@ -50,6 +51,7 @@ class EnvRecipe:
     actuators: str | None = None
     seed: int = 0
     sensor: str | None = None
+    envpool: bool = False
 
     def make(self, index: int = 0) -> environments.Env:
         """Make environment number `index`; those with other numbers have other noise."""
@@ -415,6 +417,12 @@ def make_group(
         busy: as for `EnvironmentGroup`.
         threads: that simulate at once; None: see `nprobot.envs.robots.simulations.thread_count`.
     """
+    if recipe.envpool:
+        from nprobot.envs.robots.simulations import thread_count
+
+        from .pooled import EnvpoolGroup
+
+        return EnvpoolGroup(recipe, indices, busy, threads or thread_count())
     entry = environments.find_spec(recipe.env).vector_entry_point
     if entry not in VECTOR_ENTRY_POINTS.values() or len(indices) == 1:
         return EnvironmentGroup(recipe, indices, busy)

@@ -45,7 +45,10 @@ def make_vector(config: RunConfig) -> VecNormalize:
 def recipe(config: RunConfig) -> EnvRecipe:
     """How the environments of a run are made."""
     seed = Seeds.spawn(config.seed).actuators
-    return EnvRecipe(config.env, dict(config.env_kwargs), config.actuators, seed, config.sensor)
+    return EnvRecipe(
+        *(config.env, dict(config.env_kwargs), config.actuators, seed, config.sensor),
+        envpool=config.envpool,
+    )
 
 
 def side_by_side(vector: VecEnv) -> SideBySide:
