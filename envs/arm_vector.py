@@ -18,7 +18,7 @@ from .arm import TORQUE_LIMITS, ArmEnv
 from .arm_reach import ArmReachEnv
 from .arm_track import ArmTrackEnv
 from .dynamics import Gravity
-from .robots.simulations import ManySimulations
+from .simulations import ManySimulations
 from .trajectories import Trajectory
 
 Array = NDArray[np.float64]

@@ -13,12 +13,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import ConfigError, UnknownNameError
+from ..simulations import ManySimulations
 from .domain_randomisation import Randomiser
 from .model_loading import RobotFile
 from .robot_env import task_for
 from .robot_episodes import RobotEpisodes
 from .robot_task import RobotTask, TaskLike
-from .simulations import ManySimulations
 from .task_model import task_model
 
 Array = NDArray[np.float64]

@@ -88,7 +88,7 @@ class GroupDescription:
     together: str | None = None
 
 
-class Group(Protocol):
+class AnyGroup(Protocol):
     """Some of the environments of a run; see `EnvironmentGroup` for each method."""
 
     def describe(self) -> GroupDescription:
@@ -282,7 +282,7 @@ class BatchGroup:
         recipe: of environments that `one_by_one` does not object to.
         indices: their numbers in the run.
         busy: is set to the number of the first of them while they are at work.
-        threads: that simulate; None: see `nprobot.envs.robots.simulations.thread_count`.
+        threads: that simulate; None: see `nprobot.envs.simulations.thread_count`.
 
     Raises:
         EnvironmentUnavailableError: they cannot be made.
@@ -408,17 +408,17 @@ def _row_of(told: dict[str, Any], row: int) -> dict[str, float]:
 
 def make_group(
     recipe: EnvRecipe, indices: Sequence[int], busy: Watched, threads: int | None = None
-) -> Group:
+) -> AnyGroup:
     """Environments that are simulated at once where that gives the same rows, else one by one.
 
     Args:
         recipe: makes them.
         indices: their numbers in the run.
         busy: as for `EnvironmentGroup`.
-        threads: that simulate at once; None: see `nprobot.envs.robots.simulations.thread_count`.
+        threads: that simulate at once; None: see `nprobot.envs.simulations.thread_count`.
     """
     if recipe.envpool:
-        from nprobot.envs.robots.simulations import thread_count
+        from nprobot.envs.simulations import thread_count
 
         from .pooled import EnvpoolGroup
 
