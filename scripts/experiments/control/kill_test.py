@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ppo, robots at once": (
         *("train", "--env", "nprobot/Quadruped-v0", "--envs", "4", "--steps", "640"),
         *(*SMALL, "128", "--n-steps", "32", "--env-kwargs", "duration", "0.6"),
-        *("command.every", "0.2", "command.grow", "true"),
+        *("command.every", "0.2", "command.grow", "True"),
     ),
     "nrl": (
         *("train", "--algo", "nrl", "--env", "Reacher-v5", "--actuators", "torque-motor"),
