@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
-class ArmVectorEnv(VectorEnv[Array, Array, Array]):
+class ArmVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     """What `ArmReachVectorEnv` and `ArmTrackVectorEnv` share.
 
     Each arm does exactly what a single one with its seed does. One whose episode ends begins the
@@ -78,7 +78,7 @@ class ArmVectorEnv(VectorEnv[Array, Array, Array]):
         self._most = max_episode_steps
         self._count = np.zeros(num_envs, np.int64)
         self._everyone = np.arange(num_envs)
-        self._observations = np.zeros(self.observation_space.shape)  # type: ignore[arg-type]
+        self._observations: Array = np.zeros((num_envs, *(one.observation_space.shape or ())))
         self._randoms: list[np.random.Generator | None] = [None] * num_envs
         # One a thread, told by its data.
         self._gravities = {id(data): Gravity(one.nominal) for data in self._simulation.places}
@@ -87,13 +87,13 @@ class ArmVectorEnv(VectorEnv[Array, Array, Array]):
     def objection(cls, **arguments: Any) -> str | None:
         """Why arms had better be made one by one; None if they need not."""
         drawing = ("render_mode", "width", "height", "camera_id", "camera_name", "wrapper")
-        known = ("max_episode_steps", *cls.single.__init__.__kwdefaults__)
+        known = ("max_episode_steps", *(cls.single.__init__.__kwdefaults__ or {}))
         for name in arguments:
             if name in drawing or name not in known:
                 return f"{name} is an argument of one environment"
         return None
 
-    def reset(  # type: ignore[override]
+    def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -119,7 +119,9 @@ class ArmVectorEnv(VectorEnv[Array, Array, Array]):
             self._begin(number)
         return self._observations.copy(), {}
 
-    def step(self, actions: ArrayLike) -> tuple[Array, Array, Flags, Flags, dict[str, Any]]:
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[Array, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """A step of all arms; see gymnasium's `AutoresetMode.SAME_STEP`."""
         torque = self._one.torques_from_actions(actions, (self.num_envs,))
         self._count += 1
@@ -153,7 +155,7 @@ class ArmVectorEnv(VectorEnv[Array, Array, Array]):
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads."""
         self._simulation.close()
-        self._one.close()
+        self._one.close()  # type: ignore[no-untyped-call]
 
     def _begin(self, number: int) -> None:
         """Start an episode in the one environment, and take what it is."""

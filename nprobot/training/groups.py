@@ -297,7 +297,7 @@ class BatchGroup:
         threads: int | None = None,
     ) -> None:
         self._indices, self._busy = list(indices), busy
-        self._vector = environments.make_vector_env(
+        self._vector: Any = environments.make_vector_env(
             recipe.env, len(self._indices), {**recipe.kwargs, "threads": threads}
         )
         self._spec = copy.deepcopy(environments.find_spec(recipe.env))
@@ -307,7 +307,7 @@ class BatchGroup:
 
     def describe(self) -> GroupDescription:
         """What they have in common."""
-        vector: Any = self._vector
+        vector = self._vector
         step = time_step(vector)
         return GroupDescription(
             vector.single_observation_space,
@@ -335,7 +335,7 @@ class BatchGroup:
         self._lengths += 1
         dones = terminated | truncated
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in self._indices]
-        for row in np.flatnonzero(dones):
+        for row in map(int, np.flatnonzero(dones)):
             infos[row] = {
                 **_told_of(told["final_info"], row),
                 "TimeLimit.truncated": bool(truncated[row] and not terminated[row]),
@@ -357,14 +357,12 @@ class BatchGroup:
 
     def save_progress(self) -> list[dict[str, float]]:
         """How far each environment's curricula have come; empty where there are none."""
-        vector: Any = self._vector
-        progress: list[dict[str, float]] = vector.save_progress()
+        progress: list[dict[str, float]] = self._vector.save_progress()
         return progress
 
     def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
         """Let curricula continue from there, in the episodes that begin next."""
-        vector: Any = self._vector
-        vector.restore_progress(progress)
+        self._vector.restore_progress(progress)
 
     def attribute(self, name: str) -> list[Any]:
         """An attribute that all environments share; "spec" is that of one of them."""
