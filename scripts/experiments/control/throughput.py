@@ -35,7 +35,7 @@ from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 ROWS = RESULTS / "throughput" / "rows.csv"
 PAGE = ROOT / "docs" / "how-to" / "many-environments.md"
 ENVS = ("nprobot/Quadruped-v0", "HalfCheetah-v5")
-COUNTS = (8, 64, 512, 2048)
+COUNTS = (8, 64, 512, 1024, 2048)
 WAYS = {
     **{"nprobot": "nprobot", "envpool": "nprobot, envpool"},
     **{"dummy": "SB3, DummyVecEnv", "subproc": "SB3, SubprocVecEnv"},
