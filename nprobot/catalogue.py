@@ -99,7 +99,7 @@ class Rule:
 
     @property
     def title(self) -> str:
-        """For people, such as ``"DNP + feedback"``."""
+        """The name for people, such as ``"DNP + feedback"``."""
         return f"{'D' * self.decorrelated}{self.traits.title}"
 
     @property
@@ -147,7 +147,7 @@ class Rule:
 
     @property
     def colour(self) -> str:
-        """In figures."""
+        """The colour in figures."""
         return self.traits.colours[self.decorrelated]
 
 

@@ -28,7 +28,7 @@ Array = NDArray[Any]
 _SARCOS_JOINTS = 7
 _THREE = ("train", "validation", "test")
 _ORDER = 2
-"""Of the polynomial that smoothed differentiation fits."""
+"""Order of the polynomial that smoothed differentiation fits."""
 _LEAST_WINDOW = 5
 
 

@@ -220,7 +220,7 @@ class OffPolicyRule(RuleAlgorithm, OffPolicyAlgorithm):
         checks.compare(self._inputs(inputs, actions), ours, theirs)
 
     def _inputs(self, observations: Observation, actions: Tensor) -> dict[str, Tree]:
-        """Of every view."""
+        """The inputs of every view."""
         views = self.learner.views
         return {
             name: observations if name == "actor" else (observations, actions) for name in views

@@ -143,7 +143,7 @@ class Phase:
 
     @property
     def multiply_adds(self) -> int:
-        """Of all times so far."""
+        """Multiply-adds of all times so far."""
         counted = min(self._times, self._probes)
         alike = self._counted * self._times // counted if counted > 0 else 0
         return self._by_itself + alike

@@ -303,4 +303,4 @@ OURS: Mapping[str, Method] = {
     },
     "fit": Method("nprobot.fit", fit_config, fit, True, microseconds=8e6, noisy_microseconds=1e6),
 }
-"""By the name that suites use; the microseconds of a fit are of an epoch."""
+"""The methods by the name that suites use; the microseconds of a fit are for an epoch."""

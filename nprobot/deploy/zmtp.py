@@ -11,7 +11,7 @@ from asyncio import StreamReader, StreamWriter
 from dataclasses import dataclass
 
 MOST_FRAMES = 8
-"""Of a message, those that say where it comes from among them."""
+"""Frames that a message may have, with those that say where it comes from."""
 LARGEST_COMMAND = 2**12
 """Bytes."""
 

@@ -33,7 +33,7 @@ class Step(ABC):
     """``M = I − E`` of one step of R."""
 
     most_terms: ClassVar[int]
-    """Of ``M⁻¹ = I + E + E² + …``; more than these cost more than to solve the equations."""
+    """Terms of ``M⁻¹ = I + E + E² + …`` beyond which it is cheaper to solve the equations."""
 
     @abstractmethod
     def move(self, R: Tensor) -> None:
@@ -156,7 +156,7 @@ class FactoredStep(Step):
 
     @override
     def solve(self, matrix: Tensor) -> Tensor:
-        """By the Woodbury identity: B equations in the place of d."""
+        """``P M⁻¹`` by the Woodbury identity: B equations instead of d."""
         scale = 1 - self.s
         scaled, own = matrix / scale, self.Y / scale
         factor, _ = torch.linalg.cholesky_ex(_identity_minus(own @ self.Y.mT))

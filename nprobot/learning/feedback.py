@@ -459,7 +459,7 @@ class Feedback(ABC):
         """Continue from a saved state."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies: what was seen of networks stays behind, as of the rule."""
+        """What copies keep: all but what was seen of networks, as for the rule."""
         return vars(self) | {"wirings": {}}
 
 

@@ -222,7 +222,7 @@ class LearningRule(ABC):
         self.source.load_state_dict(state["noise"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and SB3's `save`: everything but what was seen of networks."""
+        """What copies and SB3's `save` keep: everything but what was seen of networks."""
         weak = ("_network_index", "_layer_inputs", "_short_forms")
         return {name: value for name, value in vars(self).items() if name not in weak}
 
@@ -292,7 +292,7 @@ class PerturbationRule(LearningRule):
     frozen_nodes: ClassVar[bool] = False
     """Whether layers that are frozen are perturbed, too."""
     short_form: ClassVar[str] = ""
-    """By which of the steps in `perceptrons` this very class learns; none if empty."""
+    """The step in `perceptrons` by which this very class learns; empty for none."""
     use_short_form: bool = True
     """Set it to False to have perceptrons, too, take the general path."""
 

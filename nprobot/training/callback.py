@@ -31,7 +31,7 @@ from .vector import check_normaliser, side_by_side
 from .workers import TERMS
 
 BEST_FOLDER = "best"
-"""Of the policy with the best evaluation within a run, in the run's folder."""
+"""Name of the folder, in the run's own, of the policy with the best evaluation so far."""
 NEWS_INTERVAL = 64
 """Calls of the vectorised environment's `step` between two reports of progress."""
 

@@ -29,7 +29,7 @@ COLOURS = ("#1f6feb", "#d94801", "#2ea043", "#8250df", "#bf8700", "#cf222e", "#0
 PLOTS = 0.25
 """Seconds between two drawings of the plots, which are most of what is sent."""
 STEP = 0.001
-"""To which numbers can be typed."""
+"""Finest step of a number that is typed."""
 LONGEST = 4_000
 """Points that a plot of everything keeps; beyond, every second goes."""
 _LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")

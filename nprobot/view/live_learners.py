@@ -23,7 +23,7 @@ from nprobot.training.run_config import RunConfig
 from .learning_page import LearningNews, LearningPage, LearningSetup
 
 SHARE = 0.01
-"""Of a run's CPU time; a page that wants more waits."""
+"""Share of a run's CPU time that the page may take; a page that wants more waits."""
 SHOWN = 4
 """Robots that show the policy of a run."""
 

@@ -18,7 +18,7 @@ from nprobot.training.evaluation import DeployablePolicy, episode_seeds
 from .page_content import Pose, Pull
 
 STIFFNESS = 40.0
-"""Of the string that a body is pulled by, for each kg that it seems to weigh, 1/s²."""
+"""Stiffness of the string that a body is pulled by, for each kg that it seems to weigh, 1/s²."""
 SLACK = 6.0
 """Its damping, 1/s."""
 STARTS = 100_000
