@@ -46,7 +46,7 @@ def make_learner(
     Args:
         policy: what it starts from.
         make_robot: makes one robot.
-        models: of its actuators, faults included.
+        models: the models of its actuators, faults included.
         config: how it learns.
 
     Raises:

@@ -54,7 +54,7 @@ def make_rule(
     Args:
         rule: a name for `nprobot.learning_rule`, a rule, or None for the default.
         settings: of a rule given by name.
-        seed: of its noise, unless the settings have one.
+        seed: the seed of its noise, unless the settings have one.
         default: name of the rule where none is given.
 
     Raises:

@@ -45,9 +45,9 @@ def check_spaces(
     """Refuse spaces in which an algorithm would learn wrongly.
 
     Args:
-        observations: of the environment.
-        actions: of the environment.
-        name: of the algorithm.
+        observations: the observations of the environment.
+        actions: the actions of the environment.
+        name: the name of the algorithm.
         continuous: whether it takes bounded continuous actions alone.
 
     Raises:
@@ -176,7 +176,7 @@ class ViewChecks:
         """Run both sides on a batch.
 
         Args:
-            inputs: of every view.
+            inputs: the inputs of every view.
             ours: what the views say, tensors by name.
             theirs: what the policy says, by the same names.
 

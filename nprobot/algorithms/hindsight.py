@@ -80,7 +80,7 @@ class HindsightBuffer(ReplayBuffer):
     Args:
         *arguments: of `ReplayBuffer`.
         goals: where they stand.
-        share: of the transitions of a batch that get another goal.
+        share: the share of the transitions of a batch that get another goal.
         **settings: of `ReplayBuffer`.
     """
 

@@ -24,7 +24,7 @@ class BackpropagatedNoise(Exploration):
 
     Args:
         sigma: standard deviation of the noise that the learner adds; 0 for none.
-        seed: of the noise.
+        seed: the seed of the noise.
     """
 
     def __init__(self, sigma: float, seed: int | None) -> None:

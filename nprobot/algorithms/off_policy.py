@@ -85,7 +85,7 @@ class NetworkLearner:
         Args:
             observations: preprocessed, B samples.
             actions: taken, scaled to ±1, shape (B, n).
-            loss: of one Q network's outputs.
+            loss: the loss of one Q network's outputs.
             scale: factor on η_R, see `LearningRule.decorrelate`.
 
         Returns:
@@ -107,7 +107,7 @@ class NetworkLearner:
 
         Args:
             observations: preprocessed, B samples.
-            loss: of the actor's outputs.
+            loss: the loss of the actor's outputs.
             critic: what the loss judges actions by; its passes are counted.
             scale: factor on η_R.
         """

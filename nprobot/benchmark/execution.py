@@ -80,7 +80,7 @@ class Recorder:
     Attributes:
         tell: who hears about the progress.
         curve: the points so far: the fields of `Ledger`, and the mean return.
-        returns: of the finished policy, an episode each; empty before.
+        returns: the returns of the finished policy, an episode each; empty before.
     """
 
     def __init__(self, spec: RunSpec, tell: Tell) -> None:

@@ -47,7 +47,7 @@ class Ledger:
         backward_passes: the same backwards.
         multiply_adds: of the matrix products of both.
         wall_seconds: by the clock on the wall.
-        cpu_seconds: of the process, all threads.
+        cpu_seconds: the CPU time of the process, s, all threads.
     """
 
     env_steps: int
@@ -185,7 +185,7 @@ class LedgerCallback(BaseCallback):
     stop a policy that has lost its numbers.
 
     Args:
-        recorder: of the run.
+        recorder: the recorder of the run.
         predict: the policy as it is whenever it is called.
         passes: tells the passes so far, forward and backward.
     """
@@ -262,7 +262,7 @@ def learn(
         model: new.
         env: its environments.
         steps: budget.
-        recorder: of the run.
+        recorder: the recorder of the run.
         passes: tells the passes of the model so far, forward and backward.
 
     Returns:

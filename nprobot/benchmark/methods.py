@@ -57,7 +57,7 @@ class RunSpec(Options):
         envs: environments side by side.
         hidden: units of the hidden layers.
         episodes: that measure the finished policy.
-        points: of the curve, besides the one at 0.
+        points: the points of the curve, besides the one at 0.
         point_episodes: that make one point of the curve.
     """
 

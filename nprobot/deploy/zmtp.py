@@ -65,8 +65,8 @@ async def read_message(reader: StreamReader, writer: StreamWriter, largest: int)
     """The next message; heartbeats before it are answered.
 
     Args:
-        reader: of the connection.
-        writer: of the connection.
+        reader: the reader of the connection.
+        writer: the writer of the connection.
         largest: bytes that all its frames may have together.
 
     Raises:

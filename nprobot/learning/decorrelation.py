@@ -262,7 +262,7 @@ class LayerState:
     """What decorrelation has made of a layer.
 
     Attributes:
-        name: of the layer in its network.
+        name: the name of the layer in its network.
         condition: condition number of R, its largest singular value over its smallest: how
             unequal the preconditioning is. It costs a decomposition of R, some 20 d³.
         correlation: mean squared correlation of the decorrelated inputs; NaN if not known.

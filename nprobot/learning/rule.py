@@ -43,7 +43,7 @@ class LearningRule(ABC):
         sigma: standard deviation σ of the node noise.
         samples: K, noisy passes averaged in one step.
         noise: ``"gaussian"``, ``"rademacher"`` or ``"orthogonal"``.
-        seed: of the noise stream; None draws one.
+        seed: the seed of the noise stream; None draws one.
         antithetic: whether the draws come in pairs of opposite sign.
         decorrelation_lr: step size η_R of R.
         whitening: share κ of the update of R that also drives the variances to 1.
@@ -381,7 +381,7 @@ class PerturbationRule(LearningRule):
         """Estimate of dL/da for each node and sample, L being the mean loss of the batch.
 
         Args:
-            activity: of the clean pass, ready for noisy ones.
+            activity: the activity of the clean pass, ready for noisy ones.
             noise: ε of every node, shape (K, B, N); may be overwritten.
             delta_loss: from the outputs of a noisy pass to δL, shape (K, B).
 

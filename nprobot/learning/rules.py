@@ -470,7 +470,7 @@ def learning_rule(
         samples: K, noisy passes that share one clean pass; the error of the estimate falls with K.
             Left out: 1 with feedback, else 8.
         noise: one of `nprobot.catalogue.NOISES`. Left out: ``"rademacher"``, random signs.
-        seed: of the noise; the same seed gives the same noise.
+        seed: the seed of the noise; the same seed gives the same noise.
         antithetic: draw the K perturbations in pairs of opposite sign, which takes out even orders
             of the loss: for large σ. At small σ it halves the number of directions for nothing.
         decorrelation_lr: step size η_R of the decorrelation matrices; decorrelated rules only.

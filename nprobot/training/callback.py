@@ -50,7 +50,7 @@ class RunCallback(BaseCallback):
     updates, when no rollout is half collected.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         reporter: receives the news.
         elapsed: seconds that earlier sessions of the run took.
         on_evaluation: told every evaluation within the run.

@@ -131,7 +131,7 @@ def put_on_chip(policy: DeployablePolicy, chip: str, seed: int) -> Predict:
         policy: the policy.
         chip: what is wrong with it, as in a run's configuration. It is the device that the policy
             was trained on, if it was trained on one.
-        seed: of its noise.
+        seed: the seed of its noise.
 
     Raises:
         ConfigError: the policy cannot be put on a chip, or there is no such chip.
@@ -164,7 +164,7 @@ def run_episodes(
     Args:
         predict: the policy; is given the observations of the episodes that still run.
         envs: one or more.
-        seeds: of the resets.
+        seeds: the seeds of the resets.
         observer: is told of every step.
 
     Returns:

@@ -63,7 +63,7 @@ class EnvRecipe:
         env: id.
         kwargs: arguments of the constructor.
         actuators: preset of noisy actuators before each; None for none.
-        seed: of their noise.
+        seed: the seed of their noise.
         sensor: of what they did; None for none.
     """
 
@@ -97,9 +97,9 @@ class GroupDescription:
     """What the environments of a group have in common.
 
     Attributes:
-        observation_space: of each environment.
-        action_space: of each environment.
-        render_mode: of each environment.
+        observation_space: the observation space of each environment.
+        action_space: the action space of each environment.
+        render_mode: the render mode of each environment.
         control_rate: actions a second of simulated time, Hz, if known.
         rate_source: what says so.
         privileged: how many numbers at the end of an observation the actor may not see.
@@ -347,7 +347,7 @@ class Worker:
     """A group in a separate process.
 
     Args:
-        number: of the worker, for messages.
+        number: the number of the worker, for messages.
         recipe: makes the environments.
         indices: their numbers.
         timeout: seconds after which an environment that does not return is given up.

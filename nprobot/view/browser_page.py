@@ -44,7 +44,7 @@ class BrowserPage:
         port: port to listen on, the next free one if it is taken; 0 for any.
 
     Attributes:
-        url: of the page.
+        url: the address of the page.
 
     Raises:
         DeployError: the address cannot be listened on.

@@ -47,7 +47,7 @@ class LearningSetup:
     """What the page of a learner begins with.
 
     Attributes:
-        title: of the page.
+        title: the title of the page.
         policy: as it is at the beginning.
         env: id of the environment; None for the policy's own.
         env_kwargs: its arguments; None for the policy's own.
@@ -55,8 +55,8 @@ class LearningSetup:
         robots: how many are shown.
         adapts: whether visitors can break the learner's robots, and undo what it has learned;
             then the policy of the beginning is there as a ghost.
-        folder: of a run, whose table has the curve; None where the news bring it.
-        seed: of the episodes.
+        folder: the folder of a run, whose table has the curve; None where the news bring it.
+        seed: the seed of the episodes.
     """
 
     title: str
@@ -97,7 +97,7 @@ class LearningPage(PageProcess):
     """A learner's end of its page.
 
     Args:
-        setup: of the page.
+        setup: the setup of the page.
         host: address to listen on.
         port: port to listen on, the next free one if it is taken; 0 for any.
         found: told the address as soon as the page is there, or why there is none.
@@ -105,7 +105,7 @@ class LearningPage(PageProcess):
 
     Attributes:
         wanted: whether the page has asked for news.
-        url: of the page; empty while it is being made.
+        url: the address of the page; empty while it is being made.
 
     Raises:
         MissingPackageError: viser or mjviser is not installed.

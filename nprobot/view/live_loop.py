@@ -65,8 +65,8 @@ class LiveLoop:
     Args:
         robots: side by side, all under the same conditions; the first is the one that plots show.
         ghost: a robot with another policy, drawn pale in the same place as the first.
-        title: of the page.
-        episodes: of the first robot after which the loop ends; None for no end.
+        title: the title of the page.
+        episodes: how many episodes of the first robot end the loop; None for no end.
         motors: where visitors begin to move the motors themselves, in place of a policy.
         moved: is told where the motors shall be.
         companion: what there is beside the robots.

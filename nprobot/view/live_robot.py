@@ -42,7 +42,7 @@ class LiveRobot(Steerable):
         episodes: that have ended.
         total: return of the present one so far.
         length: its steps.
-        reward: of the last step.
+        reward: the reward of the last step.
         time: simulated time since the robot was made, s.
         pull: what a visitor does to a body; None for nothing.
 
@@ -97,7 +97,7 @@ class LiveRobot(Steerable):
         """Take a control step; after the last of an episode the next one begins.
 
         Args:
-            age: of the observation, s.
+            age: the age of the observation, s.
         """
         self._pull_body()
         action = self.controller.step(self.observation, age=age)

@@ -56,7 +56,7 @@ class Frame:
     """What has become of the robots since the frame before.
 
     Attributes:
-        poses: of the robots, and last of the ghost if there is one.
+        poses: the poses of the robots, and last of the ghost if there is one.
         samples: new rows (n, 1 + lines) of the plots, by key; the first column is x.
         status: names and values for the top of the page.
         alarm: why the robot stands still; empty if all is well.

@@ -22,8 +22,8 @@ class Stage:
     """Draws the robots.
 
     Args:
-        server: of the page.
-        content: of the page, with a model.
+        server: the server of the page.
+        content: the content of the page, with a model.
         wish: is told what visitors do in the scene.
     """
 

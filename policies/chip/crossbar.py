@@ -272,7 +272,7 @@ def put_on_chip(
     Args:
         network: any module; its `Linear`, `Conv2d`, decorrelated and `BiasHead` layers move.
         chip: what is wrong with it; see `nprobot.policies.chip.resolve`.
-        seed: of everything random; None draws one.
+        seed: the seed of everything random; None draws one.
         device_seed: which device it is, decides what is fixed for life; from `seed` if None.
         unreadable: names of layers whose pre-activations never leave the chip.
 

@@ -29,7 +29,7 @@ class GateNodes(NodeLayer):
     parts see x and h alone; the others have the 4 H of an LSTM or the H of a plain layer.
 
     Args:
-        name: of the layer.
+        name: the name of the layer.
         module: whose parameters they are.
         suffix: of their names.
     """
