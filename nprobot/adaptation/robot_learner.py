@@ -100,7 +100,7 @@ class RobotLearner(NRL):
         arguments: of `NRL`.
         calibration: steps in which the actor waits.
         hold: whether it waits for ever.
-        keywords: of `NRL`.
+        keywords: arguments of `NRL`.
     """
 
     CRITIC_RATE = 3e-3

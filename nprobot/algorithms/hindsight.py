@@ -81,7 +81,7 @@ class HindsightBuffer(ReplayBuffer):
         *arguments: of `ReplayBuffer`.
         goals: where they stand.
         share: the share of the transitions of a batch that get another goal.
-        **settings: of `ReplayBuffer`.
+        **settings: arguments of `ReplayBuffer`.
     """
 
     def __init__(self, *arguments: Any, goals: Goals, share: float, **settings: Any) -> None:

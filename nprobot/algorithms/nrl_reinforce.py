@@ -71,7 +71,7 @@ class REINFORCE(NRL):
         arguments: of `NRL`. The network is silent; noise is added to the actions alone, with
             `action_noise`.
         action_noise: its standard deviation, in half ranges of the action.
-        keywords: of `NRL`.
+        keywords: arguments of `NRL`.
     """
 
     def __init__(self, *arguments: Any, action_noise: float = 0.1, **keywords: Any) -> None:

@@ -108,7 +108,7 @@ class ActivityNodePerturbation(PerturbationRule):
         reference: what noisy passes are compared with then: ``"second-pass"`` or
             ``"running-mean"``.
         reference_rate: weight of the newest call in the running mean.
-        settings: of `LearningRule`.
+        settings: arguments of `LearningRule`.
     """
 
     short_form = "anp"
@@ -179,7 +179,7 @@ class FeedbackRule(PerturbationRule):
         feedback: ``"layerwise"`` or ``"direct"``; see `nprobot.learning.feedback`.
         feedback_lr: step size of the feedback matrices; None for the kind's own.
         wiring: ``"auto"`` or ``"forward"``; see `nprobot.learning.wiring`.
-        settings: of `LearningRule`.
+        settings: arguments of `LearningRule`.
     """
 
     frozen_nodes = True
@@ -243,7 +243,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
 
     Args:
         correction: strength of that correction, 0 to 1.
-        settings: of `FeedbackRule`.
+        settings: arguments of `FeedbackRule`.
 
     Raises:
         RuleError: a setting is out of range.

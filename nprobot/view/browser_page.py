@@ -58,7 +58,13 @@ class BrowserPage:
         shown = "localhost" if host in (LOOPBACK, "0.0.0.0", "::") else host
         self.url = f"http://{shown}:{self._server.get_port()}"
         gui = self._server.gui
-        gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
+        # Collapsible: the controls stand beside the scene, and a robot is never behind them.
+        gui.configure_theme(
+            control_layout="collapsible",
+            control_width="medium",
+            show_logo=False,
+            show_share_button=False,
+        )
         self._status = gui.add_html("")
         self._notice = gui.add_html("", visible=False)
         self._groups: dict[str, _ShownGroup] = {}
