@@ -90,7 +90,7 @@ class RunOptions:
     episodes: int | None = None
     """How many episodes. Left out: 1, and with --web until Ctrl-C."""
     seed: int = 0
-    """Where the starts of the episodes come from; as for `nprobot evaluate`."""
+    """Seed of the starts of the episodes, as for `nprobot evaluate`."""
     realtime: bool = False
     """One step each control period of the clock, with a watchdog. Left out: as fast as possible."""
     record: Path | None = None
@@ -98,7 +98,7 @@ class RunOptions:
     viewer: bool = False
     """Show it in a window."""
     flight: Path | None = None
-    """Where the flight record goes, as .npz. Left out: written only after a fault."""
+    """File for the flight record, .npz. Left out: written only after a fault."""
     replay: Path | None = None
     """Run nothing; replay a flight record and compare the actions."""
     json: bool = False

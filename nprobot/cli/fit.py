@@ -72,7 +72,7 @@ class FitOutput:
     trust: bool = False
     """Import the module that the rule of a resumed fit is in, which runs it."""
     device: str = "cpu"
-    """Where the network is: cpu, or cuda. Small networks are fastest on the CPU."""
+    """Device of the network: cpu or cuda. Small networks are fastest on the CPU."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Output:
     trust: bool = False
     """Import the modules that a resumed run names, for its environment or rule, which runs them."""
     device: str | None = None
-    """Where the networks are: cpu, or cuda. Left out: cpu, and where they were in a run that is
+    """Device of the networks: cpu or cuda. Left out: cpu, and where they were in a run that is
     resumed. Small networks are fastest on the CPU."""
 
 
@@ -77,7 +77,7 @@ class Train:
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     robot: RobotOptions = field(default_factory=RobotOptions)
     defaults: str = TUNED
-    """Where options that are left out come from: tuned, the settings that a search has found for
+    """Source of the options that you leave out: tuned, the settings that a search has found for
     environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
     everywhere; or a file that `nprobot tune` has written."""
     output: Output = field(default_factory=Output)
