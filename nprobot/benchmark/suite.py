@@ -17,7 +17,7 @@ from nprobot.options import Count, Options, Seed
 from .methods import FIT, IDEAL, RunSpec, renamed
 from .peers import METHODS
 
-SHIPPED = ("smoke", "core", "full", "actuators", "robots", "regression")
+SHIPPED = ("smoke", "core", "full", "actuators", "robots", "regression", "peers")
 """Suites that come with nprobot, the smallest first."""
 OLD_NAMES = {"hardware": "actuators"}
 """Suites of earlier versions, and what they are called now."""

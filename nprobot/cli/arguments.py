@@ -226,6 +226,8 @@ def as_flags(message: str) -> str:
 
     message = _PYTHON.sub(with_value, message)
     names = "|".join(sorted((n for n in _NAMES if "_" in n), key=len, reverse=True))
+    if not names:
+        return message
     return re.sub(rf"(?<![\w/.'-])({names})(?![\w/=(.])", lambda found: _flag(found[1]), message)
 
 

@@ -240,6 +240,11 @@ class Supervisor:
             if slew is not None:
                 if not math.isfinite(period):
                     raise ConfigError("a slew limit needs a control rate")
+                if policy.task is not None and policy.task.kwargs.get("action_chunk", 1) != 1:
+                    raise ConfigError(
+                        "slew limits are of policies that give one action at a time; this one "
+                        "gives chunks, and would jump within them. Clone it with --execute 1."
+                    )
                 self._step = slew * period
         else:
             if not safety.action_low is safety.action_high is safety.slew is None:

@@ -41,6 +41,9 @@ class FitConfig(Options):
     the others; with --optimizer sgd 0.01."""
     lr_schedule: LRSchedule = "cosine"
     """How the step sizes of weights and of R change: falling to 0 at the last step, or constant."""
+    loss: Literal["mse", "likelihood"] = "mse"
+    """What is minimised where targets are numbers: the mean squared error of standardised targets,
+    or minus the log-likelihood of a Gaussian whose spread, one number a target, is learned, too."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Optimiser that turns gradients into steps."""
     sigma: Positive | None = None

@@ -92,6 +92,9 @@ class AlgorithmOptions(Options):
     """Bound of the gradient's norm (ppo, nrl)."""
     target_kl: Positive | None = None
     """End an update early beyond this divergence from the old policy (ppo)."""
+    critic_warmup: Annotated[int, Meta(ge=0)] | None = None
+    """Steps at the start from which the critic alone learns (ppo). Left out: 0, and with --from ten
+    rollouts."""
     learning_starts: Annotated[int, Meta(ge=0)] | None = None
     """Steps with random actions before learning begins (sac, td3)."""
     buffer_size: Count | None = None
@@ -162,8 +165,10 @@ class RunConfig(Options):
     chip: str | None = None
     """Noisy chip that the networks run on, in learning and evaluation, its noise hidden from the
     learner: analog, spintronic, a standard deviation of node noise such as 0.06, or models such as
-    TelegraphNodeNoise:amplitude=0.06, with commas between. For sac and td3 the actor is on it, for
-    nrl it takes the place of --node-noise."""
+    TelegraphNodeNoise:amplitude=0.06, with commas between. Or a device, whose weights are written
+    by pulses: reram-om, pcm, ecram, capacitor, or the address of a chip, tcp://127.0.0.1:5858. For
+    sac and td3 the actor is on it, as for all algorithms on a device; for nrl it takes the place of
+    --node-noise."""
     algo: str = "ppo"
     """Algorithm: ppo, nrl, sac, td3."""
     rule: str = ""
@@ -235,9 +240,9 @@ class RunConfig(Options):
 
     def _check_chip(self, chip: str) -> None:
         """Refuse a chip that does not exist, or that cannot be learned on."""
-        from nprobot.policies.chip.nonidealities import resolve  # torch takes a second to load
+        from nprobot.policies.chip.crossbar import is_device  # torch takes a second to load
 
-        resolve(chip)
+        is_device(chip)  # resolves what is no address
         own = self.algorithm
         if own.node_noise is not None or own.noise_source not in (None, "network"):
             raise ConfigError(

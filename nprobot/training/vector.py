@@ -21,8 +21,9 @@ from typing_extensions import override
 from nprobot.errors import NonFiniteError
 from nprobot.runs.seeds import Seeds
 
+from .groups import EnvRecipe, GroupDescription
 from .run_config import RunConfig
-from .workers import EnvRecipe, GroupDescription, GroupRunner, InProcess, Worker
+from .workers import GroupRunner, InProcess, Worker
 
 Array = NDArray[Any]
 

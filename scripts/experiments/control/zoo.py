@@ -53,13 +53,17 @@ COMMANDS = {
     "HalfCheetah": f"train --env HalfCheetah-v5 --steps 600000 {FEEDBACK} {FALLING}",
     "ArmReach": f"train --env nprobot/ArmReach-v0 --steps 600000 {FEEDBACK} "
     "--learning-rate 0.0003 --lr-schedule constant",
+    "Quadruped": "train --robot quadruped --task velocity --randomise --actuators servo "
+    "--steps 2000000 --seed 0 --evaluate-every 200000",
+    "Quadrotor": "train --robot quadrotor --task hover --steps 500000 "
+    f"{FEEDBACK} --evaluate-every 100000",
     "ArmTrack": "fit --task arm-inverse-dynamics --epochs 6 --rule danp --samples 16 "
     "--sigma 0.001 --decorrelation-lr 0.001",
 }
 """Name in the zoo → arguments of `nprobot`: what trains the policy, or fits it to data."""
 
 FILM = FIGURES / "zoo.gif"
-COLUMNS, SIDE = 4, 200
+COLUMNS, SIDE = 5, 180
 """Robots in a row; pixels of each."""
 SECONDS, RATE = 5.0, 12.5
 """Length, and pictures a second of the robots' time."""
@@ -72,6 +76,7 @@ CROPS = {
 NAMES = (
     *("Hopper", "HalfCheetah", "Swimmer", "Reacher"),
     *("InvertedPendulum", "InvertedDoublePendulum", "ArmReach", "ArmTrack"),
+    *("Quadruped", "Quadrotor"),
 )
 
 
