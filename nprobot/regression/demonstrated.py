@@ -43,8 +43,8 @@ class ClonedControl:
         kwargs: its arguments, with those that stack observations and chunk actions.
         rate: how often the clone acts, Hz; None if not known.
         actuators: preset that stood before the robot in the demonstrations; None for none.
-        observation_shape: the observation shape of one observation.
-        action_shape: the action shape of one action, or chunk of actions.
+        observation_shape: the shape of one observation.
+        action_shape: the shape of one action, or chunk of actions.
         low: lowest actions, flat; None where actions are discrete or have no bounds.
         high: highest ones.
     """

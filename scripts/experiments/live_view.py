@@ -145,7 +145,10 @@ def started(arguments: Sequence[str]) -> Iterator[tuple[Any, str]]:
         assert process.stdout is not None
         url = ""
         while not url:
-            found = re.search(r"Page: (\S+)", process.stdout.readline())
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"`nprobot {' '.join(arguments)}` ended without a page")
+            found = re.search(r"Page: (\S+)", line)
             url = found.group(1) if found else ""
         reader = threading.Thread(target=lambda: print(process.stdout.read()))  # type: ignore[union-attr]
         reader.start()
