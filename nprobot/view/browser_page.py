@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from nprobot.errors import ConfigError, DeployError
 
-from .controls import Control, Group
+from .controls import Control, ControlGroup
 from .page_content import LOOPBACK, PORT, SAMPLES, Frame, PageContent, Plot, Wish
 from .stage import Stage
 
@@ -140,7 +140,7 @@ class BrowserPage:
             self._tabs[name] = self._tab_group.add_tab(name)
         return self._tabs[name]
 
-    def _show_group(self, group: Group) -> None:
+    def _show_group(self, group: ControlGroup) -> None:
         shown = self._groups.get(group.key)
         if shown is not None and shown.takes(group):
             return
@@ -155,7 +155,11 @@ class _ShownGroup:
     """A folder with controls on the page."""
 
     def __init__(
-        self, gui: viser.GuiApi, group: Group, wish: Callable[[Wish], None], order: float | None
+        self,
+        gui: viser.GuiApi,
+        group: ControlGroup,
+        wish: Callable[[Wish], None],
+        order: float | None,
     ) -> None:
         self._group, self._wish = group, wish
         self.folder = gui.add_folder(
@@ -167,7 +171,7 @@ class _ShownGroup:
             for control in group.controls:
                 self._handles[control.name] = self._show(gui, control)
 
-    def takes(self, group: Group) -> bool:
+    def takes(self, group: ControlGroup) -> bool:
         """Whether the controls are these; then they get the new values."""
         mine, new = self._group.controls, group.controls
         if [_shape(c) for c in mine] != [

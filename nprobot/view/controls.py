@@ -85,7 +85,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Group:
+class ControlGroup:
     """Controls that stand together.
 
     Attributes:

@@ -25,7 +25,7 @@ from nprobot.runs.log import column, read_table
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import trust
 
-from .controls import Control, Group
+from .controls import Control, ControlGroup
 from .live_loop import LiveLoop
 from .live_robot import LiveRobot
 from .page_content import LOOPBACK, PORT, Array, Plot, Wish
@@ -180,7 +180,7 @@ class _Learner:
         self._facts: dict[str, str] = {}
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ControlGroup, ...]:
         """Learning on or off, and undo."""
         if not self._setup.adapts:
             return ()
@@ -188,7 +188,7 @@ class _Learner:
             Control("learn", "check", self._learns, help="whether the policy continues to learn"),
             Control("undo_learning", "button", help="back to the policy as it was"),
         )
-        return (Group("learning", "Learning", "Robot", controls),)
+        return (ControlGroup("learning", "Learning", "Robot", controls),)
 
     @property
     def plots(self) -> tuple[Plot, ...]:

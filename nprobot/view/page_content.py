@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .controls import Group
+from .controls import ControlGroup
 
 Array = npt.NDArray[np.float64]
 
@@ -71,7 +71,7 @@ class Frame:
     alarm: str = ""
     notice: str = ""
     target: tuple[float, float, float] | None = None
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ControlGroup, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class PageContent:
     robots: int = 1
     spacing: float = 0.0
     ghost: bool = False
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ControlGroup, ...] = ()
     plots: tuple[Plot, ...] = ()
     hint: str = ""
 

@@ -243,7 +243,7 @@ def photograph(browser: Any, name: str) -> None:  # noqa: ANN401 - of playwright
     arguments = [str(ROOT / part) if part.endswith(".xml") else part for part in arguments]
     with started(arguments) as (_, url):
         page = browser.new_page(viewport={"width": 1100, "height": 620})
-        page.set_default_timeout(180_000)
+        page.set_default_timeout(600_000)
         page.goto(url)
         page.get_by_role("tab", name="Robot", exact=True).wait_for()
         page.add_style_tag(content=".mantine-Notifications-root { display: none }")
