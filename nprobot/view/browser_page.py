@@ -58,13 +58,9 @@ class BrowserPage:
         shown = "localhost" if host in (LOOPBACK, "0.0.0.0", "::") else host
         self.url = f"http://{shown}:{self._server.get_port()}"
         gui = self._server.gui
-        # Collapsible: the controls stand beside the scene, and a robot is never behind them.
-        gui.configure_theme(
-            control_layout="collapsible",
-            control_width="medium",
-            show_logo=False,
-            show_share_button=False,
-        )
+        gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
+        # Beside the scene, not over it, so that a robot is never behind the controls.
+        gui.main_panel.dock_right()
         self._status = gui.add_html("")
         self._notice = gui.add_html("", visible=False)
         self._groups: dict[str, _ShownGroup] = {}
