@@ -265,8 +265,6 @@ def photograph(browser: Any, name: str) -> None:  # noqa: ANN401 - of playwright
                 page.wait_for_timeout(2_000)
         page.get_by_role("tab", name=tab, exact=True).click()
         time.sleep(seconds)
-        if name == "deploy":  # in the middle of an episode, when all that has moved is drawn
-            page.locator("#status").get_by_text(re.compile(r", step [4-8]\d")).wait_for()
         page.screenshot(path=FIGURES / f"live_{name}.png")
         page.close()
     print(f"docs/figures/live_{name}.png")
