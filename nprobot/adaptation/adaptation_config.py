@@ -29,15 +29,15 @@ class AdaptationConfig(Options):
     """Control steps of all robots together, calibration included; rounded down to whole steps of
     them all."""
     calibration: Annotated[int, Meta(ge=0)] = 20_000
-    """The first of them, in which the policy stays as it is and a critic learns what to expect; at
-    their end the faults strike."""
+    """Steps at the beginning in which the policy stays as it is and a critic learns what to expect;
+    at their end the faults strike."""
     robots: Count = 8
     """Identical robots side by side, which learn together."""
     actuators: str | None = None
     """Actuators between policy and robot: servo, torque-motor, worn-gearbox, easy, medium, hard.
     Left out: ideal ones."""
     noise_source: NoiseSource = "network"
-    """Where perturbations come from: network (a noisy chip; nobody reads its noise), actuators
+    """Source of the perturbations: network (a noisy chip; nobody reads its noise), actuators
     (their own noise, by a noisy sensor; needs --actuators), injected (by the learner)."""
     node_noise: Positive = 0.05
     """Standard deviation of the noise in the network, in half ranges of an action."""

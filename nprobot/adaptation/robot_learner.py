@@ -46,7 +46,7 @@ def make_learner(
     Args:
         policy: what it starts from.
         make_robot: makes one robot.
-        models: of its actuators, faults included.
+        models: the models of its actuators, faults included.
         config: how it learns.
 
     Raises:
@@ -100,7 +100,7 @@ class RobotLearner(NRL):
         arguments: of `NRL`.
         calibration: steps in which the actor waits.
         hold: whether it waits for ever.
-        keywords: of `NRL`.
+        keywords: arguments of `NRL`.
     """
 
     CRITIC_RATE = 3e-3

@@ -65,7 +65,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
     Args:
         policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, or a subclass of `DirectPolicy`.
         env: with a bounded `Box` as action space; vectorised or not.
-        learning_rate: of actor and critic; a number or a schedule.
+        learning_rate: the learning rate of actor and critic; a number or a schedule.
         noise_source: where the perturbation comes from. ``"network"``: from the actor's chip,
             hidden; if the actuators have a sensor, from them, too. ``"actuators"``: from them
             alone, as far as their sensor tells. ``"injected"``: added by the learner, who knows
@@ -90,7 +90,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         stats_window_size: as in SB3.
         tensorboard_log: as in SB3.
         verbose: as in SB3.
-        seed: of everything random but the environment's hardware.
+        seed: the seed of everything random but the environment's hardware.
         device: torch device.
 
     Raises:
@@ -402,7 +402,7 @@ class EligibilityTraces:
 
         Args:
             calls: the layers.
-            eligibility: of every node, shape (B, N).
+            eligibility: the eligibility of every node, shape (B, N).
             inputs: what each layer was fed, shape (B, ...).
         """
         marks: dict[Tensor, Tensor] = {}

@@ -50,7 +50,7 @@ class Ledger:
         backward_passes: the same backwards.
         multiply_adds: of the matrix products of both.
         wall_seconds: by the clock on the wall.
-        cpu_seconds: of the process, all threads.
+        cpu_seconds: the CPU time of the process, s, all threads.
     """
 
     env_steps: int
@@ -146,7 +146,7 @@ class Phase:
 
     @property
     def multiply_adds(self) -> int:
-        """Of all times so far."""
+        """Multiply-adds of all times so far."""
         counted = min(self._times, self._probes)
         alike = self._counted * self._times // counted if counted > 0 else 0
         return self._by_itself + alike
@@ -188,7 +188,7 @@ class LedgerCallback(BaseCallback):
     stop a policy that has lost its numbers.
 
     Args:
-        recorder: of the run.
+        recorder: the recorder of the run.
         predict: the policy as it is whenever it is called.
         passes: tells the passes so far, forward and backward.
     """
@@ -265,7 +265,7 @@ def learn(
         model: new.
         env: its environments.
         steps: budget.
-        recorder: of the run.
+        recorder: the recorder of the run.
         passes: tells the passes of the model so far, forward and backward.
 
     Returns:
@@ -292,7 +292,7 @@ class Acting:
     has the weights alone, and puts them back on the chip when it is first called.
 
     Args:
-        policy: of the model.
+        policy: the policy of the model.
         env: its environments, whose statistics scale what it sees.
         weights: to be put in first.
     """

@@ -57,7 +57,7 @@ class RunSpec(Options):
         envs: environments side by side.
         hidden: units of the hidden layers.
         episodes: that measure the finished policy.
-        points: of the curve, besides the one at 0.
+        points: the points of the curve, besides the one at 0.
         point_episodes: that make one point of the curve.
     """
 
@@ -305,4 +305,4 @@ OURS: Mapping[str, Method] = {
     },
     "fit": Method("nprobot.fit", fit_config, fit, True, microseconds=8e6, noisy_microseconds=1e6),
 }
-"""By the name that suites use; the microseconds of a fit are of an epoch."""
+"""The methods by the name that suites use; the microseconds of a fit are for an epoch."""

@@ -28,8 +28,8 @@ Row = dict[str, Any]
 
 ROWS = "rows.jsonl"
 FORMAT = 2
-"""Of a row. In the first one seeds were spread over the parts of a run in another way, rules with
-feedback were a setting, and actuators were called hardware."""
+"""Version of a row. In the first one, seeds were spread over the parts of a run in another way,
+rules with feedback were a setting, and actuators were called hardware."""
 
 DONE, FAILED, DIVERGED = "done", "failed", "diverged"
 """What may become of a run. Diverged: its numbers became NaN or infinite; that is a result."""

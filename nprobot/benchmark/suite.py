@@ -37,7 +37,7 @@ class SuiteFile(Options):
     renamed: ClassVar[Mapping[str, str]] = {"hardware": "actuators"}
 
     name: str = ""
-    """For people; the benchmark goes by the name of the file."""
+    """Title for people; the benchmark itself uses the name of the file."""
     about: str = ""
     seeds: SuiteSeeds = 1
     envs: Count = 8
@@ -129,7 +129,7 @@ class SuiteLearner(Options):
                 yield own, rule, samples
 
     def _name(self, rule: str | None, samples: int | None) -> str:
-        """From what differs: ``DANP, K = 8``; with the algorithm unless it is PPO."""
+        """A name made from what differs: ``DANP, K = 8``; with the algorithm unless it is PPO."""
         ours = catalogue.ALGORITHMS.get(self.algo)
         prefix = self.name or ("" if ours is None or self.algo == "ppo" else ours.title)
         title = "" if rule is None else catalogue.learner_title(rule, samples)

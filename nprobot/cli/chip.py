@@ -80,7 +80,7 @@ class StateFile:
     """Keeps a chip in a file, not more often than need be.
 
     Args:
-        path: of the file; None to keep nothing.
+        path: the path of the file; None to keep nothing.
         save: makes its contents.
         every: seconds between two writings.
     """

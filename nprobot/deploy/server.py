@@ -50,13 +50,13 @@ LOOPBACK = "127.0.0.1"
 PORT = 5757
 
 PROTOCOL = 2
-"""In version 1 any client could clear any fault."""
+"""Version of the messages. In version 1 any client could clear any fault."""
 LONGEST_ID = 100
 MOST_STOPS = 100
 """Emergency stops that are remembered one by one."""
 MOST_CLIENTS = 64
 MOST_SECONDS = 10.0
-"""That a client may take to greet, and to take an answer."""
+"""Seconds that a client may take to greet, and to read an answer."""
 PAUSE = 0.005
 """Seconds that a client waits for an answer if it has asked again before it had the last one."""
 

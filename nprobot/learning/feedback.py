@@ -345,8 +345,8 @@ class Passed:
     """What noisy passes did, beside the clean one.
 
     Args:
-        activity: of the clean pass.
-        noise: of every node in all passes, (K, B, N).
+        activity: the activity of the clean pass.
+        noise: the noise of every node in all passes, (K, B, N).
         sigma: its standard deviation.
 
     Attributes:
@@ -375,7 +375,7 @@ class Passed:
 
         Args:
             wiring: of the network.
-            outputs: of the pass, each tensor (K, B, ...).
+            outputs: the outputs of the pass, each tensor (K, B, ...).
             seen: what its calls saw.
             noisy: indices of the calls whose noise it had.
         """
@@ -410,7 +410,7 @@ class Feedback(ABC):
         wiring: of `Wiring`.
 
     Attributes:
-        wirings: of the networks met since the rule was made, copied or loaded.
+        wirings: the wirings of the networks met since the rule was made, copied or loaded.
 
     Raises:
         RuleError: a step size out of range, or an unknown wiring.
@@ -431,7 +431,7 @@ class Feedback(ABC):
 
         Args:
             network: its number.
-            activity: of a pass through it.
+            activity: the activity of a pass through it.
         """
         known = self.wirings.get(network)
         if known is None or known.signature != signature(activity):
@@ -466,7 +466,7 @@ class Feedback(ABC):
         """Continue from a saved state."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies: what was seen of networks stays behind, as of the rule."""
+        """What copies keep: all but what was seen of networks, as for the rule."""
         return vars(self) | {"wirings": {}}
 
 
@@ -554,7 +554,7 @@ class LayerwiseFeedback(Feedback):
 
         Args:
             network: its number.
-            activities: of passes since the last call.
+            activities: the activities of passes since the last call.
         """
         for index, fit in self._calls[network]:
             calls = [activity.calls[index] for activity in activities]
@@ -697,8 +697,8 @@ def error_and_change(
     autograd, from the outputs on: there is no layer and no weight in it.
 
     Args:
-        activity: of the clean pass.
-        outputs: of the noisy passes, (K, B, ...); may be none.
+        activity: the activity of the clean pass.
+        outputs: the outputs of the noisy passes, (K, B, ...); may be none.
         delta_loss: from outputs (K, B, ...) to the change of the loss, (K, B).
         step: how far an output is moved; the error is of the order of its square.
         forward: differences however many outputs there are, a few at a time.

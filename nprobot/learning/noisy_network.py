@@ -34,7 +34,7 @@ class NoisyNetwork(nn.Module):
             `GaussianNoise(0.06)` or `WeightMismatch(0.3)`, a preset (``"analog"``,
             ``"spintronic"``, ``"ideal"``), or a sequence of these, which apply in order; see
             `nprobot.policies.chip`.
-        seed: of everything random on the chip; None draws one, which nobody learns.
+        seed: the seed of everything random on the chip; None draws one, which nobody learns.
         device_seed: which device it is: decides what is fixed for life, such as mismatch. From
             `seed` if None.
         unreadable: names of the network's layers whose pre-activations never leave the chip, and

@@ -67,7 +67,7 @@ class FitConfig(Options):
     checkpoint_every: Count | None = None
     """Epochs between checkpoints. Left out: a tenth of --epochs."""
     seed: Seed = 0
-    """Where all randomness of the fit comes from."""
+    """Seed of everything random in the fit."""
 
     def check(self) -> None:
         """Refuse a rule that does not exist."""

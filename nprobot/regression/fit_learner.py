@@ -188,7 +188,7 @@ class Epoch:
         loss: mean loss of the rows, each before the step that it was part of.
         weight_norm: Euclidean norm of all weights and biases after the last step.
         decorrelation_loss: mean squared correlation of the layers' inputs; NaN if not known.
-        learning_rate: of the last step.
+        learning_rate: the learning rate of the last step.
     """
 
     loss: float
@@ -206,7 +206,7 @@ class FitLearner:
         objective: what is minimised.
         split: the training rows.
         config: with every default filled in.
-        seed: of the order of the rows.
+        seed: the seed of the order of the rows.
 
     Attributes:
         epochs: passes over the rows so far.

@@ -58,7 +58,7 @@ class Attachment:
 
     Args:
         chip: the device.
-        layers: of the network, in the chain's order.
+        layers: the layers of the network, in the chain's order.
         whole: whether the chain runs in one request.
     """
 

@@ -124,7 +124,7 @@ class Chip(Protocol):
         """Run a batch.
 
         Args:
-            inputs: of layer `first`, shape (rows, d).
+            inputs: the inputs of layer `first`, shape (rows, d).
             first: layer to begin with.
             last: layer to end with; None for the last of the chip. A chip that can run nothing but
                 the whole chain raises an error for other values.
@@ -164,7 +164,7 @@ def checked_activities(
     """What `Chip.forward` has answered, if it is what was asked for.
 
     Args:
-        answer: of the chip.
+        answer: the answer of the chip.
         layers: that ran.
         rows: of the batch.
 

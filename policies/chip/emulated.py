@@ -130,7 +130,7 @@ class EmulatedChip:
         chip: what is wrong with it, as of `nprobot.policies.chip.resolve`; with a preset or model
             that says how it is written, or else it is written exactly.
         layers: its shape; empty for one that takes on that of the first network.
-        seed: of everything that changes; None draws one.
+        seed: the seed of everything that changes; None draws one.
         device_seed: which device it is: of what is fixed for life. From `seed` if None.
 
     Attributes:
