@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nprobot.envs.datasets import Split, nmse
 from nprobot.learning.rule import LearningRule, Loss
+from nprobot.policies.chip.crossbar import read_back
 from nprobot.runs.state import restore_optimizer
 from nprobot.training.build import SCHEDULES
 
@@ -246,6 +247,7 @@ class FitLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning remembers between two epochs."""
+        read_back(self.network)
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
