@@ -6,12 +6,18 @@ pulses that it took. Then the device breaks, or drifts, and they go on for a ten
 
     python -m scripts.experiments.hardware.devices run
     python -m scripts.experiments.hardware.devices rates
-    python -m scripts.experiments.hardware.devices page
+    python -m scripts.experiments.hardware.devices speed
+    python -m scripts.experiments.hardware.devices write
 """
 
 from __future__ import annotations
 
+import os
+import re
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -25,7 +31,15 @@ from torch import Tensor, nn
 import nprobot
 from nprobot.learning.nodes.chip_nodes import ChipLinearNodes
 from nprobot.policies import mlp
-from nprobot.policies.chip import EmulatedChip, OuterProduct, WeightChange, read_back
+from nprobot.policies.chip import (
+    ArraySpec,
+    EmulatedChip,
+    OuterProduct,
+    RemoteChip,
+    WeightChange,
+    read_back,
+)
+from nprobot.policies.chip.emulated import parse_layers
 from nprobot.policies.chip.nonidealities import PulsedDevice
 
 from ..pages import DOCS, markdown, panels, put_section, save_figure, spread
@@ -33,6 +47,7 @@ from ..rows import RESULTS, Only, Row, command, keep, read, select
 
 ROWS = RESULTS / "devices" / "digits.csv"
 RATES = RESULTS / "devices" / "rates.csv"
+SPEED = RESULTS / "devices" / "speed.csv"
 PAGE = DOCS / "devices.md"
 SIZES = (64, 32, 10)
 STEPS, BATCH, RECOVERY = 400, 32, 40
@@ -306,7 +321,56 @@ def rates(only: Only = ()) -> None:
     keep(RATES, jobs, learn, only=only)
 
 
-def page() -> None:
+def measure(place: str, rows: int) -> Row:
+    """Batches a second of a chip 11-64-64-3, here or in another process."""
+    inputs = np.zeros((rows, 11), np.float32)
+    layers = parse_layers("11,64,64,3", "tanh")
+    changes = [WeightChange(i, *pair) for i, pair in enumerate(_small(layers))]
+    command_line = [sys.executable, "-m", "nprobot", "chip", "serve", "ecram", "--port", "0"]
+    process = None
+    chip: Any = EmulatedChip("ecram", layers, seed=0)
+    if place == "another process":
+        process = subprocess.Popen(
+            [*command_line, "--layers", "11,64,64,3"], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "tcp://" in line)
+        chip = RemoteChip(re.findall(r"tcp://[\d.:]+\d", line)[0], timeout=60.0)
+    result: Row = {}
+    for name, with_changes in (("forward", False), ("forward and change", True)):
+        times = []
+        for _ in range(100):
+            before = time.perf_counter()
+            if with_changes:
+                chip.update(changes)
+            chip.forward(inputs)
+            times.append(time.perf_counter() - before)
+        result[f"{name}, ms"] = 1000 * statistics.median(times)
+    if process is not None:
+        process.terminate()
+        process.wait()
+    return result | {"load": os.getloadavg()[0]}
+
+
+def _small(layers: list[ArraySpec]) -> Iterator[tuple[Any, Any]]:
+    for spec in layers:
+        yield (
+            np.full((spec.outputs, spec.inputs), 1e-3, np.float32),
+            np.zeros(spec.outputs, np.float32),
+        )
+
+
+def speed(only: Only = ()) -> None:
+    """How long a batch takes, here and in another process."""
+    jobs = [
+        {"place": place, "rows": rows}
+        for place in ("this process", "another process")
+        for rows in (1, 64, 256)
+    ]
+    keep(SPEED, jobs, measure, only=only)
+
+
+def write() -> None:
     """Tables and the figure of docs/experiments/devices.md."""
     rows = read(ROWS)
 
@@ -326,7 +390,13 @@ def page() -> None:
             for learner in LEARNERS
         ]
         put_section(name, markdown(["learner", *DEVICES], lines), PAGE)
-    figure, axes = panels(len(DEVICES), (8.0, 6.5), rows=2, sharey=True)
+    heading = ["chip", "rows", "forward, ms", "forward and change, ms", "load of the machine"]
+    lines = [
+        [r["place"], r["rows"], *(f"{float(r[name]):.2f}" for name in heading[2:4]), r["load"][:4]]
+        for r in read(SPEED)
+    ]
+    put_section("speed", markdown(heading, lines), PAGE)
+    figure, axes = panels(len(DEVICES), (8.0, 4.0), sharey=True)
     for axis, device in zip(axes, DEVICES, strict=True):
         for learner in LEARNERS:
             found = select(rows, learner=learner, device=device)
@@ -337,11 +407,12 @@ def page() -> None:
             axis.plot([x] * len(values), values, "o", label=learner)
         axis.set(xscale="log", title=device)
     axes[0].set_ylabel("right test labels, %")
-    axes[3].set(ylabel="right test labels, %", xlabel="pulses")
+    for axis in axes:
+        axis.set_xlabel("pulses")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     save_figure(figure, "devices")
 
 
 if __name__ == "__main__":
-    command(__doc__, run, rates, page)
+    command(__doc__, run, rates, speed, write)
