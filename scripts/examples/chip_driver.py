@@ -1,7 +1,7 @@
 """A driver that puts a device of yours where `nprobot train --chip` finds it: copy and change it.
 
-    python scripts/examples/chip_driver.py --sizes 4,16,16,1 --port 5859
-    nprobot train --env InvertedPendulum-v5 --hidden 16 16 --chip tcp://127.0.0.1:5859
+    python scripts/examples/chip_driver.py --sizes 4,8,1 --port 5859
+    nprobot train --env InvertedPendulum-v5 --hidden 8 --chip tcp://127.0.0.1:5859
 
 It needs pyzmq and numpy, and nothing of nprobot. `Device` stands for the hardware: put in its place
 what talks to yours. `Driver` speaks the protocol, version 1: a JSON object asks, a JSON object
@@ -126,7 +126,7 @@ def unpack(value: dict[str, Any]) -> np.ndarray:
 def main() -> None:
     """Serve the device until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default="4,16,16,1", help="units of every layer, inputs first")
+    parser.add_argument("--sizes", default="4,8,1", help="units of every layer, inputs first")
     parser.add_argument("--port", type=int, default=5859)
     options = parser.parse_args()
     driver = Driver(Device([int(size) for size in options.sizes.split(",")]))

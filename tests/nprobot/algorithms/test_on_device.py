@@ -137,7 +137,7 @@ def test_learner_and_chip_may_both_be_killed(tmp_path, lost):
     state, run = tmp_path / "chip.state", tmp_path / "run"
     chip, address = serve(state)
     train = [sys.executable, "-m", "nprobot", "train", "--env", "Pendulum-v1", "--envs", "2"]
-    train += ["--steps", "200000", "--checkpoint-every", "256", "--n-steps", "64", "--hidden", "8"]
+    train += ["--steps", "200000", "--checkpoint-every", "128", "--n-steps", "64", "--hidden", "8"]
     learner = subprocess.Popen([*train, "--chip", address, "--out", str(run)])
     while not (run / "checkpoints" / "last").exists():
         assert learner.poll() is None
@@ -151,7 +151,8 @@ def test_learner_and_chip_may_both_be_killed(tmp_path, lost):
     chip, again = serve(state, address.rsplit(":", 1)[1])
     try:
         assert again == address
-        resumed = nprobot.training.resume(run, steps=1024)
+        config = nprobot.training.RunFolder.open(run).config
+        resumed = nprobot.training.resume(run, config.with_options({"steps": 1024}))
         weight = RemoteChip(address).read()[0][0]
         kept = json.loads((run / "checkpoints" / "last" / "policy.json").read_text())
         assert resumed.steps >= 1024
