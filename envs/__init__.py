@@ -21,6 +21,11 @@ ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     ROBOT: ("nprobot.envs.robots.robot_env:RobotEnv", None),
 }
 
+#: Environment id → entry point of many at once, as `gymnasium.make_vec` takes it.
+VECTOR_ENTRY_POINTS: dict[str, str] = {
+    ROBOT: "nprobot.envs.robots.robot_vector:RobotVectorEnv",
+}
+
 #: Robots of the package at the task that suits them: id → arguments of `nprobot/Robot-v0`.
 ROBOT_ENVIRONMENTS: dict[str, dict[str, str]] = {
     "nprobot/Quadruped-v0": {"model": "quadruped", "task": "velocity"},
@@ -48,11 +53,19 @@ __getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
 def _register() -> None:
     for name, (entry_point, steps) in (ENVIRONMENTS | OPTIONAL_ENVIRONMENTS).items():
         if name not in gymnasium.registry:
-            gymnasium.register(id=name, entry_point=entry_point, max_episode_steps=steps)
+            gymnasium.register(
+                id=name,
+                entry_point=entry_point,
+                max_episode_steps=steps,
+                vector_entry_point=VECTOR_ENTRY_POINTS.get(name),
+            )
     for name, arguments in ROBOT_ENVIRONMENTS.items():
         if name not in gymnasium.registry:
             entry_point, _ = ENVIRONMENTS[ROBOT]
-            gymnasium.register(id=name, entry_point=entry_point, kwargs=arguments)
+            many = VECTOR_ENTRY_POINTS[ROBOT]
+            gymnasium.register(
+                id=name, entry_point=entry_point, vector_entry_point=many, kwargs=arguments
+            )
 
 
 _register()

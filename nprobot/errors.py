@@ -160,6 +160,10 @@ class ActuatorWarning(UserWarning):
     """An environment tells the learner what the noisy actuators did."""
 
 
+class EnvironmentWarning(UserWarning):
+    """An environment can be learned, but its actions lie where learning begins badly."""
+
+
 class DeployWarning(UserWarning):
     """A policy runs at another rate than it was trained at."""
 

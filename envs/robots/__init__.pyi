@@ -10,3 +10,4 @@ from .robot_state import RobotState as RobotState
 from .robot_task import TASKS as TASKS
 from .robot_task import RobotTask as RobotTask
 from .robot_task import load_task as load_task
+from .robot_vector import RobotVectorEnv as RobotVectorEnv

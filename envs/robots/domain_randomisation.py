@@ -88,13 +88,13 @@ class Randomiser:
         mujoco.mj_setConst(model, self._scratch)
         return friction
 
-    def push(self, data: mujoco.MjData, base: int, generator: np.random.Generator) -> None:
+    def push(self, qvel: Array, base: int, generator: np.random.Generator) -> None:
         """Change the velocity of a free base along the ground by a kick.
 
         Args:
-            data: of the simulation.
-            base: place of the base's first degree of freedom in `qvel`.
+            qvel: of the simulation, `(nv,)`; changed in place.
+            base: place of the base's first degree of freedom in it.
             generator: of this episode.
         """
         most = self._options.push
-        data.qvel[base : base + 2] += generator.uniform(-most, most, 2)
+        qvel[base : base + 2] += generator.uniform(-most, most, 2)

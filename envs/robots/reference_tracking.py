@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import ConfigError
 from ..dynamics import InverseDynamics
 from ..trajectories import Trajectory, point_to_point, rhythmic, synergies
 from .robot_state import Memory, RobotState
 from .task_model import TaskModel
+
+if TYPE_CHECKING:
+    from .robot_episodes import Simulation
 
 Array = NDArray[np.float64]
 
@@ -20,7 +24,7 @@ _FREQUENCY = 3.0
 
 
 class ReferenceFollower:
-    """References of an episode, and the servos that follow them.
+    """References of episodes, and the servos that follow them.
 
     A position servo gives ``stiffness (ctrl − length) − damping velocity``. Its command is
     ``reference + (feed-forward + damping · reference velocity) / stiffness``, so that its force is
@@ -29,9 +33,10 @@ class ReferenceFollower:
 
     Args:
         built: the model of a task that has `limits`.
+        batch: the leading axes of what follows: none, or the number of robots.
     """
 
-    def __init__(self, built: TaskModel) -> None:
+    def __init__(self, built: TaskModel, batch: tuple[int, ...] = ()) -> None:
         assert built.limits is not None
         model, self._layout, self._limits = built.model, built.layout, built.limits
         robot, task = self._layout.robot, self._layout.task.track
@@ -49,88 +54,106 @@ class ReferenceFollower:
         omega = 2 * np.pi * _FREQUENCY
         self.stiffness = np.where(self._servo, -model.actuator_biasprm[:, 1], inertia * omega**2)
         self.damping = np.where(self._servo, -model.actuator_biasprm[:, 2], 2 * inertia * omega)
-        self.fine: Trajectory | None = None
         self._model = model
         self._inverse: InverseDynamics | None = None
         self._skip = 1
+        self._batch = batch
+        # Which robot each row of the leading axes is; the episodes of all are equally long.
+        self._robots = tuple(np.arange(size) for size in batch)
+        self._fine: Trajectory | None = None
         self._given: tuple[Array, Array] = (np.zeros(model.nu), np.zeros(model.nu))
+
+    @property
+    def fine(self) -> Trajectory:
+        """The references of the episodes at the rate of the physics; arrays `(…, steps, joints)`.
+
+        Raises:
+            ConfigError: there is none before the first `reset`.
+        """
+        if self._fine is None:
+            raise ConfigError("there is no reference before reset(); call it first")
+        return self._fine
 
     def exact_torque(self, memory: Memory) -> Array:
         """Exact force at each actuator's joint for the reference one step ahead, N·m or N."""
         if self._inverse is None:
             joints = self._layout
             self._inverse = InverseDynamics(self._model, joints.dofs, joints.qpos)
-        return self._inverse(*np.split(memory.reference, 3))[self.joint]
+        return self._inverse(*np.split(memory.reference, 3, -1))[..., self.joint]
 
     def exact_action(self, memory: Memory) -> Array:
         """The action of exact inverse dynamics for the step to come: the bound for any model."""
         return np.clip(self.exact_torque(memory) / (self.force * self.gear), -1.0, 1.0)
 
-    @property
-    def start(self) -> Array:
-        """Where the joints are at first, `(joints,)`."""
-        assert self.fine is not None
-        return np.asarray(self.fine.position[0])
+    def start(self, place: int | tuple[()]) -> tuple[Array, Array]:
+        """Where a robot's joints are at first and how fast, `(joints,)` each."""
+        return self.fine.position[place][0], self.fine.velocity[place][0]
 
-    @property
-    def start_velocity(self) -> Array:
-        """How fast they are at first."""
-        assert self.fine is not None
-        return np.asarray(self.fine.velocity[0])
-
-    def begin(self, generator: np.random.Generator, steps: int, skip: int, memory: Memory) -> None:
-        """Draw the reference of an episode of some control steps."""
+    def begin(
+        self,
+        place: int | tuple[()],
+        generator: np.random.Generator,
+        steps: int,
+        skip: int,
+        memory: Memory,
+    ) -> None:
+        """Draw the reference of a robot's episode of some control steps."""
         timestep = self._layout.robot.timestep
         steady = self._motion == "rhythmic"
         if self._motion == "mixed":
             steady = bool(generator.integers(2))
         draw = rhythmic if steady else point_to_point
         self._skip = skip
-        self.fine = draw(
+        drawn = draw(
             generator,
             self._limits,
             duration=((steps + 2) * skip) * timestep,
             rate=1 / timestep,
             mixing=self._mixing,
         )
-        self.show(memory, 0)
+        if self._fine is None:
+            space = (*self._batch, *drawn.position.shape)
+            self._fine = Trajectory(drawn.time, np.zeros(space), np.zeros(space), np.zeros(space))
+        fine = self._fine
+        fine.position[place] = drawn.position
+        fine.velocity[place] = drawn.velocity
+        fine.acceleration[place] = drawn.acceleration
+        memory.wanted[place] = drawn.position[0]
+        ahead = [part[skip] for part in (drawn.position, drawn.velocity, drawn.acceleration)]
+        memory.reference[place] = np.concatenate(ahead)
 
-    def show(self, memory: Memory, step: int) -> None:
-        """Put the reference at a control step, and the one to come, into the memory."""
+    def show(self, memory: Memory, step: NDArray[np.int64]) -> None:
+        """Put the reference at control steps `(…)`, and the ones to come, into the memory."""
         fine = self.fine
-        assert fine is not None
-        now, ahead = step * self._skip, (step + 1) * self._skip
-        memory.wanted = fine.position[now]
+        now, ahead = (*self._robots, step * self._skip), (*self._robots, (step + 1) * self._skip)
+        memory.wanted = fine.position[now].copy()  # written to when an episode begins
         memory.reference = np.concatenate(
-            [fine.position[ahead], fine.velocity[ahead], fine.acceleration[ahead]]
+            [fine.position[ahead], fine.velocity[ahead], fine.acceleration[ahead]], -1
         )
 
-    def simulate(
-        self, model: mujoco.MjModel, data: mujoco.MjData, action: Array, step: int
-    ) -> None:
+    def simulate(self, simulation: Simulation, action: Array, step: NDArray[np.int64]) -> None:
         """A control period with feed-forward forces of `action` times the largest."""
-        fine = self.fine
-        assert fine is not None
+        fine, layout = self.fine, self._layout
         feedforward = action * self.force
-        feedback = np.zeros(model.nu)
-        for now in range(step * self._skip, (step + 1) * self._skip):
-            target = self.gear * fine.position[now][self.joint]
-            rate = self.gear * fine.velocity[now][self.joint]
-            length = self.gear * data.qpos[self._layout.qpos][self.joint]
-            velocity = self.gear * data.qvel[self._layout.dofs][self.joint]
+        feedback = np.zeros_like(feedforward)
+        for substep in range(self._skip):
+            now = (*self._robots, step * self._skip + substep)
+            target = self.gear * fine.position[now][..., self.joint]
+            rate = self.gear * fine.velocity[now][..., self.joint]
+            length = self.gear * simulation.qpos[..., layout.qpos][..., self.joint]
+            velocity = self.gear * simulation.qvel[..., layout.dofs][..., self.joint]
             correction = self.stiffness * (target - length) + self.damping * (rate - velocity)
             servo = target + (feedforward + self.damping * rate) / self.stiffness
             motor = (feedforward + correction) / self.gain
-            data.ctrl[:] = np.where(self._servo, servo, motor)
-            mujoco.mj_step(model, data)
+            simulation.step(np.where(self._servo, servo, motor), 1)
             feedback += correction / self._skip
         self._given = feedforward * self.gear, feedback * self.gear
 
-    def information(self, data: mujoco.MjData, memory: Memory, state: RobotState) -> dict[str, Any]:
+    def information(self, memory: Memory, state: RobotState) -> dict[str, Array]:
         """What `nprobot/ArmTrack-v0` tells of a step, in the same units."""
         feedforward, feedback = self._given
         return {
-            "tracking_error": float(state.tracking_error),
+            "tracking_error": state.tracking_error,
             "joint_error": memory.wanted - state.joint_angles,
             "feedforward_torque": feedforward,
             "feedback_torque": feedback,

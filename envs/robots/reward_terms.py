@@ -1,5 +1,8 @@
 """Terms of the reward, by name; each a function of a state with the batch's leading axes.
 
+Squares of single numbers are `np.square`: of a scalar, ``** 2`` is C's `pow`, which rounds in
+another way than the product that it is for an array, and one robot would differ from many.
+
 A term of your own is a function of a `RobotState` that returns an array of the shape `state.batch`,
 named ``module:function``.
 """
@@ -30,11 +33,11 @@ def velocity(s: RobotState) -> Array:
     1 − (error / the command's size)², with 30 % of the largest as the least size: steepest where a
     robot stands that should walk, and flat about the goal, where a gait sways.
     """
-    error = (s.linear_velocity[..., 0] - s.command("forward")) ** 2
-    wanted = s.command("forward") ** 2
+    error = np.square(s.linear_velocity[..., 0] - s.command("forward"))
+    wanted = np.square(s.command("forward"))
     if s.layout.robot.base == "free":
-        error = error + (s.linear_velocity[..., 1] - s.command("sideways")) ** 2
-        wanted = wanted + s.command("sideways") ** 2
+        error = error + np.square(s.linear_velocity[..., 1] - s.command("sideways"))
+        wanted = wanted + np.square(s.command("sideways"))
     return _followed(error, wanted, 0.3 * s.layout.speed)
 
 
@@ -43,7 +46,7 @@ def turn(s: RobotState) -> Array:
     if s.layout.robot.base != "free":
         return np.zeros(s.batch)
     wanted = s.command("turn")
-    return _followed((s.angular_velocity[..., 2] - wanted) ** 2, wanted**2, 1.0)
+    return _followed(np.square(s.angular_velocity[..., 2] - wanted), np.square(wanted), 1.0)
 
 
 def _followed(error: Array, wanted: Array, least: float) -> Array:
@@ -53,7 +56,7 @@ def _followed(error: Array, wanted: Array, least: float) -> Array:
 
 def bounce(s: RobotState) -> Array:
     """Square of the base's velocity up and down, m²/s²."""
-    return np.asarray(s.linear_velocity[..., 2] ** 2)
+    return np.square(s.linear_velocity[..., 2])
 
 
 def rocking(s: RobotState) -> Array:
@@ -79,13 +82,13 @@ def upright(s: RobotState) -> Array:
 def height(s: RobotState) -> Array:
     """1 at the home height, exp(−(error / 20 % of it)²) beside it."""
     home = s.layout.robot.home_height
-    return np.exp(-(((s.height - home) / (0.2 * home)) ** 2))
+    return np.exp(-np.square((s.height - home) / (0.2 * home)))
 
 
 def heading(s: RobotState) -> Array:
     """Square of the rotation away from the commanded heading, rad²."""
     error = s.heading - s.command("yaw")
-    return np.asarray(((error + np.pi) % (2 * np.pi) - np.pi) ** 2)
+    return np.square((error + np.pi) % (2 * np.pi) - np.pi)
 
 
 def pose(s: RobotState) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 def total(values: Array) -> Array:
     """Sum over the last axis."""
-    summed: Array = np.add.reduce(values, axis=-1)
+    summed: Array = np.add.reduce(np.ascontiguousarray(values), axis=-1)
     return summed
 
 
@@ -101,6 +101,7 @@ class Memory:
     def fresh(cls, layout: RobotLayout, batch: tuple[int, ...] = ()) -> Memory:
         """At the start of an episode."""
         actuators, feet = len(layout.robot.actuators), len(layout.robot.feet)
+        tracked = len(layout.home) if layout.task.task == "track" else 0
         return cls(
             command=np.zeros((*batch, len(layout.commands))),
             action=np.zeros((*batch, actuators)),
@@ -108,9 +109,20 @@ class Memory:
             air_time=np.zeros((*batch, feet)),
             landed=np.zeros((*batch, feet)),
             there=np.zeros(batch),
-            wanted=np.broadcast_to(layout.home, (*batch, len(layout.home))),
+            reference=np.zeros((*batch, 3 * tracked)),
+            wanted=np.broadcast_to(layout.home, (*batch, len(layout.home))).copy(),
             friction=np.ones(batch),
         )
+
+    def of(self, robots: NDArray[np.intp]) -> Memory:
+        """A copy for some robots of a batch, `(len(robots), …)`."""
+        return Memory(**{f.name: getattr(self, f.name)[robots] for f in fields(self)})
+
+    def restart(self, place: int | tuple[()]) -> None:
+        """Forget the episode of a robot; its command and its reference are drawn elsewhere."""
+        for past in (self.action, self.action_before, self.air_time, self.landed, self.there):
+            past[place] = 0.0
+        self.friction[place] = 1.0
 
     def act(self, action: Array) -> None:
         """Take note of an action."""

@@ -17,12 +17,12 @@ from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot import catalogue
-from nprobot.errors import ArchitectureError, RuleError
+from nprobot.errors import ArchitectureError, EnvironmentWarning, RuleError
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import learning_rule
 from nprobot.policies.chip.contract import Chip
@@ -48,7 +48,7 @@ from nprobot.policies.layers import (
 from nprobot.policies.sb3_networks import Actor, Critic
 from nprobot.runs.state import restore_optimizer
 
-from .checks import check_device, check_spaces
+from .checks import action_notes, check_device, check_spaces
 from .observing import observe
 
 
@@ -145,6 +145,11 @@ class Resumable(BaseAlgorithm):
             venv.observation_space, venv.action_space, cls.__name__, continuous=cls.continuous
         )
         observe(venv)
+        if isinstance(inner := venv.unwrapped, DummyVecEnv):  # a run reports them itself
+            for note in action_notes(
+                venv.action_space, inner.envs[0], cls.__name__, scaled=cls.continuous
+            ):
+                warnings.warn(note, EnvironmentWarning, stacklevel=2)
         return venv
 
     def __repr__(self) -> str:

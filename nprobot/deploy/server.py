@@ -111,7 +111,7 @@ class MessageHandler:
         except RecursionError:  # of a message that Python can read but not print
             text = "the message is nested too deep"
             reply = json.dumps({"type": "error", "code": "too-deep", "message": text})
-        except Exception as error:  # the robot's program goes on, whatever has failed here
+        except Exception as error:  # the robot's program continues, whatever has failed here
             text = f"{type(error).__name__}: {error!s:.200}"
             reply = json.dumps({"type": "error", "code": "internal", "message": text})
         if name is not None:

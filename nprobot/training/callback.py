@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
 from typing_extensions import override
 
 from nprobot.errors import NonFiniteError
@@ -25,10 +26,10 @@ from nprobot.runs.versions import versions
 from .build import Model
 from .checkpoint import save_checkpoint, vector_of
 from .evaluation import Evaluation, evaluate
+from .groups import TERMS
 from .run_config import RunConfig
 from .run_folder import RunFolder
 from .vector import check_normaliser, side_by_side
-from .workers import TERMS
 
 BEST_FOLDER = "best"
 """Of the policy with the best evaluation within a run, in the run's folder."""
@@ -240,4 +241,7 @@ def policy_of(model: Model, config: RunConfig) -> Policy:
         "backward_passes": model.backward_passes,
         "versions": versions(),
     }
+    log_std = getattr(model.policy, "log_std", None)
+    if isinstance(log_std, nn.Parameter) and log_std.dim() == 1:
+        provenance["action_std"] = log_std.detach().exp().tolist()
     return export_policy(model, task, provenance)

@@ -27,7 +27,7 @@ from .run_config import EVALUATION_EPISODES
 SIDE_BY_SIDE = 20
 """Episodes that share one batched call of the policy."""
 LONGEST_EPISODE = 10_000
-"""Steps after which an episode that has no end of its own is cut, as by a time limit."""
+"""Steps after which an episode that does not end by itself is cut, as by a time limit."""
 
 Predict = Callable[[Array], Array]
 """From raw observations (B, *observation) to actions (B, *action), without exploration."""

@@ -92,6 +92,9 @@ class AlgorithmOptions(Options):
     """Bound of the gradient's norm (ppo, nrl)."""
     target_kl: Positive | None = None
     """End an update early beyond this divergence from the old policy (ppo)."""
+    critic_warmup: Annotated[int, Meta(ge=0)] | None = None
+    """Steps at the start from which the critic alone learns (ppo). Left out: 0, and with --from ten
+    rollouts."""
     learning_starts: Annotated[int, Meta(ge=0)] | None = None
     """Steps with random actions before learning begins (sac, td3)."""
     buffer_size: Count | None = None
@@ -285,7 +288,7 @@ class RunConfig(Options):
         if "model" not in self.env_kwargs:
             return self.env
         task = str(self.env_kwargs.get("task", ""))
-        task = task if "=" not in task else "a task of its own"
+        task = task if "=" not in task else "a custom task"
         return f"{self.env} ({Path(str(self.env_kwargs['model'])).stem}, {task})"
 
     @property

@@ -1,53 +1,34 @@
-"""Environments that run one after the other, in this process or in a worker.
+"""Where a group of environments runs: in this process, or in a worker.
 
-A group of environments imports neither torch nor stable-baselines3, so that a worker starts fast
-and stays small. Messages between processes are pickled by `multiprocessing`; nothing of them
-reaches a disk.
+Messages between processes are pickled by `multiprocessing`; nothing of them reaches a disk.
 """
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, Protocol
 
-import numpy as np
-from gymnasium import spaces
-from numpy.typing import NDArray
-
-from nprobot.envs import time_step
-from nprobot.envs.actuators import READING
 from nprobot.errors import (
-    ActuatorError,
     DamagedFileError,
     EnvironmentFailedError,
     EnvironmentUnavailableError,
     NprobotError,
 )
 
-from . import environments
 from .environments import USERS_ERRORS, failure, silence_mujoco
-
-Array = NDArray[Any]
-StepResults = tuple[Array, Array, Array, list[dict[str, Any]]]
-"""Observations, rewards, ends of episodes, information."""
+from .groups import EnvRecipe, Group, Watched, make_group
 
 TICK = 1.0
 """Seconds between two looks at an environment that has not answered yet."""
 START = 120.0
 """Seconds that a worker has at least to load its libraries and make its environments."""
-
-TERMS = "reward_terms"
-"""Key of what an environment tells of its reward at the end of an episode, by name."""
-_PASSED_ON = ("is_success", READING, TERMS)
-"""What algorithms want to know of an environment's information."""
 
 _RAISED_THERE: dict[str, type[NprobotError]] = {
     cls.__name__: cls
@@ -55,209 +36,11 @@ _RAISED_THERE: dict[str, type[NprobotError]] = {
 }
 
 
-@dataclass(frozen=True)
-class EnvRecipe:
-    """How to make the environments of a run; can be sent to another process.
-
-    Attributes:
-        env: id.
-        kwargs: arguments of the constructor.
-        actuators: preset of noisy actuators before each; None for none.
-        seed: of their noise.
-        sensor: of what they did; None for none.
-    """
-
-    env: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    actuators: str | None = None
-    seed: int = 0
-    sensor: str | None = None
-
-    def make(self, index: int = 0) -> environments.Env:
-        """Make environment number `index`; those with other numbers have other noise."""
-        seed = (self.seed, index)
-        return environments.make(self.env, self.kwargs, self.actuators, seed, sensor=self.sensor)
-
-
-class Watched(Protocol):
-    """An integer that others can watch, perhaps from another process."""
-
-    value: int
-
-
 @dataclass
 class LocalNumber:
     """A `Watched` number in this process."""
 
     value: int = -1
-
-
-@dataclass(frozen=True)
-class GroupDescription:
-    """What the environments of a group have in common.
-
-    Attributes:
-        observation_space: of each environment.
-        action_space: of each environment.
-        render_mode: of each environment.
-        control_rate: actions a second of simulated time, Hz, if known.
-        rate_source: what says so.
-        privileged: how many numbers at the end of an observation the actor may not see.
-    """
-
-    observation_space: spaces.Space[Any]
-    action_space: spaces.Space[Any]
-    render_mode: str | None
-    control_rate: float | None
-    rate_source: str | None = None
-    privileged: int = 0
-
-
-class EnvironmentGroup:
-    """Some of the environments of a run, stepped one after the other.
-
-    An environment whose episode has ended is reset at once, as stable-baselines3 expects it; the
-    return and length of that episode, in the environment's own units, are in its information.
-
-    Args:
-        recipe: makes them.
-        indices: their numbers in the run.
-        busy: is set to the number of the environment at work, −1 for none.
-
-    Raises:
-        EnvironmentUnavailableError: they cannot be made.
-        EnvironmentFailedError: (all methods) one of them raised an exception.
-    """
-
-    def __init__(self, recipe: EnvRecipe, indices: Sequence[int], busy: Watched) -> None:
-        self._indices = list(indices)
-        self._busy = busy
-        self._envs = [recipe.make(index) for index in self._indices]
-        self._returns = [0.0] * len(self._envs)
-        self._lengths = [0] * len(self._envs)
-        space = self._envs[0].observation_space
-        self._shape, self._dtype = space.shape or (), space.dtype
-
-    def describe(self) -> GroupDescription:
-        """What they have in common."""
-        env = self._envs[0]
-        rate = environments.control_rate(env)
-        # A copy: an algorithm draws from it, and the environment must not notice.
-        actions = copy.deepcopy(env.action_space)
-        step = time_step(env.unwrapped)
-        return GroupDescription(
-            env.observation_space,
-            actions,
-            env.render_mode,
-            rate,
-            rate_source=None if step is None else step.source,
-            privileged=int(getattr(env.unwrapped, "privileged_size", 0)),
-        )
-
-    def reset(self, seeds: Sequence[int | None]) -> Array:
-        """Start an episode in each; the first observations, shape (E, *observation)."""
-        observations = self._empty()
-        for row, seed in enumerate(seeds):
-            with self._at_work(row):
-                observations[row] = self._begin(row, seed)
-        return observations
-
-    def step(self, actions: Array) -> StepResults:
-        """A step of each: observations, rewards (E,), whether the episode ended (E,), information.
-
-        Where an episode ended the observation is the first of the next one, and the last one is
-        the information's "terminal_observation".
-        """
-        observations = self._empty()
-        rewards = np.empty(len(self._envs), np.float32)
-        dones = np.empty(len(self._envs), np.bool_)
-        infos = []
-        for row, env in enumerate(self._envs):
-            self._busy.value = self._indices[row]
-            try:
-                observation, reward, terminated, truncated, told = env.step(actions[row])
-                rewards[row] = reward
-                dones[row] = done = terminated or truncated
-                info = {name: told[name] for name in _PASSED_ON if name in told}
-                info["TimeLimit.truncated"] = truncated and not terminated
-                self._returns[row] += float(reward)
-                self._lengths[row] += 1
-                if done:
-                    ended = {"r": round(self._returns[row], 6), "l": self._lengths[row]}
-                    info |= {"terminal_observation": observation, "episode": ended}
-                    observation = self._begin(row, None)
-                observations[row] = observation
-            except NprobotError:
-                raise
-            except USERS_ERRORS as error:
-                raise failure(f"environment {self._indices[row]}", error) from error
-            infos.append(info)
-        self._busy.value = -1
-        return observations, rewards, dones, infos
-
-    def save_actuators(self) -> list[bytes | None]:
-        """The sealed state of each environment's noisy actuators; None where there are none."""
-        return [_sealed(env) for env in self._envs]
-
-    def restore_actuators(self, capsules: Sequence[bytes | None]) -> None:
-        """Put states from `save_actuators` into environments that have just been reset.
-
-        Raises:
-            DamagedFileError: they were altered, or are of other actuators.
-        """
-        for env, capsule in zip(self._envs, capsules, strict=True):
-            if capsule is not None:
-                env.get_wrapper_attr("restore_actuators")(capsule)
-
-    def save_progress(self) -> list[dict[str, float]]:
-        """How far each environment's curricula have come; empty where there are none."""
-        return [
-            env.unwrapped.save_progress() if hasattr(env.unwrapped, "save_progress") else {}
-            for env in self._envs
-        ]
-
-    def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
-        """Let curricula go on from there, in the episodes that begin next."""
-        for env, own in zip(self._envs, progress, strict=True):
-            if own:
-                env.unwrapped.restore_progress(own)  # type: ignore[attr-defined]
-
-    def attribute(self, name: str) -> list[Any]:
-        """An attribute of each environment or of what it wraps."""
-        return [env.get_wrapper_attr(name) for env in self._envs]
-
-    def close(self) -> None:
-        """Close all."""
-        for env in self._envs:
-            env.close()
-
-    @contextmanager
-    def _at_work(self, row: int) -> Iterator[None]:
-        self._busy.value = self._indices[row]
-        try:
-            yield
-        except NprobotError:
-            raise
-        except USERS_ERRORS as error:
-            raise failure(f"environment {self._indices[row]}", error) from error
-        self._busy.value = -1
-
-    def _begin(self, row: int, seed: int | None) -> Any:  # noqa: ANN401
-        self._returns[row], self._lengths[row] = 0.0, 0
-        observation, _ = self._envs[row].reset(seed=seed)
-        return observation
-
-    def _empty(self) -> Array:
-        return np.empty((len(self._envs), *self._shape), self._dtype)
-
-
-def _sealed(env: environments.Env) -> bytes | None:
-    if not env.has_wrapper_attr("save_actuators"):
-        return None
-    with suppress(ActuatorError):  # a user's own, without a seed: nobody can save it
-        capsule: bytes = env.get_wrapper_attr("save_actuators")()
-        return capsule
-    return None
 
 
 class GroupRunner(Protocol):
@@ -292,7 +75,7 @@ class InProcess:
         self.indices = indices
         self.timeout = timeout
         self._busy = LocalNumber()
-        self._group = EnvironmentGroup(recipe, indices, self._busy)
+        self._group = make_group(recipe, indices, self._busy)
         self._call: tuple[str, tuple[Any, ...]] = ("", ())
         self._calls = 0
 
@@ -450,7 +233,7 @@ def _serve(connection: Connection, recipe: EnvRecipe, indices: list[int], busy: 
     """The life of a worker: it ends when the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     silence_mujoco()
-    group: EnvironmentGroup | None = None
+    group: Group | None = None
     while True:
         try:
             command, arguments = connection.recv()
@@ -458,7 +241,7 @@ def _serve(connection: Connection, recipe: EnvRecipe, indices: list[int], busy: 
             break
         try:
             if group is None:
-                group = EnvironmentGroup(recipe, indices, busy)
+                group = make_group(recipe, indices, busy, threads=1)
             answer: tuple[str | None, Any] = None, getattr(group, command)(*arguments)
         except NprobotError as error:
             answer = type(error).__name__, str(error)

@@ -77,7 +77,7 @@ class Crossbar:
         return self._evaluations > int(state["evaluations"])
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self._evaluations = int(state["evaluations"])
         for (_, site), saved in zip(self._models, state["sites"], strict=True):
             site.restore(saved)
@@ -445,7 +445,7 @@ def save_chip(network: nn.Module) -> bytes:
 
 
 def restore_chip(network: nn.Module, capsule: bytes) -> None:
-    """Go on from a state that `save_chip` found, in a chip that has not run as far.
+    """Continue from a state that `save_chip` found, in a chip that has not run as far.
 
     Never back: the noise of a step could be had again with other inputs, and subtracted.
 

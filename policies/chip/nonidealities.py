@@ -319,7 +319,7 @@ class DeadNodes(ChipModel):
 
 @dataclass(frozen=True)
 class Converter(ChipModel):
-    """The converter that reads a pre-activation: it saturates, and knows only so many levels."""
+    """The converter that reads a pre-activation: it saturates, and its levels are few."""
 
     formula: ClassVar[str] = "a cut off at ±bound, rounded to the nearest of `levels` values"
 
@@ -337,10 +337,10 @@ class Converter(ChipModel):
 
 @dataclass(frozen=True)
 class InputConverter(ChipModel):
-    """The converter that feeds an input to a row: it knows only so many levels."""
+    """The converter that feeds an input to a row: its levels are few."""
 
     formula: ClassVar[str] = (
-        "x rounded to the nearest of `levels` values from −m to m, m = max|x| of the row"
+        "x rounded to the nearest of `levels` values from −m to m, m the largest of the row in size"
     )
 
     levels: Annotated[int, Meta(ge=2), about("number of values", "1")] = 127

@@ -447,5 +447,5 @@ def test_a_task_file_holds_the_whole_task(robot, tmp_path):
     assert json.loads(json.dumps(env.task.to_dict())) == load_task(env.task.to_toml()).to_dict() | {
         n: json.loads(json.dumps(v)) for n, v in env.task.to_dict().items()
     }
-    assert env._steps == 150
+    assert env._episodes.length == 150
     assert gymnasium.make(env.spec or "nprobot/Robot-v0").unwrapped.metadata["render_fps"] == 50

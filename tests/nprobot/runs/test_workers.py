@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from nprobot.errors import EnvironmentFailedError, EnvironmentUnavailableError, NonFiniteError
+from nprobot.training.groups import EnvironmentGroup, EnvRecipe
 from nprobot.training.run_config import RunConfig
 from nprobot.training.run_folder import RunFolder
 from nprobot.training.training_run import resume, train
 from nprobot.training.vector import FiniteCheck, SideBySide, make_vector, side_by_side
-from nprobot.training.workers import EnvironmentGroup, EnvRecipe, LocalNumber, Worker
+from nprobot.training.workers import LocalNumber, Worker
 
 MODULE = '''
 import os, signal, threading
