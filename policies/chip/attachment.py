@@ -94,7 +94,7 @@ class Attachment:
         """Program the network's weights, if it has not been settled what the device holds."""
         if self._believed is None:
             if can(self.chip, "write"):
-                self.chip.write([_arrays(layer) for layer in self._modules()])
+                optional(self.chip, "write")([_arrays(layer) for layer in self._modules()])
             self._read()
 
     def read_back(self) -> None:

@@ -321,9 +321,9 @@ def rates(only: Only = ()) -> None:
     keep(RATES, jobs, learn, only=only)
 
 
-def measure(place: str, rows: int) -> Row:
+def measure(place: str, batch: int) -> Row:
     """Batches a second of a chip 11-64-64-3, here or in another process."""
-    inputs = np.zeros((rows, 11), np.float32)
+    inputs = np.zeros((batch, 11), np.float32)
     layers = parse_layers("11,64,64,3", "tanh")
     changes = [WeightChange(i, *pair) for i, pair in enumerate(_small(layers))]
     command_line = [sys.executable, "-m", "nprobot", "chip", "serve", "ecram", "--port", "0"]
@@ -363,9 +363,9 @@ def _small(layers: list[ArraySpec]) -> Iterator[tuple[Any, Any]]:
 def speed(only: Only = ()) -> None:
     """How long a batch takes, here and in another process."""
     jobs = [
-        {"place": place, "rows": rows}
+        {"place": place, "batch": batch}
         for place in ("this process", "another process")
-        for rows in (1, 64, 256)
+        for batch in (1, 64, 256)
     ]
     keep(SPEED, jobs, measure, only=only)
 
@@ -392,7 +392,7 @@ def write() -> None:
         put_section(name, markdown(["learner", *DEVICES], lines), PAGE)
     heading = ["chip", "rows", "forward, ms", "forward and change, ms", "load of the machine"]
     lines = [
-        [r["place"], r["rows"], *(f"{float(r[name]):.2f}" for name in heading[2:4]), r["load"][:4]]
+        [r["place"], r["batch"], *(f"{float(r[name]):.2f}" for name in heading[2:4]), r["load"][:4]]
         for r in read(SPEED)
     ]
     put_section("speed", markdown(heading, lines), PAGE)
