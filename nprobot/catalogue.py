@@ -502,6 +502,20 @@ def learner_title(rule: str, samples: int | None = None) -> str:
     return f"{title}, K = {samples}" if samples and known and known.perturbs else title
 
 
+def environment_title(env: str, kwargs: Mapping[str, Any]) -> str:
+    """An environment in a few words; of a robot from a file, which, and what it does.
+
+    Args:
+        env: its id.
+        kwargs: arguments of its constructor.
+    """
+    if "model" not in kwargs:
+        return env
+    task = str(kwargs.get("task", ""))
+    words = [Path(str(kwargs["model"])).stem, task if "=" not in task else "a custom task"]
+    return f"{env} ({', '.join(filter(None, words))})"
+
+
 def actuator_presets() -> tuple[str, ...]:
     """Names of the noisy actuators that come with the package."""
     from .envs.actuators.presets import PRESETS

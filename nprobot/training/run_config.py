@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -285,11 +284,7 @@ class RunConfig(Options):
     @property
     def environment(self) -> str:
         """The environment in a few words; of a robot from a file, which, and what it does."""
-        if "model" not in self.env_kwargs:
-            return self.env
-        task = str(self.env_kwargs.get("task", ""))
-        task = task if "=" not in task else "a custom task"
-        return f"{self.env} ({Path(str(self.env_kwargs['model'])).stem}, {task})"
+        return catalogue.environment_title(self.env, self.env_kwargs)
 
     @property
     def learner(self) -> str:
