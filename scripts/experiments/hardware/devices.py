@@ -25,6 +25,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from matplotlib.ticker import NullFormatter
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -398,14 +399,16 @@ def write() -> None:
     put_section("speed", markdown(heading, lines), PAGE)
     figure, axes = panels(len(DEVICES), (8.0, 4.0), sharey=True)
     for axis, device in zip(axes, DEVICES, strict=True):
-        for learner in LEARNERS:
+        for number, learner in enumerate(LEARNERS):
             found = select(rows, learner=learner, device=device)
             if not found:
                 continue
             x = statistics.fmean(float(r["pulses"]) for r in found)
             values = [100 * float(r["accuracy"]) for r in found]
-            axis.plot([x] * len(values), values, "o", label=learner)
+            marker = "osD^vPX*"[number]
+            axis.plot([x] * len(values), values, marker, label=learner, mfc="none", mew=1.6)
         axis.set(xscale="log", title=device)
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("right test labels, %")
     for axis in axes:
         axis.set_xlabel("pulses")
