@@ -186,8 +186,10 @@ def rules() -> dict[str, Rule]:
     traits = {**_shipped_rules(), **_TRAITS}
     return {
         name: Rule(name, one, decorrelated)
+        for peer in (False, True)
         for decorrelated in (False, True)
-        for one in sorted(traits.values(), key=lambda one: one.peer)
+        for one in traits.values()
+        if one.peer == peer
         for name in (f"{'d' * decorrelated}{one.name}",)
     }
 
