@@ -69,7 +69,7 @@ def make_learner(
         env,
         config.learning_rate,
         noise_source=config.noise_source,
-        node_noise=config.chip(settled=False) or config.node_noise,
+        node_noise=config.chip or config.dying_chip(settled=False) or config.node_noise,
         device_seed=int(policy.provenance.get("device_seed", 0)),
         rule=config.rule,
         critic_epochs=1 if config.frozen else config.critic_epochs,
