@@ -67,6 +67,7 @@ def run_sb3(spec: RunSpec, recorder: Recorder) -> Ledger:
     with closing(make_vector(config)) as env:
         cls = getattr(stable_baselines3, catalogue.ALGORITHMS[config.algo].title)
         arguments = constructor_arguments(config, env)
+        arguments.pop("critic_warmup", None)  # ours alone
         arguments["policy_kwargs"] |= {
             name: spec.settings[name] for name in POLICY_SETTINGS if name in spec.settings
         }
