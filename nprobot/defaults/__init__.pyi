@@ -11,3 +11,4 @@ from .settings import find as find
 from .settings import known as known
 from .settings import load as load
 from .settings import save as save
+from .zoo_settings import zoo_settings as zoo_settings

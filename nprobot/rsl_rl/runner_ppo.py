@@ -196,7 +196,9 @@ class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc] - an untyped packa
         return {**super().save(), "rule": self.rule.name, "rule_state_dict": self.rule.state_dict()}
 
     @override
-    def load(self, loaded_dict: dict[str, Any], load_cfg: dict[str, Any] | None, strict: bool) -> bool:
+    def load(
+        self, loaded_dict: dict[str, Any], load_cfg: dict[str, Any] | None, strict: bool
+    ) -> bool:
         """As rsl_rl's; a checkpoint of another rule, or of rsl_rl itself, will do.
 
         Where a rule decorrelates, weights of one that does not are taken with R as the identity.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from rsl_rl.env import VecEnv
+from rsl_rl.models import MLPModel
 from rsl_rl.runners import OnPolicyRunner
 from tensordict import TensorDict
 
-from nprobot.errors import ArchitectureError, RuleError, UnsupportedLayerError
+from nprobot.errors import ArchitectureError, ConfigError, RuleError
 from nprobot.learning import learning_rule
-from nprobot.rsl_rl import PPO, RunnerEnv
+from nprobot.rsl_rl import RunnerEnv
 
 OURS = "nprobot.rsl_rl:PPO"
 
@@ -183,3 +185,63 @@ def test_no_backward_pass_runs_and_gradients_are_those_of_bp(kind, monkeypatch):
 
 def refuse(*args, **kwargs):
     raise AssertionError("a backward pass")
+
+
+@pytest.mark.parametrize("rule", ["np+feedback", "danp"])
+def test_a_checkpoint_continues_bit_for_bit_and_one_of_rsl_rl_will_do(rule, tmp_path):
+    config = settings(obs_normalization=True)
+    made = runner(config, class_name=OURS, rule=rule)
+    learned(made, 1)
+    made.save(str(tmp_path / "model.pt"))
+    again = runner(config, class_name=OURS, rule=rule)
+    again.load(str(tmp_path / "model.pt"))
+    made.env = again.env = Noise()
+    assert torch.equal(learned(made, 1), learned(again, 1))
+    plain = runner(config)
+    plain.save(str(tmp_path / "plain.pt"))
+    again.load(str(tmp_path / "plain.pt"))
+    observations = again.env.get_observations()
+    torch.testing.assert_close(again.alg.actor(observations), plain.alg.actor(observations))
+    again.export_policy_to_jit(str(tmp_path))
+    exported = torch.jit.load(str(tmp_path / "policy.pt"))
+    assert exported(observations["policy"]).shape == (6, 3)
+
+
+class Residual(MLPModel):
+    def forward(self, obs, **options):
+        return super().forward(obs, **options) + 1
+
+
+def test_what_cannot_learn_is_refused_when_the_runner_is_made():
+    with pytest.raises(RuleError, match="np\\+feedbak"):
+        runner(settings(), class_name=OURS, rule="np+feedbak")
+    with pytest.raises(RuleError, match="bfloat16"):
+        runner(settings(), class_name=OURS, use_mixed_precision=True)
+    with pytest.raises(ArchitectureError, match="Residual"):
+        runner(settings(Residual), class_name=OURS)
+    config = of_images(share_cnn_encoders=True, **symmetry(use_mirror_loss=True))
+    with pytest.warns(UserWarning, match="duplicate"):
+        made = runner(config, class_name=OURS)
+    with pytest.raises(RuleError, match="use_mirror_loss"):
+        learned(made, 1)
+
+
+def test_a_robot_is_an_environment_of_rsl_rl():
+    env = RunnerEnv("nprobot/Quadruped-v0", 3, seed=1)
+    same = gymnasium.make_vec("nprobot/Quadruped-v0", 3, vectorization_mode="vector_entry_point")
+    observations, _ = same.reset(seed=1)
+    env.episode_length_buf = torch.tensor([0, 5, env.max_episode_length - 1])
+    same.steps[:] = [0, 5, env.max_episode_length - 1]
+    for _ in range(3):
+        seen = env.get_observations()["policy"].numpy()
+        np.testing.assert_array_equal(seen, observations.astype(np.float32))
+        seen, reward, done, extras = env.step(3 * torch.ones(3, 12))
+        observations, expected, terminated, truncated, _ = same.step(np.ones((3, 12), np.float32))
+        np.testing.assert_array_equal(reward, expected.astype(np.float32))
+        assert done.tolist() == (terminated | truncated).tolist()
+        assert extras["time_outs"].tolist() == (truncated & ~terminated).tolist()
+        if done.any():
+            assert all(isinstance(value, float) for value in extras["log"].values())
+    assert env.episode_length_buf.tolist() == [3, 8, 2]
+    with pytest.raises(ConfigError, match="SAME_STEP"):
+        RunnerEnv(gymnasium.make_vec("Pendulum-v1", 2))
