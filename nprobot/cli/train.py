@@ -81,8 +81,8 @@ class Train:
     environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
     everywhere; or a file that `nprobot tune` has written."""
     zoo_settings: str | None = None
-    """Settings of stable-baselines3's zoo for options that are left out, instead of --defaults: ppo,
-    sac or td3 of an installed rl_zoo3, or the path of such a YAML file."""
+    """Settings of stable-baselines3's zoo for options that are left out, instead of --defaults:
+    ppo, sac or td3 of an installed rl_zoo3, or the path of such a YAML file."""
     output: Output = field(default_factory=Output)
     page: PageOptions = field(default_factory=PageOptions)
 

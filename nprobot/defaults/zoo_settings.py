@@ -38,7 +38,7 @@ def zoo_settings(name: str, config: RunConfig) -> tuple[RunConfig, dict[str, Any
     """A run with the zoo's settings where it leaves an option open.
 
     Args:
-        name: "ppo", "sac" or "td3" for the file of an installed rl_zoo3, or the path of a YAML file.
+        name: "ppo", "sac" or "td3" for the file of an installed rl_zoo3, or a YAML file's path.
         config: the run. Its environment's entry is used, else that of another version of it, the
             newest, else the file's `default`.
 

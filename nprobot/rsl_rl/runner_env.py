@@ -24,8 +24,8 @@ class RunnerEnv(VecEnv):  # type: ignore[misc] - an untyped package
     """A vector environment with flat observations, as rsl_rl's `VecEnv`.
 
     Observations are the group ``"policy"``. Where their last numbers are such as an actor may not
-    see (`privileged_size`), these are the group ``"privileged"``, for the critic. Actions are cut to
-    the bounds of the action space. The log gets what robots tell at the end of their episodes.
+    see (`privileged_size`), these are the group ``"privileged"``, for the critic. Actions are cut
+    to the bounds of the action space. The log gets what robots tell at the end of their episodes.
 
     Args:
         envs: a vector environment that starts a new episode in the step that ends one, or the id of
@@ -43,7 +43,7 @@ class RunnerEnv(VecEnv):  # type: ignore[misc] - an untyped package
         cfg: what was given, for the runner's log.
 
     Raises:
-        ConfigError: the environment resets in another step, or does not tell how long an episode is.
+        ConfigError: the environment resets in another step, or does not tell how long episodes are.
         EnvironmentUnavailableError: its observations or actions are not flat arrays.
     """
 

@@ -86,7 +86,7 @@ class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc] - an untyped packa
             return
         if getattr(self, "use_mixed_precision", False):  # rsl_rl has it from 5.5 on
             raise RuleError(
-                f"use_mixed_precision=True computes losses in bfloat16, whose steps are larger than "
+                "use_mixed_precision=True computes losses in bfloat16, whose steps are larger than "
                 f"what the noise of {self.rule.name!r} does to a loss; set it to False"
             )
         if self.rule.decorrelated and self.is_multi_gpu:
@@ -210,9 +210,9 @@ class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc] - an untyped packa
                 if key.endswith(".R"):
                     weights[key] = torch.eye(len(own[key])).to(own[key])
             loaded_dict = {**loaded_dict, f"{name}_state_dict": weights}
-        if load_cfg is None or load_cfg.get("optimizer"):
-            if loaded_dict.get("rule") == self.rule.name:
-                self.rule.load_state_dict(loaded_dict["rule_state_dict"])
+        continues = load_cfg is None or bool(load_cfg.get("optimizer"))
+        if continues and loaded_dict.get("rule") == self.rule.name:
+            self.rule.load_state_dict(loaded_dict["rule_state_dict"])
         loaded: bool = super().load(loaded_dict, load_cfg, strict)
         return loaded
 

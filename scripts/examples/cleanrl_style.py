@@ -1,7 +1,5 @@
 """PPO in one file, as CleanRL writes it, with a rule where `loss.backward()` stood."""
 
-from __future__ import annotations
-
 import gymnasium
 import numpy as np
 import torch
@@ -15,8 +13,7 @@ def main(rule: str = "np+feedback", updates: int = 60, seed: int = 0) -> tuple[f
     """Train; returns the mean steps of the first and of the last 20 episodes."""
     torch.manual_seed(seed)
     mode, envs, steps, std, ages = AutoresetMode.SAME_STEP, 8, 128, 0.5, np.zeros(8)
-    many = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": mode}}
-    venv = gymnasium.make_vec("InvertedPendulum-v5", envs, **many)
+    venv = gymnasium.make_vec("InvertedPendulum-v5", envs, vector_kwargs={"autoreset_mode": mode})
     learner = nprobot.learning_rule(rule, seed=seed)
     actor, critic = (nprobot.policies.mlp(size) for size in ([4, 64, 64, 1], [4, 64, 64, 1]))
     parameters = [*actor.parameters(), *critic.parameters()]

@@ -95,7 +95,7 @@ def test_what_a_run_cannot_do_is_named(tmp_path, line, error, names):
 
 
 def test_without_the_zoo_or_an_entry_it_says_what_to_do(tmp_path, file):
-    with pytest.raises(MissingPackageError, match="hyperparams/sac.yml"):
+    with pytest.raises(MissingPackageError, match="hyperparams/sac"):
         zoo_settings("sac", RunConfig())
     with pytest.raises(ConfigError, match="algorithm is td3"):
         zoo_settings("sac", RunConfig(algo="td3"))
