@@ -208,7 +208,7 @@ def check_view(view: ModelView, observations: Observations) -> None:
         )
 
 
-class Steps:
+class StepRows:
     """Which sample a time step of a minibatch belongs to: a sample is one step.
 
     Args:
@@ -231,7 +231,7 @@ class Steps:
         return of_steps.mean()
 
 
-class Trajectories(Steps):
+class TrajectoryRows(StepRows):
     """The same where a sample is a trajectory, padded to the length of the longest."""
 
     masks: Tensor

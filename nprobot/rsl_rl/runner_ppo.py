@@ -23,8 +23,8 @@ from .model_views import (
     BothViews,
     ModelView,
     RecurrentView,
-    Steps,
-    Trajectories,
+    StepRows,
+    TrajectoryRows,
     check_view,
     view_of,
 )
@@ -366,8 +366,8 @@ class SumOfLosses:
         return self.actor_loss(outputs[:-1]) + self.critic_loss(outputs[-1])
 
 
-def _steps(view: ModelView, batch: Batch) -> Steps:
-    return (Trajectories if isinstance(view, RecurrentView) else Steps)(batch.masks)
+def _steps(view: ModelView, batch: Batch) -> StepRows:
+    return (TrajectoryRows if isinstance(view, RecurrentView) else StepRows)(batch.masks)
 
 
 def _for_rows(losses: Tensor, start: int, stop: int) -> Tensor:

@@ -65,7 +65,7 @@ def run(learner: str, seed: int) -> list[dict[str, Any]]:
                     "steps": (iteration + 1) * ROBOTS * STEPS,
                     "return": round(sum(done) / len(done), 4) if done else "",
                     "length": round(sum(lengths) / len(lengths), 2) if lengths else "",
-                    "std": round(float(runner.alg.get_policy().output_std.mean()), 4),
+                    "std": round(float(runner.alg.get_policy().output_std.detach().mean()), 4),
                     "cpu_seconds": round(time.process_time() - start, 2),
                     "rsl_rl": importlib.metadata.version("rsl-rl-lib"),
                     "torch": torch.__version__,
