@@ -3,6 +3,7 @@
 from . import actuators as actuators
 from . import datasets as datasets
 from . import robots as robots
+from .action_chunks import ActionChunks as ActionChunks
 from .actuators import NoisyActuators as NoisyActuators
 from .actuators import NoisyActuatorsVector as NoisyActuatorsVector
 from .timestep import TimeStep as TimeStep

@@ -65,6 +65,8 @@ class RuleTraits:
         citation: where it comes from.
         perturbs: whether it learns from noise; False for backpropagation.
         hidden_noise: whether it can learn from noise that it cannot read.
+        guided: whether its estimate lies along the gradient, as that of rules with feedback does.
+        peer: whether it is there to be compared with, and not for users to choose.
         settings: where its settings differ from `SETTINGS`.
         colours: in figures, without and with decorrelation.
         marker: in figures, as matplotlib names it.
@@ -77,6 +79,8 @@ class RuleTraits:
     citation: str
     perturbs: bool = True
     hidden_noise: bool = False
+    guided: bool = False
+    peer: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     colours: tuple[str, str] = ("#8c564b", "#bc80bd")
     marker: str = "o"
@@ -138,7 +142,7 @@ class Rule:
     @property
     def guided(self) -> bool:
         """Whether its estimate lies along the gradient, so that what suits backprop suits it."""
-        return self.feedback or not self.perturbs
+        return self.feedback or self.traits.guided or not self.perturbs
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -175,12 +179,15 @@ def rule(**traits: Any) -> Callable[[Class], Class]:
 
 
 def rules() -> dict[str, Rule]:
-    """All rules by name: those of the package, those that are registered; each with its D twin."""
+    """All rules by name: those of the package, those that are registered; each with its D twin.
+
+    Peers come last.
+    """
     traits = {**_shipped_rules(), **_TRAITS}
     return {
         name: Rule(name, one, decorrelated)
         for decorrelated in (False, True)
-        for one in traits.values()
+        for one in sorted(traits.values(), key=lambda one: one.peer)
         for name in (f"{'d' * decorrelated}{one.name}",)
     }
 
@@ -268,7 +275,8 @@ def rule_class(traits: RuleTraits) -> Any:  # noqa: ANN401 - a class, which impo
 def _shipped_rules() -> dict[str, RuleTraits]:
     """Traits of the rules in `nprobot.learning`, read from the source."""
     found: dict[str, RuleTraits] = {}
-    for file in sorted((Path(__file__).parent / "learning").glob("*.py")):
+    package = Path(__file__).parent
+    for file in sorted((package / "learning").rglob("*.py")):
         text = file.read_text(encoding="utf-8")
         if "@catalogue.rule(" not in text:
             continue
@@ -276,7 +284,7 @@ def _shipped_rules() -> dict[str, RuleTraits]:
             for call in getattr(node, "decorator_list", ()):
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "catalogue.rule":
                     traits = {k.arg or "": ast.literal_eval(k.value) for k in call.keywords}
-                    module = f"{__package__}.learning.{file.stem}"
+                    module = ".".join(file.relative_to(package.parent).with_suffix("").parts)
                     found[traits["name"]] = RuleTraits(**traits, module=module)
     return found
 
@@ -364,7 +372,10 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             title="PPO",
             about="proximal policy optimisation (Schulman et al. 2017)",
             path="nprobot.algorithms.ppo:PPO",
-            options=(*ON_POLICY, "clip_range", "ent_coef", "vf_coef", "target_kl", *_SDE),
+            options=(
+                *(*ON_POLICY, "clip_range", "ent_coef", "vf_coef", "target_kl"),
+                *("critic_warmup", *_SDE),
+            ),
             defaults={
                 **_LEARNING,
                 "hidden": (64, 64),
@@ -379,6 +390,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
                 "vf_coef": 0.5,
                 "max_grad_norm": 0.5,
                 "target_kl": None,
+                "critic_warmup": 0,
                 **_SDE,
             },
             # Large batches and no clipping: the norm of an estimate is mostly noise.
@@ -492,6 +504,20 @@ def learner_title(rule: str, samples: int | None = None) -> str:
     known = rules().get(rule)
     title = known.title if known else rule.upper()
     return f"{title}, K = {samples}" if samples and known and known.perturbs else title
+
+
+def environment_title(env: str, kwargs: Mapping[str, Any]) -> str:
+    """An environment in a few words; of a robot from a file, which, and what it does.
+
+    Args:
+        env: its id.
+        kwargs: arguments of its constructor.
+    """
+    if "model" not in kwargs:
+        return env
+    task = str(kwargs.get("task", ""))
+    words = [Path(str(kwargs["model"])).stem, task if "=" not in task else "a custom task"]
+    return f"{env} ({', '.join(filter(None, words))})"
 
 
 def actuator_presets() -> tuple[str, ...]:

@@ -127,6 +127,10 @@ class EnvironmentFailedError(RunFailedError):
     """An environment raised an exception, took too long, or its process died."""
 
 
+class ChipError(RunFailedError):
+    """A chip did not answer, answered late, or said something that cannot be."""
+
+
 class StorageError(RunFailedError, OSError):
     """The disk is full, a folder is read-only, or the operating system refuses to write."""
 
@@ -154,6 +158,10 @@ class DataWarning(UserWarning):
 
 class ActuatorWarning(UserWarning):
     """An environment tells the learner what the noisy actuators did."""
+
+
+class EnvironmentWarning(UserWarning):
+    """An environment can be learned, but its actions lie where learning begins badly."""
 
 
 class DeployWarning(UserWarning):

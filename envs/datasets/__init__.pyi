@@ -6,9 +6,14 @@ from .baselines import moments as moments
 from .baselines import nmse as nmse
 from .cloning import from_minari as from_minari
 from .cloning import from_policy as from_policy
+from .cloning import read_minari as read_minari
 from .data_checks import look_over as look_over
 from .dataset import Dataset as Dataset
 from .dataset import Split as Split
+from .demonstrations import Demonstration as Demonstration
+from .demonstrations import Demonstrations as Demonstrations
+from .lerobot import is_lerobot as is_lerobot
+from .lerobot import read_lerobot as read_lerobot
 from .loaders import load as load
 from .loaders import load_npz as load_npz
 from .loaders import load_sarcos as load_sarcos

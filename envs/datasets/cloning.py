@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ...errors import ConfigError, DataError, MissingPackageError
 from .columns import import_optional
 from .dataset import Dataset
+from .demonstrations import Demonstration, Demonstrations
 from .loaders import PathLike
-from .splitting import Fractions, split_rows
+from .splitting import Fractions
 
 Array = NDArray[Any]
 
@@ -72,32 +73,39 @@ def from_policy(
     if not callable(getattr(policy, "predict", None)):
         raise ConfigError(f"A policy needs a predict method; {type(policy).__name__} has none.")
     made = _made(env) if isinstance(env, str) else env
-    inputs: list[Array] = []
-    targets: list[Array] = []
-    episode: list[int] = []
+    parts: list[Demonstration] = []
     returns: list[float] = []
+    steps = 0
     try:
-        while len(inputs) < rows:
+        while steps < rows:
             observation, _ = made.reset(seed=seed if not returns else None)
             state, start, total, done = None, np.ones(1, dtype=bool), 0.0, False
+            seen_here: list[Array] = []
+            told: list[Array] = []
             while not done:
                 seen = observation if preprocess is None else preprocess(observation)
                 action, state = policy.predict(
                     seen, state=state, episode_start=start, deterministic=deterministic
                 )
-                inputs.append(_flatten(made.observation_space, observation))
-                targets.append(_flatten(made.action_space, action))
-                episode.append(len(returns))
+                seen_here.append(_flatten(made.observation_space, observation))
+                told.append(_flatten(made.action_space, action))
                 observation, reward, terminated, truncated, _ = made.step(action)
                 total, done = total + float(reward), terminated or truncated
                 start = np.zeros(1, dtype=bool)
+            parts.append(Demonstration(_as_rows(seen_here), np.stack(told)))
             returns.append(total)
+            steps += len(told)
     finally:
         if made is not env:
             made.close()
     name = made.spec.id if made.spec is not None else type(made.unwrapped).__name__
-    meta = {"mean_return": float(np.mean(returns)), "episodes": len(returns), "seed": seed}
-    return _dataset(name, inputs, targets, episode, fractions, seed, meta)
+    return Demonstrations(name, parts).rows(
+        fractions=fractions,
+        how="trajectory",
+        seed=seed,
+        mean_return=float(np.mean(returns)),
+        seed_of_episodes=seed,
+    )
 
 
 def from_minari(
@@ -117,22 +125,29 @@ def from_minari(
         DataError: there is none, Minari cannot read it, or it has fewer than three episodes.
         MissingPackageError: Minari, or what it needs for this file's format, is not installed.
     """
+    return read_minari(source).rows(fractions=fractions, how="trajectory", seed=seed)
+
+
+def read_minari(source: PathLike) -> Demonstrations:
+    """The demonstrations in a Minari data set; see `from_minari`.
+
+    The environment is the one that the data set was collected in, wrappers aside.
+    """
     minari = import_optional("minari", "Reading Minari data sets")
     folder = Path(source)
     data = folder if folder.name == "data" else folder / "data"
     try:
         stored = minari.MinariDataset(data) if data.is_dir() else minari.load_dataset(str(source))
-        name, action_space = str(stored.spec.dataset_id), stored.action_space
-        inputs: list[Array] = []
-        targets: list[Array] = []
-        episode: list[int] = []
+        name, spec = str(stored.spec.dataset_id), stored.spec.env_spec
+        parts = []
         for recorded in stored.iterate_episodes():
             steps = len(recorded.rewards)
+            if steps == 0:
+                continue
             # The last observation is the one after the last action.
-            observations = _each(stored.observation_space, recorded.observations, steps + 1)
-            inputs += observations[:-1]
-            targets += _each(action_space, recorded.actions, steps)
-            episode += [int(recorded.id)] * steps
+            seen = _each(stored.observation_space, recorded.observations, steps + 1)[:-1]
+            told = _each(stored.action_space, recorded.actions, steps)
+            parts.append(Demonstration(_as_rows(seen), np.stack(told)))
     except DataError:
         raise
     except ImportError as error:
@@ -144,7 +159,15 @@ def from_minari(
             f"There is no readable Minari data set at {str(source)!r} ({error}); give the folder "
             "that holds `data`, or the id of one that was downloaded."
         ) from error
-    return _dataset(name, inputs, targets, episode, fractions, seed, {})
+    kwargs: dict[str, Any] = {}
+    if spec is not None:
+        kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
+        known = gymnasium.registry.get(spec.id)
+        if spec.max_episode_steps and (
+            known is None or known.max_episode_steps != spec.max_episode_steps
+        ):
+            kwargs["max_episode_steps"] = spec.max_episode_steps
+    return Demonstrations(name, parts, None if spec is None else spec.id, kwargs)
 
 
 def _made(name: str) -> gymnasium.Env[Any, Any]:
@@ -169,21 +192,6 @@ def _flatten(space: spaces.Space[Any], value: Any) -> Array:  # noqa: ANN401
     return np.asarray(spaces.flatten(space, value))
 
 
-def _dataset(
-    name: str,
-    inputs: list[Array],
-    targets: list[Array],
-    episode: list[int],
-    fractions: Fractions,
-    seed: int,
-    meta: dict[str, Any],
-) -> Dataset:
-    if not inputs:
-        raise DataError(f"{name} holds no step at all.")
-    x, y = np.stack(inputs), np.stack(targets)
-    if x.ndim == 1:
-        x = x[:, None]
-    splits = split_rows(x, y, episode, fractions=fractions, seed=seed)
-    observations = [f"observation{i}" for i in range(x.shape[1])]
-    actions = ["action"] if y.ndim == 1 else [f"action{i}" for i in range(y.shape[1])]
-    return splits.as_dataset(f"behaviour cloning of {name}", observations, actions, **meta)
+def _as_rows(observations: list[Array]) -> Array:
+    rows = np.stack(observations)
+    return rows[:, None] if rows.ndim == 1 else rows

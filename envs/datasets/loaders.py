@@ -145,11 +145,13 @@ def load(
             raise DataError(f"{tests[0]} has other columns than {first}.")
         others = held.split(first=int(rows.labels.max()) + 1)
         official = warn_duplicates(rows.split(), others, drop=drop_duplicates)
-        words = f"{splits.how}; test rows from files of their own"
+        words = f"{splits.how}; test rows from other files"
         splits = Splits(splits.train.joined(splits.test), splits.validation, official, words)
         told = told | {"read": list(dict.fromkeys([*told["read"], *held.told["read"]]))}
     elif drop_duplicates:
-        raise ConfigError("Duplicates are dropped from test rows of their own; name test files.")
+        raise ConfigError(
+            "Duplicates can only be dropped from test rows in other files; name test files."
+        )
     return _described(
         splits, rows.input_names, rows.target_names, rows.units, [*files, *tests], told
     )
@@ -492,7 +494,7 @@ def _missing(fields: Fields, names: Sequence[str], good: NDArray[np.bool_]) -> s
     return (
         f"{(~good).sum():,} of {len(good):,} rows of {fields.source} hold NaN or infinite values, "
         f"in {where or 'the column of trajectories'}; the first is row {int(np.argmin(good))}. "
-        "Repair them, or drop such rows (missing: drop)."
+        'Repair them, or drop such rows: missing="drop".'
     )
 
 
@@ -628,7 +630,9 @@ def load_sarcos(
         splits = Splits(learned, splits.validation, official, f"{splits.how}; official test file")
         files.append(Path(test).name)
     elif drop_duplicates:
-        raise ConfigError("Duplicates are dropped from test rows of their own; name a test file.")
+        raise ConfigError(
+            "Duplicates can only be dropped from test rows in another file; name a test file."
+        )
     joints = range(1, _SARCOS_JOINTS + 1)
     names = [f"joint{j}{s}" for s in ("", ".velocity", ".acceleration") for j in joints]
     units = [unit for unit in ("rad", "rad/s", "rad/s²") for _ in joints]

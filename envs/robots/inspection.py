@@ -33,6 +33,9 @@ _IN_THE_AIR = 1.0
 """Height at which a robot that flies starts where its model does not say, m."""
 _LEANING = 0.9
 """Cosine of the tilt at home below which a base's own frame is not taken for upright."""
+_NARROW = 0.12
+"""Width of a joint's range below which its author probably meant radians: two half turns, read as
+degrees, are 0.11 rad."""
 _LEVEL = 0.1
 """Feet are no more than this share of the base's height above the lowest of them, at least 1 cm."""
 
@@ -357,7 +360,7 @@ def _find_joints(
 
 def find_actuators(model: mujoco.MjModel, findings: list[str]) -> list[Actuator]:
     """The actuators of a compiled model; what is odd about them goes into `findings`."""
-    actuators = []
+    actuators, several = [], []
     for a in range(model.nu):
         transmission, target = int(model.actuator_trntype[a]), int(model.actuator_trnid[a, 0])
         joint = target if transmission in _DIRECT else -1
@@ -371,14 +374,15 @@ def find_actuators(model: mujoco.MjModel, findings: list[str]) -> list[Actuator]
         pushes = transmission == _SITE and kind == "motor"
         found = Actuator(name, kind, drives, low, high, source, force, joint, pushes)
         actuators.append(found)
-        if not found.usable:
-            findings.append(
-                f"actuator {name!r} ({kind}, of {drives!r}) has no range: neither a ctrlrange, nor "
-                "a forcerange, nor an actuatorfrcrange of its joint says how far it goes. Give it "
-                "a ctrlrange"
-            )
         if len(_joints_of(model, a)) > 1:
-            findings.append(f"actuator {name!r} moves several joints through {drives!r}")
+            several.append(f"{name} (through {drives})")
+    if unusable := ", ".join(f"{a.name} ({a.kind})" for a in actuators if not a.usable):
+        findings.append(
+            f"no range of {unusable}: neither a ctrlrange, nor a forcerange, nor an "
+            'actuatorfrcrange of the joint says how far it goes. Add one, such as ctrlrange="-5 5"'
+        )
+    if several:
+        findings.append(f"several joints are moved by one actuator: {', '.join(several)}")
     for source in ("joint range", "force range", UNLIMITED):
         named = ", ".join(a.name for a in actuators if a.source == source)
         if named:
@@ -398,6 +402,14 @@ def find_actuators(model: mujoco.MjModel, findings: list[str]) -> list[Actuator]
             f"too stiff for a physics step of {model.opt.timestep:g} s and the inertia of the "
             f"joint: {names}. Give the joints an armature; or `timestep {step:.1g}` for a task"
         )
+    explicit = int(model.opt.integrator) == int(mujoco.mjtIntegrator.mjINT_EULER)
+    jerky = [a.name for n, a in enumerate(actuators) if explicit and _overdamped(model, n)]
+    if jerky:
+        findings.append(
+            f"too much damping for a physics step of {model.opt.timestep:g} s: {', '.join(jerky)}; "
+            'the joint shakes. Write <option integrator="implicitfast"/>, or give the joints an '
+            "armature"
+        )
     kinds = sorted({a.kind for a in actuators})
     if len(kinds) > 1:
         counts = ", ".join(f"{sum(a.kind == k for a in actuators)} {k}" for k in kinds)
@@ -413,6 +425,17 @@ def servo_frequency(model: mujoco.MjModel, actuator: int) -> float:
     gear = float(model.actuator_gear[actuator, 0])
     stiffness = max(-float(model.actuator_biasprm[actuator, 1]), 0.0) * gear**2
     return float(np.sqrt(stiffness / max(float(model.dof_M0[dof]), 1e-9)))
+
+
+def _overdamped(model: mujoco.MjModel, actuator: int) -> bool:
+    """Whether explicit integration of an actuator's own damping is unstable at qpos0."""
+    if int(model.actuator_trntype[actuator]) not in _DIRECT:
+        return False
+    dof = int(model.jnt_dofadr[model.actuator_trnid[actuator, 0]])
+    damping = (
+        -float(model.actuator_biasprm[actuator, 2]) * float(model.actuator_gear[actuator, 0]) ** 2
+    )
+    return damping * float(model.dof_invweight0[dof]) * float(model.opt.timestep) > 2
 
 
 def damping_ratio(model: mujoco.MjModel, actuator: int) -> float:
@@ -666,6 +689,12 @@ def _general_findings(model: mujoco.MjModel, robot: RobotDescription) -> list[st
     loose = [j.name for j in robot.joints if j.driven and not np.isfinite(j.high - j.low)]
     if loose:
         found.append(f"no range limits {', '.join(loose)}")
+    narrow = [j.name for j in robot.joints if j.unit == "rad" and 0 < j.high - j.low < _NARROW]
+    if narrow:
+        found.append(
+            f"the range of {', '.join(narrow)} is less than {np.degrees(_NARROW):.0f}° wide. "
+            'MuJoCo reads angles in degrees unless the file says <compiler angle="radian"/>'
+        )
     motors = [a for a in robot.actuators if a.kind == "motor" and a.joint >= 0]
     if robot.legged and motors:
         found.append(

@@ -75,7 +75,7 @@ class SourceModel:
 
 def _compiled(spec: mujoco.MjSpec) -> mujoco.MjModel:
     with warnings.catch_warnings():
-        # What MuJoCo means to drop is the business of whoever wrote the file.
+        # What MuJoCo drops on purpose concerns the author of the file alone.
         warnings.filterwarnings("ignore", message=".*is deprecated")
         return spec.compile()
 

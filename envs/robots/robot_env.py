@@ -162,7 +162,7 @@ class RobotEnv(MujocoEnv, utils.EzPickle):
         return dict(self.progress)
 
     def restore_progress(self, progress: Mapping[str, float]) -> None:
-        """Go on from there."""
+        """Continue from there."""
         self._episodes.restore_progress(0, progress)
 
     @property

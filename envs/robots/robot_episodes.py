@@ -265,7 +265,7 @@ class RobotEpisodes:
         return RobotState(self.layout, memory, *arrays)
 
     def restore_progress(self, number: int, progress: Mapping[str, float]) -> None:
-        """Let a robot's curricula go on from there."""
+        """Let a robot's curricula continue from there."""
         own = self.progress[number]
         own |= {name: float(progress.get(name, at)) for name, at in own.items()}
 

@@ -195,7 +195,7 @@ class RobotTask(Options):
         duration: of an episode, s.
         timestep: of the physics, s; None: the model's.
         observations: parts of the observation, by name (see `robot_sensing.PARTS`).
-        history: observations of so many steps, the newest first.
+        history: how many steps an observation shows, the newest first.
         privileged: parts that the critic sees and the actor does not.
         floor: the least that a step is worth; 0 keeps a robot from falling to end its costs.
         reward: weights of reward terms, by name; ``module:function`` for one of your own.

@@ -188,7 +188,7 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         return [dict(progress) for progress in self._episodes.progress]
 
     def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
-        """Go on from there, in the episodes that begin next."""
+        """Continue from there, in the episodes that begin next."""
         for number, own in enumerate(progress):
             self._episodes.restore_progress(number, own)
 

@@ -121,7 +121,7 @@ def _build(source: SourceModel, task: RobotTask) -> TaskModel:
         postures=postures,
         goals=goals,
         limits=_joint_limits(model, layout) if task.task == "track" else None,
-        # A model that has a mark of its own shows the goal by that; ours is the last.
+        # A model with its own mark shows the goal by that; ours is the last.
         target=_target(source.spec, model) if task.task in ("reach", "hover") else -1,
     )
 
@@ -134,13 +134,12 @@ def _refuse_unfit(robot: RobotDescription, task: RobotTask) -> None:
     """
     if not robot.actuators:
         raise RobotError(f"{robot.name} has no actuator; add an <actuator> section to its model.")
-    for actuator in robot.actuators:
-        if not actuator.usable:
-            raise RobotError(
-                f"{robot.name}: actuator {actuator.name!r} ({actuator.kind}, of "
-                f"{actuator.drives!r}) has no range: its model says neither ctrlrange nor "
-                "forcerange, nor an actuatorfrcrange of the joint. Give it a ctrlrange."
-            )
+    if unusable := ", ".join(a.name for a in robot.actuators if not a.usable):
+        raise RobotError(
+            f"{robot.name}: no range of {unusable}. The model says neither ctrlrange nor "
+            "forcerange, nor an actuatorfrcrange of the joint. Add one, such as "
+            'ctrlrange="-5 5".'
+        )
     needs_base = task.task in ("velocity", "stand", "hover")
     if needs_base and robot.base == "fixed":
         raise RobotError(

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -17,15 +17,24 @@ from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot import catalogue
-from nprobot.errors import ArchitectureError, RuleError
+from nprobot.errors import ArchitectureError, EnvironmentWarning, RuleError
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import learning_rule
-from nprobot.policies.chip.crossbar import ON_CHIP, on_chip, put_on_chip, restore_chip, save_chip
+from nprobot.policies.chip.contract import Chip
+from nprobot.policies.chip.crossbar import (
+    ON_CHIP,
+    is_device,
+    on_chip,
+    put_on_chip,
+    read_back,
+    restore_chip,
+    save_chip,
+)
 from nprobot.policies.chip.nonidealities import ChipSpec, resolve
 from nprobot.policies.gsde import StateDependentStd
 from nprobot.policies.layers import (
@@ -39,7 +48,7 @@ from nprobot.policies.layers import (
 from nprobot.policies.sb3_networks import Actor, Critic
 from nprobot.runs.state import restore_optimizer
 
-from .checks import check_device, check_spaces
+from .checks import action_notes, check_device, check_spaces
 from .observing import observe
 
 
@@ -136,6 +145,11 @@ class Resumable(BaseAlgorithm):
             venv.observation_space, venv.action_space, cls.__name__, continuous=cls.continuous
         )
         observe(venv)
+        if isinstance(inner := venv.unwrapped, DummyVecEnv):  # a run reports them itself
+            for note in action_notes(
+                venv.action_space, inner.envs[0], cls.__name__, scaled=cls.continuous
+            ):
+                warnings.warn(note, EnvironmentWarning, stacklevel=2)
         return venv
 
     def __repr__(self) -> str:
@@ -157,6 +171,7 @@ class Resumable(BaseAlgorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two updates: tensors, arrays, numbers, strings, containers of these."""
+        read_back(self.policy)
         return {
             "parameters": self.get_parameters(),
             "memory": self._memory(),
@@ -275,10 +290,12 @@ class RuleAlgorithm(Resumable):
             for never. Costs a backward pass then, for show: learning does not see it.
         schedule_timesteps: steps of the whole run, for schedules, where `learn` is called for parts
             of it. Left out: up to where the present call of `learn` ends.
-        chip: puts what acts on an emulated noisy chip, in rollouts, learning and evaluation: what
-            is wrong with it, as of `nprobot.NoisyNetwork`. PPO's critic is on it, too; critics of
-            SAC and TD3 are the learner's, as their targets need an exact copy. A log standard
-            deviation that does not depend on the state is no node of it.
+        chip: puts what acts on a noisy chip, in rollouts, learning and evaluation. An emulated one
+            by what is wrong with it, as of `nprobot.NoisyNetwork`: PPO's critic is on it, too;
+            critics of SAC and TD3 are the learner's, as their targets need an exact copy. Or a
+            device, `nprobot.Chip`, the address of one, or a preset that is written by pulses: the
+            actor's linear layers are on it, but for SAC's heads. A log standard deviation that
+            does not depend on the state is no node of it.
         device_seed: which chip it is; from `seed` if None.
         kwargs: every other argument of SB3's, with its meaning and default.
 
@@ -301,7 +318,7 @@ class RuleAlgorithm(Resumable):
     _default_rule: LearningRule | None = None
     """What `load` makes a model with, before the file says which rule it learned by."""
     _highest_rate = 0.0
-    chip: ChipSpec | None = None
+    chip: ChipSpec | Chip | None = None
     device_seed: int | None = None
 
     def __init__(
@@ -313,7 +330,7 @@ class RuleAlgorithm(Resumable):
         rule_kwargs: dict[str, Any] | None = None,
         alignment_interval: int = 0,
         schedule_timesteps: int | None = None,
-        chip: ChipSpec | None = None,
+        chip: ChipSpec | Chip | None = None,
         device_seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -326,7 +343,7 @@ class RuleAlgorithm(Resumable):
         self._default_rule = self.rule
         self.alignment_interval = alignment_interval
         self.schedule_timesteps = schedule_timesteps
-        self.chip = None if chip is None else resolve(chip)
+        self.chip = chip if chip is None or is_device(chip) else resolve(cast("ChipSpec", chip))
         self.device_seed = device_seed
         arguments = self._adapted(policy, sb3_arguments(self.name, self.rule, given))
         super().__init__(policy, env, **arguments)
@@ -351,7 +368,7 @@ class RuleAlgorithm(Resumable):
         if self.chip is not None:
             self._put_on_chip(self.chip)
 
-    def _put_on_chip(self, chip: ChipSpec) -> None:
+    def _put_on_chip(self, chip: ChipSpec | Chip) -> None:
         """Put what acts, and what else is on the device, on the chip; once they are decorrelated.
 
         The noise is another one in a model that was loaded: it does not begin anew.
@@ -360,6 +377,9 @@ class RuleAlgorithm(Resumable):
         seed = None if self.seed is None else [self.seed, self.num_timesteps]
         noise = np.random.SeedSequence(seed)
         device = self.seed if self.device_seed is None else self.device_seed
+        if is_device(chip):
+            put_on_chip(self._chain(), chip, seed=noise, device_seed=device)
+            return
         for number, part in enumerate(self._on_device()):
             layers = nn.ModuleList([m for m in part.modules() if type(m) in ON_CHIP])
             if len(layers):
@@ -371,6 +391,10 @@ class RuleAlgorithm(Resumable):
                     seed=noise.spawn(1)[0],
                     device_seed=np.random.SeedSequence(words),
                 )
+
+    def _chain(self) -> nn.Module:
+        """What a device computes of what acts, layer after layer."""
+        return self._on_device()[0]
 
     def _on_device(self) -> list[nn.Module]:
         """What a chip holds: first what acts, and then all of it."""
@@ -496,7 +520,9 @@ class RuleAlgorithm(Resumable):
 
     @override
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_default_rule"]
+        left_out = [*super()._excluded_save_params(), "_default_rule"]
+        # A device is not in a file; a model that is loaded has none, or the one at an address.
+        return [*left_out, "chip"] if isinstance(self.chip, Chip) else left_out
 
 
 def save_policy(policy: BaseModel, path: Any) -> None:  # noqa: ANN401 - whatever torch writes to

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,13 @@ def check_spaces(
 def _unfit_actions(space: spaces.Space[Any], continuous: bool) -> str | None:
     """Why there is no policy for a space of actions; None if there is."""
     if isinstance(space, spaces.Box):
+        if 0 in space.shape:
+            return "there are none"
+        if space.dtype.kind != "f":
+            return (
+                f"they are numbers of type {space.dtype}, and a network gives any real number; "
+                "make them floats, or a Discrete or MultiDiscrete space"
+            )
         if not space.is_bounded("both"):
             return (
                 "they have no bound on at least one side; wrap the environment in "
@@ -99,6 +106,56 @@ def _shifted(space: spaces.Space[Any]) -> str | None:
             "inside the environment"
         )
     return None
+
+
+SMALLEST, LARGEST = 0.1, 10.0
+"""Half ranges of actions for which first actions of spread 1 are neither coarse nor lost."""
+
+
+def action_notes(actions: spaces.Space[Any], env: Any, name: str, *, scaled: bool) -> Iterator[str]:  # noqa: ANN401
+    """Where the first actions, around 0 or the middle of the range, are far from what works.
+
+    Args:
+        actions: of the environment.
+        env: the environment itself, whose model may have a home pose.
+        name: of the algorithm.
+        scaled: whether it scales actions to their range; without, they begin around 0, spread 1.
+    """
+    if not isinstance(actions, spaces.Box):
+        return
+    low, high = actions.low.ravel(), actions.high.ravel()
+    half, middle = (high - low) / 2, (high + low) / 2
+    moves = half > 0
+    beside = moves & (np.abs(middle) > half / 2)
+    if not scaled and (bad := moves & ((half < SMALLEST) | (half > LARGEST)) | beside).any():
+        i = int(np.flatnonzero(bad)[0])
+        yield (
+            f"action {i} ranges from {low[i]:g} to {high[i]:g}, and {name} begins with actions "
+            "around 0 of spread 1. Wrap the environment in gymnasium.wrappers.RescaleAction "
+            "(min_action=-1, max_action=1)"
+        )
+    begin = middle if scaled else np.zeros_like(middle)
+    home = _home(env, low, high)
+    if home is not None and (off := moves & (np.abs(home - begin) > half / 2)).any():
+        i = int(np.flatnonzero(off)[0])
+        yield (
+            f"the model's home pose holds action {i} at {home[i]:g}, and {name} begins with "
+            f"actions around {begin[i]:g} (range {low[i]:g} to {high[i]:g}), so the robot leaves "
+            "its home at once. Let the environment add the home pose to the actions, as "
+            "nprobot/Robot-v0 does"
+        )
+
+
+def _home(env: Any, low: Any, high: Any) -> Any:  # noqa: ANN401 - an environment, arrays
+    """Commands of a MuJoCo model's home keyframe, where actions are its commands; or None."""
+    model = getattr(getattr(env, "unwrapped", None), "model", None)
+    ranges, keys = getattr(model, "actuator_ctrlrange", None), getattr(model, "key_ctrl", None)
+    if ranges is None or keys is None or not len(keys):
+        return None
+    if ranges.shape != (len(low), 2) or not np.allclose(ranges, np.stack([low, high], 1)):
+        return None
+    names = [model.key(i).name for i in range(model.nkey)]
+    return keys[names.index("home") if "home" in names else 0]
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:

@@ -103,7 +103,7 @@ class HindsightBuffer(ReplayBuffer):
         self._first[:] = self.pos
 
     def episodes(self, filled: int) -> dict[str, Array]:
-        """Where episodes begin and end, for a checkpoint of so many transitions."""
+        """Where episodes begin and end, for a checkpoint with this number of transitions."""
         return {"episode_first": self._first, "episode_end": self._end[:filled]}
 
     def restore_episodes(self, saved: Mapping[str, Array]) -> None:

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from nprobot.errors import ObservationError
+from nprobot.errors import NonFiniteError, ObservationError
 
 
 class ObservedVecEnv(DummyVecEnv):
@@ -18,7 +18,8 @@ class ObservedVecEnv(DummyVecEnv):
 
     It differs in two ways. An observation of another shape than its space has, or that is no real
     number, raises `ObservationError`; `DummyVecEnv` spreads ``(1,)`` over ``(3,)`` and drops
-    imaginary parts. And the last observation of an episode is copied before the reset, which an
+    imaginary parts. One with NaN or infinity, or such a reward, raises `NonFiniteError`, before it
+    reaches a weight. And the last observation of an episode is copied before the reset, which an
     environment that writes into the same array every time would overwrite.
     """
 
@@ -37,6 +38,11 @@ class ObservedVecEnv(DummyVecEnv):
                         f"environment {i} said {name}={value!r} in step {self._steps}; it has to "
                         "be True or False"
                     )
+            if not np.isfinite(self.buf_rews[i]):
+                raise NonFiniteError(
+                    f"environment {i} in step {self._steps}: its reward is {self.buf_rews[i]}; "
+                    "look into the environment, nothing was learned from it"
+                )
             self.buf_dones[i] = terminated or truncated
             self.buf_infos[i]["TimeLimit.truncated"] = truncated and not terminated
             if self.buf_dones[i]:
@@ -63,6 +69,12 @@ class ObservedVecEnv(DummyVecEnv):
     def _check_leaf(self, index: int, what: str, value: Any, space: spaces.Space[Any]) -> None:  # noqa: ANN401
         array = np.asarray(value)
         if array.shape == space.shape and array.dtype.kind in "fiub":
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                bad = np.argwhere(~np.isfinite(array))[0]
+                raise NonFiniteError(
+                    f"environment {index} in step {self._steps}: {what} is {array[tuple(bad)]} at "
+                    f"index {bad.tolist()}; look into the environment, nothing was learned from it"
+                )
             return
         raise ObservationError(
             f"environment {index} in step {self._steps}: {what} has shape {array.shape} and type "
@@ -85,7 +97,7 @@ _CONSTANT = frozenset({bool, int, float, str, type(None), np.float64, np.float32
 def observe(env: VecEnv) -> None:
     """Let the `DummyVecEnv` inside some wrappers, if there is one, look at its observations.
 
-    In place, as users hold on to their environments; one of their own class is left alone.
+    In place, because users keep their environments; a wrapper of their class is left alone.
     """
     while isinstance(env, VecEnvWrapper):
         env = env.venv

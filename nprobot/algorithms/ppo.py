@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -16,12 +17,13 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.type_aliases import GymEnv, RolloutBufferSamples
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nprobot.errors import ConfigError
 from nprobot.learning.activity import tensors
 from nprobot.learning.alignment import alignment
 from nprobot.learning.perceptrons import NoShortForm
@@ -55,7 +57,9 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
     standard deviation of a Gaussian policy is a layer of nodes that have only a bias; under gSDE it
     is one of nodes that have a matrix (`nprobot.policies.gsde`).
 
-    Arguments, in the order of SB3's, are those of `RuleAlgorithm`. Under perturbation rules
+    Arguments, in the order of SB3's, are those of `RuleAlgorithm`, and by name `critic_warmup`:
+    environment steps at the start from which the critic alone learns, so that an actor that knows
+    something already is not led astray by a critic that knows nothing. Under perturbation rules
     ``share_features_extractor`` is False unless you ask for it, and `max_grad_norm` clips the actor
     and the critic each; None turns clipping off, which is the default of those without feedback.
 
@@ -81,12 +85,40 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
     _OURS: ClassVar[list[str]] = [
         *("actor", "critic", "networks", "distribution", "_unseen", "_update", "_rollout"),
     ]
+    critic_warmup: int = 0
     _unseen: ViewChecks | None = None
     """What the next update compares on a first batch."""
     _update: ShortUpdate | str = "no policy is there"
     """The update in numpy; or why there is none."""
     _rollout: ShortRollout | str = "no policy is there"
     """The same of rollouts."""
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *args: Any,
+        critic_warmup: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if critic_warmup < 0:
+            raise ConfigError(f"critic_warmup must be 0 or more steps, got {critic_warmup}")
+        self.critic_warmup = critic_warmup
+        super().__init__(policy, env, *args, **kwargs)
+
+    @override
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.critic_warmup and shares_parameters(self.policy):
+            raise ConfigError(
+                "critic_warmup needs an actor and a critic that are networks of their own; these "
+                "share a features extractor (share_features_extractor=False parts them)"
+            )
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the critic alone learns from the present rollout."""
+        return self.num_timesteps <= self.critic_warmup
 
     @override
     def _adapted(self, policy: str | type[BasePolicy], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -210,13 +242,26 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
     @override
     def train(self) -> None:
         if self.rule.name == "bp":
-            super().train()
+            with self._holding_actor():
+                super().train()
             passes = 2 * self.n_epochs * self.rollout_buffer.buffer_size * self.n_envs
             self.rule.forward_passes += passes
             self.rule.backward_passes += passes
             self._log_norms()
         else:
             self._train()
+
+    @contextmanager
+    def _holding_actor(self) -> Iterator[None]:
+        """Leave the actor out of what backpropagation learns, while the critic warms up."""
+        held = list(Actor(self.policy).parameters()) if self.warming_up else []
+        for parameter in held:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in held:
+                parameter.requires_grad_(True)
 
     def _train(self) -> None:
         """`n_epochs` passes over the rollout, one step of both networks for every minibatch."""
@@ -231,7 +276,8 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
             self._unseen = None
         if isinstance(self._update, ShortUpdate) and not self._update.fits(self):
             self._find_short_forms()
-        learn = self._update if isinstance(self._update, ShortUpdate) else PPO._learn
+        short = self._update if not self.warming_up else None
+        learn = short if isinstance(short, ShortUpdate) else PPO._learn
         terms, kl = learn(self, clip_range, clip_range_vf, self._share_of_rate())
         for name, values in terms.items():
             self.logger.record(f"train/{name}", np.mean(values))
@@ -259,6 +305,7 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
         """
         # Once an update: listing parameters takes as long as clipping them.
         learned = {name: list(network.parameters()) for name, network in self.networks.items()}
+        held = learned["actor"] if self.warming_up else []
         terms: dict[str, list[float]] = {}
         kl: list[float] = []
         for epoch in range(self.n_epochs):
@@ -270,13 +317,16 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
                     parameter.grad = None
                 for name, loss in self._losses(surrogate, value_error).items():
                     self.rule.backward(self.networks[name], observations, loss)
+                for parameter in held:
+                    parameter.grad = None  # feedback has learned from the passes, and stays
                 kl.append(surrogate.approximate_kl())
                 if self.stops(epoch, kl[-1]):
                     break
                 norms = self._clip(learned)
                 self.policy.optimizer.step()
-                for network in self.networks.values():
-                    self.rule.decorrelate(network, scale=share_of_rate)
+                for name, network in self.networks.items():
+                    if not (held and name == "actor"):
+                        self.rule.decorrelate(network, scale=share_of_rate)
                 gain, entropy_loss = surrogate.terms()
                 _append(
                     terms,
@@ -399,7 +449,7 @@ def minibatches(buffer: RolloutBuffer, size: int) -> Iterator[RolloutBufferSampl
 
 
 def _split(field: Observation, size: int) -> list[Observation]:
-    """A tensor, or a dict of tensors, in parts of so many rows."""
+    """A tensor, or a dict of tensors, in parts with this number of rows."""
     if isinstance(field, Tensor):
         return list(torch.split(field, size))
     parts = [torch.split(part, size) for part in field.values()]

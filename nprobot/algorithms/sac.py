@@ -9,7 +9,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from nprobot.policies.sb3_networks import FrozenCritic, GaussianActor, Observation
@@ -55,6 +55,10 @@ class SAC(OffPolicyRule, stable_baselines3.SAC):
 
     name: ClassVar[str] = "sac"
     plain: ClassVar[type[BaseAlgorithm]] = stable_baselines3.SAC
+
+    @override
+    def _chain(self) -> nn.Module:
+        return self.policy.actor.latent_pi  # the heads come of one layer, side by side
 
     @override
     def _view(self) -> GaussianActor:

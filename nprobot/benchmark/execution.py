@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import statistics
 from collections.abc import Callable
@@ -59,6 +60,7 @@ def _measured(spec: RunSpec, tell: Tell) -> dict[str, Any]:
         "return_mean": statistics.fmean(returns),
         "return_sd": statistics.stdev(returns) if len(returns) > 1 else None,
         "returns": [round(value, 6) for value in returns],
+        **recorder.best(),
         **dataclasses.asdict(spent),
         "curve": {name: list(map(_short, values)) for name, values in recorder.curve.items()},
     }
@@ -81,6 +83,9 @@ class Recorder:
         tell: who hears about the progress.
         curve: the points so far: the fields of `Ledger`, and the mean return.
         returns: of the finished policy, an episode each; empty before.
+
+    The policy of the best point of the curve is kept, too, and measured at the end as the finished
+    one is: what a user would have who evaluates now and then.
     """
 
     def __init__(self, spec: RunSpec, tell: Tell) -> None:
@@ -88,13 +93,15 @@ class Recorder:
         self.tell = tell
         self.curve: dict[str, list[float]] = {}
         self.returns: list[float] = []
+        self._best: tuple[float, int, Predict] | None = None
+        self._best_row: dict[str, Any] = {}
         self._envs: list[Env] = []
         self._clock = Clock()
         self._next = 0
 
     def start(self, ledger: Ledger, predict: Predict) -> None:
         """The policy as it is before it has learned anything; from here on time counts."""
-        self.add(ledger, self._evaluate(predict, self.spec.point_episodes, CURVE_STARTS))
+        self._point(ledger, predict)
         self._clock = Clock()
 
     def pass_by(self, ledger: Callable[[], Ledger], env_steps: int, predict: Predict) -> None:
@@ -111,7 +118,7 @@ class Recorder:
             return
         spent = self._timed(ledger())
         with self._clock.paused():
-            self.add(spent, self._evaluate(predict, self.spec.point_episodes, CURVE_STARTS))
+            self._point(spent, predict)
         while self._next < self.spec.points and env_steps >= self._due(self._next):
             self._next += 1
 
@@ -124,8 +131,20 @@ class Recorder:
         spent = self._timed(ledger)
         with self._clock.paused():
             self.returns = self._evaluate(predict, self.spec.episodes, FINAL_STARTS)
+            returns, step = self.returns, ledger.env_steps
+            if self._best is not None and self._best[0] > statistics.fmean(returns):
+                _, step, best = self._best
+                returns = self._evaluate(best, self.spec.episodes, FINAL_STARTS)
+        self._best_row = {"best_return_mean": statistics.fmean(returns), "best_step": step}
         self.add(spent, self.returns)
         return spent
+
+    def best(self) -> dict[str, Any]:
+        """Of the best policy its mean return, over as many episodes, and when it was there.
+
+        The finished policy is that one unless a point of the curve was above its mean return.
+        """
+        return self._best_row
 
     def add(self, ledger: Ledger, returns: list[float]) -> None:
         """Add a point that was measured elsewhere, time included in its ledger."""
@@ -139,6 +158,14 @@ class Recorder:
         """Close the environments."""
         for env in self._envs:
             env.close()
+
+    def _point(self, ledger: Ledger, predict: Predict) -> None:
+        """Measure a policy for the curve, and keep it if it is the best so far."""
+        returns = self._evaluate(predict, self.spec.point_episodes, CURVE_STARTS)
+        self.add(ledger, returns)
+        mean = statistics.fmean(returns)
+        if self._best is None or mean > self._best[0]:
+            self._best = mean, ledger.env_steps, copy.deepcopy(predict)
 
     def _due(self, point: int) -> float:
         return point * self.spec.steps / self.spec.points

@@ -9,6 +9,7 @@ a pass that an algorithm saves is not.
 
 from __future__ import annotations
 
+import copy
 import math
 import resource
 import sys
@@ -23,6 +24,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
@@ -271,7 +273,7 @@ def learn(
     Raises:
         NonFiniteError: the policy has lost its numbers.
     """
-    predict = predictor(model, env)
+    predict = Acting(model.policy, env)
     callback = LedgerCallback(recorder, predict, passes)
     try:
         model.learn(steps, callback)
@@ -282,14 +284,28 @@ def learn(
     return recorder.finish(callback.ledger(), predict)
 
 
-def predictor(model: BaseAlgorithm, env: VecNormalize) -> Predict:
-    """The policy as it is whenever it is called, on raw observations, without exploration."""
+class Acting:
+    """The policy as it is whenever it is called, on raw observations, without exploration.
 
-    def predict(observations: Array) -> Array:
-        normalised = env.normalize_obs(observations)
-        return model.predict(np.asarray(normalised), deterministic=True)[0]
+    A deep copy of it acts as the policy does now.
 
-    return predict
+    Args:
+        policy: of the model.
+        env: its environments, whose statistics scale what it sees.
+    """
+
+    def __init__(self, policy: BasePolicy, env: VecNormalize) -> None:
+        self.policy, self.env = policy, env
+
+    def __call__(self, observations: Array) -> Array:
+        """Actions (B, n) for observations (B, d)."""
+        normalised = self.env.normalize_obs(observations)
+        return self.policy.predict(np.asarray(normalised), deterministic=True)[0]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Acting:
+        env = copy.copy(self.env)  # a VecNormalize leaves its environments behind
+        env.obs_rms = copy.deepcopy(self.env.obs_rms, memo)
+        return Acting(copy.deepcopy(self.policy, memo), env)
 
 
 def acting_passes(model: BaseAlgorithm) -> int:

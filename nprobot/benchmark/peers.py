@@ -105,7 +105,7 @@ def run_ars(spec: RunSpec, recorder: Recorder) -> Ledger:
 
     from nprobot.training.vector import make_vector
 
-    from .ledger import Ledger, predictor
+    from .ledger import Acting, Ledger
 
     class BudgetSpent(Exception):
         """Ends the search in the middle of an iteration."""
@@ -126,7 +126,7 @@ def run_ars(spec: RunSpec, recorder: Recorder) -> Ledger:
         given = {name: value for name, value in settings.items() if value is not None}
         model: Any = ARS("LinearPolicy", env, seed=seeds.torch, device="cpu", **given)
         env.seed(seeds.environments)
-        predict = predictor(model, env)
+        predict = Acting(model.policy, env)
         weights = math.prod(env.observation_space.shape or ()) * math.prod(
             env.action_space.shape or ()
         )

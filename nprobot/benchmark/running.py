@@ -211,7 +211,7 @@ class Engine(Protocol):
 
 
 class Processes:
-    """Each run in a process of its own on this machine.
+    """Each run in its own process on this machine.
 
     The processes are forked from one that has loaded torch and nothing else, so that each starts
     at once, and its memory and CPU time are its own. They die with the process that started them.

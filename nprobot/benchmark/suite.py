@@ -17,7 +17,7 @@ from nprobot.options import Count, Options, Seed
 from .methods import FIT, IDEAL, RunSpec, renamed
 from .peers import METHODS
 
-SHIPPED = ("smoke", "core", "full", "actuators", "robots", "regression")
+SHIPPED = ("smoke", "core", "full", "actuators", "robots", "regression", "peers")
 """Suites that come with nprobot, the smallest first."""
 OLD_NAMES = {"hardware": "actuators"}
 """Suites of earlier versions, and what they are called now."""
@@ -243,7 +243,7 @@ def _suite(values: dict[str, Any], name: str) -> Suite:
     ]
     names = [name for _, learner in learners for name, _, _ in learner.variants()]
     for repeated in {n for n in names if names.count(n) > 1}:
-        raise ConfigError(f"learners: two are called {repeated!r}; give each a name of its own")
+        raise ConfigError(f"learners: two are called {repeated!r}; give each another name")
     unknown = {env for _, learner in learners for env in (*learner.only, *learner.where)}
     for env in unknown - {task.env for task in tasks}:
         raise ConfigError(f"learners: only and where name {env!r}, which no task has")

@@ -21,6 +21,7 @@ COMMANDS = {
     "push": "upload a policy folder to the Hugging Face Hub",
     "pull": "download one from there",
     "deploy": "run a policy on a simulated robot, or serve it",
+    "chip": "serve an emulated chip to learners in other processes, or look at one",
     "view": "show a robot's model on a page in the browser, and move it",
     "adapt": "let a policy continue to learn on a robot that breaks",
     "envs": "list the environments to train on",

@@ -226,6 +226,8 @@ def as_flags(message: str) -> str:
 
     message = _PYTHON.sub(with_value, message)
     names = "|".join(sorted((n for n in _NAMES if "_" in n), key=len, reverse=True))
+    if not names:
+        return message
     return re.sub(rf"(?<![\w/.'-])({names})(?![\w/=(.])", lambda found: _flag(found[1]), message)
 
 
@@ -277,7 +279,7 @@ class RobotOptions:
     randomise: bool = False
     """Another robot in each episode: mass, friction, gains, pushes, sensor noise, actuators."""
     max_episode_steps: int | None = None
-    """Cut episodes off after so many steps."""
+    """Steps after which an episode is cut off."""
     wrapper: tuple[str, ...] = ()
     """Wrappers of yours around the environment, as module:Class, the innermost first."""
 

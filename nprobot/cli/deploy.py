@@ -24,12 +24,12 @@ from rich.table import Table
 from rich.text import Text
 
 from nprobot.deploy.conditions import Conditions, EquippedRobot, policy_under
-from nprobot.deploy.controller import Controller, load_policy
+from nprobot.deploy.controller import RECORDED, Controller, load_policy
 from nprobot.deploy.flight_recorder import FlightRecord, replay
 from nprobot.deploy.loop_timing import short_duration
 from nprobot.deploy.rendering import Film, check_film, choose_backend, require_display
 from nprobot.deploy.safety import MISSED_DEADLINES, Damping, Hold, Safety, Zero
-from nprobot.deploy.server import LOOPBACK, PORT, PolicyServer, is_loopback
+from nprobot.deploy.server import LOOPBACK, PORT, MessageServer, PolicyServer, is_loopback
 from nprobot.deploy.simulation import (
     Episode,
     SimulatedRobot,
@@ -37,11 +37,18 @@ from nprobot.deploy.simulation import (
     deploy_episodes,
     make_robot,
 )
+from nprobot.deploy.steering import Steering
 from nprobot.errors import ConfigError, DeployError
 from nprobot.runs.atomic_files import free_name, refuse_file
 from nprobot.runs.interruption import exit_code, note
 from nprobot.training.environments import silence_mujoco
-from nprobot.training.evaluation import DeployablePolicy, StepObserver, task_of, trust
+from nprobot.training.evaluation import (
+    DeployablePolicy,
+    StepObserver,
+    step_limit,
+    task_of,
+    trust,
+)
 
 from .adapt import AdaptOptions, adapt_on_robot
 from .arguments import FilmOptions, moved, parse
@@ -97,7 +104,8 @@ class RunOptions:
     viewer: bool = False
     """Show it in a window."""
     flight: Path | None = None
-    """Where the flight record goes, as .npz. Left out: written only after a fault."""
+    """Where the flight record goes, as .npz: all episodes, for nprobot fit --demonstrations to
+    learn from. Left out: the last 10,000 steps, written only after a fault."""
     replay: Path | None = None
     """Run nothing; replay a flight record and compare the actions."""
     json: bool = False
@@ -163,6 +171,7 @@ class Deploy:
     """What evaluates the policy; onnx takes the folder's policy.onnx."""
     robot: SimulationOptions = field(default_factory=SimulationOptions)
     conditions: Conditions = field(default_factory=Conditions)
+    steering: Steering = field(default_factory=Steering)
     run: RunOptions = field(default_factory=RunOptions)
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     server: ServeOptions = field(default_factory=ServeOptions)
@@ -220,10 +229,18 @@ def _simulate(policy: DeployablePolicy, options: Deploy) -> int:
     silence_mujoco()
     with _warnings_as_lines():
         made = _robot_of(policy, options.robot, mode)
-        robot = EquippedRobot(made, options.conditions).robot
+        robot = EquippedRobot(made, options.conditions, steering=options.steering).robot
         policy = policy_under(policy, options.conditions, run.seed)
-    controller = Controller(policy, rate=robot.rate, safety=safety_of(options.safety))
     planned = 1 if run.episodes is None else run.episodes
+    # Who asks for the record gets all of it, to learn from; else what matters is the end.
+    steps = planned * (step_limit(robot.env) or RECORDED) if run.flight is not None else 0
+    controller = Controller(
+        policy,
+        rate=robot.rate,
+        safety=safety_of(options.safety),
+        record=max(steps, RECORDED),
+        about=robot.about,
+    )
     console = Console(stderr=run.json)
     episodes: list[Episode] = []
     interrupted = False
@@ -280,6 +297,7 @@ def _show(policy: DeployablePolicy, options: Deploy) -> int:
                 one,
                 _robot_of(one, options.robot),
                 options.conditions,
+                steering=options.steering,
                 safety=safety_of(options.safety),
                 seed=run.seed,
             )
@@ -335,6 +353,7 @@ def _refuse_with_adapt(options: Deploy) -> None:
         "--web (nprobot adapt --web shows it)": options.server.web,
         "conditions other than --actuators": options.conditions
         != Conditions(actuators=options.conditions.actuators),
+        "--command, --target and --push": options.steering != Steering(),
         "--replay": options.run.replay is not None,
         "--realtime": options.run.realtime,
         "--record": options.run.record is not None,
@@ -368,7 +387,7 @@ def _serve(policy: DeployablePolicy, options: Deploy) -> int:
             )
         say(console, f"Serving {options.policy} at {server.endpoint}; Ctrl-C ends it.")
         sys.stdout.flush()
-        with _until_told_to_stop(server) as ended:
+        with until_told_to_stop(server) as ended:
             server.serve()
         say(console, f"{server.answered:,} messages, {controller.latency.summary()}")
     if controller.fault is not None:
@@ -434,7 +453,7 @@ def as_json(env: str, episodes: list[Episode], controller: Controller) -> dict[s
 
 
 @contextmanager
-def _until_told_to_stop(server: PolicyServer) -> Iterator[list[int]]:
+def until_told_to_stop(server: MessageServer) -> Iterator[list[int]]:
     """Let Ctrl-C, or a polite kill, end the serving and not the program; gives the signal."""
     ended: list[int] = []
     if threading.current_thread() is not threading.main_thread():

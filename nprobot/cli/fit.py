@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 HELP = """\
 Learn a regression or classification task by node perturbation, without a
 backward pass (or by backprop, to compare): the inverse dynamics of an arm, its
-kinematics, or your own data. Ctrl-C ends a fit with a checkpoint; --resume
-continues from there.
+kinematics, your own data, or a behaviour that was demonstrated. Ctrl-C ends a
+fit with a checkpoint; --resume continues from there.
 
 examples:
   nprobot fit --task arm-inverse-dynamics
@@ -46,6 +46,12 @@ examples:
   nprobot fit --task inverse-dynamics --robot my_robot.xml --epochs 40
   nprobot fit --data arm.csv --inputs q1 q2 --targets tau1 tau2 --trajectory run
   nprobot fit --data digits.npz
+  nprobot deploy zoo:HalfCheetah --episodes 20 --flight expert.npz
+  nprobot fit --demonstrations expert.npz --out runs/clone
+      a policy that does what was recorded; also from LeRobot's and Minari's data
+  nprobot fit --demonstrations my_lerobot --env nprobot/ArmReach-v0 --history 4
+  nprobot train --from runs/clone
+      PPO that begins where the clone ended
   nprobot fit --resume runs/fit --epochs 40
 """
 
@@ -70,7 +76,8 @@ class FitOutput:
     """A run folder: continue from its last checkpoint. Only --epochs, --patience,
     --checkpoint-every and --trust may be given with it."""
     trust: bool = False
-    """Import the module that the rule of a resumed fit is in, which runs it."""
+    """Import the modules that demonstrations name for their environment, or that the rule of a
+    resumed fit is in, which runs them."""
     device: str = "cpu"
     """Where the network is: cpu, or cuda. Small networks are fastest on the CPU."""
 
@@ -98,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     check_device(options.output.device)
     if not options.source.data:
         silence_mujoco()
-    data = load(options.source)
+    data = load(options.source, options.output.trust)
 
     # Everything above answers at once; torch takes seconds to load.
     import torch
@@ -158,11 +165,11 @@ def resumed(output: FitOutput, arguments: Sequence[str]) -> FitOptions:
     return options
 
 
-def load(source: Source) -> Dataset:
+def load(source: Source, trust: bool = False) -> Dataset:
     """The data; warnings about it are lines on stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        data = source.load()
+        data = source.load(trust)
     for warning in caught:
         print(f"nprobot fit: warning: {warning.message}", file=sys.stderr)
     return data
@@ -196,11 +203,16 @@ def show(console: Console, result: FitResult) -> None:
         ),
         highlight=False,
     )
+    from nprobot.regression.demonstrated import CONTROL
+
     assert result.folder is not None
     path = result.folder.path
     say(console, f"Run: {path}")
     if result.end == "interrupted":
         say(console, f"Interrupted; continue: nprobot fit --resume {quoted(path)}")
+    elif CONTROL in result.model.description["meta"] and result.controls is not None:
+        say(console, f"Next: nprobot evaluate {quoted(path)}")
+        say(console, f"      nprobot train --from {quoted(path)}")
     elif result.controls is not None:
         say(console, f"Next: nprobot evaluate {quoted(path)} --env {result.controls}")
     else:

@@ -14,12 +14,21 @@ import tyro
 from rich.console import Console
 
 from nprobot import catalogue
-from nprobot.catalogue import trust_flag
-from nprobot.defaults import TUNED, choose, fill, zoo_settings
-from nprobot.errors import ConfigError
+from nprobot.catalogue import import_trusted, trust_flag
+from nprobot.defaults import PARALLEL, TUNED, choose, fill, zoo_settings
+from nprobot.errors import ArchitectureError, ConfigError, DamagedFileError, NotFoundError
+from nprobot.options import Positive
+from nprobot.policies.files.policy import Policy
 from nprobot.runs.atomic_files import quoted
 from nprobot.runs.interruption import exit_code
-from nprobot.training.environments import check_spaces, find_spec, make, silence_mujoco
+from nprobot.training.environments import (
+    check_kwargs,
+    check_spaces,
+    find_spec,
+    make,
+    silence_mujoco,
+)
+from nprobot.training.evaluation import DeployablePolicy
 from nprobot.training.run_config import RunConfig
 from nprobot.training.run_folder import RunFolder
 
@@ -30,6 +39,7 @@ from .view import PageOptions, announce_later
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
 
+    from nprobot.training.from_policy import Start
     from nprobot.training.training_run import Result
 
 
@@ -47,6 +57,8 @@ examples:
   nprobot train --env Reacher-v5 --algo nrl --actuators torque-motor --steps 100000
   nprobot train --env Reacher-v5 --chip analog --actuators torque-motor --steps 100000
       on hardware whose noise nobody can read
+  nprobot train --from zoo:HalfCheetah --steps 200000 --out runs/cheetah
+      PPO that starts where that policy ended; also from a clone of nprobot fit
   nprobot train --resume runs/reacher --steps 600000
   nprobot train --env Reacher-v5 --web
       the policy as it is and the curve, on a page in the browser
@@ -76,10 +88,19 @@ class Train:
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     robot: RobotOptions = field(default_factory=RobotOptions)
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Policy to start from: zoo:NAME, a run folder, a policy folder, a clone of nprobot fit
+    --demonstrations; or with --trust the .zip of stable-baselines3, with the VecNormalize that it
+    was trained behind as vecnormalize.pkl beside it. Environment, network and normaliser are its
+    own; the critic begins anew."""
+    start_std: Positive | None = None
+    """With --from: standard deviation of the exploration at the start, as a share of half the range
+    of the actions (ppo). Left out: what the policy says, or 0.1."""
     defaults: str = TUNED
     """Where options that are left out come from: tuned, the settings that a search has found for
     environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
-    everywhere; or a file that `nprobot tune` has written."""
+    everywhere; parallel, few and large updates of ppo from 1024 environments; or a file that
+    `nprobot tune` has written."""
     zoo_settings: str | None = None
     """Settings of stable-baselines3's zoo for options that are left out, instead of --defaults:
     ppo, sac or td3 of an installed rl_zoo3, or the path of such a YAML file."""
@@ -90,6 +111,19 @@ class Train:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(Train, arguments, "train", HELP)
+    start = None
+    if options.start is not None and options.output.resume is None:
+        start = start_of(options)
+        # Parsed again over what the policy decides: options that were not given stay.
+        stored = Train(run=start.configure(RunConfig()))
+        options = parse(Train, arguments, "train", HELP, stored)
+        start.check(options.run)
+    elif options.start_std is not None or options.start is not None:
+        raise ConfigError(
+            "a resumed run keeps its start; leave --from away"
+            if options.start is not None
+            else "--start-std belongs to a policy to start from: name --from"
+        )
     config, output = options.run, options.output
     settings = ""
     if output.resume is None:
@@ -144,6 +178,7 @@ def main(arguments: Sequence[str]) -> int:
                 command=command,
                 device=output.device or "cpu",
                 callbacks=callbacks,
+                start=start,
             )
         else:
             result = resume(
@@ -156,6 +191,56 @@ def main(arguments: Sequence[str]) -> int:
             )
     show(console, result)
     return exit_code() if result.interrupted else DONE
+
+
+def start_of(options: Train) -> Start:
+    """The policy that a run shall start from.
+
+    Raises:
+        NotFoundError: there is none.
+        FileError: it cannot be used; a .zip of stable-baselines3 without --trust.
+        ArchitectureError: it cannot learn further.
+    """
+    from nprobot.deploy.controller import load_policy
+    from nprobot.training.from_policy import Start
+
+    assert options.start is not None
+    if options.start.endswith(".zip") and options.output.trust:
+        policy: DeployablePolicy = load_zip(Path(options.start), options.run.algo)
+    else:
+        policy = load_policy(options.start)
+    if not isinstance(policy, Policy):
+        raise ArchitectureError("an ONNX file cannot learn further; give the policy folder")
+    if policy.task is not None:
+        id, kwargs = policy.task.id, policy.task.kwargs
+        import_trusted(id, "the policy", options.output.trust, kwargs)
+        check_kwargs(id, kwargs)
+    return Start(policy, options.start, options.start_std)
+
+
+def load_zip(file: Path, algo: str) -> Policy:
+    """A model of stable-baselines3's that the user trusts."""
+    import stable_baselines3
+
+    from nprobot.policies.files.from_sb3 import load_trusted_sb3_zip
+
+    if not file.is_file():
+        raise NotFoundError(f"there is no file {file}")
+    statistics = file.with_name("vecnormalize.pkl")
+    kind = getattr(stable_baselines3, algo.upper(), None)
+    if kind is None:
+        raise ConfigError(f"stable-baselines3 has no {algo}; name the --algo of {file}")
+    try:
+        return load_trusted_sb3_zip(
+            file,
+            kind,
+            vec_normalize=statistics if statistics.exists() else None,
+            provenance={"algorithm": algo},
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise DamagedFileError(
+            f"{file} cannot be read as a model of stable-baselines3's {algo.upper()}: {error}"
+        ) from error
 
 
 def check_environment(config: RunConfig) -> None:
@@ -186,13 +271,14 @@ def training_page(
 
 
 def with_defaults(config: RunConfig, defaults: str) -> tuple[RunConfig, str]:
-    """The run with tuned settings for the options that it leaves open, and a line about them."""
-    tuned = choose(defaults, config)
-    if tuned is None:
+    """The run with settings for the options that it leaves open, and a line about them."""
+    settings = choose(defaults, config)
+    if settings is None:
         return config, ""
-    config, filled = fill(config, tuned)
+    config, filled = fill(config, settings)
     shown = ", ".join(f"{name} {value}" for name, value in filled.items()) or "all given"
-    return config, f"Tuned settings: {shown} (--defaults general does without)"
+    kind = "Settings for many environments" if defaults == PARALLEL else "Tuned settings"
+    return config, f"{kind}: {shown} (--defaults general does without)"
 
 
 def with_zoo_settings(config: RunConfig, name: str) -> tuple[RunConfig, str]:

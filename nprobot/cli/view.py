@@ -97,7 +97,7 @@ def serve_page(loop: LiveLoop, host: str, port: int | None, console: Console) ->
 
 
 def announce_later(url: str, error: str, *, host: str, console: Console) -> None:
-    """The same for a page that is made while other work goes on, and may fail."""
+    """The same for a page that is made beside other work, and may fail."""
     if error:
         say(console, f"There is no page: {error}")
     else:

@@ -34,6 +34,10 @@ ROOT = Path(__file__).parent / "tuned"
 
 TUNED = "tuned"
 GENERAL = "general"
+PARALLEL = "parallel"
+"""Settings for many environments; see `parallel_settings`."""
+MANY = 1024
+"""Environments of those, where a run leaves them open."""
 _LOOKS_ON = "alignment_every"  # at learning, and changes nothing
 TUNABLE = (
     *("samples", "envs", "normalise"),
@@ -217,20 +221,30 @@ def find(env: str, algo: str, rule: str) -> TunedDefaults | None:
     return _entry(known(env), algo, rule)
 
 
-def choose(name: str, config: RunConfig) -> TunedDefaults | None:
-    """The settings that a run asks for by name.
+def choose(name: str, config: RunConfig) -> dict[str, Any] | None:
+    """The settings that a run asks for by name; None where there are none.
 
     Args:
-        name: "tuned" for the package's, "general" for none, or the path of a table.
+        name: "tuned" for the package's, "general" for none, "parallel" for many environments, or
+            the path of a table.
         config: the run.
 
     Raises:
-        ConfigError: there is no such file, or nothing in it for the algorithm and the rule.
+        ConfigError: there is no such file, or nothing in it for the algorithm and the rule; or
+            "parallel" is asked for an algorithm that has no such settings.
     """
     if name == GENERAL:
         return None
+    if name == PARALLEL:
+        if config.algo != "ppo":
+            raise ConfigError(
+                f"--defaults {PARALLEL} is for ppo; {config.algo} has no settings for many "
+                "environments"
+            )
+        return {"envs": MANY, **parallel_settings(config.envs or MANY)}
     if name == TUNED:
-        return find(config.env, config.algo, config.rule)
+        found = find(config.env, config.algo, config.rule)
+        return None if found is None else found.settings
     entries = load(Path(name))
     tuned = _entry(entries, config.algo, config.rule)
     if tuned is None:
@@ -238,15 +252,34 @@ def choose(name: str, config: RunConfig) -> TunedDefaults | None:
         raise ConfigError(
             f"{name} holds settings of {there}; this run is of {config.algo} with {config.rule}"
         )
-    return tuned
+    return tuned.settings
 
 
 def _entry(entries: Sequence[TunedDefaults], algo: str, rule: str) -> TunedDefaults | None:
     return next((one for one in entries if (one.algo, one.rule) == (algo, rule)), None)
 
 
-def fill(config: RunConfig, tuned: TunedDefaults) -> tuple[RunConfig, dict[str, Any]]:
-    """The configuration with tuned settings where it leaves an option open.
+def parallel_settings(envs: int) -> dict[str, Any]:
+    """Settings of PPO for many environments: few, large updates from short rollouts.
+
+    They are those of rsl_rl (Schwarke et al., arXiv 2509.10771): 24 steps of each robot, five
+    epochs of four minibatches, whatever the number of robots. With fewer than 86 the rollouts are
+    longer, so that an update has 2,048 steps. rsl_rl's learning rate follows the divergence of the
+    policies; here it stays.
+
+    Args:
+        envs: how many.
+    """
+    n_steps = max(24, -(-2048 // envs))
+    return {
+        **{"n_steps": n_steps, "batch_size": max(n_steps * envs // 4, 2), "n_epochs": 5},
+        **{"learning_rate": 1e-3, "gamma": 0.99, "gae_lambda": 0.95, "clip_range": 0.2},
+        **{"ent_coef": 0.01, "vf_coef": 1.0, "max_grad_norm": 1.0},
+    }
+
+
+def fill(config: RunConfig, settings: Mapping[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration with settings where it leaves an option open.
 
     One that a given option rules out stays open: `ent_coef_start` where `ent_coef` is given.
 
@@ -256,7 +289,7 @@ def fill(config: RunConfig, tuned: TunedDefaults) -> tuple[RunConfig, dict[str, 
     given = config.flat()
     missing = {
         name: value
-        for name, value in tuned.settings.items()
+        for name, value in settings.items()
         if given[name] is None and given.get(INSTEAD.get(name, "")) is None
     }
     filled = config.with_options(missing)

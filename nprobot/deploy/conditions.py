@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from nprobot import catalogue
 from nprobot.adaptation.faults import ActuatorFault
-from nprobot.envs import NoisyActuators
+from nprobot.envs import ActionChunks, NoisyActuators
 from nprobot.envs.actuators import ActuatorModel, ActuatorOracle, Latency, scale_noise
 from nprobot.errors import ConfigError, DeployError, UnknownNameError
 from nprobot.options import NotNegative, Options, Share
@@ -20,6 +20,7 @@ from nprobot.policies.files.policy import Array, Policy, as_batch
 from nprobot.training.evaluation import DeployablePolicy
 
 from .simulation import SimulatedRobot
+from .steering import SteeredEnv, Steering
 
 if TYPE_CHECKING:
     from nprobot.policies.chip import ChipModel
@@ -122,6 +123,7 @@ class EquippedRobot:
         conditions: to begin with.
         seed: secret part of the seed of the actuators' noise; see `NoisyActuators`.
         oracle: told what the actuators really did.
+        steering: what the robot is told to do in every episode, and what pushes it.
 
     Attributes:
         robot: the same with its actuators; what `deploy_episodes` takes.
@@ -129,7 +131,7 @@ class EquippedRobot:
 
     Raises:
         DeployError: the robot cannot be under these conditions.
-        NprobotError: as `NoisyActuators`.
+        NprobotError: as `NoisyActuators` and `SteeredEnv`.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class EquippedRobot:
         *,
         seed: int | np.random.SeedSequence | None = None,
         oracle: ActuatorOracle | None = None,
+        steering: Steering | None = None,
     ) -> None:
         inner: Any = robot.env.unwrapped
         self._model = getattr(inner, "model", None)
@@ -147,10 +150,15 @@ class EquippedRobot:
         self._actuated: NoisyActuators | None = None
         if isinstance(robot.env.action_space, spaces.Box):
             env, models = robot.env, ()
+            chunk = env.size if isinstance(env, ActionChunks) else None
+            env = env.env if isinstance(env, ActionChunks) else env
             if isinstance(env, NoisyActuators):  # a randomised robot's own, until others are named
                 env, models = env.env, inner.randomised_actuators
             self._actuated = NoisyActuators(env, models, seed=seed, oracle=oracle)
-            robot = replace(robot, env=self._actuated)
+            made = self._actuated if chunk is None else ActionChunks(self._actuated, chunk)
+            robot = replace(robot, env=made)
+        if steering is not None and steering != Steering():
+            robot = replace(robot, env=SteeredEnv(robot.env, steering, robot.id))
         self.robot = robot
         self.conditions = Conditions()
         self.change(conditions)
@@ -180,7 +188,8 @@ class EquippedRobot:
         self.robot = replace(self.robot, actuators=conditions.actuators)
 
     def _check_fault(self, fault: ActuatorFault) -> None:
-        motors = int(np.prod(self.robot.env.action_space.shape or (1,)))
+        assert self._actuated is not None, "looked at before"
+        motors = int(np.prod(self._actuated.action_space.shape or (1,)))
         if fault.actuator >= motors:
             raise DeployError(f"{fault}: this robot has {motors} motors, numbered from 0 on")
 

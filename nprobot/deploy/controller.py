@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from .safety import READABLE_KINDS, ControlFault, FaultKind, Safety, Supervisor
 
 ZOO = "zoo:"
 BACKENDS = ("numpy", "onnx")
+RECORDED = 10_000
+"""Steps that a flight recorder keeps where nobody asks for more."""
 
 
 def load_policy(reference: str | Path, *, backend: str = "numpy") -> DeployablePolicy:
@@ -71,6 +73,8 @@ class Controller:
         rate: how often `step` will be called, Hz; by default the policy's control rate.
         safety: limits and safe action.
         record: how many of the last steps the flight recorder keeps.
+        about: more for the record to say of the robot, JSON values; by default the environment
+            that the policy was trained on.
         clock: seconds; for tests and replays.
 
     Attributes:
@@ -93,7 +97,8 @@ class Controller:
         *,
         rate: float | None = None,
         safety: Safety | None = None,
-        record: int = 10_000,
+        record: int = RECORDED,
+        about: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if rate is None and policy.task is not None:
@@ -114,6 +119,7 @@ class Controller:
             raise DeployError(f"the policy gives {trial.dtype} {trial.shape} as an action")
         self.latency = LatencyHistogram(deadline=period)
         rest = self._supervisor.rest
+        self._about = dict(about) if about is not None else self._about_task()
         self.recorder = self._new_recorder(record)
         self.steps = 0
         self.last: RecordedStep | None = None
@@ -239,10 +245,16 @@ class Controller:
         about = {
             "rate": self.rate,
             "safety": self.safety.to_dict(),
-            "environment": self.policy.task.id if self.policy.task else None,
+            **self._about,
         }
         shape, rest = self.policy.observation_shape, self._supervisor.rest
         return FlightRecorder(capacity, shape, rest, about, first)
+
+    def _about_task(self) -> dict[str, Any]:
+        task = self.policy.task
+        if task is None:
+            return {"environment": None}
+        return {"environment": task.id, "environment_kwargs": dict(task.kwargs)}
 
     def trip(self, message: str, kind: FaultKind = FaultKind.EXTERNAL) -> None:
         """Latch a fault from outside, such as an emergency stop; may come from any thread."""

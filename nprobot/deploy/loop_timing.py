@@ -167,7 +167,7 @@ class Pacer:
         rate: Hz.
         watchdog: is fed at every tick.
         clock: seconds.
-        sleep: waits for so many seconds.
+        sleep: waits for the seconds that it is given.
 
     Attributes:
         late: ticks that had passed before the loop came to wait for them.

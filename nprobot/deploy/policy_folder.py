@@ -190,7 +190,9 @@ def from_policy(
         model = nprobot.from_policy("zoo:Reacher", rule="np+feedback")
         model.learn(100_000)
 
-    The critic and the spread of the exploration begin anew: a policy file does not hold them.
+    The critic begins anew, as a policy file holds none: PPO's ``critic_warmup=20_000`` lets it
+    learn first. PPO explores as much as the policy's file says, or a tenth of half the range of the
+    actions.
 
     Args:
         policy: ``zoo:NAME``, the folder of a run or policy, or a policy that was loaded.
@@ -212,14 +214,18 @@ def from_policy(
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from nprobot.training.from_policy import network_arguments, write_policy
+    from nprobot.training.from_policy import (
+        algorithm_of,
+        network_arguments,
+        write_policy,
+        write_spread,
+    )
 
     loaded = policy if isinstance(policy, Policy) else load_policy(policy)
     if not isinstance(loaded, Policy):
         raise ArchitectureError("an ONNX file cannot learn further; give the policy folder")
     network = network_arguments(loaded)
-    made_by = str(loaded.provenance.get("algorithm", ""))
-    name = algo or (made_by if made_by in catalogue.ALGORITHMS else "ppo")
+    name = algo or algorithm_of(loaded)
     if name not in catalogue.ALGORITHMS:
         raise UnknownNameError("algorithm", name, catalogue.ALGORITHMS)
     if env is None or isinstance(env, str):
@@ -230,6 +236,7 @@ def from_policy(
     arguments["policy_kwargs"] = network | dict(arguments.get("policy_kwargs") or {})
     model: BaseAlgorithm = catalogue.ALGORITHMS[name].load()("MlpPolicy", env, **arguments)
     write_policy(model, loaded)
+    write_spread(model, loaded)
     return model
 
 

@@ -172,8 +172,8 @@ class Safety(Options):
         observation_deviations: an observation this many standard deviations from the mean of
             training is a fault; needs a policy with a normaliser.
         max_age: an observation older than this is stale, s.
-        max_repeats: so many bit-identical observations in a row are stale: a sensor has frozen.
-        max_missed_deadlines: so many actions in a row that took longer than a period are a fault.
+        max_repeats: bit-identical observations in a row after which a sensor counts as frozen.
+        max_missed_deadlines: actions in a row that may take longer than a period; more are a fault.
 
     Raises:
         ConfigError: a value is not allowed.
@@ -240,6 +240,11 @@ class Supervisor:
             if slew is not None:
                 if not math.isfinite(period):
                     raise ConfigError("a slew limit needs a control rate")
+                if policy.task is not None and policy.task.kwargs.get("action_chunk", 1) != 1:
+                    raise ConfigError(
+                        "slew limits are of policies that give one action at a time; this one "
+                        "gives chunks, and would jump within them. Clone it with --execute 1."
+                    )
                 self._step = slew * period
         else:
             if not safety.action_low is safety.action_high is safety.slew is None:

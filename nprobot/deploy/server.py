@@ -37,7 +37,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, Self
 
 from nprobot.errors import ConfigError, DeployError, MessageError
 from nprobot.policies.files.policy import Array, BoxAction
@@ -111,7 +111,7 @@ class MessageHandler:
         except RecursionError:  # of a message that Python can read but not print
             text = "the message is nested too deep"
             reply = json.dumps({"type": "error", "code": "too-deep", "message": text})
-        except Exception as error:  # the robot's program goes on, whatever has failed here
+        except Exception as error:  # the robot's program continues, whatever has failed here
             text = f"{type(error).__name__}: {error!s:.200}"
             reply = json.dumps({"type": "error", "code": "internal", "message": text})
         if name is not None:
@@ -293,11 +293,20 @@ class _Client:
     heard: tuple[bool, float]
 
 
-class PolicyServer:
-    """Offers a controller to ZeroMQ's REQ sockets, one answer for each message.
+class Answers(Protocol):
+    """What answers the messages of all clients."""
 
-    By default only programs on this machine can connect. There is no password and no encryption:
-    on another address, anybody who reaches the port controls the robot.
+    largest: int
+    """Bytes of a message."""
+
+    def answer(self, data: bytes | None, client: str = "") -> bytes:
+        """The answer to a message of a client; never raises."""
+
+
+class MessageServer:
+    """Offers what answers messages to ZeroMQ's REQ sockets, one answer for each message.
+
+    By default only programs on this machine can connect. There is no password and no encryption.
 
     Clients are answered in turn, a message each, and what one has sent beyond that waits in the
     network's buffers: a client that floods the server slows the others down by one message at a
@@ -305,11 +314,8 @@ class PolicyServer:
     are `MOST_CLIENTS` connections; one more takes the place of the one that has been silent for
     longest.
 
-        with PolicyServer(controller) as server:
-            server.serve()
-
     Args:
-        controller: answers; do not step it yourself meanwhile.
+        messages: answers.
         host: address to listen on.
         port: 0 for any that is free.
 
@@ -321,12 +327,11 @@ class PolicyServer:
         DeployError: the address cannot be used.
     """
 
-    def __init__(self, controller: Controller, host: str = LOOPBACK, port: int = PORT) -> None:
+    def __init__(self, messages: Answers, host: str, port: int) -> None:
         if not 0 <= port < 2**16:
             raise DeployError(f"a port is a number from 0 to 65535, got {port}")
-        self.controller = controller
         self.answered = 0
-        self._messages = MessageHandler(controller)
+        self._messages = messages
         self._clients: dict[str, _Client] = {}
         self._names = itertools.count()
         self._stop = threading.Event()
@@ -339,7 +344,7 @@ class PolicyServer:
         address, taken = self._socket.getsockname()[:2]
         self.endpoint = f"tcp://{f'[{address}]' if ':' in host else address}:{taken}"
 
-    def __enter__(self) -> PolicyServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -410,6 +415,26 @@ class PolicyServer:
     def close(self) -> None:
         """Give up the address."""
         self._socket.close()
+
+
+class PolicyServer(MessageServer):
+    """Offers a controller: on another address than this machine's own, anybody controls the robot.
+
+        with PolicyServer(controller) as server:
+            server.serve()
+
+    Args:
+        controller: answers; do not step it yourself meanwhile.
+        host: address to listen on.
+        port: 0 for any that is free.
+
+    Raises:
+        DeployError: the address cannot be used.
+    """
+
+    def __init__(self, controller: Controller, host: str = LOOPBACK, port: int = PORT) -> None:
+        super().__init__(MessageHandler(controller), host, port)
+        self.controller = controller
 
 
 def is_loopback(host: str) -> bool:

@@ -8,9 +8,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from nprobot.envs import ActionChunks
 from nprobot.errors import DeployError, DeployWarning, NprobotError
 from nprobot.training import environments
 from nprobot.training.evaluation import (
@@ -42,12 +43,23 @@ class SimulatedRobot:
         id: of the environment.
         rate: how often it takes an action, Hz of simulated time; None if it does not say.
         actuators: preset of the actuators; None for ideal ones.
+        kwargs: arguments of the environment.
     """
 
     env: environments.Env
     id: str
     rate: float | None
     actuators: str | None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a flight record says of it, so that a policy can be cloned from the record."""
+        return {
+            "environment": self.id,
+            "environment_kwargs": dict(self.kwargs),
+            "actuators": self.actuators,
+        }
 
 
 def make_robot(
@@ -98,7 +110,7 @@ def make_robot(
     except Exception:
         made.close()
         raise
-    return SimulatedRobot(made, id, environments.control_rate(made), actuators)
+    return SimulatedRobot(made, id, environments.control_rate(made), actuators, kwargs)
 
 
 def check_rate(policy: DeployablePolicy, rate: float | None, any_rate: bool = False) -> None:
@@ -141,9 +153,10 @@ def _at_rate(
     timestep = getattr(getattr(model, "opt", None), "timestep", None)
     if timestep is None:
         raise DeployError(f"{problem}, and its rate cannot be changed")
-    skip = max(round(1 / (rate * timestep)), 1)
-    if not _same(1 / (skip * timestep), rate):
-        possible = ", ".join(f"{1 / (n * timestep):.4g}" for n in (1, 2, 3, 4, 5))
+    chunk = closed.size if isinstance(closed, ActionChunks) else 1
+    skip = max(round(1 / (rate * chunk * timestep)), 1)
+    if not _same(1 / (skip * chunk * timestep), rate):
+        possible = ", ".join(f"{1 / (n * chunk * timestep):.4g}" for n in (1, 2, 3, 4, 5))
         raise DeployError(
             f"{problem}; with physics steps of {timestep:g} s it can run at {possible}, … Hz"
         )
@@ -205,7 +218,7 @@ def deploy_episodes(
         clear_faults: clear a latched fault before the next episode.
         observers: are told of every step.
         clock: seconds.
-        sleep: waits for so many seconds.
+        sleep: waits for the seconds that it is given.
 
     Yields:
         Each episode when it has ended.

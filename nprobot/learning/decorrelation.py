@@ -53,7 +53,7 @@ class Step(ABC):
 
     @abstractmethod
     def shorten(self, share: Tensor | float) -> None:
-        """Make E so many times its size."""
+        """Multiply E by a factor."""
 
     def limit(self) -> int:
         """See to it that ‖E‖ is at most `LONGEST`.

@@ -45,6 +45,8 @@ from .wiring import Edge, Wiring, by_sample, check_wiring, output_sizes, signatu
 
 DIRECT_LR = 0.01
 """Step size of direct feedback, whose targets are noisy."""
+MANY_OUTPUTS = 128
+"""Numbers a sample has at most if the loss is differentiated by differences in all of them."""
 RIDGE = 1e-3
 """Regularisation of a fit, in units of the mean square of an input."""
 LONGEST = 8
@@ -243,10 +245,10 @@ class LinearFit:
         return not self.steps % self.interval
 
     def samples(self, batch: int, places: int = 1) -> int:
-        """How many of a batch are enough, where each sample is so many rows."""
+        """How many samples of a batch are enough, where each is several rows."""
         return min(batch, -(-max(min(self.inputs, WIDE), LEAST_ROWS) // places))
 
-    def take(self, x: Tensor, a: Tensor, lr: float | None, nodes: int) -> None:
+    def take(self, x: Tensor, a: Tensor, lr: float | None, amplified: float) -> None:
         """Learn from what a step did to inputs (rows, d) and pre-activations (rows, n).
 
         Exact but for rounding: as many rows as inputs tell all, and older ones are of weights that
@@ -256,24 +258,24 @@ class LinearFit:
             x: changes of the inputs.
             a: changes of the pre-activations, less the layer's own noise.
             lr: share of the way to the answer; None for all of it.
-            nodes: N of the network.
+            amplified: how many times the correction blows up what a guess leaves.
         """
         self.observe(x, a, max(1 - x.shape[-2] / self.inputs, 0.0))
         unexplained = self.solve(x, a, 1.0 if lr is None else lr)
         if isinstance(unexplained, float) or not unexplained.is_cuda:
             # A captured step is the same every time.
-            self.adapt(float(unexplained), nodes)
+            self.adapt(float(unexplained), amplified)
 
-    def adapt(self, unexplained: float, nodes: int) -> None:
-        """Choose how many steps to wait: as many as the guess of a network of N nodes can bear.
+    def adapt(self, unexplained: float, amplified: float) -> None:
+        """Choose how many steps to wait: as many as the guess can bear.
 
         What a guess leaves of its own size, in square, the correction of node perturbation blows up
-        N times.
+        N times in a network of N nodes.
         """
         low, high = BLUR
-        if unexplained * nodes > high:
+        if unexplained * amplified > high:
             self.interval = max(1, self.interval // 2)
-        elif unexplained * nodes < low:
+        elif unexplained * amplified < low:
             self.interval = min(LONGEST, self.interval * 2)
 
     def state_dict(self) -> dict[str, Any]:
@@ -351,6 +353,7 @@ class Passed:
         inputs: change of the inputs of the calls that are fed by others, (rows, ...), likewise.
         slopes: of `Wiring.slopes`.
         outputs: for each pass its outputs, every tensor (K, B, ...), and which calls were noisy.
+        amplified: how many times the correction blows up what a guess leaves.
     """
 
     def __init__(self, activity: Activity, noise: Tensor, sigma: float) -> None:
@@ -361,6 +364,7 @@ class Passed:
         self.inputs: dict[int, Tensor] = {}
         self.slopes: dict[Edge, Tensor] = {}
         self.outputs: list[tuple[Tree, Sequence[int]]] = []
+        self.amplified = float(activity.size)
 
     def add(
         self, wiring: Wiring, outputs: Tree, seen: Sequence[NoisyCall], noisy: Sequence[int]
@@ -417,6 +421,7 @@ class Feedback(ABC):
             raise RuleError(f"feedback_lr must be in [0, 1], got {lr!r}")
         self.lr = lr
         self.mode = check_wiring(wiring)
+        self.forward_only = wiring == "forward"
         self.wirings: dict[int, Wiring] = {}
 
     def wiring(self, network: int, activity: Activity) -> Wiring:
@@ -526,7 +531,7 @@ class LayerwiseFeedback(Feedback):
             x, a = (
                 rows[0] if len(rows) == 1 else (torch.cat(s, -2) for s in zip(*rows, strict=True))
             )
-            fit.take(x, a, self.lr, passed.activity.size)
+            fit.take(x, a, self.lr, passed.amplified)
 
     def _rows(self, passed: Passed, index: int, fit: LinearFit, uses: int) -> tuple[Tensor, Tensor]:
         """Changes of inputs and pre-activations of one of a layer's uses, as many as are wanted."""
@@ -679,17 +684,22 @@ def error_and_change(
     outputs: Tree,
     delta_loss: Callable[[Tree], Tensor],
     step: float,
+    *,
+    forward: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """``dL/dy`` of every output by central differences of the loss alone, and δL of noisy outputs.
+    """``dL/dy`` of every output from the loss alone, and δL of noisy outputs.
 
-    Both from one evaluation of the loss: a loss is many small operations, which take as long for a
-    few rows as for some more.
+    By central differences, both from one evaluation of the loss: a loss is many small operations,
+    which take as long for a few rows as for some more. The work is quadratic in the outputs, so a
+    loss of more than `MANY_OUTPUTS` (an image, the letters of a text) is differentiated by
+    autograd, from the outputs on: there is no layer and no weight in it.
 
     Args:
         activity: of the clean pass.
         outputs: of the noisy passes, (K, B, ...); may be none.
         delta_loss: from outputs (K, B, ...) to the change of the loss, (K, B).
         step: how far an output is moved; the error is of the order of its square.
+        forward: differences however many outputs there are, a few at a time.
 
     Returns:
         The error, shape (B, outputs), and δL, shape (K, B).
@@ -697,6 +707,12 @@ def error_and_change(
     clean, noisy = tensors(activity.outputs), tensors(outputs)
     sizes = output_sizes(activity.outputs)
     count = sum(sizes)
+    if count > MANY_OUTPUTS:
+        change = delta_loss(outputs) if noisy else clean[0].new_zeros(0, activity.batch)
+        error = None if forward else _error_by_autograd(activity.outputs, delta_loss)
+        if error is None:  # as of a loss that leaves torch
+            error = _error_by_parts(activity.outputs, delta_loss, step)
+        return error, change
     both = _there_and_back(count, step, clean[0].dtype, clean[0].device)
     moved = [
         y + part.view(-1, 1, *y.shape[1:])
@@ -709,6 +725,33 @@ def error_and_change(
     up, down = change[:count], change[count : 2 * count]
     error = ((up - down) / (2 * step)).mT.to(clean[0].dtype)
     return error, change[2 * count :]
+
+
+def _error_by_autograd(outputs: Tree, delta_loss: Callable[[Tree], Tensor]) -> Tensor | None:
+    """``dL/dy``, (B, outputs), with the outputs as leaves; None if autograd cannot follow."""
+    with torch.enable_grad():
+        leaves = tree_map(lambda y: y.detach().requires_grad_(), outputs)
+        change = delta_loss(tree_map(lambda y: y.unsqueeze(0), leaves))
+    if not change.requires_grad:
+        return None
+    ys = tensors(leaves)
+    parts = torch.autograd.grad(change, ys, torch.ones_like(change), allow_unused=True)
+    given = [y.new_zeros(y.shape) if p is None else p for y, p in zip(ys, parts, strict=True)]
+    return torch.cat([p.flatten(1) for p in given], dim=1)
+
+
+def _error_by_parts(outputs: Tree, delta_loss: Callable[[Tree], Tensor], step: float) -> Tensor:
+    """``dL/dy``, (B, outputs), by central differences, `MANY_OUTPUTS` at a time."""
+    ys, parts = tensors(outputs), []
+    flat = torch.cat([y.flatten(1) for y in ys], dim=1)
+    for few in torch.arange(flat.shape[1], device=flat.device).split(MANY_OUTPUTS):
+        moves = flat.new_zeros(len(few), 1, flat.shape[1])
+        moves[torch.arange(len(few)), 0, few] = step
+        moved = torch.cat([flat + moves, flat - moves]).split(output_sizes(outputs), dim=2)
+        shaped = iter(m.reshape(-1, *y.shape) for m, y in zip(moved, ys, strict=True))
+        up, down = delta_loss(tree_map(lambda _, shaped=shaped: next(shaped), outputs)).chunk(2)
+        parts.append((up - down).mT / (2 * step))
+    return torch.cat(parts, dim=1).to(flat.dtype)
 
 
 @cache

@@ -196,12 +196,15 @@ class GuidedPasses(NoisyPasses):
         assert draw is not None
         return PartlyNoisy(network, inputs, draw, self._quiet, frozen=True)
 
-    def losses_and_error(self, loss: Loss, step: float) -> tuple[Tensor, Tensor, bool]:
+    def losses_and_error(
+        self, loss: Loss, step: float, *, forward: bool = False
+    ) -> tuple[Tensor, Tensor, bool]:
         """What the loss says of the outputs of all passes.
 
         Args:
             loss: of outputs.
             step: how far an output is moved.
+            forward: no autograd in the loss either.
 
         Returns:
             Losses, shape (M, B); e = dL/dy, (M · B, outputs); and whether the loss itself is noisy:
@@ -218,7 +221,7 @@ class GuidedPasses(NoisyPasses):
         # Alone at first: some losses note how things stand from what they are first asked for.
         first = per_sample(loss, tree_map(lambda y: y[0], self.outputs), (batch,))
         as_read = tree_map(lambda y: y.unsqueeze(0), self.activity.outputs)
-        error, losses = error_and_change(self.activity, as_read, of_rows, step)
+        error, losses = error_and_change(self.activity, as_read, of_rows, step, forward=forward)
         losses = losses.view(passes, batch)
         apart = (losses[0] - first).square().mean() > 1e-8 * first.square().mean()
         losses[0] = first

@@ -100,7 +100,7 @@ LAYOUTS: WeakKeyDictionary[nn.Module, dict[Any, Layout]] = WeakKeyDictionary()
 
 
 def looks_usual(layer: NodeLayer, x: Tensor, rows: int) -> bool:
-    """Whether inputs can be nothing but a batch of so many rows."""
+    """Whether inputs can only be a batch with this number of rows."""
     if x.shape[0] != rows:
         return False
     if not layer.positionwise:

@@ -30,7 +30,7 @@ from nprobot.policies.layers import BiasHead, DecorrelatedLinear
 from nprobot.policies.sb3_networks import chain_of_view
 
 from .activity import Activity, Tree, tensors
-from .feedback import LayerwiseFeedback, LinearFit
+from .feedback import MANY_OUTPUTS, LayerwiseFeedback, LinearFit
 from .wiring import Wiring
 
 if TYPE_CHECKING:
@@ -203,6 +203,9 @@ def find_chain(network: nn.Module) -> Chain:
     own = {id(p) for module in (*hidden, *heads) for p in module.parameters()}
     if any(id(p) not in own for p in network.parameters()):
         raise NoShortForm("it has parameters beside its layers")
+    outputs = sum(m.out_features for m in heads if isinstance(m, nn.Linear))
+    if outputs > MANY_OUTPUTS:  # here a loss is moved in all of them at once
+        raise NoShortForm(f"it has {outputs} outputs")
     return Chain(tuple(hidden), tuple(activations), tuple(heads), single)
 
 
@@ -629,6 +632,8 @@ class Perceptrons:
         del noise
         self._noisy(work)
         fits = self._fits()
+        of = self.rule.strength  # type: ignore[attr-defined]
+        strength = np.array([of(n, work.batch, work.draws) for n in self.units], self.dtype)
         found, residual = [], self._weights(work)
         answers = []
         for g, (loss, heads) in enumerate(zip(losses, self.heads, strict=True)):
@@ -650,10 +655,10 @@ class Perceptrons:
                 slope *= 1 / work.batch
                 head.accumulate(slope, work.x[-1][g] if self.sizes else x)
         self._pull(work, fits)
-        self._learn(work, fits, answers)
+        self._learn(work, fits, answers, np.maximum(1, strength * self.units))
         for eps, guess in zip(work.noise, work.error, strict=True):
             residual -= np.vecdot(eps, guess[:, None])
-        residual *= 1 / (self.rule.sigma**2 * work.draws * work.batch)
+        residual *= strength[:, None, None] / (self.rule.sigma**2 * work.draws * work.batch)
         for eps, guess in zip(work.noise, work.error, strict=True):
             guess *= 1 / work.batch
             guess += _average(residual, eps)
@@ -679,7 +684,11 @@ class Perceptrons:
                     product(error[g], guide.T, work.error[index - 1][g])
 
     def _learn(
-        self, work: _Work, fits: list[dict[str, LinearFit]], answers: list[list[Array | None]]
+        self,
+        work: _Work,
+        fits: list[dict[str, LinearFit]],
+        answers: list[list[Array | None]],
+        amplified: Array,
     ) -> None:
         """Show every fit what its layer did in the first draw, as `LayerwiseFeedback` does."""
         lr = self.rule.feedback.lr  # type: ignore[attr-defined]
@@ -695,7 +704,7 @@ class Perceptrons:
                 if fit.due():
                     rows = fit.samples(work.batch)
                     x = torch.from_numpy(work.change[index][g, 0, :rows])
-                    fit.take(x, torch.from_numpy(a[:rows]), lr, self.units[g])
+                    fit.take(x, torch.from_numpy(a[:rows]), lr, amplified[g])
 
     def _fits(self) -> list[dict[str, LinearFit]]:
         """What feedback has learned of every network, by layer; the engine begins it."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
 from nprobot.errors import ConfigError
-from nprobot.options import Options, Positive
+from nprobot.options import Count, Options, Positive
 
 if TYPE_CHECKING:
     from nprobot.envs.datasets import Dataset
@@ -63,9 +63,37 @@ class Source(Options):
     """What to do with rows that lack a number."""
     split: Literal["auto", "trajectory", "blocks", "rows"] = "auto"
     """How rows are split: whole trajectories, contiguous blocks, or single rows."""
+    demonstrations: tuple[str, ...] = ()
+    """What a robot saw and was told, to clone into a policy: flight records of nprobot deploy
+    --flight (.npz), a folder of LeRobot's or Minari's, or the id of a Minari data set that is on
+    this machine. Of LeRobot's, --inputs and --targets may name the features."""
+    history: Count = 1
+    """Of demonstrations: how many observations, the last ones, an action is learned from."""
+    chunk: Count = 1
+    """Of demonstrations: how many actions, from the present one on, are predicted at once."""
+    execute: Count | None = None
+    """How many actions of a chunk are carried out before the next look. Left out: all."""
+    env: str | None = None
+    """Environment that the demonstrations are of. Left out: what they say."""
+    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """Arguments of that environment, as name value pairs. Left out: what they say."""
 
     def check(self) -> None:
         """Refuse options that contradict each other."""
+        if self.demonstrations:
+            allowed = ("inputs", "targets", *_OF_DEMONSTRATIONS)
+            others = [n for n in (*_ABOUT_TASKS, *self._given()) if n not in allowed]
+            for name in others:
+                if getattr(self, name):
+                    raise ConfigError(
+                        f"--{name.replace('_', '-')} does not go with --demonstrations"
+                    )
+            return
+        for name in _OF_DEMONSTRATIONS:
+            if name in self._given():
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} belongs to demonstrations: name --demonstrations"
+                )
         if not self.data:
             for name in self._given():
                 raise ConfigError(f"--{name.replace('_', '-')} belongs to a file: name --data")
@@ -74,28 +102,46 @@ class Source(Options):
 
     def _given(self) -> list[str]:
         """Options about files that differ from their defaults."""
-        plain = {f.name: f.default for f in fields(Source) if f.name not in _ABOUT_TASKS}
+        plain = {
+            f.name: f.default if f.default_factory is MISSING else f.default_factory()
+            for f in fields(Source)
+            if f.name not in _ABOUT_TASKS
+        }
         return [name for name, default in plain.items() if getattr(self, name) != default]
 
     @property
     def name(self) -> str:
         """The task, or what the file is called; for several, their folder."""
+        if self.demonstrations:
+            return f"clone-{Path(self.demonstrations[0].rstrip('/')).stem.strip('*?') or 'flights'}"
         if not self.data:
             return self.task or DEFAULT_TASK
         first = self.data[0]
         several = len(self.data) > 1 or any(c in first.name for c in "*?[")
         return (first.parent.resolve().name if several else first.stem) or "data"
 
-    def load(self) -> Dataset:
+    def load(self, trust: bool = False) -> Dataset:
         """The data.
+
+        Args:
+            trust: whether modules that demonstrations name, for their environment, may be imported.
 
         Raises:
             DataError: there is no such task or file, or it cannot be used.
             RobotError: the robot cannot be used.
             ConfigError: options that the file does not have.
+            EnvironmentUnavailableError: that of the demonstrations cannot be made.
         """
         from nprobot.envs import datasets
 
+        if self.demonstrations:
+            from .demonstrated import CloneShape, cloning_rows, read_demonstrations
+
+            found = read_demonstrations(
+                self.demonstrations, inputs=self.inputs, targets=self.targets
+            )
+            shape = CloneShape(self.history, self.chunk, self.execute)
+            return cloning_rows(found, shape, self.env, self.env_kwargs or None, trust)
         if not self.data:
             robot = {} if self.robot is None else {"robot": self.robot}
             return datasets.make(self.task or DEFAULT_TASK, **robot, **self.task_kwargs)
@@ -124,6 +170,10 @@ class Source(Options):
         """A JSON object that `from_dict` reads; paths are absolute."""
         paths = {"data": self.data, "test_data": self.test_data}
         made = {name: [os.path.abspath(path) for path in value] for name, value in paths.items()}
+        # What is no path is the id of a Minari data set.
+        made["demonstrations"] = [
+            os.path.abspath(name) if _is_path(name) else name for name in self.demonstrations
+        ]
         return super().to_dict() | made
 
     @classmethod
@@ -137,6 +187,11 @@ class Source(Options):
 
 
 _ABOUT_TASKS = ("task", "robot", "task_kwargs", "data")
+_OF_DEMONSTRATIONS = ("demonstrations", "history", "chunk", "execute", "env", "env_kwargs")
+
+
+def _is_path(name: str) -> bool:
+    return os.path.exists(name) or name.endswith(".npz") or any(c in name for c in "*?[")
 
 
 def as_dataset(data: Data) -> Dataset:

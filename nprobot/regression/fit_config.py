@@ -41,6 +41,9 @@ class FitConfig(Options):
     the others; with --optimizer sgd 0.01."""
     lr_schedule: LRSchedule = "cosine"
     """How the step sizes of weights and of R change: falling to 0 at the last step, or constant."""
+    loss: Literal["mse", "likelihood"] = "mse"
+    """What is minimised where targets are numbers: the mean squared error of standardised targets,
+    or minus the log-likelihood of a Gaussian whose spread, one number a target, is learned, too."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Optimiser that turns gradients into steps."""
     sigma: Positive | None = None
@@ -60,7 +63,7 @@ class FitConfig(Options):
     max_row_norm: Positive | None = None
     """Longest weight vector of a node; a longer one is scaled back after the step."""
     patience: Count | None = None
-    """Stop after so many epochs without a better validation error. Left out: never."""
+    """Epochs without a better validation error after which the fit stops. Left out: never."""
     checkpoint_every: Count | None = None
     """Epochs between checkpoints. Left out: a tenth of --epochs."""
     seed: Seed = 0

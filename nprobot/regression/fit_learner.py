@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nprobot.envs.datasets import Split, nmse
 from nprobot.learning.rule import LearningRule, Loss
+from nprobot.policies.layers import BiasHead
 from nprobot.runs.state import restore_optimizer
 from nprobot.training.build import SCHEDULES
 
@@ -78,6 +80,10 @@ FitScore = RegressionScore | ClassificationScore
 class Regression:
     """Squared error of standardised targets."""
 
+    def learned(self, model: FittedModel) -> nn.Module:
+        """What learns: the network itself."""
+        return model.network
+
     def targets(self, model: FittedModel, split: Split) -> Tensor:
         """What `loss` takes: standardised targets, `(rows, targets)`."""
         raw = torch.tensor(split.targets, dtype=torch.float64, device=model.device)
@@ -95,8 +101,58 @@ class Regression:
         return RegressionScore(tuple(ratio.tolist()), tuple(error.tolist()))
 
 
+class WithSpread(nn.Module):
+    """A network whose outputs are the means of Gaussians, and their spread.
+
+    Args:
+        network: from inputs (B, inputs) to means (B, targets).
+        targets: how many.
+    """
+
+    def __init__(self, network: nn.Module, targets: int) -> None:
+        super().__init__()
+        weight = next(network.parameters())
+        self.network = network
+        self.log_std = BiasHead(nn.Parameter(weight.new_zeros(targets)))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log standard deviations, (B, targets) each."""
+        means = self.network(inputs)
+        return means, self.log_std(means)
+
+
+class Likelihood(Regression):
+    """Minus the log-likelihood of standardised targets under a Gaussian of learned spread.
+
+    The spread does not depend on the inputs, as in PPO's policies. Targets with little unexplained
+    variance weigh more than in a squared error.
+    """
+
+    @override
+    def learned(self, model: FittedModel) -> nn.Module:
+        """The network, and beside it the spread of its targets."""
+        return WithSpread(model.network, len(model.target_mean))
+
+    @override
+    def loss(self, targets: Tensor) -> Loss:
+        """``mean_j ((y_j − t_j)² / 2σ_j² + ln σ_j)`` for outputs (…, B, targets) of y and ln σ."""
+
+        def negative_log_likelihood(outputs: tuple[Tensor, Tensor]) -> Tensor:
+            means, log_std = outputs
+            # A spread below a 150th of the target's would make steps of the noise in the weights.
+            log_std = log_std.clamp(min=-5.0)
+            z = (means - targets) * torch.exp(-log_std)
+            return (0.5 * z.square() + log_std).mean(-1)
+
+        return negative_log_likelihood
+
+
 class Classification:
     """Cross-entropy of the softmax of the outputs."""
+
+    def learned(self, model: FittedModel) -> nn.Module:
+        """What learns: the network itself."""
+        return model.network
 
     def targets(self, model: FittedModel, split: Split) -> Tensor:
         """What `loss` takes: labels, `(rows,)`."""
@@ -167,7 +223,7 @@ class FitLearner:
     ) -> None:
         assert config.learning_rate is not None, "the configuration is resolved"
         self.model = model
-        self.network = model.network
+        self.network = objective.learned(model)
         self.rule = rule
         self.objective = objective
         self.config = config

@@ -41,6 +41,7 @@ from nprobot.runs.state import load_state, save_state
 from nprobot.runs.versions import changed_since, versions
 
 from .data import Data, as_dataset, fingerprint
+from .demonstrated import ClonedControl
 from .fit_config import CHANGEABLE, RULE_OPTIONS, FitConfig
 from .fit_folder import EpochRow, FitFolder, draw_errors, write_table
 from .fit_learner import (
@@ -48,6 +49,7 @@ from .fit_learner import (
     Epoch,
     FitLearner,
     FitScore,
+    Likelihood,
     Objective,
     Regression,
     RegressionScore,
@@ -249,6 +251,8 @@ class FitResult:
         """Id of the environment that the model's policy file controls; None if it has none."""
         if describe_network(self.model.network) is None:
             return None
+        if (control := ClonedControl.of(self.model.description["meta"])) is not None:
+            return control.id
         if is_arm_model(self.model):
             return ARM_TRACK
         return ROBOT if tracker_of(self.model) is not None else None
@@ -270,7 +274,7 @@ def score_model(model: FittedModel, data: Dataset) -> dict[str, FitScore]:
             raise ArchitectureError(
                 f"the model has {len(about[f'{part}_names'])} {part}s, the data {len(names)}"
             )
-    objective: Objective = Classification() if data.is_classification else Regression()
+    objective = objective_of(data)
     return {name: objective.score(model, split) for name, split in data.splits.items()}
 
 
@@ -333,7 +337,7 @@ class Fit:
             decorrelated_layers(network)  # says what to do if there are none
         self.model = FittedModel.for_data(network, data)
         _check_shapes(self.model, data)
-        self.objective: Objective = Classification() if data.is_classification else Regression()
+        self.objective = objective_of(data, config)
         seed = Seeds.spawn(config.seed).order
         self.learner = FitLearner(self.model, rule, self.objective, data.train, config, seed)
         self.rule, self.data, self.config = rule, data, config
@@ -499,6 +503,12 @@ class Fit:
                 provenance[f"{part}s"] = [
                     f"{name} [{unit}]" if unit else name for name, unit in named
                 ]
+        if (control := ClonedControl.of(about["meta"])) is not None:
+            provenance["actuators"] = control.actuators
+            if isinstance(self.best.score, RegressionScore):
+                # How far the clone is from what was demonstrated: the spread to explore with.
+                actions = math.prod(control.action_shape)
+                provenance["action_std"] = list(self.best.score.rmse[:actions])
         save_model(self.best.model, path)
         # A network of the user's own has a model file, and no policy file.
         with contextlib.suppress(ArchitectureError):
@@ -575,6 +585,13 @@ def bounds(data: Dataset) -> dict[str, float]:
         return {"most frequent label": 1 - float(np.bincount(labels).max() / len(labels))}
     guesses = {"linear regression": linear_regression, "mean predictor": mean_predictor}
     return {name: float(np.nanmean(of(data)["validation"])) for name, of in guesses.items()}
+
+
+def objective_of(data: Dataset, config: FitConfig | None = None) -> Objective:
+    """What is minimised; labels are learned by their likelihood in any case."""
+    if data.is_classification:
+        return Classification()
+    return Likelihood() if config is not None and config.loss == "likelihood" else Regression()
 
 
 def _configured(

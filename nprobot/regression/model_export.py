@@ -8,6 +8,7 @@ other model becomes a policy with the model's own inputs and outputs (a cloned p
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ from nprobot.policies.files.policy import (
 from nprobot.policies.files.torch_policy import operations
 from nprobot.policies.layers import fold
 
+from .demonstrated import ClonedControl
 from .model import FittedModel, describe_network
 
 # Standardised inputs are not clipped, as in the model; a policy file needs a number.
@@ -66,6 +68,8 @@ def export_model(model: FittedModel, provenance: Mapping[str, Any] | None = None
         return feedforward_policy(model, provenance)
     if (follower := tracker_of(model)) is not None:
         return tracking_policy(model, follower, provenance)
+    if (control := ClonedControl.of(model.description["meta"])) is not None:
+        return cloned_policy(model, control, provenance)
     mean, scale = _numpy(model.input_mean), _numpy(model.input_scale)
     action: BoxAction | DiscreteAction
     if model.classes:
@@ -78,6 +82,49 @@ def export_model(model: FittedModel, provenance: Mapping[str, Any] | None = None
         operations=_operations(model, unit=np.ones(1)),
         action=action,
         normaliser=_normaliser(mean, scale),
+        provenance=dict(provenance or {}),
+    )
+
+
+def cloned_policy(
+    model: FittedModel, control: ClonedControl, provenance: Mapping[str, Any] | None = None
+) -> Policy:
+    """The policy that a model of demonstrations is, on the environment that these are of.
+
+    Args:
+        model: observations, perhaps several in a row, to actions, or to logits of actions.
+        control: what it controls. Of a chunk of actions those that are carried out are kept.
+        provenance: how it was learned; JSON values.
+    """
+    shape, count = tuple(control.observation_shape), math.prod(control.action_shape)
+    action: BoxAction | DiscreteAction
+    layers = _operations(model, unit=np.ones(1))
+    if model.classes:
+        action = DiscreteAction((model.classes,))
+    else:
+        bound = np.full(count, np.inf)
+        low, high = (
+            np.asarray(default if given is None else given, np.float32).reshape(
+                control.action_shape
+            )
+            for given, default in ((control.low, -bound), (control.high, bound))
+        )
+        action = BoxAction(low, high)
+        *others, last = layers
+        kept = {name: array[:count] for name, array in last.arrays.items()}
+        layers = (*others, Operation("linear", kept))
+    flatten = () if len(shape) == 1 else (Operation("flatten"),)
+    task = None
+    if control.id is not None:
+        task = ControlTask(control.id, dict(control.kwargs), control.rate)
+    return Policy(
+        observation_shape=shape,
+        operations=(*flatten, *layers),
+        action=action,
+        normaliser=_normaliser(
+            _numpy(model.input_mean).reshape(shape), _numpy(model.input_scale).reshape(shape)
+        ),
+        task=task,
         provenance=dict(provenance or {}),
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
 from typing_extensions import override
 
 from nprobot.errors import NonFiniteError
@@ -240,4 +241,7 @@ def policy_of(model: Model, config: RunConfig) -> Policy:
         "backward_passes": model.backward_passes,
         "versions": versions(),
     }
+    log_std = getattr(model.policy, "log_std", None)
+    if isinstance(log_std, nn.Parameter) and log_std.dim() == 1:
+        provenance["action_std"] = log_std.detach().exp().tolist()
     return export_policy(model, task, provenance)

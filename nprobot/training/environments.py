@@ -16,10 +16,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.wrappers import FlattenObservation
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 
 from nprobot.catalogue import named_object
-from nprobot.envs import NoisyActuators, time_step
+from nprobot.envs import ActionChunks, NoisyActuators, time_step
 from nprobot.errors import (
     ActuatorError,
     ConfigError,
@@ -39,6 +39,7 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {
 }
 """Packages that register environments when they are imported, and how the names of those begin."""
 WRAPPER, LIMIT = "wrapper", "max_episode_steps"
+FRAMES, CHUNK = "frame_stack", "action_chunk"
 """Arguments of an environment that are not its constructor's."""
 CAMERA = {"camera_id", "camera_name", "default_camera_config"}
 """Arguments by which a user says where to look from."""
@@ -97,18 +98,26 @@ def check_kwargs(env_id: str, kwargs: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"the policy gives {env_id} the {name} {value!r:.40}; 1 to {most:,} is allowed"
             )
-        if isinstance(value, str) and os.path.exists(value) and not os.path.isfile(value):
+        if isinstance(value, str) and _leads_astray(value):
             raise ConfigError(
                 f"the policy gives {env_id} the {name} {value!r:.200}, which is no file"
             )
 
 
+def _leads_astray(value: str) -> bool:
+    """Whether a word is the path of a pipe, a device, or a folder that no mere name means."""
+    if os.path.isdir(value):  # a robot of the package may share its name with a folder here
+        return os.path.dirname(value) != "" or os.path.splitext(value)[1] != ""
+    return os.path.exists(value) and not os.path.isfile(value)
+
+
 FILE_BOUNDS = {
     **{"max_episode_steps": 100_000, "frame_skip": 1000},
     **{"width": 4096, "height": 4096, "max_geom": 100_000},
+    **{FRAMES: 1000, CHUNK: 1000},
 }
 """Arguments with which a file could keep a machine busy, or fill it, and the most it may ask for.
-All but the second are understood by `gymnasium.make` or by every MuJoCo environment."""
+All but the second are understood by `make`, or by every MuJoCo environment."""
 
 
 def _module_of(spec: EnvSpec) -> str:
@@ -164,8 +173,10 @@ def make(
 
     Args:
         env_id: gymnasium id.
-        kwargs: arguments of the environment's constructor; ``max_episode_steps``, and ``wrapper``:
-            names ``module:Class`` of wrappers to put around it, the innermost first, with commas.
+        kwargs: arguments of the environment's constructor; ``max_episode_steps``; ``wrapper``:
+            names ``module:Class`` of wrappers to put around it, the innermost first, with commas;
+            ``frame_stack``: how many observations, the last ones, oldest first, make one;
+            ``action_chunk``: how many actions are taken at once (`nprobot.envs.ActionChunks`).
         actuators: preset of `nprobot.envs.NoisyActuators`; None for none.
         actuators_seed: what their secret noise follows from; None: from the seed of the reset.
         sensor: preset of the sensor that tells what they did; None for none.
@@ -183,6 +194,7 @@ def make(
         for name in str(arguments.pop(WRAPPER, "")).split(",")
         if name
     ]
+    frames, chunk = (_whole(arguments, name) for name in (FRAMES, CHUNK))
     try:
         check_limit(arguments)
         env = _made(env_id, arguments)
@@ -190,16 +202,18 @@ def make(
             env = wrapper(env)
         if isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
             env = FlattenObservation(env)
+        if frames > 1:
+            env = with_history(env, frames)
         if actuators is None:
             models = getattr(env.unwrapped, "randomised_actuators", None)
         else:
             models = actuators
         if options.get("render_mode") == "rgb_array" and not CAMERA & arguments.keys():
             _follow_robot(env)
-        if models is None:
-            return env
-        seed = None if actuators_seed is None else np.random.SeedSequence(list(actuators_seed))
-        return NoisyActuators(env, models, sensor=sensor, seed=seed)
+        if models is not None:
+            seed = None if actuators_seed is None else np.random.SeedSequence(list(actuators_seed))
+            env = NoisyActuators(env, models, sensor=sensor, seed=seed)
+        return ActionChunks(env, chunk) if chunk > 1 else env
     except (gymnasium.error.Error, ImportError, ActuatorError) as error:
         raise EnvironmentUnavailableError(
             f"environment {env_id!r} cannot be made: {str(error) or repr(error)}"
@@ -235,6 +249,29 @@ def make_vector_env(
         raise EnvironmentUnavailableError(
             f"environment {env_id!r} cannot be made {count} times: {error}"
         ) from error
+
+
+def _whole(arguments: dict[str, Any], name: str) -> int:
+    """Take a count out of arguments; 1 where it is not given."""
+    count = arguments.pop(name, 1)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigError(f"{name} must be a whole number of 1 or more, got {count!r}")
+    return count
+
+
+def with_history(env: Env, frames: int) -> Env:
+    """An environment whose observation is its last ones side by side, oldest first.
+
+    Before the first one of an episode that is repeated.
+
+    Raises:
+        ConfigError: a part of the observation is for the critic alone, which would be mixed in.
+    """
+    if getattr(env.unwrapped, "privileged_size", 0):
+        raise ConfigError(
+            f"{FRAMES} does not go with privileged observations; the task's own history does"
+        )
+    return FlattenObservation(FrameStackObservation(env, frames, padding_type="reset"))
 
 
 def _made(env_id: str, arguments: dict[str, Any]) -> Env:
@@ -316,7 +353,7 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
 
     Raises:
         EnvironmentUnavailableError: observations are not a `Box` of real numbers, or actions not
-            `Box`, `Discrete` or `MultiDiscrete`.
+            `Box`, `Discrete`, `MultiDiscrete` or `MultiBinary`.
     """
     observation, action = env.observation_space, env.action_space
     if not isinstance(observation, spaces.Box) or observation.dtype.kind != "f":
@@ -332,10 +369,11 @@ def check_spaces(env: Env, *, continuous: bool = False) -> None:
             f"observations of this environment are {_short(observation)}; the command line takes "
             f"vectors of real numbers. {told}"
         )
-    if not isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+    discrete = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    if not isinstance(action, spaces.Box | discrete):
         raise EnvironmentUnavailableError(
-            f"actions of this environment are {action}; policies here give Box, Discrete or "
-            "MultiDiscrete actions"
+            f"actions of this environment are {action}; policies here give Box, Discrete, "
+            "MultiDiscrete or MultiBinary actions"
         )
     if isinstance(action, spaces.Box) and (flat := np.flatnonzero(action.low >= action.high)).size:
         raise EnvironmentUnavailableError(
@@ -356,12 +394,13 @@ def _short(space: spaces.Space[Any], most: int = 200) -> str:
 
 
 def control_rate(env: Env) -> float | None:
-    """How often the environment takes an action, Hz of simulated time; None if it does not say.
+    """How often a policy acts in it, Hz of simulated time; None if it does not say.
 
-    By `nprobot.envs.time_step`, which says what it reads.
+    By `nprobot.envs.time_step`, which says what it reads; a chunk of actions is one act.
     """
     step = time_step(env.unwrapped)
-    return None if step is None else 1 / step.seconds
+    chunk = env.size if isinstance(env, ActionChunks) else 1
+    return None if step is None else 1 / step.seconds / chunk
 
 
 def silence_mujoco() -> None:
@@ -371,7 +410,7 @@ def silence_mujoco() -> None:
     """
     try:
         import mujoco
-    # Loading it loads a drawing back end, which fails in ways of its own.
+    # Loading it loads a drawing back end, which can fail for other reasons.
     except Exception as error:
         chosen = os.environ.get("MUJOCO_GL")
         told = (

@@ -27,7 +27,7 @@ from .run_config import EVALUATION_EPISODES
 SIDE_BY_SIDE = 20
 """Episodes that share one batched call of the policy."""
 LONGEST_EPISODE = 10_000
-"""Steps after which an episode that has no end of its own is cut, as by a time limit."""
+"""Steps after which an episode that does not end by itself is cut, as by a time limit."""
 
 Predict = Callable[[Array], Array]
 """From raw observations (B, *observation) to actions (B, *action), without exploration."""
@@ -125,18 +125,22 @@ def evaluate(
 
 
 def put_on_chip(policy: DeployablePolicy, chip: str, seed: int) -> Predict:
-    """What a policy does on an emulated noisy chip.
+    """What a policy does on a noisy chip: emulated, or a device that holds it.
 
     Args:
         policy: the policy.
-        chip: what is wrong with it, as in a run's configuration. It is the device that the policy
-            was trained on, if it was trained on one.
+        chip: what is wrong with it, or its address, as in a run's configuration. An emulated one
+            is the device that the policy was trained on, if it was trained on one; a chip at an
+            address must hold the policy, and is not written.
         seed: of its noise.
 
     Raises:
-        ConfigError: the policy cannot be put on a chip, or there is no such chip.
+        ConfigError: the policy cannot be put on a chip, there is no such chip, or it holds another
+            policy.
+        ChipError: the chip does not answer.
     """
     from nprobot.policies.chip import crossbar  # torch takes a second to load
+    from nprobot.policies.chip.remote import SCHEMES
     from nprobot.policies.files.torch_policy import TorchPolicy
 
     if isinstance(policy, OnnxPolicy):
@@ -147,6 +151,8 @@ def put_on_chip(policy: DeployablePolicy, chip: str, seed: int) -> Predict:
     twin = TorchPolicy(policy)
     device = int(policy.provenance.get("device_seed", 0))
     crossbar.put_on_chip(twin.network, chip, seed=seed, device_seed=device)
+    if chip.startswith(SCHEMES):
+        crossbar.recognise(twin.network)
     return twin.predict
 
 

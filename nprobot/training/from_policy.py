@@ -1,12 +1,18 @@
-"""From a policy file back to a model that learns: its network, its numbers, its normaliser."""
+"""From a policy file back to a model that learns: its network, its numbers, its normaliser.
+
+The critic begins anew, as a policy file holds none; `Start.configure` lets it learn first.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -14,11 +20,143 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from nprobot.errors import ArchitectureError
+from nprobot import catalogue
+from nprobot.catalogue import Activation, Normalise
+from nprobot.errors import ArchitectureError, ConfigError
 from nprobot.policies.direct_policy import DirectPolicy
 from nprobot.policies.files.from_sb3 import network_of
 from nprobot.policies.files.policy import BoxAction, Operation, Policy
 from nprobot.policies.files.torch_policy import MODULES
+from nprobot.policies.networks import ACTIVATIONS
+
+from .evaluation import actuators_of
+from .run_config import NetworkOptions, RunConfig
+
+SPREAD = 0.1
+"""Standard deviation of PPO's exploration where the policy does not say, as a share of half the
+range of the actions. At 1 in the actions' units, where stable-baselines3 begins, a policy that can
+walk would fall."""
+WARMUP = 10
+"""Rollouts from which the critic alone learns at first."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        policy: acts as the run does before its first update.
+        name: what the user calls it.
+        std: standard deviation of PPO's exploration, as a share of half the range of the actions;
+            None for what the policy says, or `SPREAD`.
+    """
+
+    policy: Policy
+    name: str
+    std: float | None = None
+
+    def configure(self, config: RunConfig) -> RunConfig:
+        """The options of a run that the policy decides, over those of `config`.
+
+        Raises:
+            ArchitectureError: no run makes its layers.
+            ConfigError: it does not say what it controls.
+        """
+        policy, algorithm = self.policy, algorithm_of(self.policy)
+        network = NetworkOptions(tuple(network_arguments(policy)["net_arch"]), activation(policy))
+        about = catalogue.ALGORITHMS[algorithm]
+        scaled = config.replace(algo=algorithm).normalise_rewards or about.normalise == "on"
+        if policy.normaliser is None:
+            normalise: Normalise = "rewards" if scaled else "off"
+        else:
+            normalise = "on" if scaled else "observations"
+        task: dict[str, Any] = {}
+        if policy.task is not None:
+            kwargs = dict(policy.task.kwargs)
+            if kwargs.get("privileged") == "[]":  # a critic may see them again
+                kwargs.pop("privileged")
+            task = {"env": policy.task.id, "env_kwargs": kwargs}
+            task["actuators"] = actuators_of(policy, None)
+        return config.replace(algo=algorithm, normalise=normalise, network=network, **task)
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse a run that cannot start from the policy.
+
+        Raises:
+            ConfigError: it has another network, or another algorithm needs other outputs.
+        """
+        needed = self.configure(config).network
+        for name in ("hidden", "activation"):
+            given, own = getattr(config.network, name), getattr(needed, name)
+            if own is not None and given != own:
+                raise ConfigError(f"{name} is {own} in {self.name}, not {given}; leave it away")
+
+    def begin(self, model: BaseAlgorithm) -> None:
+        """Make a new model act as the policy does.
+
+        Raises:
+            ArchitectureError: it cannot; see `write_policy`.
+            ConfigError: `std` for a model that has no such spread.
+        """
+        write_policy(model, self.policy)
+        write_spread(model, self.policy, self.std)
+
+
+def algorithm_of(policy: Policy) -> str:
+    """The algorithm that learns a policy further: the one that made it, or PPO."""
+    made_by = str(policy.provenance.get("algorithm", ""))
+    if made_by in catalogue.ALGORITHMS:
+        return made_by
+    return "sac" if squashes(policy) else "ppo"
+
+
+def activation(policy: Policy) -> Activation | None:
+    """Name of the nonlinearity of a policy's hidden layers; None where it has none.
+
+    Raises:
+        ArchitectureError: runs do not have it.
+    """
+    between = hidden_activations(policy)
+    if not between:
+        return None
+    own = repr(MODULES[between[0].name](**between[0].settings))
+    for name, make in ACTIVATIONS.items():
+        if repr(make()) == own:
+            return cast(Activation, name)
+    raise ArchitectureError(
+        f"the policy has the nonlinearity {own}; runs have {', '.join(ACTIVATIONS)}"
+    )
+
+
+@torch.no_grad()
+def write_spread(model: BaseAlgorithm, policy: Policy, share: float | None = None) -> None:
+    """Let PPO explore around a policy as much as that says, in place of stable-baselines3's 1.
+
+    Args:
+        model: PPO with continuous actions; others stay as they are.
+        policy: its provenance may hold `action_std`, one number an action, in their units.
+        share: the standard deviation in place of that, as a share of half the range of the actions.
+
+    Raises:
+        ConfigError: `share` for a model that has no such spread.
+    """
+    log_std = getattr(model.policy, "log_std", None)
+    action = policy.action
+    if not (
+        isinstance(log_std, nn.Parameter) and log_std.dim() == 1 and isinstance(action, BoxAction)
+    ):
+        if share is not None:
+            raise ConfigError("--start-std is of PPO with continuous actions, without gSDE")
+        return
+    half = (action.high.reshape(-1) - action.low.reshape(-1)) / 2
+    half = np.where(np.isfinite(half), half, 1.0)
+    std = (SPREAD if share is None else share) * half
+    known = policy.provenance.get("action_std")
+    if share is None and known is not None and np.shape(known) == std.shape:
+        known = np.asarray(known, np.float64)
+        # A clone can be nearer to what was demonstrated than is of use to explore with.
+        std = np.maximum(known, std) if policy.provenance.get("algorithm") == "fit" else known
+    log_std.copy_(torch.as_tensor(np.log(np.maximum(std, 1e-3))))
 
 
 def network_arguments(policy: Policy) -> dict[str, Any]:
@@ -95,6 +233,8 @@ def write_network(model: BaseAlgorithm, policy: Policy) -> None:
         (operation.arrays["weight"], operation.arrays["bias"])
         for operation in linear_layers(policy.operations)
     ]
+    if isinstance(model.action_space, spaces.MultiBinary):  # "on" less "off"
+        arrays[-1] = tuple(array[1::2] - array[::2] for array in arrays[-1])
     given = [tuple(weight.shape) for weight, _ in arrays]
     if given != [tuple(layer.weight.shape) for layer in layers]:
         raise ArchitectureError(f"the policy's layers are {given}; the model has others")

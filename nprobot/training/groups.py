@@ -108,7 +108,7 @@ class Group(Protocol):
         """How far each environment's curricula have come."""
 
     def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
-        """Let curricula go on from there."""
+        """Let curricula continue from there."""
 
     def attribute(self, name: str) -> list[Any]:
         """An attribute of each environment."""
@@ -230,7 +230,7 @@ class EnvironmentGroup:
         ]
 
     def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
-        """Let curricula go on from there, in the episodes that begin next."""
+        """Let curricula continue from there, in the episodes that begin next."""
         for env, own in zip(self._envs, progress, strict=True):
             if own:
                 env.unwrapped.restore_progress(own)  # type: ignore[attr-defined]
@@ -360,7 +360,7 @@ class BatchGroup:
         return progress
 
     def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
-        """Let curricula go on from there, in the episodes that begin next."""
+        """Let curricula continue from there, in the episodes that begin next."""
         vector: Any = self._vector
         vector.restore_progress(progress)
 

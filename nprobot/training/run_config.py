@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -97,6 +96,9 @@ class AlgorithmOptions(Options):
     """Bound of the gradient's norm (ppo, nrl)."""
     target_kl: Positive | None = None
     """End an update early beyond this divergence from the old policy (ppo)."""
+    critic_warmup: Annotated[int, Meta(ge=0)] | None = None
+    """Steps at the start from which the critic alone learns (ppo). Left out: 0, and with --from ten
+    rollouts."""
     learning_starts: Annotated[int, Meta(ge=0)] | None = None
     """Steps with random actions before learning begins (sac, td3)."""
     buffer_size: Count | None = None
@@ -171,8 +173,10 @@ class RunConfig(Options):
     chip: str | None = None
     """Noisy chip that the networks run on, in learning and evaluation, its noise hidden from the
     learner: analog, spintronic, a standard deviation of node noise such as 0.06, or models such as
-    TelegraphNodeNoise:amplitude=0.06, with commas between. For sac and td3 the actor is on it, for
-    nrl it takes the place of --node-noise."""
+    TelegraphNodeNoise:amplitude=0.06, with commas between. Or a device, whose weights are written
+    by pulses: reram-om, pcm, ecram, capacitor, or the address of a chip, tcp://127.0.0.1:5858. For
+    sac and td3 the actor is on it, as for all algorithms on a device; for nrl it takes the place of
+    --node-noise."""
     algo: str = "ppo"
     """Algorithm: ppo, nrl, sac, td3."""
     rule: str = ""
@@ -249,9 +253,9 @@ class RunConfig(Options):
 
     def _check_chip(self, chip: str) -> None:
         """Refuse a chip that does not exist, or that cannot be learned on."""
-        from nprobot.policies.chip.nonidealities import resolve  # torch takes a second to load
+        from nprobot.policies.chip.crossbar import is_device  # torch takes a second to load
 
-        resolve(chip)
+        is_device(chip)  # resolves what is no address
         own = self.algorithm
         if own.node_noise is not None or own.noise_source not in (None, "network"):
             raise ConfigError(
@@ -294,11 +298,7 @@ class RunConfig(Options):
     @property
     def environment(self) -> str:
         """The environment in a few words; of a robot from a file, which, and what it does."""
-        if "model" not in self.env_kwargs:
-            return self.env
-        task = str(self.env_kwargs.get("task", ""))
-        task = task if "=" not in task else "a task of its own"
-        return f"{self.env} ({Path(str(self.env_kwargs['model'])).stem}, {task})"
+        return catalogue.environment_title(self.env, self.env_kwargs)
 
     @property
     def learner(self) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
+from nprobot.algorithms.checks import action_notes
 from nprobot.algorithms.ppo import PPO
 from nprobot.catalogue import trust_flag
 from nprobot.errors import (
+    ChipError,
     ConfigError,
     EnvironmentFailedError,
     ForeignFileError,
@@ -23,6 +25,7 @@ from nprobot.errors import (
     RunFailedError,
     StorageError,
 )
+from nprobot.policies.files import policy_file
 from nprobot.policies.files.policy import Policy
 from nprobot.runs.atomic_files import lock_run, quoted, write_whole
 from nprobot.runs.checkpoints import as_damaged, keep_up_to, newest_whole
@@ -39,6 +42,7 @@ from .build import SCHEDULES, Model, build_model
 from .callback import BEST_FOLDER, OnEvaluation, RunCallback, StopTraining
 from .checkpoint import load_checkpoint
 from .evaluation import LONGEST_EPISODE, Evaluation, evaluate
+from .from_policy import WARMUP, Start
 from .groups import GroupDescription
 from .run_config import RunConfig
 from .run_folder import Ending, RunFolder
@@ -54,6 +58,7 @@ def train(
     device: str = "cpu",
     on_evaluation: OnEvaluation | None = None,
     callbacks: Sequence[BaseCallback] = (),
+    start: Start | None = None,
 ) -> Result:
     """Train a policy.
 
@@ -65,6 +70,7 @@ def train(
         device: torch device.
         on_evaluation: told every evaluation within the run.
         callbacks: stable-baselines3's, to run beside the run's own.
+        start: a policy that the run begins with; it is kept in the run's folder, and evaluated.
 
     Returns:
         The run and how good its policy is.
@@ -78,15 +84,27 @@ def train(
     reporter = reporter or Silent()
     path = out or default_path(config.env, config.algo, config.rule, config.seed)
     RunFolder.refuse_existing(path)  # before minutes of work, and before an environment is made
-    task = _check_environment(config)
+    task = _check_environment(config, reporter)
+    given = config
     config = config.resolved(environments.find_spec(config.env).reward_threshold)
+    if start is not None:
+        start.check(config)
+        if config.algo == "ppo" and given.algorithm.critic_warmup is None:
+            steps = WARMUP * (config.algorithm.n_steps or 0) * config.env_count
+            config = config.with_options({"critic_warmup": steps})
     with _closing(make_vector(config)) as vector:
         model = _built(config, vector, device)
-        folder = RunFolder.create(path, config, command=command, device=device)
+        if start is not None:
+            start.begin(model)
+        origin: dict[str, Any] = {} if start is None else {"start": start.name}
+        folder = RunFolder.create(path, config, command=command, device=device, **origin)
+        if start is not None:
+            policy_file.save(start.policy, folder.path / START_FOLDER)
         if task is not None:
             write_whole(folder.path / TASK_FILE, task.encode())
         with lock_run(folder.path):
-            return Session(folder, model, reporter, {}, on_evaluation, callbacks).run()
+            session = Session(folder, model, reporter, {}, on_evaluation, callbacks)
+            return session.run(start)
 
 
 def resume(
@@ -132,7 +150,7 @@ def resume(
         session = folder.last_session()
         device = device or str(session.get("device", "cpu"))
         checkpoint = newest_whole(folder.checkpoints, reporter.message)
-        _check_environment(folder.config)
+        _check_environment(folder.config, Silent())
         with _closing(make_vector(folder.config)) as vector:
             model = _built(folder.config, vector, device)
             saved: dict[str, Any] = {}
@@ -150,13 +168,15 @@ def resume(
                 reporter.message(f"The run continues, but not bit for bit: {'; '.join(changed)}.")
             keep_up_to(folder.checkpoints, checkpoint)
             folder.begin_session(model.num_timesteps, device=device, command=command)
-            # One that was interrupted goes on as if it had not been: without that evaluation.
+            # An interrupted run continues as if nothing had happened: without that evaluation.
             ended = session.get("ended") in ("complete", "solved")
             return Session(
                 folder, model, reporter, saved, None, callbacks, keep_evaluation=ended
             ).run()
 
 
+START_FOLDER = "start"
+"""In the folder of a run: the policy that it began with."""
 TASK_FILE = "task.toml"
 """What a robot had to do, in a run on one."""
 CHANGEABLE = (
@@ -173,15 +193,20 @@ def check_changes(old: RunConfig, new: RunConfig) -> None:
         )
 
 
-def _check_environment(config: RunConfig) -> str | None:
+def _check_environment(config: RunConfig, reporter: Reporter) -> str | None:
     """Refuse an environment that no policy can control before anything is written.
+
+    What is odd about its actions is reported.
 
     Returns:
         The task of a robot, with every option in use, as TOML; None for other environments.
     """
     env = recipe(config).make()
     try:
-        environments.check_spaces(env, continuous=config.about.continuous)
+        scaled = config.about.continuous
+        environments.check_spaces(env, continuous=scaled)
+        for note in action_notes(env.action_space, env, config.algo.upper(), scaled=scaled):
+            reporter.message(f"{note}.")
         task: Any = getattr(env.unwrapped, "task", None)
         return str(task.to_toml()) if hasattr(task, "to_toml") else None
     finally:
@@ -343,8 +368,12 @@ class Session:
             reporter.message(f"Missing since the last session: {self.log.lost}.")
         model.set_logger(self.log)
 
-    def run(self) -> Result:
-        """Learn until the end, and say what came out."""
+    def run(self, start: Start | None = None) -> Result:
+        """Learn until the end, and say what came out.
+
+        Args:
+            start: what the run began with, to be evaluated first.
+        """
         run, model = self.callback, self.model
         assert model.env is not None, "a run always has its environments"
         run.init_callback(model)
@@ -356,6 +385,8 @@ class Session:
                 self.reporter.message(introduction(self.folder, about, update))
                 if isinstance(model, PPO):
                     self.reporter.message(model.paths)
+                if start is not None:
+                    self._evaluate_start(start)
                 self._learn()
                 run.save()
                 evaluation = self._final_evaluation()
@@ -390,6 +421,15 @@ class Session:
             run.check_finite()
         except StopTraining:
             pass
+
+    def _evaluate_start(self, start: Start) -> None:
+        """Say how good the policy is that the run begins with; it must be no other."""
+        evaluation = evaluate(self.callback.policy())
+        self.callback.log_evaluation(evaluation)
+        told = f"starts from {start.name}: return {evaluation}"
+        if isinstance(self.model, PPO) and self.model.critic_warmup:
+            told += f"; up to step {self.model.critic_warmup:,} the critic alone learns"
+        self.reporter.message(told)
 
     def _final_evaluation(self) -> Evaluation | None:
         """How good the policy is, on other episodes than those that may have ended the run."""
@@ -472,7 +512,8 @@ def introduction(folder: RunFolder, about: GroupDescription, update: int = 1) ->
         f"{config.envs} environments{together}\ncontrol rate {rate}\n"
         f"run folder {folder.path}"
     )
-    if environments.find_spec(config.env).max_episode_steps is None:
+    spec = environments.find_spec(config.env)
+    if spec.max_episode_steps is None and spec.namespace != "nprobot":  # ours cut them off
         text += (
             f"\n{config.env} has no step limit (max_episode_steps): where an episode does not end "
             f"by itself, evaluation cuts it after {LONGEST_EPISODE:,} steps"
@@ -487,7 +528,7 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
         what = "the distribution of the actions has become invalid"
     elif lacks_memory(error):
         what = f"{MEMORY_ADVICE} ({what})"
-    elif not isinstance(error, ArithmeticError | EnvironmentFailedError | StorageError):
+    elif not isinstance(error, ArithmeticError | EnvironmentFailedError | StorageError | ChipError):
         return error
     last = folder.checkpoints / "last"
     kept = "No checkpoint was made."
@@ -498,6 +539,11 @@ def _explained(error: Exception, model: Model, folder: RunFolder) -> Exception:
     again = f"nprobot train --resume {quoted(folder.path)}{trust}"
     if isinstance(error, EnvironmentFailedError):
         return EnvironmentFailedError(f"{text} When the cause is removed, continue: {again}")
+    if isinstance(error, ChipError):
+        return ChipError(
+            f"{text} When the chip answers, continue: {again}. A chip that has kept its weights is "
+            "read; one that has lost them is programmed with those of the checkpoint."
+        )
     if isinstance(error, StorageError):
         return StorageError(f"{text} When there is room and leave to write, continue: {again}")
     if lacks_memory(error):

@@ -129,7 +129,7 @@ class SideBySide(VecEnv):
         return [progress for part in self._ask("save_progress") for progress in part]
 
     def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
-        """Let curricula go on from there, in the episodes that begin next."""
+        """Let curricula continue from there, in the episodes that begin next."""
         self._ask("restore_progress", *self._split(progress))
 
     @contextmanager

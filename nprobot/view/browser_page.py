@@ -28,6 +28,8 @@ from .stage import Stage
 COLOURS = ("#1f6feb", "#d94801", "#2ea043", "#8250df", "#bf8700", "#cf222e", "#0598bc", "#6e7781")
 PLOTS = 0.25
 """Seconds between two drawings of the plots, which are most of what is sent."""
+STEP = 0.001
+"""To which numbers can be typed."""
 LONGEST = 4_000
 """Points that a plot of everything keeps; beyond, every second goes."""
 _LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
@@ -201,9 +203,15 @@ class _ShownGroup:
     def _show_number(self, gui: viser.GuiApi, control: Control) -> tuple[Any, ...]:
         kind: Any = int if control.whole else float
         bounds = [None if np.isinf(bound) else kind(bound) for bound in (control.low, control.high)]
-        first = max(bounds[0] or 0, 1) if control.value is None else control.value
+        first = control.start if control.value is None else control.value
+        # Without a step, viser would round what is typed to the digits of the first value.
         number: Any = gui.add_number(
-            control.label, kind(first), min=bounds[0], max=bounds[1], hint=control.help or None
+            control.label,
+            kind(first),
+            min=bounds[0],
+            max=bounds[1],
+            step=1 if control.whole else STEP,
+            hint=control.help or None,
         )
         if not control.optional:
             return (number,)

@@ -37,6 +37,7 @@ class Control:
         whole: whether numbers are whole.
         words: to choose from.
         optional: whether a number can be off.
+        start: what it is when a visitor switches it on.
         help: a line about it.
         danger: whether a button is red.
     """
@@ -49,6 +50,7 @@ class Control:
     whole: bool = False
     words: tuple[str, ...] = ()
     optional: bool = False
+    start: float = 1.0
     help: str = ""
     danger: bool = False
 
@@ -106,6 +108,7 @@ def controls_of(
     *,
     words: Mapping[str, Sequence[str]] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    starts: Mapping[str, float] | None = None,
     leave_out: Sequence[str] = (),
 ) -> tuple[Control, ...]:
     """A control for every field of a dataclass that one can stand for.
@@ -118,6 +121,7 @@ def controls_of(
         settings: an instance.
         words: choices of fields whose type does not name them.
         ranges: of numbers whose type has no bounds.
+        starts: of numbers that can be off, what they are when they are switched on.
         leave_out: fields without a control.
     """
     cls: Any = type(settings)
@@ -133,7 +137,8 @@ def controls_of(
         control = _control(field.name, value, hints[field.name], known, bounds)
         if control is not None:
             text = field.metadata.get("about") or about.get(field.name, "")
-            made.append(dataclasses.replace(control, help=text))
+            start = (starts or {}).get(field.name, max(control.low, 1.0))
+            made.append(dataclasses.replace(control, start=start, help=text))
     return tuple(made)
 
 

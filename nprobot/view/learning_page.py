@@ -185,7 +185,7 @@ class _Learner:
         if not self._setup.adapts:
             return ()
         controls = (
-            Control("learn", "check", self._learns, help="whether the policy goes on learning"),
+            Control("learn", "check", self._learns, help="whether the policy continues to learn"),
             Control("undo_learning", "button", help="back to the policy as it was"),
         )
         return (Group("learning", "Learning", "Robot", controls),)

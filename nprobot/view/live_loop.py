@@ -66,7 +66,7 @@ class LiveLoop:
         robots: side by side, all under the same conditions; the first is the one that plots show.
         ghost: a robot with another policy, drawn pale in the same place as the first.
         title: of the page.
-        episodes: ends after so many of the first robot; None for no end.
+        episodes: of the first robot after which the loop ends; None for no end.
         motors: where visitors begin to move the motors themselves, in place of a policy.
         moved: is told where the motors shall be.
         companion: what there is beside the robots.
@@ -75,7 +75,7 @@ class LiveLoop:
         rests: whether the robots stand still while nobody looks.
         frames: pictures a second, at most.
         clock: seconds.
-        sleep: waits for so many seconds.
+        sleep: waits for the seconds that it is given.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class LiveLoop:
         )
 
     def run(self, page: Page, ended: Callable[[], bool] = lambda: False) -> None:
-        """Go on until `ended`, or until the last episode."""
+        """Run until `ended`, or until the last episode."""
         period = self.first.period
         timeout = max(WATCHDOG_PERIODS * period, SHORTEST_WATCHDOG)
 
@@ -385,8 +385,13 @@ class LiveLoop:
         )
 
     def _safety_groups(self) -> tuple[Group, ...]:
-        safety = self.first.controller.safety
-        return (Group("safety", "Limits", "Safety", controls_of(safety)),)
+        controller, starts = self.first.controller, {}
+        if isinstance(action := controller.policy.action, BoxAction):
+            starts = {
+                "action_low": float(action.low.min()),
+                "action_high": float(action.high.max()),
+            }
+        return (Group("safety", "Limits", "Safety", controls_of(controller.safety, starts=starts)),)
 
     def _obey(self, wish: Wish) -> None:
         """Do what a visitor wants, or say why not."""
@@ -421,7 +426,7 @@ class LiveLoop:
 
     def _obey_command(self, name: str, value: Any) -> None:  # noqa: ANN401
         for robot in self.everybody:
-            robot.command[list(robot.command_ranges).index(name)] = value
+            robot.hold_command(name, value)
 
     def _obey_target(self, name: str, value: Any) -> None:  # noqa: ANN401
         for robot in self.everybody:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from nprobot.deploy import Controller, Episode, Safety, SimulatedRobot
 from nprobot.deploy.conditions import Conditions, EquippedRobot, policy_under
+from nprobot.deploy.steering import Steerable, Steering
 from nprobot.envs.actuators import READING, ActuatorOracle
-from nprobot.errors import ConfigError
 from nprobot.training.evaluation import DeployablePolicy, episode_seeds
 
 from .page_content import Pose, Pull
@@ -25,13 +25,14 @@ STARTS = 100_000
 """Episodes that a live robot has different starts for."""
 
 
-class LiveRobot:
+class LiveRobot(Steerable):
     """A robot, what is between it and its policy, and the episode that it is in.
 
     Args:
         policy: as it was written; a chip between changes what it computes.
         robot: ideal, from `make_robot`.
         conditions: that it works under.
+        steering: what it is told to do in every episode, and what pushes it.
         safety: limits of its controller.
         seed: where the starts of the episodes come from; as for `deploy_episodes`.
         rate: Hz; by default the policy's control rate.
@@ -55,18 +56,19 @@ class LiveRobot:
         robot: SimulatedRobot,
         conditions: Conditions,
         *,
+        steering: Steering | None = None,
         safety: Safety | None = None,
         seed: int = 0,
         rate: float | None = None,
     ) -> None:
         self._policy, self._seed = policy, seed
         self._oracle = ActuatorOracle()
-        self.equipped = EquippedRobot(robot, conditions, oracle=self._oracle)
+        self.equipped = EquippedRobot(robot, conditions, oracle=self._oracle, steering=steering)
+        super().__init__(self.env.unwrapped, robot.id)
         self.controller = Controller(
             policy_under(policy, conditions, seed), rate=rate or robot.rate, safety=safety
         )
         self._period = 1 / (self.controller.rate or robot.rate or 30.0)
-        self._inner: Any = self.env.unwrapped
         self._starts = iter(episode_seeds(seed, STARTS))
         self.episodes: list[Episode] = []
         self.time = self.reward = 0.0
@@ -84,14 +86,10 @@ class LiveRobot:
         """Simulated seconds that an action lasts."""
         return self._period
 
-    @property
-    def model(self) -> Any:  # noqa: ANN401 - an MjModel
-        """MuJoCo's model; None if another simulator is at work."""
-        return getattr(self._inner, "model", None) if hasattr(self._inner, "data") else None
-
     def reset(self) -> None:
         """Begin the next episode."""
         self.observation, _ = self.env.reset(seed=next(self._starts, self._seed))
+        self.repeat_commands()
         self.controller.reset()
         self.total, self.length = 0.0, 0
 
@@ -138,12 +136,12 @@ class LiveRobot:
         return int((wanted != given).sum())
 
     def change_policy(self, policy: DeployablePolicy) -> None:
-        """Go on with another policy of the same shapes."""
+        """Continue with another policy of the same shapes."""
         self._policy = policy
         self.controller.policy = policy_under(policy, self.equipped.conditions, self._seed)
 
     def change_conditions(self, conditions: Conditions) -> None:
-        """Go on under other conditions; nothing has changed if they are refused.
+        """Continue under other conditions; nothing has changed if they are refused.
 
         Raises:
             NprobotError: they are refused.
@@ -156,58 +154,11 @@ class LiveRobot:
         if policy is not None:
             self.controller.policy = policy
 
-    @property
-    def command_ranges(self) -> dict[str, tuple[float, float]]:
-        """Names and ranges of the commands that the environment takes; none for most."""
-        return dict(getattr(self._inner, "command_ranges", {}))
-
-    @property
-    def command(self) -> npt.NDArray[np.float64]:
-        """The commands now, in the order of `command_ranges`; can be written to."""
-        command: npt.NDArray[np.float64] = self._inner.command
-        return command
-
-    @property
-    def target(self) -> tuple[float, float, float] | None:
-        """Where the target is that can be moved, (3,), m; None if there is none."""
-        if hasattr(self._inner, "move_target"):
-            place = self._inner.target
-        elif self._reacher_target() is not None:
-            place = self._inner.data.body("target").xpos
-        else:
-            return None
-        return float(place[0]), float(place[1]), float(place[2])
-
-    def move_target(self, place: tuple[float, float, float]) -> None:
-        """Put the target elsewhere.
-
-        Raises:
-            ConfigError: there is none, or it cannot be there.
-        """
-        if hasattr(self._inner, "move_target"):
-            self._inner.move_target(place)
-        elif (joints := self._reacher_target()) is not None:
-            # gymnasium's Reacher has its target on two slides, within the arm's reach of .2 m.
-            flat = np.array(place[:2]) * min(1.0, 0.2 / max(float(np.hypot(*place[:2])), 1e-9))
-            self._inner.data.qpos[joints] = flat
-            self._inner.data.qvel[joints] = 0.0
-            self._inner.goal = flat
-        else:
-            raise ConfigError(f"{self.equipped.robot.id} has no target to move")
-
     def pose(self) -> Pose:
         """Where the robot is."""
         data = self._inner.data
         fields = (data.qpos, data.qvel, data.ctrl, data.mocap_pos, data.mocap_quat)
         return Pose(*(np.array(field, np.float64) for field in fields))
-
-    def _reacher_target(self) -> list[int] | None:
-        if self.model is None:
-            return None
-        names = [self.model.joint(number).name for number in range(self.model.njnt)]
-        if not {"target_x", "target_y"} <= set(names):
-            return None
-        return [int(self.model.joint(name).qposadr[0]) for name in ("target_x", "target_y")]
 
     def _pull_body(self) -> None:
         """Apply the force of a string between where a body is held and where the mouse is."""

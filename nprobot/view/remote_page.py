@@ -1,4 +1,4 @@
-"""The page in a process of its own, so that no browser can make a loop wait."""
+"""The page in its own process, so that no browser can make a loop wait."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RemotePage(PageProcess):
     """A page that another process serves; a `Page`.
 
     A frame is sent only while the page is at most `OUTSTANDING` behind, so sending never waits. If
-    the process ends, the loop goes on without a page.
+    the process ends, the loop continues without a page.
 
     Args:
         content: as it begins.

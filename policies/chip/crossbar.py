@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Never
+from typing import Any, ClassVar, Never, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,10 @@ from typing_extensions import override
 from ...errors import ConfigError, NoiseInaccessibleError, UnknownNameError
 from ...hidden import Vault, seal, unseal
 from ..layers import BiasHead, DecorrelatedConv2d, DecorrelatedLinear, Module, patches
-from .nonidealities import ChipModel, ChipSpec, Multiply, Site, resolve
+from .attachment import Attachment, Place, fit_to, shape_of
+from .contract import Chip
+from .nonidealities import ChipModel, ChipSpec, Multiply, PulsedDevice, Site, resolve
+from .remote import SCHEMES, RemoteChip
 
 
 class Crossbar:
@@ -48,6 +51,7 @@ class Crossbar:
             rows: samples in the batch.
         """
         for model, site in self._models:
+            x = model.inputs(site, x)
             weight = model.weight(site, weight, self._evaluations)
         a = multiply(x, weight)
         if bias is not None:
@@ -73,7 +77,7 @@ class Crossbar:
         return self._evaluations > int(state["evaluations"])
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self._evaluations = int(state["evaluations"])
         for (_, site), saved in zip(self._models, state["sites"], strict=True):
             site.restore(saved)
@@ -253,25 +257,28 @@ ON_CHIP: dict[type[nn.Module], type[ChipLayer]] = {
 }
 """The kinds of layers that can be on a chip."""
 
-_CROSSBARS: Vault[Crossbar] = Vault()
+_CROSSBARS: Vault[Crossbar | Place] = Vault()
 
 
 def put_on_chip(
     network: nn.Module,
-    chip: ChipSpec,
+    chip: ChipSpec | Chip,
     *,
     seed: int | SeedSequence | None = None,
     device_seed: int | SeedSequence | None = None,
     unreadable: Collection[str] = (),
 ) -> tuple[ChipModel, ...]:
-    """Put every layer of a network on an emulated chip, in place.
+    """Put every layer of a network on a chip, in place.
 
     The layers stay the same objects with the same parameters, so an optimiser or SB3 policy that
     holds them keeps working, and works with the chip from now on.
 
     Args:
-        network: any module; its `Linear`, `Conv2d`, decorrelated and `BiasHead` layers move.
-        chip: what is wrong with it; see `nprobot.policies.chip.resolve`.
+        network: any module; its `Linear`, `Conv2d`, decorrelated and `BiasHead` layers move. To a
+            device, linear layers alone, one after the other.
+        chip: what is wrong with an emulated one, see `nprobot.policies.chip.resolve`; or a device:
+            a `Chip`, the address of one, or a preset that is written by pulses. Weights are
+            programmed into a device that can be programmed when it first computes.
         seed: of everything random; None draws one.
         device_seed: which device it is, decides what is fixed for life; from `seed` if None.
         unreadable: names of layers whose pre-activations never leave the chip.
@@ -282,8 +289,11 @@ def put_on_chip(
     Raises:
         ConfigError: no layer can be put on a chip, or one is on a chip already.
         UnknownNameError: there is no layer of a name.
+        ChipError: a device does not answer.
     """
-    models = resolve(chip)
+    if is_device(chip):
+        return _attach(network, chip, seed, device_seed, unreadable)
+    models = resolve(cast("ChipSpec", chip))
     named = {name: module for name, module in network.named_modules() if type(module) in ON_CHIP}
     layers = list(named.values())
     for name in unreadable:
@@ -317,6 +327,83 @@ def put_on_chip(
     return models
 
 
+def is_device(chip: ChipSpec | Chip) -> bool:
+    """Whether a chip is written by pulses or lies elsewhere, and so is known by its contract."""
+    if isinstance(chip, str) and chip.startswith(SCHEMES):
+        return True
+    if isinstance(chip, Chip):
+        return True
+    return any(isinstance(model, PulsedDevice) for model in resolve(chip))
+
+
+def make_chip(
+    chip: ChipSpec | Chip,
+    seed: int | SeedSequence | None = None,
+    device_seed: int | SeedSequence | None = None,
+) -> Chip:
+    """The device that is meant by itself, its address, or what is wrong with an emulated one."""
+    if isinstance(chip, str) and chip.startswith(SCHEMES):
+        return RemoteChip(chip)
+    if isinstance(chip, Chip):
+        return chip
+    from .emulated import EmulatedChip  # which is made of crossbars
+
+    return EmulatedChip(chip, seed=seed, device_seed=device_seed)
+
+
+def _attach(
+    network: nn.Module,
+    chip: ChipSpec | Chip,
+    seed: int | SeedSequence | None,
+    device_seed: int | SeedSequence | None,
+    unreadable: Collection[str],
+) -> tuple[ChipModel, ...]:
+    """Put the layers of a network on a device, in place."""
+    if on_chip(network):
+        raise ConfigError("the network has layers on a chip already; put it there once")
+    linear = {name: module for name, module in network.named_modules() if type(module) in ON_CHIP}
+    for name in unreadable:
+        if name not in linear:
+            raise UnknownNameError("layer of the network", name, linear)
+    shape = shape_of(network, [list(linear).index(name) for name in unreadable])
+    device = make_chip(chip, seed, device_seed)
+    layers = fit_to(device, network, shape)
+    whole = not any(isinstance(layer, DecorrelatedLinear) for layer in layers)
+    attachment = Attachment(device, layers, whole)
+    for index, (layer, spec) in enumerate(zip(layers, attachment.specs, strict=True)):
+        layer.__class__ = ON_CHIP[type(layer)]
+        _CROSSBARS.hide(layer, Place(attachment, index))
+        if not spec.readable:
+            layer.readable = False  # type: ignore[assignment]
+    return tuple(getattr(device, "models", ()))
+
+
+def attachments(network: nn.Module) -> list[Attachment]:
+    """What the layers of a network that are on devices share, one for each device."""
+    places = (_CROSSBARS.of(m) for m in network.modules() if isinstance(m, ChipLayer))
+    return list({id(p.attachment): p.attachment for p in places if isinstance(p, Place)}.values())
+
+
+def read_back(network: nn.Module) -> None:
+    """Have the parameters of layers on devices say what the devices hold.
+
+    Raises:
+        ChipError: one does not answer.
+    """
+    for attachment in attachments(network):
+        attachment.read_back()
+
+
+def recognise(network: nn.Module) -> None:
+    """See that devices hold the parameters of their layers, and leave them as they are.
+
+    Raises:
+        ConfigError: one holds something else.
+    """
+    for attachment in attachments(network):
+        attachment.recognise()
+
+
 def on_chip(network: nn.Module) -> bool:
     """Whether a network has a layer on a chip, so that its noise cannot be read.
 
@@ -334,7 +421,8 @@ def on_chip(network: nn.Module) -> bool:
 
 
 def off_chip_copy(network: Module) -> Module:
-    """A copy of a network off its chip: the ideal network with the weights as written."""
+    """A copy of a network off its chip: the ideal network with the weights as written, or read."""
+    read_back(network)
     memo: dict[int, nn.Module] = {}
     for module in network.modules():
         if isinstance(module, ChipLayer):
@@ -357,7 +445,7 @@ def save_chip(network: nn.Module) -> bytes:
 
 
 def restore_chip(network: nn.Module, capsule: bytes) -> None:
-    """Go on from a state that `save_chip` found, in a chip that has not run as far.
+    """Continue from a state that `save_chip` found, in a chip that has not run as far.
 
     Never back: the noise of a step could be had again with other inputs, and subtracted.
 
@@ -380,12 +468,12 @@ def restore_chip(network: nn.Module, capsule: bytes) -> None:
         crossbar.restore(state)
 
 
-def _crossbars(network: nn.Module) -> list[Crossbar]:
+def _crossbars(network: nn.Module) -> list[Crossbar | Place]:
     layers = [module for module in network.modules() if isinstance(module, ChipLayer)]
     return [_CROSSBARS.of(layer) for layer in layers]
 
 
-def _secret(crossbars: Sequence[Crossbar]) -> list[int]:
+def _secret(crossbars: Sequence[Crossbar | Place]) -> list[int]:
     return [word for crossbar in crossbars for word in crossbar.secret()]
 
 

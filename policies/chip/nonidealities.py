@@ -26,7 +26,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...errors import ConfigError, UnknownNameError
-from ...options import NotNegative, Options, Share
+from ...options import NotNegative, Options, Positive, Share
 
 Multiply = Callable[[Tensor, Tensor], Tensor]
 """From a layer's inputs and weights to its pre-activations, without bias."""
@@ -110,6 +110,10 @@ class ChipModel(Options):
             super().__post_init__()
         except ConfigError as error:
             raise ConfigError(f"{type(self).__name__}: {error}") from None
+
+    def inputs(self, site: Site, x: Tensor) -> Tensor:
+        """What is in the place of the inputs of the weights."""
+        return x
 
     def weight(self, site: Site, weight: Tensor, evaluations: int) -> Tensor:
         """What is in the place of a weight.
@@ -315,7 +319,7 @@ class DeadNodes(ChipModel):
 
 @dataclass(frozen=True)
 class Converter(ChipModel):
-    """The converter that reads a pre-activation: it saturates, and knows only so many levels."""
+    """The converter that reads a pre-activation: it saturates, and its levels are few."""
 
     formula: ClassVar[str] = "a cut off at ±bound, rounded to the nearest of `levels` values"
 
@@ -331,6 +335,65 @@ class Converter(ChipModel):
         return torch.round((a + self.bound) / step) * step - self.bound
 
 
+@dataclass(frozen=True)
+class InputConverter(ChipModel):
+    """The converter that feeds an input to a row: it knows only so many levels."""
+
+    formula: ClassVar[str] = (
+        "x rounded to the nearest of `levels` values from −m to m, m = max|x| of the row"
+    )
+
+    levels: Annotated[int, Meta(ge=2), about("number of values", "1")] = 127
+
+    @override
+    def inputs(self, site: Site, x: Tensor) -> Tensor:
+        step = 2 * x.abs().amax(-1, True).clamp_min(1e-12) / (self.levels - 1)
+        return torch.round(x / step) * step
+
+
+@dataclass(frozen=True)
+class PulsedDevice(ChipModel):
+    """A resistive device whose weight moves by pulses, each a little different; bounded, fallible.
+
+    With w_b the bound that a pulse moves to and γ the slope of that direction (1 is "soft bounds",
+    0 a constant step), a pulse moves a weight w by ``±step·(1 ± b)·(1 − γ w / w_b)·(1 + cycle·ξ)``.
+    """
+
+    formula: ClassVar[str] = (
+        "w ← w ± step·(1 ± asymmetry)·(1 − γ·w/w_b)·(1 + cycle·ξ), within [low, high], w_b the "
+        "bound ahead; read as w + step·write_noise·ξ"
+    )
+
+    step: Annotated[Positive, about("mean smallest step at w = 0", "1")] = 0.002
+    step_spread: Annotated[NotNegative, about("of steps over devices, log-normal", "1")] = 0.3
+    cycle: Annotated[NotNegative, about("of a step from pulse to pulse, as a share", "1")] = 0.3
+    asymmetry: Annotated[float, Meta(ge=-1, le=1), about("of steps up over steps down", "1")] = 0.0
+    asymmetry_spread: Annotated[NotNegative, about("of the asymmetry over devices", "1")] = 0.01
+    slope_up: Annotated[Share, about("γ of pulses up", "1")] = 1.0
+    slope_down: Annotated[Share, about("γ of pulses down", "1")] = 1.0
+    high: Annotated[Positive, about("mean upper bound", "1")] = 1.0
+    low: Annotated[float, Meta(lt=0), about("mean lower bound", "1")] = -1.0
+    bound_spread: Annotated[NotNegative, about("of both bounds over devices, as a share", "1")] = (
+        0.3
+    )
+    write_noise: Annotated[NotNegative, about("of what is read after a write", "steps")] = 0.0
+    failed: Annotated[Share, about("share of devices that are stuck", "1")] = 0.0
+    stuck_range: Annotated[NotNegative, about("within which they are stuck, around 0", "1")] = 0.01
+    lifetime: Annotated[NotNegative, about("of a charge; 0 for ever", "changes")] = 0.0
+    one_sided: Annotated[Share, about("1: a pair of devices that only grow", "1")] = 0.0
+    drift: Annotated[Share, about("1: phase-change drift over time", "1")] = 0.0
+    programming_noise: Annotated[Share, about("1: that of phase-change cells", "1")] = 0.0
+    pulse_energy: Annotated[NotNegative, about("of one pulse, assumed", "J")] = 1e-12
+    read_energy: Annotated[NotNegative, about("of one device in one product, assumed", "J")] = 1e-15
+
+    @override
+    def check(self) -> None:
+        """Refuse flags that are neither 0 nor 1."""
+        for name in ("one_sided", "drift", "programming_noise"):
+            if getattr(self, name) not in (0.0, 1.0):
+                raise ConfigError(f"{name} is 0 or 1, got {getattr(self, name)}")
+
+
 MODELS: dict[str, type[ChipModel]] = {
     model.__name__: model
     for model in (
@@ -344,6 +407,8 @@ MODELS: dict[str, type[ChipModel]] = {
         ConductanceDrift,
         DeadNodes,
         Converter,
+        InputConverter,
+        PulsedDevice,
     )
 }
 """Every model under the name that `to_dict` writes."""
@@ -353,6 +418,10 @@ _EARLIER_NAMES = {
     "TelegraphNoise": "TelegraphNodeNoise",
 }
 
+_RERAM_OM = PulsedDevice(*(0.0949, 0.7829, 0.4158), bound_spread=0.45, write_noise=1.4113)
+_RERAM_HFO2 = PulsedDevice(*(0.4622, 0.7125, 0.2174), bound_spread=0.5, write_noise=0.5841)
+_IO: tuple[ChipModel, ...] = (InputConverter(127), GaussianNoise(0.06), Converter(12.0, 511))
+
 PRESETS: dict[str, tuple[ChipModel, ...]] = {
     "ideal": (),
     "analog": (WeightMismatch(0.3), GaussianNoise(0.06), Converter(12.0, 510)),
@@ -361,11 +430,72 @@ PRESETS: dict[str, tuple[ChipModel, ...]] = {
         TelegraphNodeNoise(0.0059316, 0.0809),
         GaussianNoise(9.0841e-4),
     ),
+    "exact": (PulsedDevice(1e-5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, bound_spread=0.0), *_IO),
+    "reram": (
+        PulsedDevice(*(0.00135, 0.2, 5.0), asymmetry=0.0, asymmetry_spread=0.05, write_noise=75.0),
+        *_IO,
+    ),
+    "reram-om": (_RERAM_OM, *_IO),
+    "reram-om-failed": (dataclasses.replace(_RERAM_OM, failed=0.135), *_IO),
+    "reram-hfo2": (_RERAM_HFO2, *_IO),
+    "reram-hfo2-failed": (dataclasses.replace(_RERAM_HFO2, failed=0.098), *_IO),
+    "pcm": (
+        PulsedDevice(
+            *(0.01, 0.2, 0.6),
+            asymmetry_spread=0.05,
+            bound_spread=0.1,
+            one_sided=1.0,
+            drift=1.0,
+            programming_noise=1.0,
+            pulse_energy=1e-11,
+        ),
+        ReadNoise(0.02),
+        *_IO,
+    ),
+    "ecram": (
+        PulsedDevice(
+            *(0.002, 0.1, 0.3),
+            **{"slope_up": 0.1153, "slope_down": 0.5085, "high": 1.1724, "low": -0.8276},
+            bound_spread=0.05,
+        ),
+        *_IO,
+    ),
+    "ecram-mo": (
+        PulsedDevice(
+            *(0.00028214, 0.1, 2.0),
+            **{"slope_up": 0.4152, "slope_down": 0.7342, "high": 1.1714, "low": -0.8286},
+            bound_spread=0.05,
+        ),
+        *_IO,
+    ),
+    "capacitor": (
+        PulsedDevice(
+            *(0.005, 0.1, 0.3),
+            asymmetry_spread=0.06,
+            **{"slope_up": 0.05, "slope_down": 0.05},
+            bound_spread=0.07,
+            lifetime=1e6,
+        ),
+        *_IO,
+    ),
 }
-"""Ready-made chips: one with 30 % device mismatch and output noise .06 read by a converter of 510
-levels to ±12 (the magnitudes that the simulator aihwkit has as defaults; there the 30 % concern
-how devices are programmed), and the noise of magnetic tunnel junctions as measured and modelled
-for node perturbation by artcogsys/MTJ-Node-Perturbation."""
+"""Ready-made chips.
+
+*analog*: 30 % device mismatch and output noise .06 read by a converter of 510 levels to ±12 (the
+magnitudes that the simulator aihwkit has as defaults; there the 30 % concern how devices are
+programmed). *spintronic*: the noise of magnetic tunnel junctions as measured and modelled for node
+perturbation by artcogsys/MTJ-Node-Perturbation.
+
+Those with a `PulsedDevice` are written by pulses. Smallest step, spread from device to device and
+from pulse to pulse, slopes and bounds are those of aihwkit's presets, fitted to: *reram* Gong et
+al., Nat. Commun. 2018 (there an exponential step; here soft bounds); *reram-om* and *reram-hfo2*
+Gong, Rasch et al., IEDM 2022, the array of optimised material and that of HfO₂, symmetry points
+taken out, *-failed* with the 13.5 % and 9.8 % of failed devices that were measured; *pcm*
+Nandakumar et al., Front. Neurosci. 2020 (pairs of devices that only grow; here soft bounds) with
+programming noise and drift of Nandakumar et al., ICECS 2019; *ecram* Tang et al., IEDM 2018;
+*ecram-mo* Kim et al., IEDM 2019; *capacitor* Li et al., VLSI 2018. *exact* has devices without
+fault and the same converters (127 levels in, 511 out to ±12, output noise .06). Energies, and the
+read noise of *pcm*, are round numbers of ours, not measured."""
 
 ChipSpec = float | str | ChipModel | Mapping[str, Any] | Iterable["float | str | ChipModel"]
 """What may stand where a chip is described."""
@@ -378,7 +508,8 @@ def resolve(spec: ChipSpec) -> tuple[ChipModel, ...]:
         spec: a model, a dictionary as `ChipModel.to_dict` writes it, a number (the standard
             deviation of Gaussian noise), a text, or a sequence of these. A text is the name of a
             preset, a number, or a model with what differs from its defaults,
-            ``"Converter:bound=8:levels=255"``; or several of these with commas between.
+            ``"Converter:bound=8:levels=255"``, or a preset with a device and what differs in that,
+            ``"reram-om:failed=0.1"``; or several of these with commas between.
 
     Raises:
         ConfigError: it is none of these.
@@ -413,6 +544,16 @@ def _named(text: str) -> tuple[ChipModel, ...]:
     with contextlib.suppress(ValueError):
         return (GaussianNoise(float(text)),)
     name, *given = text.split(":")
+    if any(isinstance(model, PulsedDevice) for model in PRESETS.get(name, ())):
+        # A preset with another device: what is given takes the place of what the device has.
+        new = _named(":".join(("PulsedDevice", *given)))[0].to_dict()
+        keys = [part.partition("=")[0] for part in given]
+        return tuple(
+            dataclasses.replace(model, **{key: new[key] for key in keys})
+            if isinstance(model, PulsedDevice)
+            else model
+            for model in PRESETS[name]
+        )
     values: dict[str, Any] = {"model": name}
     for key, _, value in (part.partition("=") for part in given):
         try:

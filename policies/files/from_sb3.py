@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -26,7 +27,7 @@ from ..asymmetric_policy import AsymmetricPolicy
 from ..chip.crossbar import off_chip_copy
 from ..direct_policy import DirectPolicy
 from ..layers import fold
-from .policy import BoxAction, ControlTask, DiscreteAction, Normaliser, Policy
+from .policy import BoxAction, ControlTask, DiscreteAction, Normaliser, Operation, Policy
 from .torch_policy import operations
 
 
@@ -57,6 +58,8 @@ def export_policy(
     assert isinstance(model.policy, BasePolicy), "set by the constructor"
     shape = tuple(int(size) for size in space.shape)
     layers = list(operations(actor(model.policy)))
+    if isinstance(model.action_space, gymnasium.spaces.MultiBinary):
+        layers[-1] = _of_two(layers[-1])
     normaliser = _normaliser(model.get_vec_normalize_env())
     if isinstance(model.policy, AsymmetricPolicy):
         # What only the critic sees is no part of the policy.
@@ -157,7 +160,18 @@ def _action(space: gymnasium.Space[Any], *, squashed: bool) -> BoxAction | Discr
         return DiscreteAction((int(space.n),))
     if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return DiscreteAction(tuple(int(n) for n in space.nvec), several=True)
+    if isinstance(space, gymnasium.spaces.MultiBinary) and len(space.shape) == 1:
+        return DiscreteAction((2,) * int(space.shape[0]), several=True)
     raise ArchitectureError(f"action space {space} cannot be exported")
+
+
+def _of_two(layer: Operation) -> Operation:
+    """A layer of logits of "on" with an output of 0 for "off" before each: choices between two."""
+    arrays = {
+        name: np.stack([np.zeros_like(array), array], 1).reshape(-1, *array.shape[1:])
+        for name, array in layer.arrays.items()
+    }
+    return replace(layer, arrays=arrays)
 
 
 def _normaliser(statistics: VecNormalize | None) -> Normaliser | None:

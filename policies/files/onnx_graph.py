@@ -34,7 +34,7 @@ def operators(model: bytes) -> set[str]:
     found = set()
     for field, graph in _fields(model):
         if field in _UNUSED:
-            raise ValueError(f"it has {_UNUSED[field]} of its own")
+            raise ValueError(f"it has its own {_UNUSED[field]}")
         if field != _GRAPH:
             continue
         for part, node in _fields(graph):

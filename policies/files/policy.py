@@ -278,6 +278,14 @@ class Policy:
         for problem in self._problems():
             raise ArchitectureError(f"not a usable policy: {problem}")
 
+    def __repr__(self) -> str:
+        """What it is, without its weights."""
+        task = "no environment" if self.task is None else self.task.id
+        return (
+            f"<Policy for {task}: observations {self.observation_shape}, {len(self.operations)} "
+            f"operations, {self.action.outputs} outputs>"
+        )
+
     def predict(self, observation: npt.ArrayLike) -> Array:
         """The action for each observation, inside the bounds of the action space.
 
@@ -414,6 +422,7 @@ class _Provenance(msgspec.Struct):
     description: str | None = None
     forward_passes: int | None = None
     backward_passes: int | None = None
+    action_std: list[float] | None = None
     versions: dict[str, str | None] | None = None
     evaluation: _Scores | None = None
 

@@ -63,7 +63,7 @@ def _at_once(path: str, flags: int) -> int:
 
 @contextmanager
 def memory_limit(more: int) -> Iterator[None]:
-    """Let the process take only so many bytes more than it has; nothing where that cannot be set.
+    """Limit how many more bytes the process can take; does nothing where that cannot be set.
 
     What asks for more fails: Python with a `MemoryError`, C++ with its own exception. The limit
     holds for all threads of the process meanwhile.

@@ -3,10 +3,10 @@
 Visitors are programs that open the page's socket and read all that it sends, without drawing: what
 they see of it is counted, and the measured machine does not also have to draw.
 
-    python scripts/experiments/live_view.py cost --minutes 30    # results/live_view/cost.csv
-    python scripts/experiments/live_view.py training             # results/live_view/training.csv
-    python scripts/experiments/live_view.py pictures             # docs/figures/live_*.png
-    python scripts/experiments/live_view.py report               # the section in docs/live-view.md
+    python -m scripts.experiments.live_view cost --minutes 30  # results/live_view/cost.csv
+    python -m scripts.experiments.live_view training          # results/live_view/training.csv
+    python -m scripts.experiments.live_view pictures          # docs/figures/live_*.png
+    python -m scripts.experiments.live_view report            # the section in docs/live-view.md
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
+import numpy as np
 import psutil
 import tyro
-from pages import DOCS, FIGURES, markdown, put_section
-from rows import RESULTS, ROOT, Rows, column, command, read
+
+from .pages import DOCS, FIGURES, markdown, put_section
+from .rows import RESULTS, ROOT, Rows, column, command, read
 
 FOLDER = RESULTS / "live_view"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
 def visit(url: str, count: int, counts: Any) -> None:  # noqa: ANN401 - a shared array
-    """Be so many visitors, who read all that a page sends; counts: messages and bytes, of all."""
+    """Be several visitors, who read all that a page sends; counts: messages and bytes, of all."""
 
     async def everybody() -> None:
         await asyncio.gather(*(_visit(url, counts) for _ in range(count)))
@@ -73,7 +75,7 @@ def _packed(message: Any) -> bytes:  # noqa: ANN401
 
 @contextmanager
 def visitors(url: str, count: int) -> Iterator[Any]:
-    """So many visitors; what they have received together."""
+    """Several visitors; what they have received together."""
     context = multiprocessing.get_context("spawn")
     counts = context.Array("d", 2, lock=False)
     process = context.Process(target=visit, args=(url, count, counts), daemon=True)
@@ -147,7 +149,7 @@ def started(arguments: Sequence[str]) -> Iterator[tuple[Any, str]]:
             reader.join()
 
 
-def training(steps: int = 20_000, pairs: int = 6) -> None:
+def training(steps: int = 40_000, pairs: int = 4) -> None:
     """Train with a page and a visitor and without, in turn: wall-clock and CPU seconds of each.
 
     Args:
@@ -156,36 +158,39 @@ def training(steps: int = 20_000, pairs: int = 6) -> None:
     """
     import torch
 
+    torch.set_num_threads(1)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    _trained(2_048, seed=0, shown=True)  # so that no run that counts loads a library
+    with open(FOLDER / "training.csv", "w", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("pair", "page", "steps", "seconds", "cpu_seconds", "return", "messages"))
+        for pair in range(pairs):
+            for shown in (False, True) if pair % 2 else (True, False):
+                row = [pair, int(shown), steps, *_trained(steps, seed=pair, shown=shown)]
+                writer.writerow([round(value, 4) for value in row])
+                file.flush()
+
+
+def _trained(steps: int, *, seed: int, shown: bool) -> tuple[float, float, float, float]:
+    """Wall-clock and CPU seconds of a training run, its return, and what a visitor was sent."""
     from nprobot.training import RunConfig, train
     from nprobot.view.live_learners import TrainingPage
 
-    torch.set_num_threads(1)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with open(FOLDER / "training.csv", "w", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("pair", "page", "seconds", "cpu_seconds", "return", "load_average"))
-        for pair in range(pairs):
-            for shown in (False, True) if pair % 2 else (True, False):
-                stack: list[Any] = []
+    config = RunConfig(env="Reacher-v5", steps=steps, seed=seed)
+    with ExitStack() as stack:
+        counts: list[Any] = []
 
-                def found(url: str, error: str, stack: list[Any] = stack) -> None:
-                    seat = visitors(url, 1)
-                    seat.__enter__()
-                    stack.append(seat)
+        def found(url: str, error: str) -> None:
+            counts.append(stack.enter_context(visitors(url, 1)))
 
-                config = RunConfig(env="Reacher-v5", steps=steps, seed=pair)
-                callbacks = [TrainingPage(config, "127.0.0.1", 0, found)] if shown else []
-                with tempfile.TemporaryDirectory() as place:
-                    start, spent = time.perf_counter(), time.process_time()
-                    result = train(config, Path(place) / "run", callbacks=callbacks)
-                    spent = time.process_time() - spent
-                    seconds = time.perf_counter() - start
-                for seat in stack:
-                    seat.__exit__(None, None, None)
-                mean = result.evaluation.mean if result.evaluation else float("nan")
-                row = [pair, int(shown), seconds, spent, mean, os.getloadavg()[0]]
-                writer.writerow([round(value, 4) for value in row])
-                file.flush()
+        callbacks = [TrainingPage(config, "127.0.0.1", 0, found)] if shown else []
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        start, spent = time.perf_counter(), time.process_time()
+        result = train(config, Path(folder) / "run", callbacks=callbacks)
+        spent = time.process_time() - spent
+        seconds = time.perf_counter() - start
+        received = counts[0][0] if counts else 0.0
+    return seconds, spent, result.evaluation.mean if result.evaluation else np.nan, received
 
 
 PAGES = {

@@ -3,11 +3,13 @@
 import importlib
 import shlex
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nprobot.catalogue import DEFAULT_RULE
 from nprobot.errors import NotFoundError
 from nprobot.policies import zoo
 from nprobot.policies.files.card import CARD_FILE, card, network_name
@@ -51,17 +53,22 @@ def test_provenance_is_complete(name):
     assert policy.task is not None
     assert policy.task.control_rate is not None
     assert network_name(policy).startswith(f"{policy.observation_shape[0]}-")
-    program, kind, *options = shlex.split(made["command"])
-    settings = dict(zip(options[::2], options[1::2], strict=True))
+    program, kind, *words = shlex.split(made["command"])
+    # A flag is followed by the next option, or by nothing.
+    settings = {option: value for option, value in pairwise([*words, ""]) if option[:2] == "--"}
     assert program == "nprobot"
-    assert settings["--rule"] == recorded_rule(made)
+    assert settings.get("--rule", DEFAULT_RULE) == recorded_rule(made)
     if kind == "fit":  # to data of the robot that the policy controls
         assert settings["--task"] == "arm-inverse-dynamics"
         assert policy.task.id == "nprobot/ArmTrack-v0"
         assert int(settings["--epochs"]) == made["epochs"]
     else:
         assert kind == "train"
-        assert settings["--env"] == policy.task.id
+        if "--robot" in settings:
+            assert settings["--robot"] == policy.task.kwargs["model"]
+            assert settings["--task"] == policy.task.kwargs["task"]
+        else:
+            assert settings["--env"] == policy.task.id
         assert int(settings["--steps"]) <= made["steps"]
 
 

@@ -47,7 +47,7 @@ class ShortRollout:
         if policy.forward is not ActorCriticPolicy.forward or policy.predict_values is not (
             ActorCriticPolicy.predict_values
         ):
-            raise NoShortForm(f"{policy.__name__} acts in a way of its own")
+            raise NoShortForm(f"{policy.__name__} acts in another way")
         if type(model.rollout_buffer) is not RolloutBuffer:
             raise NoShortForm(f"{type(model.rollout_buffer).__name__} is no plain buffer")
         self.gaussian = type(model.distribution) is DiagonalGaussian

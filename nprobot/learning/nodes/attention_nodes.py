@@ -70,7 +70,7 @@ class ProjectionNodes(LinearNodes):
 
 @layer_kind
 class AttentionNodes(NodeLayer):
-    """Nodes of a `MultiheadAttention`; those of its output projection are a layer of their own."""
+    """Nodes of a `MultiheadAttention`; those of its output projection are another layer."""
 
     supports: ClassVar[tuple[type[nn.Module], ...]] = (nn.MultiheadAttention,)
     module: nn.MultiheadAttention

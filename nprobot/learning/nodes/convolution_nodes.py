@@ -32,14 +32,14 @@ from .node_layer import (
 )
 
 SOME = 2
-"""Of the patches of a convolution R sees so many for each number in a patch, at most."""
+"""Patches of a convolution that R sees for each number in a patch, at most."""
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class PatchNodes(NodeLayer):
     """What convolutions and transposed ones share: rows are patches, the same map for all.
 
-    With G groups a patch has G parts of d numbers, and each has a map of its own.
+    With G groups a patch has G parts of d numbers, and each has its own map.
     """
 
     module: Any

@@ -1,6 +1,6 @@
 """What node perturbation needs of a layer, which class knows it of which kind, and what is refused.
 
-A kind of layer is one class with `@layer_kind` before it: here, or in a module of your own.
+A kind of layer is one class with `@layer_kind` before it: here, or in your module.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Runs:
         return self._references[name]
 
     def kill(self, name: str, most: int) -> Row:
-        """Kill a run so many times, if it lives long enough, and let it end."""
+        """Kill a run several times, if it lives long enough, and let it end."""
         expected, duration = self.reference(name)
         self._number += 1
         path = self.folder / f"run {self._number}"

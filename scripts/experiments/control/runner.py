@@ -29,6 +29,20 @@ LEARNERS: dict[str, dict[str, Any]] = {
 }
 
 
+class Counted(RunnerEnv):
+    """Robots whose rewards, falls and ends are noted."""
+
+    rewards: list[float]
+    falls: int
+
+    def step(self, actions: torch.Tensor) -> tuple[Any, ...]:
+        """As of the robots."""
+        step = super().step(actions)
+        self.rewards.append(float(step[1].mean()))
+        self.falls += int((step[2] - step[3]["time_outs"]).sum())
+        return step
+
+
 def configuration(algorithm: dict[str, Any]) -> dict[str, Any]:
     """Of a runner; the algorithm's settings are those that rsl_rl's users begin with."""
     model = {"class_name": "MLPModel", "hidden_dims": [128, 128], "activation": "elu"}
@@ -48,14 +62,14 @@ def run(learner: str, seed: int) -> list[dict[str, Any]]:
     """Train once; a row for each iteration."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    env = RunnerEnv(ENV, ROBOTS, seed=seed, threads=1)
+    env = Counted(ENV, ROBOTS, seed=seed, threads=1)
     rows: list[dict[str, Any]] = []
     with contextlib.redirect_stdout(io.StringIO()):
         runner = OnPolicyRunner(env, configuration(dict(LEARNERS[learner])))
         start = time.process_time()
         for iteration in range(ITERATIONS):
+            env.rewards, env.falls = [], 0
             runner.learn(1)
-            done, lengths = runner.logger.rewbuffer, runner.logger.lenbuffer
             rows.append(
                 {
                     "env": ENV,
@@ -63,8 +77,8 @@ def run(learner: str, seed: int) -> list[dict[str, Any]]:
                     "seed": seed,
                     "iteration": iteration + 1,
                     "steps": (iteration + 1) * ROBOTS * STEPS,
-                    "return": round(sum(done) / len(done), 4) if done else "",
-                    "length": round(sum(lengths) / len(lengths), 2) if lengths else "",
+                    "reward_a_step": round(sum(env.rewards) / len(env.rewards), 5),
+                    "falls": env.falls,
                     "std": round(float(runner.alg.get_policy().output_std.detach().mean()), 4),
                     "cpu_seconds": round(time.process_time() - start, 2),
                     "rsl_rl": importlib.metadata.version("rsl-rl-lib"),
@@ -84,7 +98,7 @@ def learn() -> None:
                 rows = run(learner, seed)
                 append(ROWS, rows)
                 last = rows[-1]
-                print(learner, seed, last["return"], last["length"], last["cpu_seconds"])
+                print(learner, seed, rows[0]["reward_a_step"], last["reward_a_step"], last["cpu_seconds"])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ Actuators = str | ActuatorModel | list[ActuatorModel]
 def robots(
     task: str, actuators: Actuators | None, *, seed: int, sensor: str | None = None
 ) -> VecNormalize:
-    """Robots with actuators of their own each; None for what the task has.
+    """Robots, each with its own actuators; None for what the task has.
 
     Args:
         task: environment id.

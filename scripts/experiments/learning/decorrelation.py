@@ -661,7 +661,7 @@ def main() -> None:
         one = stages.add_parser(stage.__name__, help=(stage.__doc__ or "").split("\n")[0])
         one.set_defaults(stage=stage)
         if stage in (regression, control):
-            one.add_argument("--blocks", type=int, help="only so many of the plan, from the first")
+            one.add_argument("--blocks", type=int, help="how many of the plan, from the first")
         if stage is regression:
             one.add_argument("--task", action="append", choices=TASKS, help="repeatable")
         if stage is control:

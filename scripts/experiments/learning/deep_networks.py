@@ -21,8 +21,8 @@ from nprobot.catalogue import learner_title
 from nprobot.policies import decorrelate
 from nprobot.runs.versions import versions
 
-from ..pages import DOCS, markdown, put_section
-from ..rows import RESULTS, Row, append, command, read, select
+from ..pages import markdown, put_section
+from ..rows import RESULTS, ROOT, Row, append, command, read, select
 from .speed import backprop_step, perturbation_step, shortest
 
 ROWS = RESULTS / "speed" / "deep_networks.csv"
@@ -140,7 +140,7 @@ def report() -> None:
         ]
         lines.append([name, f"{float(backprop['milliseconds']):.1f}", *found])
     heading = ("network", "BP, ms", *(learner_title(rule, draws) for rule, draws in RULES))
-    put_section("cost", markdown(heading, lines), DOCS / "networks.md")
+    put_section("cost", markdown(heading, lines), ROOT / "docs" / "networks.md")
 
 
 if __name__ == "__main__":

@@ -352,7 +352,7 @@ def shortest_on_gpu(turns: dict[str, Callable[[], object]], seconds: float) -> d
 
 
 def stretch(step: Callable[[], object], count: int) -> float:
-    """How long so many steps take between two waits for the GPU, s."""
+    """How long the steps take between two waits for the GPU, s."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(count):

@@ -254,7 +254,7 @@ def fit_variant(variant: str, rule: str, seed: int) -> Row:
 
 @functools.lru_cache(maxsize=1)
 def state(name: str) -> tuple[torch.nn.Module, Tensor, Tensor]:
-    """A network after so many epochs of BP, and the arm's standardised rows."""
+    """A network after some epochs of BP, and the arm's standardised rows."""
     network = network_for(arm(), FitConfig("bp", seed=SEEDS[0]), HIDDEN)
     model = FittedModel.for_data(network, arm())
     if epochs := STATES[name]:

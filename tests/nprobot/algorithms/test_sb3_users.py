@@ -7,6 +7,7 @@ import io
 import warnings
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import stable_baselines3
@@ -28,6 +29,8 @@ from nprobot.errors import (
     ArchitectureError,
     ConfigError,
     EnvironmentUnavailableError,
+    EnvironmentWarning,
+    NonFiniteError,
     ObservationError,
     UnsupportedLayerError,
 )
@@ -384,6 +387,15 @@ def test_policies_saved_by_themselves_are_the_same(algorithm, rule, tmp_path):
         )
 
 
+def test_parameters_that_lack_an_r_are_refused():
+    """Only where there is none at all do they come from a plain policy."""
+    some = model(rule="danp")
+    parameters = some.get_parameters()
+    del parameters["policy"]["value_net.R"]
+    with pytest.raises(RuntimeError, match=r"value_net\.R"):
+        some.set_parameters(parameters)
+
+
 def test_a_file_is_loaded_with_the_policy_arguments_that_it_was_made_with(tmp_path):
     kwargs = {"net_arch": [16, 16]}
     model(policy_kwargs=kwargs).save(tmp_path / "model")
@@ -450,6 +462,9 @@ def test_a_policy_without_every_argument_of_sb3s():
         (nprobot.NRL, BOX, spaces.Box(-np.inf, np.inf, (2,)), "no bound"),
         (nprobot.SAC, BOX, FIXED, "no range"),
         (nprobot.NRL, BOX, FIXED, "no range"),
+        (nprobot.PPO, BOX, spaces.Box(-3, 3, (1,), np.int32), "int32.*any real number"),
+        (nprobot.SAC, BOX, spaces.Box(-3, 3, (1,), np.int32), "int32.*any real number"),
+        (nprobot.NRL, BOX, spaces.Box(-1, 1, (0,)), "none"),
     ],
 )
 @pytest.mark.parametrize("rule", ["np", "bp"])
@@ -468,6 +483,40 @@ def test_spaces_that_would_be_learned_wrongly_are_refused(
 def test_an_action_without_a_range_is_no_matter_to_ppo():
     some = model(env=Toy(BOX, FIXED)).learn(32)
     assert FIXED.contains(action(some, BOX.sample()))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "actions", "said"),
+    [
+        (nprobot.PPO, spaces.Box(-1000, 1000, (1,)), "action 0 ranges from -1000 to 1000"),
+        (nprobot.PPO, spaces.Box(-0.01, 0.01, (1,)), "ranges from -0.01 to 0.01"),
+        (nprobot.PPO, spaces.Box(np.float32([-1, 0]), np.float32([1, 1])), "action 1 ranges from"),
+        (nprobot.PPO, TWO, ""),
+        (nprobot.SAC, spaces.Box(-1000, 1000, (1,)), ""),
+    ],
+)
+def test_ranges_of_actions_in_which_learning_begins_badly_are_said(algorithm, actions, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        algorithm("MlpPolicy", Toy(BOX, actions), device="cpu")
+    found = [str(w.message) for w in caught if w.category is EnvironmentWarning]
+    assert said in found[0] if said else not found
+
+
+@pytest.mark.parametrize(("home", "said"), [(0.9, "home pose holds action 0 at 0.9"), (0.3, "")])
+def test_a_home_pose_that_the_first_actions_leave_is_said(home, said):
+    class Posed(Toy):
+        model = mujoco.MjModel.from_xml_string(
+            "<mujoco><worldbody><body><joint name='j'/><geom size='.1'/></body></worldbody>"
+            "<actuator><position joint='j' ctrlrange='-1 1'/></actuator>"
+            f"<keyframe><key name='home' ctrl='{home}'/></keyframe></mujoco>"
+        )
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        nprobot.SAC("MlpPolicy", Posed(BOX, spaces.Box(-1, 1, (1,))), device="cpu")
+    found = [str(w.message) for w in caught if w.category is EnvironmentWarning]
+    assert said in found[0] if said else not found
 
 
 class Observing(gymnasium.Env):
@@ -508,6 +557,15 @@ def test_observations_that_do_not_fit_are_refused_with_their_step(algorithm, fou
     for env in (Observing(fourth), DummyVecEnv([lambda: Observing(fourth)])):
         with pytest.raises(ObservationError, match=message):
             algorithm("MlpPolicy", env, device="cpu").learn(200)
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, nprobot.NRL])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_observations_that_are_not_finite_reach_no_weight(algorithm, value):
+    some = algorithm("MlpPolicy", Observing(np.float32([0, value, 0])), device="cpu")
+    with pytest.raises(NonFiniteError, match=r"environment 0 in step 4.*at index \[1\]"):
+        some.learn(200)
+    assert all(bool(p.isfinite().all()) for p in some.policy.parameters())
 
 
 def test_an_episode_that_does_not_say_whether_it_ended_is_refused():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import nprobot
-from nprobot.cli import main
+from nprobot.cli import arguments, main
 from nprobot.errors import ConfigError
 from nprobot.runs.atomic_files import ERRORS, free_name, quoted
 from nprobot.runs.interruption import exit_code, interruptible
@@ -157,6 +157,16 @@ def test_a_mistake_costs_one_line_and_leaves_nothing(here, capsys, line, message
     assert not re.search(r"\w+=[…'\"]|\w\(\)|[a-z]_[a-z]+ (must|is)|typing|msgspec", captured.err)
     left = {path for path in here.iterdir() if path.name != "__pycache__"} - set(before)
     assert not left
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [({"trust"}, "say n_steps, trust (in Python: 'x')"), ({"n_steps"}, "say --n-steps, trust")],
+)
+def test_messages_have_the_options_of_their_command(monkeypatch, names, words):
+    monkeypatch.setattr(arguments, "_NAMES", names)
+    text = "say n_steps, trust (in Python: 'x')"
+    assert arguments.as_flags(text).startswith(words)
 
 
 def test_what_is_wrong_is_found_before_torch_is_loaded(here):

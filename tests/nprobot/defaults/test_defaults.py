@@ -94,7 +94,7 @@ class TestTablesOfThePackage:
             assert run.steps == tuned.score.steps
             assert run.seed == tuned.score.seeds[0]
             own = run.flat()
-            settings = defaults.fill(RunConfig(algo=tuned.algo, rule=tuned.rule), tuned)[1]
+            settings = defaults.fill(RunConfig(algo=tuned.algo, rule=tuned.rule), tuned.settings)[1]
             assert {name: own[name] for name in settings} == settings
         else:
             assert command == "bench"
@@ -211,7 +211,7 @@ class TestFiles:
                 return
             for tuned in entries:
                 config = RunConfig(env=tuned.env, algo=tuned.algo, rule=tuned.rule)
-                assert defaults.fill(config, tuned)[1].keys() == tuned.settings.keys()
+                assert defaults.fill(config, tuned.settings)[1].keys() == tuned.settings.keys()
 
         check()
 
@@ -230,7 +230,7 @@ class TestFill:
             samples=1,
             learning=LearningOptions(learning_rate=1e-4, sigma=0.1),
         )
-        filled, what = defaults.fill(config, TUNED)
+        filled, what = defaults.fill(config, TUNED.settings)
         assert what == {"lr_schedule": "linear", "hidden": (16, 8), "n_steps": 32}
         assert filled.samples == 1
         assert filled.learning == LearningOptions(
@@ -244,7 +244,7 @@ class TestFill:
         fixed = dataclasses.replace(learns, settings={"ent_coef": 0.1, "gamma": 0.9})
         for tuned, option in ((learns, {"ent_coef": 0.2}), (fixed, {"ent_coef_start": 0.2})):
             config = RunConfig(env="Reacher-v5", algo="sac", algorithm=AlgorithmOptions(**option))
-            filled, what = defaults.fill(config, tuned)
+            filled, what = defaults.fill(config, tuned.settings)
             assert what == {name: v for name, v in tuned.settings.items() if name == "gamma"}
             assert filled.algorithm == AlgorithmOptions(**option, **what)
 
@@ -254,7 +254,7 @@ class TestFill:
 
     def test_choice(self, installed, elsewhere):
         config = RunConfig(env="Reacher-v5", rule="danp")
-        assert defaults.choose("tuned", config).score == SCORE
+        assert defaults.find(config.env, config.algo, config.rule).score == SCORE
         assert defaults.choose("general", config) is None
         module = dataclasses.replace(config, env="gymnasium.envs:Reacher-v5")
         assert defaults.choose("tuned", module) is not None
@@ -266,6 +266,17 @@ class TestFill:
             defaults.choose(file, dataclasses.replace(config, rule="np"))
         with pytest.raises(ConfigError, match="No such file"):
             defaults.choose("tunde", config)
+
+    def test_many_environments_get_large_updates(self):
+        open_ = defaults.choose("parallel", RunConfig())
+        assert (open_["envs"], open_["n_steps"], open_["batch_size"]) == (1024, 24, 6144)
+        few = defaults.choose("parallel", RunConfig(envs=8))
+        assert few["n_steps"] * 8 == 4 * few["batch_size"] == 2048
+        filled, _ = defaults.fill(RunConfig(envs=8), few)
+        assert filled.envs == 8
+        assert filled.resolved().algorithm.n_epochs == 5
+        with pytest.raises(ConfigError, match="parallel is for ppo; sac has no settings"):
+            defaults.choose("parallel", RunConfig(algo="sac"))
 
     def test_names_of_files(self):
         assert file_name("nprobot/ArmReach-v0") == "nprobot_ArmReach-v0.toml"

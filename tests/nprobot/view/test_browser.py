@@ -1,12 +1,15 @@
 """The pages in a real browser: what a visitor sees and does, and what becomes of it."""
 
+import io
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
-from page_robots import DIAL, cart, dial_policy
+from page_robots import DIAL, cart, cart_policy, dial_policy
 
 from nprobot.adaptation import AdaptationConfig, adapt
 from nprobot.deploy.conditions import Conditions
@@ -75,6 +78,27 @@ def press(visitor, name):
 
 def open_tab(visitor, name):
     visitor.get_by_role("tab", name=name, exact=True).click()
+
+
+def check(visitor, label, on=True):
+    """Tick a box, or take the tick away."""
+    visitor.locator(f"xpath=//label[text()='{label}']/following::input[1]").set_checked(on)
+
+
+def choose(visitor, label, word):
+    """Choose one of several words."""
+    row_of(visitor, label).locator("input").first.click()
+    visitor.get_by_role("option", name=word, exact=True).click()
+
+
+def green_place(visitor):
+    """Where the target is in the window; None if it cannot be seen."""
+    picture = iio.imread(io.BytesIO(visitor.screenshot()))[..., :3].astype(int)
+    red, green, blue = np.moveaxis(picture, -1, 0)
+    found = (green > red + 25) & (green > blue + 25)
+    found[:, :310] = found[:, 680:] = False  # beside the scene are the panels
+    rows, columns = np.nonzero(found)
+    return None if len(rows) < 4 else (float(np.median(columns)), float(np.median(rows)))
 
 
 def drag(visitor, start, by):
@@ -156,11 +180,87 @@ def test_a_visitor_commands_breaks_stops_and_pulls_a_robot(chromium):
         eventually(lambda: robot.pull is None, "it is pulled for ever")
 
         # Pause, and one step.
-        visitor.locator("xpath=//label[text()='Pause']/following::input[1]").check()
+        check(visitor, "Pause")
         eventually(lambda: loop.paused, "it does not pause")
         steps = robot.controller.steps
         press(visitor, "Step")
         eventually(lambda: robot.controller.steps == steps + 1, "it takes no step")
+        visitor.close()
+
+
+def test_a_visitor_drags_the_target_and_sees_the_ghost(chromium):
+    robot, ghost = cart(), cart()
+    robot.env.unwrapped.target = np.array([0.0, 0.0, 0.45])
+    nothing = {"weight": np.zeros((1, 2)), "bias": np.zeros(1)}
+    standing = replace(cart_policy().operations[0], arrays=nothing)
+    robot.change_policy(replace(cart_policy(), operations=(standing,)))
+    with shown(robot, ghost=ghost) as (_, page):
+        visitor = visit(chromium, page.url)
+        visitor.get_by_role("button", name="Emergency stop").wait_for()
+        eventually(lambda: green_place(visitor), "no target is drawn")
+        start = robot.target
+
+        def dragged():
+            place = green_place(visitor)
+            if place is not None:
+                drag(visitor, place, (20, -20))
+                visitor.mouse.up()
+            return robot.target != start
+
+        eventually(dragged, "the target cannot be dragged")
+        eventually(lambda: ghost.target == robot.target, "the ghost has another target")
+
+        # The robot of this policy stands still; what moves in the picture is the ghost.
+        before = visitor.locator("canvas[data-engine]").screenshot()
+        write(visitor, "Velocity", 0.8)
+        eventually(lambda: abs(ghost.observation[0] - 0.8) < 0.1, "the ghost has no command")
+        assert robot.observation[0] == pytest.approx(0.0)
+        eventually(
+            lambda: visitor.locator("canvas[data-engine]").screenshot() != before, "no ghost"
+        )
+        # Both work under the same conditions.
+        open_tab(visitor, "Hardware")
+        press(visitor, "Break")
+        eventually(lambda: ghost.equipped.conditions.fault == ("gain:0=0.4",), "it is whole")
+        visitor.close()
+
+
+def test_a_visitor_puts_the_network_on_a_chip_and_sets_limits(chromium):
+    robot = cart(episode=10**6)
+    with shown(robot) as (_, page):
+        visitor = visit(chromium, page.url)
+        write(visitor, "Velocity", 0.5)
+
+        def answers():
+            found = [robot.controller.policy.predict([0.2, 0.5])[0] for _ in range(4)]
+            return {round(float(answer), 4) for answer in found}
+
+        assert answers() == {1.2}
+        open_tab(visitor, "Hardware")
+        choose(visitor, "Chip", "0.5")
+        eventually(lambda: robot.equipped.conditions.chip == "0.5", "there is no chip")
+        assert len(answers()) == 4
+        choose(visitor, "Chip", "none")
+        write(visitor, "Dead nodes", 1)
+        eventually(lambda: robot.equipped.conditions.dead_nodes == 1, "all nodes live")
+        eventually(lambda: answers() == {0.0}, "a dead network answers")
+        write(visitor, "Dead nodes", 0)
+        eventually(lambda: answers() == {1.2}, "the network stays dead")
+
+        open_tab(visitor, "Safety")
+        check(visitor, "Limit action high")
+        write(visitor, "Action high", 0.25)
+        eventually(lambda: robot.controller.safety.action_high == 0.25, "there is no limit")
+        # A limit that leaves no action is refused with a word, and the page shows what holds.
+        check(visitor, "Limit action low")
+        write(visitor, "Action low", 3)
+        visitor.locator("#notice").get_by_text("no action is inside").wait_for()
+        assert (robot.controller.safety.action_low, robot.controller.safety.action_high) == (
+            None,
+            0.25,
+        )
+        robot.hold_command("velocity", 1.0)
+        eventually(lambda: robot.controller.previous_action == 0.25, "the limit is not felt")
         visitor.close()
 
 
@@ -233,8 +333,7 @@ def test_a_visitor_breaks_motors_and_the_return_comes_back(chromium):
                 return np.mean([episode.total for episode in watched.episodes[-20:]])
 
             healthy = now()
-            row_of(visitor, "Kind").locator("input").first.click()
-            visitor.get_by_role("option", name="offset", exact=True).click()
+            choose(visitor, "Kind", "offset")
             press(visitor, "Break")  # offset:0=0.4
             eventually(lambda: attendant.models, "nothing broke")
             eventually(lambda: now() < healthy - 1.0, "it costs nothing")
@@ -243,7 +342,7 @@ def test_a_visitor_breaks_motors_and_the_return_comes_back(chromium):
             first = next(m for m in watched.learner.policy.actor if hasattr(m, "weight"))
             learned = first.weight.detach().clone()
             open_tab(visitor, "Robot")
-            visitor.locator("xpath=//label[text()='Learn']/following::input[1]").uncheck()
+            check(visitor, "Learn", on=False)
             eventually(lambda: watched.learner.hold, "it goes on learning")
             press(visitor, "Undo learning")
             eventually(lambda: np.allclose(first.weight.detach(), np.eye(2)), "it is not undone")

@@ -73,6 +73,7 @@ def observations(shape=(5,), batch=64):
     ("action_space", "shape", "options"),
     [
         *((space, (5,), {}) for space in (BOX, spaces.Discrete(4), spaces.MultiDiscrete([3, 2]))),
+        (spaces.MultiBinary(3), (5,), {}),
         (BOX, (5,), {"normalise": False}),
         (BOX, (3, 2), {"observation_space": spaces.Box(-1, 1, (3, 2))}),
         *((BOX, (5,), {"activation": name}) for name in ACTIVATIONS if name != "tanh"),
@@ -105,7 +106,7 @@ def test_export_leaves_the_model_and_the_generator_alone():
     [
         (BOX, spaces.Discrete(5)),
         (BOX, spaces.Box(0, 255, (36, 36, 3), np.uint8)),
-        (spaces.MultiBinary(3), None),
+        (spaces.MultiBinary((2, 2)), None),
         (spaces.Discrete(3, start=1), None),
     ],
 )

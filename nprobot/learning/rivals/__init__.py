@@ -1,0 +1,1 @@
+"""Learning rules of others, to compare with; they learn as the package's own do, by their names."""
