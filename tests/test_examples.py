@@ -8,7 +8,10 @@ import gymnasium
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "scripts" / "examples"
-SCRIPTS = ("sb3_in_one_word", "own_loop", "own_mjcf", "noisy_robot", "keep_learning", "cleanrl_style")
+SCRIPTS = (
+    *("sb3_in_one_word", "own_loop", "own_mjcf", "noisy_robot", "keep_learning"),
+    *("cleanrl_style", "torchrl_loop"),
+)
 
 
 @pytest.fixture

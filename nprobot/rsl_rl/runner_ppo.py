@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import rsl_rl.algorithms
@@ -17,7 +18,7 @@ from nprobot.errors import RuleError
 from nprobot.learning.activity import Tree
 from nprobot.learning.nodes import node_layers
 from nprobot.learning.rules import learning_rule
-from nprobot.policies.layers import decorrelate
+from nprobot.policies.layers import decorrelate, fold
 
 from .model_views import (
     BothViews,
@@ -80,6 +81,8 @@ class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc] - an untyped packa
         if self.rule.decorrelated:
             decorrelate(actor)
             decorrelate(critic)
+            for name in ("as_jit", "as_onnx"):  # what a robot runs has R in its weights
+                setattr(actor, name, partial(_exported, actor, name))
         super().__init__(actor, critic, storage, *arguments, **settings)
         self._first_rate = self.learning_rate
         if self.rule.name == "bp":
@@ -378,6 +381,12 @@ def _for_rows(losses: Tensor, start: int, stop: int) -> Tensor:
     kept = torch.zeros_like(losses)
     kept[..., start:stop] = losses[..., start:stop] * (rows / (stop - start))
     return kept
+
+
+def _exported(actor: MLPModel, name: str, *arguments: Any, **options: Any) -> nn.Module:
+    plain = fold(actor)
+    made: nn.Module = getattr(type(plain), name)(plain, *arguments, **options)
+    return made
 
 
 def _drawn_seed(settings: dict[str, Any]) -> int:

@@ -5,7 +5,8 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.collectors import Collector
 from torchrl.envs import Compose, DoubleToFloat, GymEnv, StepCounter, TransformedEnv
-from torchrl.modules import IndependentNormal, NormalParamExtractor, ProbabilisticActor, ValueOperator
+from torchrl.modules import IndependentNormal as Normal
+from torchrl.modules import NormalParamExtractor, ProbabilisticActor, ValueOperator
 from torchrl.objectives.value import GAE
 
 import nprobot
@@ -20,7 +21,7 @@ def main(rule: str = "np+feedback", batches: int = 40, seed: int = 0) -> list[fl
     policy = ProbabilisticActor(
         TensorDictModule(nn.Sequential(actor, spread), ["observation"], ["loc", "scale"]),
         in_keys=["loc", "scale"],
-        distribution_class=IndependentNormal,
+        distribution_class=Normal,
         return_log_prob=True,
     )
     values = ValueOperator(critic, in_keys=["observation"])
@@ -40,7 +41,7 @@ def main(rule: str = "np+feedback", batches: int = 40, seed: int = 0) -> list[fl
             x, target = batch["observation"], batch["value_target"].squeeze(-1)
 
             def actor_loss(outputs: Tensor, batch=batch) -> Tensor:  # noqa: ANN001
-                now = IndependentNormal(*spread(outputs)).log_prob(batch["action"])
+                now = Normal(*spread(outputs)).log_prob(batch["action"])
                 ratio, gain = (now - batch["action_log_prob"]).exp(), batch["advantage"][..., 0]
                 return -torch.min(ratio * gain, ratio.clamp(0.8, 1.2) * gain)  # one a sample
 

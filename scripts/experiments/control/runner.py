@@ -97,8 +97,8 @@ def learn() -> None:
             if (learner, seed) not in there:
                 rows = run(learner, seed)
                 append(ROWS, rows)
-                last = rows[-1]
-                print(learner, seed, rows[0]["reward_a_step"], last["reward_a_step"], last["cpu_seconds"])
+                rewards = rows[0]["reward_a_step"], rows[-1]["reward_a_step"]
+                print(learner, seed, *rewards, rows[-1]["cpu_seconds"], flush=True)
 
 
 if __name__ == "__main__":
