@@ -54,6 +54,8 @@ LONGEST = 8
 BLUR = (0.005, 0.02)
 """What the correction may add to the variance of an estimate, relative to its square, as a guess is
 old: above the second, a fit answers twice as often; below the first, half as often."""
+UNCORRECTED = 100.0
+"""Without a correction, a fit answers as often as in a corrected network of so many nodes."""
 LEAST_ROWS = 16
 """Rows of a step that a fit takes at least, as the change of one may be next to nothing."""
 WIDE = 256

@@ -21,7 +21,13 @@ from nprobot import catalogue
 from nprobot.errors import NoiseInaccessibleError, RuleError
 
 from .activity import Activity, NoisyCall, Tree, first_tensor, share
-from .feedback import LayerwiseFeedback, Passed, error_and_change, make_feedback
+from .feedback import (
+    UNCORRECTED,
+    LayerwiseFeedback,
+    Passed,
+    error_and_change,
+    make_feedback,
+)
 from .hidden_noise import (
     GuidedPasses,
     HiddenFeedback,
@@ -281,7 +287,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
             activity, outputs, delta_loss, self.sigma, forward=self.feedback.forward_only
         )
         strength = self.strength(activity.size, activity.batch, len(noise))
-        passed.amplified = max(1.0, strength * activity.size)
+        passed.amplified = strength * activity.size or UNCORRECTED
         if not strength:  # no noise is multiplied by the guess, so it may know this step's
             self.feedback.learn(network, passed)
             return self.feedback.guess(network, error, passed) / activity.batch

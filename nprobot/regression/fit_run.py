@@ -376,7 +376,8 @@ class Fit:
             self.rule.decorrelation_lr = rate  # the schedule has moved it
         if result.folder is not None:
             write_table(result.folder.scores, result.rows())
-            draw_errors(result.folder.curve, result.history, self.title, bounds(self.data))
+            lines, loss = bounds(self.data), self.config.loss
+            draw_errors(result.folder.curve, result.history, self.title, lines, loss=loss)
             result.folder.end_session(result.epochs, result.end)
         return result
 

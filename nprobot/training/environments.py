@@ -40,6 +40,8 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {
 """Packages that register environments when they are imported, and how the names of those begin."""
 WRAPPER, LIMIT = "wrapper", "max_episode_steps"
 FRAMES, CHUNK = "frame_stack", "action_chunk"
+AROUND = (WRAPPER, FRAMES, CHUNK)
+"""Those of them that put something around the environment."""
 """Arguments of an environment that are not its constructor's."""
 CAMERA = {"camera_id", "camera_name", "default_camera_config"}
 """Arguments by which a user says where to look from."""

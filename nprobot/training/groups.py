@@ -428,6 +428,8 @@ def _objection(recipe: EnvRecipe) -> str | None:
     """Why environments cannot be simulated at once; None if they can."""
     if recipe.actuators is not None:
         return "noisy actuators are before each"
+    if around := [n for n in environments.AROUND if recipe.kwargs.get(n, 1) not in (1, "")]:
+        return f"{', '.join(around)} is around each"
     spec = environments.find_spec(recipe.env)
     creator: Any = load_env_creator(str(spec.vector_entry_point))
     objection: str | None = creator.objection(**{**spec.kwargs, **recipe.kwargs})

@@ -95,7 +95,8 @@ class AlgorithmOptions(Options):
     max_grad_norm: Positive | None = None
     """Bound of the gradient's norm (ppo, nrl)."""
     target_kl: Positive | None = None
-    """End an update early beyond this divergence from the old policy (ppo)."""
+    """End an update early beyond this divergence from the old policy (ppo). Left out: never, and
+    with --from 0.03."""
     critic_warmup: Annotated[int, Meta(ge=0)] | None = None
     """Steps at the start from which the critic alone learns (ppo). Left out: 0, and with --from ten
     rollouts."""
