@@ -20,7 +20,7 @@ from nprobot.errors import ConfigError, EnvironmentUnavailableError
 Array = NDArray[Any]
 
 
-class RunnerEnv(VecEnv):  # type: ignore[misc] - an untyped package
+class RunnerEnv(VecEnv):  # type: ignore[misc]
     """A vector environment with flat observations, as rsl_rl's `VecEnv`.
 
     Observations are the group ``"policy"``. Where their last numbers are such as an actor may not

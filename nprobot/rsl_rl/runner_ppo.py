@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ _NORMALISES_LAST = (
 )
 
 
-class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc] - an untyped package
+class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc]
     """rsl_rl's PPO with a learning rule in place of backpropagation: ``nprobot.rsl_rl:PPO``.
 
     Everything else is rsl_rl's: models, runner, storage, adaptive learning rate, normalisers,
@@ -66,6 +66,8 @@ class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc] - an untyped packa
         UnsupportedLayerError: a model has parameters in layers that the rule cannot reach.
         ArchitectureError: a model is not made as rsl_rl's are.
     """
+
+    learning_rate: float
 
     def __init__(
         self,
@@ -121,7 +123,7 @@ class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc] - an untyped packa
     @torch.no_grad()
     def _learn(self) -> dict[str, float]:
         """Learn from the rollout, a minibatch at a time, in the order of rsl_rl's `update`."""
-        sums = Counter[str]()
+        sums: dict[str, float] = defaultdict(float)
         minibatches = self.storage.mini_batch_generator
         if self.actor.is_recurrent or self.critic.is_recurrent:
             minibatches = self.storage.recurrent_mini_batch_generator
@@ -156,7 +158,7 @@ class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc] - an untyped packa
                 for view in self.views.values() if self._both is None else [self._both]:
                     self.rule.decorrelate(view, scale=self.learning_rate / self._first_rate)
             for name, value in (critic_loss.logged | actor_loss.logged).items():
-                sums[name] += value  # type: ignore[assignment]
+                sums[name] += value
         updates = self.num_learning_epochs * self.num_mini_batches
         if _NORMALISES_LAST:
             seen = self.storage.observations.flatten(0, 1)
@@ -185,7 +187,7 @@ class RunnerPPO(rsl_rl.algorithms.PPO):  # type: ignore[misc] - an untyped packa
         """Fill the gradients of the network that predicts the random one; return its mean loss."""
         rnd: Any = self.rnd
         state = rnd.state_normalizer(rnd.get_rnd_state(observations)).flatten(0, -2)
-        target = rnd.target(state)
+        target: Tensor = rnd.target(state)
         rnd.optimizer.zero_grad()
 
         def error(predicted: Tensor) -> Tensor:
@@ -287,7 +289,7 @@ class ActorLoss:
             self.logged["entropy"] = self.steps.mean(self._original(entropy)).item()
         if self.originals is None:
             return self.steps.losses(surrogate - algorithm.entropy_coef * entropy)
-        loss = _for_rows(surrogate, 0, self.learned_rows)
+        loss: Tensor = _for_rows(surrogate, 0, self.learned_rows)
         loss = loss - algorithm.entropy_coef * _for_rows(entropy, 0, self.originals)
         if self.symmetry is not None:
             loss = loss + self.symmetry.mirror_loss_coeff * self._asymmetry(outputs[0])
