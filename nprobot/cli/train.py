@@ -141,10 +141,10 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("a resumed run stays in its own folder; leave --out away")
     elif options.robot != RobotOptions():
         raise ConfigError("a resumed run keeps its robot and task; leave those options away")
-    elif options.defaults != TUNED or options.zoo_settings is not None:
-        raise ConfigError(
-            "a resumed run keeps its settings; leave --defaults and --zoo-settings away"
-        )
+    elif options.defaults != TUNED:
+        raise ConfigError("a resumed run keeps its settings; leave --defaults away")
+    elif options.zoo_settings is not None:
+        raise ConfigError("a resumed run keeps its settings; leave --zoo-settings away")
     else:
         # Parsed again over the run's own configuration: options that were not given stay.
         stored = Train(run=RunFolder.open(output.resume, trust=output.trust).config)
