@@ -13,19 +13,19 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import ConfigError, UnknownNameError
+from ..simulations import ManySimulations
 from .domain_randomisation import Randomiser
 from .model_loading import RobotFile
 from .robot_env import task_for
 from .robot_episodes import RobotEpisodes
 from .robot_task import RobotTask, TaskLike
-from .simulations import ManySimulations
 from .task_model import task_model
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
-class RobotVectorEnv(VectorEnv[Array, Array, Array]):
+class RobotVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     """Many robots at one task; each does exactly what a `RobotEnv` with its seed does.
 
     Observations, rewards and ends of all robots are computed at once, and threads share the
@@ -135,7 +135,7 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
             return f"{users[0]} is a reward term of yours, which may know one robot only"
         return None
 
-    def reset(  # type: ignore[override]
+    def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -162,7 +162,9 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         command = (options or {}).get("command")
         return self._episodes.begin(everyone, self._draw(everyone), command), {}
 
-    def step(self, actions: ArrayLike) -> tuple[Array, Array, Flags, Flags, dict[str, Any]]:
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[Array, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Simulate one control period of all robots; see gymnasium's `AutoresetMode.SAME_STEP`."""
         episodes = self._episodes
         observations, made = episodes.step(episodes.checked(actions))
@@ -175,9 +177,9 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
             last = np.full(self.num_envs, None, dtype=object)
             for number in numbers:
                 last[number] = observations[number].copy()
-            told_last: dict[str, Any] = {}
-            for number, told in made.ends.items():
-                told_last = self._add_info(told_last, told, number)
+            told_last: Any = {}
+            for number, of_one in made.ends.items():
+                told_last = self._add_info(told_last, of_one, number)
             info |= {"final_obs": last, "_final_obs": over}
             info |= {"final_info": told_last, "_final_info": over}
             observations[numbers] = episodes.begin(numbers, self._draw(numbers))

@@ -197,6 +197,9 @@ class RunConfig(Options):
     workers: Annotated[int, Meta(ge=0)] = 0
     """Processes to spread the environments over; 0 runs them all in this one. The results are the
     same; it pays for environments that take a millisecond or more a step."""
+    envpool: bool = False
+    """Simulate gymnasium's robots by envpool, faster and at once; its random numbers are its own.
+    Needs pip install 'nprobot[envpool]'."""
     env_timeout: Positive = 300.0
     """Seconds after which an environment that does not return is given up."""
     normalise: Normalise | None = None
@@ -227,6 +230,10 @@ class RunConfig(Options):
             raise ConfigError("sensor reads noisy actuators, and there are none; give actuators")
         if self.chip is not None:
             self._check_chip(self.chip)
+        if self.envpool and (self.actuators is not None or "wrapper" in self.env_kwargs):
+            raise ConfigError(
+                "envpool's robots have neither noisy actuators nor wrappers; leave envpool away"
+            )
         if self.workers > self.env_count:
             raise ConfigError(
                 f"workers must be from 0 to {self.env_count}, the number of environments, got "
