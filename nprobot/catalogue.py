@@ -59,7 +59,7 @@ class RuleTraits:
     """What is known of a rule without importing it.
 
     Attributes:
-        name: of the rule without decorrelation, such as ``"np"`` or ``"np+feedback"``.
+        name: the name of the rule without decorrelation, such as ``"np"`` or ``"np+feedback"``.
         title: for people, such as ``"NP + feedback"``.
         about: what it does, in a line.
         citation: where it comes from.
@@ -103,7 +103,7 @@ class Rule:
 
     @property
     def title(self) -> str:
-        """For people, such as ``"DNP + feedback"``."""
+        """The name for people, such as ``"DNP + feedback"``."""
         return f"{'D' * self.decorrelated}{self.traits.title}"
 
     @property
@@ -151,7 +151,7 @@ class Rule:
 
     @property
     def colour(self) -> str:
-        """In figures."""
+        """The colour in figures."""
         return self.traits.colours[self.decorrelated]
 
 
@@ -186,8 +186,10 @@ def rules() -> dict[str, Rule]:
     traits = {**_shipped_rules(), **_TRAITS}
     return {
         name: Rule(name, one, decorrelated)
+        for peer in (False, True)
         for decorrelated in (False, True)
-        for one in sorted(traits.values(), key=lambda one: one.peer)
+        for one in traits.values()
+        if one.peer == peer
         for name in (f"{'d' * decorrelated}{one.name}",)
     }
 
@@ -227,7 +229,7 @@ def import_trusted(
     Importing runs code. What you name yourself is imported, and so is what already is.
 
     Args:
-        name: of an environment or a rule, perhaps in the form ``module:name``.
+        name: the name of an environment or a rule, perhaps in the form ``module:name``.
         source: what gives it, such as "the policy".
         trust: whether the user has said so.
         kwargs: arguments of the environment, which may name wrappers and reward terms.
@@ -304,7 +306,7 @@ class Algorithm:
         name: by which users call it.
         title: for people.
         about: what it is, in a line.
-        path: of its class, ``module:name``.
+        path: the path of its class, ``module:name``.
         options: which of `nprobot.training.AlgorithmOptions` it has.
         defaults: values of options, learning rate and network where a user gives none; those of
             stable-baselines3 where it has the algorithm.

@@ -46,7 +46,7 @@ class AsymmetricPolicy(ActorCriticPolicy):
     Args:
         *arguments: of `ActorCriticPolicy`.
         privileged: how many numbers at the end of an observation are the critic's alone.
-        **settings: of `ActorCriticPolicy`.
+        **settings: arguments of `ActorCriticPolicy`.
     """
 
     def __init__(self, *arguments: Any, privileged: int, **settings: Any) -> None:

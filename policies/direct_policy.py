@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..errors import ArchitectureError
+from .chip.contract import Chip
 from .chip.crossbar import put_on_chip
 from .chip.nonidealities import ChipSpec
 from .layers import DecorrelatedLinear, decorrelate
@@ -40,19 +41,19 @@ class DirectPolicy(BasePolicy):
         activation_fn: between the layers, a module class or a name that `mlp` knows.
         decorrelated: whether the layers decorrelate their inputs.
         node_noise: puts the actor on a chip with this noise; see `nprobot.NoisyNetwork`.
-        noise_seed: of the chip's noise; None draws one from torch's generator.
+        noise_seed: the seed of the chip's noise; None draws one from torch's generator.
         device_seed: which chip it is.
         features_extractor_class: before both networks; flattens by default.
         features_extractor_kwargs: its arguments.
-        optimizer_class: of both networks.
+        optimizer_class: the optimizer class of both networks.
         optimizer_kwargs: its arguments.
         normalize_images: as in SB3.
 
     Attributes:
         actor: from preprocessed observations to outputs (B, actions).
         critic: from preprocessed observations to values (B, 1).
-        optimizer: of the actor.
-        critic_optimizer: of the critic.
+        optimizer: the optimizer of the actor.
+        critic_optimizer: the optimizer of the critic.
 
     Raises:
         ArchitectureError: the action space is another one.
@@ -67,7 +68,7 @@ class DirectPolicy(BasePolicy):
         activation_fn: str | Callable[[], nn.Module] = nn.Tanh,
         *,
         decorrelated: bool = True,
-        node_noise: ChipSpec | None = None,
+        node_noise: ChipSpec | Chip | None = None,
         noise_seed: int | None = None,
         device_seed: int | None = 0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,

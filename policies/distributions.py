@@ -27,7 +27,7 @@ class ActionDistribution(ABC):
         """Log-probability (density) of actions.
 
         Args:
-            outputs: of the actor, tensors (..., B, n).
+            outputs: the outputs of the actor, tensors (..., B, n).
             actions: shape (B, action size).
 
         Returns:
@@ -117,7 +117,7 @@ def action_distribution(
     """The distribution that SB3 uses for an action space.
 
     Args:
-        space: of the actions.
+        space: the action space.
         squashed: whether continuous actions go through a tanh.
 
     Raises:

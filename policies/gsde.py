@@ -40,7 +40,7 @@ class StateDependentStd(nn.Module):
         """``Σ_b error_ba ∂ log s_ba / ∂ log_std``, in the shape of `log_std`; each from its share.
 
         Args:
-            error: of the nodes, shape (B, actions).
+            error: the error of the nodes, shape (B, actions).
             latent: features, shape (B, features).
         """
         std = self._std()

@@ -258,7 +258,7 @@ def fit_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
 
     Args:
         network: plain or decorrelated.
-        state: of a network of the same layers, plain or decorrelated.
+        state: the state of a network of the same layers, plain or decorrelated.
 
     Returns:
         The state with R multiplied into the weights of plain layers; where it has no R at all, with

@@ -82,8 +82,8 @@ class SharedActorCritic(nn.Module):
     """Actor and critic on one features extractor, which runs once and learns from both.
 
     Args:
-        actor: of a policy.
-        critic: of the same policy.
+        actor: the actor of a policy.
+        critic: the critic of the same policy.
     """
 
     def __init__(self, actor: Actor, critic: Critic) -> None:
@@ -104,7 +104,7 @@ class GaussianActor(nn.Module):
     depends on the state, so it is a layer of output nodes like the mean.
 
     Args:
-        actor: of an SB3 `SACPolicy`.
+        actor: the actor of an SB3 `SACPolicy`.
     """
 
     log_std: nn.Module
@@ -131,7 +131,7 @@ class DeterministicActor(nn.Module):
     Shares its modules with the actor; see `GaussianActor`.
 
     Args:
-        actor: of an SB3 `TD3Policy`.
+        actor: the actor of an SB3 `TD3Policy`.
 
     Raises:
         ArchitectureError: its last layer is no tanh.
@@ -159,7 +159,7 @@ class QNetwork(nn.Module):
     shares with the actor learns from the actor's loss alone, as in SB3, so it is no part of this.
 
     Args:
-        critic: of an SB3 `SACPolicy` or `TD3Policy`.
+        critic: the critic of an SB3 `SACPolicy` or `TD3Policy`.
         index: which of its networks.
     """
 

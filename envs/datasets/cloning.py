@@ -57,7 +57,7 @@ def from_policy(
         preprocess: applied to the observation that the policy sees, not to the recorded one: for a
             policy trained under `VecNormalize`, its `normalize_obs`.
         fractions: shares of the splits, by episode.
-        seed: of the environment and of the split.
+        seed: the seed of the environment and of the split.
 
     Returns:
         Flattened observations as inputs, and flattened actions as targets, or labels where actions
@@ -119,7 +119,7 @@ def from_minari(
     Args:
         source: its folder (the one that holds `data`), or its id in Minari's own folder.
         fractions: shares of the splits, by episode.
-        seed: of the split.
+        seed: the seed of the split.
 
     Raises:
         DataError: there is none, Minari cannot read it, or it has fewer than three episodes.

@@ -40,7 +40,7 @@ class Fields:
         source: the file, for messages.
         arrays: by name, rows along the first axis.
         is_table: whether all of them are columns of one table.
-        units: of the names that have one.
+        units: the units of the names that have one.
         notes: how the file was read, for people; empty if in the plainest way.
         guesses: of these, what could be a misreading.
     """

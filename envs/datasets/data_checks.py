@@ -50,8 +50,8 @@ def check_time(fields: Fields, name: str, labels: Array, *, strict: bool) -> flo
 
     Args:
         fields: the recording.
-        name: of the column.
-        labels: of trajectories, `(rows,)`; time begins anew in each.
+        name: the name of the column.
+        labels: the labels of trajectories, `(rows,)`; time begins anew in each.
         strict: whether the user has named the column; else doubts end in None.
 
     Raises:

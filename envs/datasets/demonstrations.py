@@ -95,7 +95,7 @@ class Demonstrations:
             fractions: shares of the splits.
             how: how to split, see `split_rows`; "auto" for by episode, and in blocks of time
                 (labels: by rows) where there are fewer than three episodes.
-            seed: of the split.
+            seed: the seed of the split.
             **meta: what else to say of the data.
 
         Raises:

@@ -28,7 +28,7 @@ Array = NDArray[Any]
 _SARCOS_JOINTS = 7
 _THREE = ("train", "validation", "test")
 _ORDER = 2
-"""Of the polynomial that smoothed differentiation fits."""
+"""Order of the polynomial that smoothed differentiation fits."""
 _LEAST_WINDOW = 5
 
 
@@ -77,10 +77,10 @@ def load(
         smoothing: length of that filter, s; five rows at least.
         missing: "refuse" rows with NaN among the columns in use, or "drop" them.
         test: files with the test rows; those of `path` are for training and validation then.
-        units: of columns, where the file has none or others.
+        units: the units of columns, where the file has none or others.
         fractions: shares of the splits.
         how: how to split; see `split_rows`.
-        seed: of the draw.
+        seed: the seed of the draw.
         drop_duplicates: drop test rows that are also training rows, where `test` has them.
 
     Raises:
@@ -610,7 +610,7 @@ def load_sarcos(
         test: the official test file; validation rows then come from the training file alone.
         drop_duplicates: drop test rows that are also training rows.
         fractions: shares of training, validation and test rows; of the first two with a test file.
-        seed: of the draw of blocks.
+        seed: the seed of the draw of blocks.
 
     Raises:
         DataError: no such file, none that can be read, or no array of 28 columns.

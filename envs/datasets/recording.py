@@ -59,7 +59,7 @@ class Recording(Options):
         synergy: share of each joint's motion that follows patterns common to all joints (see
             `nprobot.envs.trajectories.synergies`); the higher, the more correlated the inputs.
         speed: pace, as a share of the robot's speed limits.
-        seed: of all trajectories. More training trajectories leave the others as they are.
+        seed: the seed of all trajectories. More training trajectories leave the others as they are.
         joints: names of the joints that move; None: those that actuators drive.
         end_effector: a site or body; None: a site "end_effector", else the last moving body.
 

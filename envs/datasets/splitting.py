@@ -86,7 +86,7 @@ def split_rows(
             time are near-copies. "rows": each row by itself, right for independent samples only.
             "auto": by trajectory where there are labels of trajectories; else by rows for
             classification; else in blocks, with a `DataWarning`.
-        seed: of the draw.
+        seed: the seed of the draw.
 
     Raises:
         DataError: fewer than three trajectories, too few rows, or arrays that do not fit together.

@@ -439,7 +439,7 @@ def _overdamped(model: mujoco.MjModel, actuator: int) -> bool:
 
 
 def damping_ratio(model: mujoco.MjModel, actuator: int) -> float:
-    """Of a position servo on a joint, at the initial posture; −1 where it drives something else."""
+    """Damping ratio of a position servo on a joint at qpos0; −1 where it drives something else."""
     frequency = servo_frequency(model, actuator)
     if not frequency:
         return -1.0

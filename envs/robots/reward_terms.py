@@ -138,7 +138,7 @@ def action_rate(s: RobotState) -> Array:
 
 
 def air_time(s: RobotState) -> Array:
-    """Of feet that have just come down: time in the air beyond a third of a swing, s / swing.
+    """Time in the air beyond a third of a swing, of feet that have just come down, s / swing.
 
     A swing is √(height / g), the time scale of a pendulum of the robot's height. None is given
     while the robot is told to stand.

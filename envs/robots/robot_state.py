@@ -204,12 +204,12 @@ class RobotState:
 
     @cached_property
     def linear_velocity(self) -> Array:
-        """Of the base in its own frame, `(…, 3)`, m/s."""
+        """Velocity of the base in its own frame, `(…, 3)`, m/s."""
         return self.sensor("linear_velocity", 3)
 
     @cached_property
     def angular_velocity(self) -> Array:
-        """Of the base in its own frame, `(…, 3)`, rad/s."""
+        """Angular velocity of the base in its own frame, `(…, 3)`, rad/s."""
         return self.sensor("angular_velocity", 3)
 
     @cached_property
@@ -239,7 +239,7 @@ class RobotState:
 
     @cached_property
     def height(self) -> Array:
-        """Of the base above the ground under it, `(…)`, m."""
+        """Height of the base above the ground under it, `(…)`, m."""
         position = self.base_position
         return position[..., 2] - self.ground_at(position[..., 0], position[..., 1])
 
@@ -278,7 +278,7 @@ class RobotState:
 
     @cached_property
     def feet_height(self) -> Array:
-        """Of the origins of the feet's bodies above the ground, `(…, feet)`, m."""
+        """Heights of the origins of the feet's bodies above the ground, `(…, feet)`, m."""
         feet = len(self.layout.robot.feet)
         at = self.sensor("feet_position", 3 * feet).reshape(*self.batch, feet, 3)
         return at[..., 2] - self.ground_at(at[..., 0], at[..., 1])

@@ -18,7 +18,7 @@ _TOUCH = ("contype", "conaffinity", "condim", "priority", "friction", "solref", 
 _CELLS = 40
 """Cells of a patch along each side."""
 _SEED = 3
-"""Of the bumps: part of what the ground is, not of a run."""
+"""Seed of the bumps: they belong to the ground, not to a run."""
 
 
 @dataclass(frozen=True, eq=False)

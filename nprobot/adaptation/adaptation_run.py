@@ -78,7 +78,7 @@ class Adapted:
         recovered: steps after the faults until the running return had made good `RECOVERED` of
             what they cost; None if it never did, or nothing was lost.
         steps: control steps of all robots together.
-        forward_passes: of actor and critic.
+        forward_passes: the forward passes of actor and critic.
         interrupted: whether Ctrl-C ended it.
     """
 
@@ -147,7 +147,7 @@ def adapt(
     models = [*actuators, *(fault.model(struck) for fault in faults)]
     settled = [*actuators, *(fault.model(0.0, settled=True) for fault in faults)]
 
-    chip = config.chip(settled=True)
+    chip = config.dying_chip(settled=True)
 
     def measure(measured: Policy, models: Sequence[Any], chip: str | None) -> Evaluation:
         return evaluate_on(measured, make_robot, models, evaluation_episodes, config.seed, chip)
@@ -295,7 +295,7 @@ def save_adapted(
     """Write a policy folder with its card, its curve and its episodes, whole or not at all.
 
     Args:
-        result: of `adapt`.
+        result: the result of `adapt`.
         path: the folder to make.
         faults: that it was adapted to.
         config: how.

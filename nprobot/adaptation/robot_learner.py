@@ -46,7 +46,7 @@ def make_learner(
     Args:
         policy: what it starts from.
         make_robot: makes one robot.
-        models: of its actuators, faults included.
+        models: the models of its actuators, faults included.
         config: how it learns.
 
     Raises:
@@ -69,7 +69,7 @@ def make_learner(
         env,
         config.learning_rate,
         noise_source=config.noise_source,
-        node_noise=config.chip(settled=False) or config.node_noise,
+        node_noise=config.chip or config.dying_chip(settled=False) or config.node_noise,
         device_seed=int(policy.provenance.get("device_seed", 0)),
         rule=config.rule,
         critic_epochs=1 if config.frozen else config.critic_epochs,
@@ -100,7 +100,7 @@ class RobotLearner(NRL):
         arguments: of `NRL`.
         calibration: steps in which the actor waits.
         hold: whether it waits for ever.
-        keywords: of `NRL`.
+        keywords: arguments of `NRL`.
     """
 
     CRITIC_RATE = 3e-3

@@ -63,7 +63,7 @@ def make_rule(
     Args:
         rule: a name for `nprobot.learning_rule`, a rule, or None for the default.
         settings: of a rule given by name.
-        seed: of its noise, unless the settings have one.
+        seed: the seed of its noise, unless the settings have one.
         default: name of the rule where none is given.
 
     Raises:
@@ -467,7 +467,7 @@ class RuleAlgorithm(Resumable):
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto"
     ) -> None:
-        """As in SB3, of plain and of decorrelated policies: R is multiplied in, or starts as I."""
+        """Set parameters as SB3 does; R of a decorrelated policy is folded in, or starts as I."""
         params = load_path_or_dict
         if not isinstance(params, dict):
             _, params, _ = load_from_zip_file(params, device=device, load_data=False)
@@ -483,7 +483,7 @@ class RuleAlgorithm(Resumable):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """As in SB3. A decorrelated policy is saved folded, for SB3 to read, and beside it W, R."""
+        """Save as SB3 does; a decorrelated policy folded, for SB3 to read, and with W and R."""
         if is_decorrelated(self.policy):
             self._decorrelation = {
                 name: (layer.weight.detach().cpu(), layer.R.cpu())
@@ -497,7 +497,7 @@ class RuleAlgorithm(Resumable):
 
     @override
     def get_parameters(self) -> dict[str, Any]:
-        """As in SB3."""
+        """The parameters as SB3 gives them."""
         parameters = super().get_parameters()
         if self._decorrelation is not None:  # while it is being saved
             parameters["policy"] = folded_state(self.policy)

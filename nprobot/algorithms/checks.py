@@ -45,9 +45,9 @@ def check_spaces(
     """Refuse spaces in which an algorithm would learn wrongly.
 
     Args:
-        observations: of the environment.
-        actions: of the environment.
-        name: of the algorithm.
+        observations: the observations of the environment.
+        actions: the actions of the environment.
+        name: the name of the algorithm.
         continuous: whether it takes bounded continuous actions alone.
 
     Raises:
@@ -116,9 +116,9 @@ def action_notes(actions: spaces.Space[Any], env: Any, name: str, *, scaled: boo
     """Where the first actions, around 0 or the middle of the range, are far from what works.
 
     Args:
-        actions: of the environment.
+        actions: the actions of the environment.
         env: the environment itself, whose model may have a home pose.
-        name: of the algorithm.
+        name: the name of the algorithm.
         scaled: whether it scales actions to their range; without, they begin around 0, spread 1.
     """
     if not isinstance(actions, spaces.Box):
@@ -148,7 +148,7 @@ def action_notes(actions: spaces.Space[Any], env: Any, name: str, *, scaled: boo
 
 def _home(env: Any, low: Any, high: Any) -> Any:  # noqa: ANN401 - an environment, arrays
     """Commands of a MuJoCo model's home keyframe, where actions are its commands; or None."""
-    model = getattr(getattr(env, "unwrapped", None), "model", None)
+    model: Any = getattr(getattr(env, "unwrapped", None), "model", None)
     ranges, keys = getattr(model, "actuator_ctrlrange", None), getattr(model, "key_ctrl", None)
     if ranges is None or keys is None or not len(keys):
         return None
@@ -233,7 +233,7 @@ class ViewChecks:
         """Run both sides on a batch.
 
         Args:
-            inputs: of every view.
+            inputs: the inputs of every view.
             ours: what the views say, tensors by name.
             theirs: what the policy says, by the same names.
 

@@ -80,8 +80,8 @@ class HindsightBuffer(ReplayBuffer):
     Args:
         *arguments: of `ReplayBuffer`.
         goals: where they stand.
-        share: of the transitions of a batch that get another goal.
-        **settings: of `ReplayBuffer`.
+        share: the share of the transitions of a batch that get another goal.
+        **settings: arguments of `ReplayBuffer`.
     """
 
     def __init__(self, *arguments: Any, goals: Goals, share: float, **settings: Any) -> None:

@@ -23,9 +23,9 @@ class ClippedSurrogate:
     Schulman et al. 2017, equation 7, before the average over the batch.
 
     Args:
-        distribution: of the actions.
+        distribution: the distribution of the actions.
         actions: taken, shape (B, action size).
-        old_log_prob: of these actions when they were taken, shape (B,).
+        old_log_prob: the log-probabilities of these actions when they were taken, shape (B,).
         advantages: A, shape (B,).
         clip_range: c.
         entropy_coefficient: β.
@@ -138,8 +138,8 @@ class SharedLoss:
     """Loss of actor and critic in one network: the sum of both.
 
     Args:
-        surrogate: of the actor's outputs, all but the last.
-        value_error: of the critic's, the last.
+        surrogate: the loss of the actor's outputs, all but the last.
+        value_error: the error of the critic's output, the last.
     """
 
     def __init__(self, surrogate: ClippedSurrogate, value_error: SquaredValueError) -> None:
@@ -245,7 +245,7 @@ class ActionValue:
     Fujimoto et al. 2018 (arXiv 1802.09477), algorithm 1.
 
     Args:
-        critic: of one network, run forward only.
+        critic: the critic of one network, run forward only.
     """
 
     def __init__(self, critic: FrozenCritic) -> None:

@@ -26,6 +26,7 @@ from nprobot.errors import RuleError, did_you_mean
 from nprobot.learning.activity import Call, Tree
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import FeedbackNodePerturbation
+from nprobot.policies.chip.contract import Chip
 from nprobot.policies.chip.nonidealities import ChipSpec
 from nprobot.policies.direct_policy import DirectPolicy
 
@@ -65,7 +66,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
     Args:
         policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, or a subclass of `DirectPolicy`.
         env: with a bounded `Box` as action space; vectorised or not.
-        learning_rate: of actor and critic; a number or a schedule.
+        learning_rate: the learning rate of actor and critic; a number or a schedule.
         noise_source: where the perturbation comes from. ``"network"``: from the actor's chip,
             hidden; if the actuators have a sensor, from them, too. ``"actuators"``: from them
             alone, as far as their sensor tells. ``"injected"``: added by the learner, who knows
@@ -90,7 +91,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         stats_window_size: as in SB3.
         tensorboard_log: as in SB3.
         verbose: as in SB3.
-        seed: of everything random but the environment's hardware.
+        seed: the seed of everything random but the environment's hardware.
         device: torch device.
 
     Raises:
@@ -114,7 +115,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         learning_rate: float | Schedule = 3e-3,
         *,
         noise_source: str = "network",
-        node_noise: ChipSpec | None = 0.1,
+        node_noise: ChipSpec | Chip | None = 0.1,
         references: int = 1,
         device_seed: int | None = 0,
         baseline: str = "critic",
@@ -402,7 +403,7 @@ class EligibilityTraces:
 
         Args:
             calls: the layers.
-            eligibility: of every node, shape (B, N).
+            eligibility: the eligibility of every node, shape (B, N).
             inputs: what each layer was fed, shape (B, ...).
         """
         marks: dict[Tensor, Tensor] = {}

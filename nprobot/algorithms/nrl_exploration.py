@@ -30,11 +30,11 @@ class Trial:
     """One control step of all robots.
 
     Attributes:
-        outputs: of the actor's pass that is acted on, shape (B, actions).
+        outputs: the outputs of the actor's pass that is acted on, shape (B, actions).
         calls: the layers of the actor in the order in which they ran.
         inputs: what each was fed in that pass, x*, shape (B, d).
         perturbation: what is known of the nodes' perturbation at once, shape (B, N).
-        forward_passes: of one robot.
+        forward_passes: the forward passes of one robot.
     """
 
     outputs: Tensor
@@ -202,7 +202,7 @@ class InjectedNoise(Exploration):
 
     Args:
         sigma: standard deviation σ.
-        seed: of the noise.
+        seed: the seed of the noise.
     """
 
     def __init__(self, sigma: float, seed: int | None) -> None:

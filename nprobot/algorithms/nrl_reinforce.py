@@ -24,7 +24,7 @@ class BackpropagatedNoise(Exploration):
 
     Args:
         sigma: standard deviation of the noise that the learner adds; 0 for none.
-        seed: of the noise.
+        seed: the seed of the noise.
     """
 
     def __init__(self, sigma: float, seed: int | None) -> None:
@@ -71,7 +71,7 @@ class REINFORCE(NRL):
         arguments: of `NRL`. The network is silent; noise is added to the actions alone, with
             `action_noise`.
         action_noise: its standard deviation, in half ranges of the action.
-        keywords: of `NRL`.
+        keywords: arguments of `NRL`.
     """
 
     def __init__(self, *arguments: Any, action_noise: float = 0.1, **keywords: Any) -> None:

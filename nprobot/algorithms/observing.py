@@ -26,7 +26,7 @@ class ObservedVecEnv(DummyVecEnv):
     _steps = 0
 
     def step_wait(self) -> VecEnvStepReturn:
-        """As in `DummyVecEnv`."""
+        """Wait for the step; see `DummyVecEnv`."""
         self._steps += 1
         for i, env in enumerate(self.envs):
             obs, self.buf_rews[i], terminated, truncated, self.buf_infos[i] = env.step(

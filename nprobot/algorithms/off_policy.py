@@ -85,7 +85,7 @@ class NetworkLearner:
         Args:
             observations: preprocessed, B samples.
             actions: taken, scaled to ±1, shape (B, n).
-            loss: of one Q network's outputs.
+            loss: the loss of one Q network's outputs.
             scale: factor on η_R, see `LearningRule.decorrelate`.
 
         Returns:
@@ -107,7 +107,7 @@ class NetworkLearner:
 
         Args:
             observations: preprocessed, B samples.
-            loss: of the actor's outputs.
+            loss: the loss of the actor's outputs.
             critic: what the loss judges actions by; its passes are counted.
             scale: factor on η_R.
         """
@@ -220,7 +220,7 @@ class OffPolicyRule(RuleAlgorithm, OffPolicyAlgorithm):
         checks.compare(self._inputs(inputs, actions), ours, theirs)
 
     def _inputs(self, observations: Observation, actions: Tensor) -> dict[str, Tree]:
-        """Of every view."""
+        """The inputs of every view."""
         views = self.learner.views
         return {
             name: observations if name == "actor" else (observations, actions) for name in views

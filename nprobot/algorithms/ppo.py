@@ -180,7 +180,7 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
 
     @property
     def paths(self) -> str:
-        """In words whether it learns and acts in numpy, and if not, why."""
+        """Whether it learns and acts in numpy, in words; if not, why."""
         update = self._update if isinstance(self._update, str) else ""
         rollout = self._rollout if isinstance(self._rollout, str) else ""
         return (
@@ -376,7 +376,7 @@ class PPO(RuleAlgorithm, stable_baselines3.PPO):
     def _losses(
         self, surrogate: ClippedSurrogate, value_error: SquaredValueError
     ) -> dict[str, Loss]:
-        """Of each network, by its name."""
+        """The loss of each network, by its name."""
         if "actor" in self.networks:
             return {"actor": surrogate, "critic": value_error}
         return {"actor_critic": SharedLoss(surrogate, value_error)}

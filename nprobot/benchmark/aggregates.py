@@ -22,7 +22,7 @@ Scores = Sequence[npt.ArrayLike]
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 0
-"""Of the stratified bootstrap."""
+"""Seed of the stratified bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def profile_interval(scores: Scores, thresholds: npt.ArrayLike) -> tuple[Array, 
 
 
 def _iqm(tasks: Sequence[Array]) -> Array:
-    """Of drawn scores, (draws, runs) a task: one value a draw."""
+    """Interquartile means of drawn scores, (draws, runs) a task: one value a draw."""
     together = np.concatenate(tasks, axis=1)
     if len({task.shape[1] for task in tasks}) == 1:
         runs = together.shape[1]

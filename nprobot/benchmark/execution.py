@@ -82,7 +82,7 @@ class Recorder:
     Attributes:
         tell: who hears about the progress.
         curve: the points so far: the fields of `Ledger`, and the mean return.
-        returns: of the finished policy, an episode each; empty before.
+        returns: the returns of the finished policy, an episode each; empty before.
 
     The policy of the best point of the curve is kept, too, and measured at the end as the finished
     one is: what a user would have who evaluates now and then.

@@ -23,7 +23,7 @@ DPI = 130
 LARGEST_SCORE = 2.5
 """Scores beyond it would squeeze the others together; the tables have them."""
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
-"""Of the learners of one rule, in the order of their K and names."""
+"""Dashes of the learners of one rule, in the order of their K and names."""
 
 
 def looks(results: Results) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ FEW_SEEDS = 5
 FEWEST_TO_CLAIM = 4
 """Seeds of each learner below which none is said to beat another."""
 CHEAP = 0.2
-"""From here on it has to be said that part of a score needs no learning."""
+"""Share of a score that needs no learning from which on the report says so."""
 CLOSE = 0.05
 """Scores that differ by less are called level."""
 

@@ -57,7 +57,7 @@ class RunSpec(Options):
         envs: environments side by side.
         hidden: units of the hidden layers.
         episodes: that measure the finished policy.
-        points: of the curve, besides the one at 0.
+        points: the points of the curve, besides the one at 0.
         point_episodes: that make one point of the curve.
     """
 
@@ -145,6 +145,7 @@ class Method:
         run: trains and measures; returns what the run has spent.
         has_rule: whether it takes a learning rule.
         package: to be installed for it, beside nprobot's own dependencies.
+        extra: of nprobot that installs it.
         microseconds: rough CPU time of one environment step at K = 1, for estimates.
         noisy_microseconds: the same for each further noisy pass.
         gradient_free: whether it learns from returns alone.
@@ -158,6 +159,7 @@ class Method:
     run: Callable[[RunSpec, Recorder], Ledger]
     has_rule: bool = False
     package: str | None = None
+    extra: str = "bench"
     microseconds: float = 0.0
     noisy_microseconds: float = 0.0
     gradient_free: bool = False
@@ -167,7 +169,7 @@ class Method:
 
 
 SETTINGS = (
-    *("normalise", "sensor"),
+    *("normalise", "sensor", "chip"),
     *(name for name, group in OPTIONS.items() if group and name != "hidden"),
 )
 """Options of `nprobot train` that a suite may set for a learner; it has others besides."""
@@ -303,4 +305,4 @@ OURS: Mapping[str, Method] = {
     },
     "fit": Method("nprobot.fit", fit_config, fit, True, microseconds=8e6, noisy_microseconds=1e6),
 }
-"""By the name that suites use; the microseconds of a fit are of an epoch."""
+"""The methods by the name that suites use; the microseconds of a fit are for an epoch."""

@@ -51,7 +51,7 @@ def report(
     """Make the report of a benchmark; it may still be running.
 
     Args:
-        folder: of the benchmark, or a file of rows.
+        folder: the folder of the benchmark, or a file of rows.
         out: where to put page, figures and tables; by default the folder ``report`` in it.
         markdown: also write the findings and tables as a Markdown file.
         force: write that over a file that is there.

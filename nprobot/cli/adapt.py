@@ -176,8 +176,8 @@ def adapt_on_robot(
         reference: how the user named it.
         make_robot: makes the robot with ideal actuators.
         actuators: preset of its actuators; None for ideal ones.
-        options: of the command.
-        seed: of everything random.
+        options: the options of the command.
+        seed: the seed of everything random.
         as_json: print one JSON object instead of a table.
 
     Raises:

@@ -26,8 +26,8 @@ from .terminal import Display, duration, say, show_list
 
 HELP = """\
 Run a benchmark: learners x tasks x seeds, each run one row of results with its
-curve and everything it spent. Stopped, or killed, it continues where it was
-when the same command is given again. Without a suite: list those that there are.
+curve and everything it spent. If a benchmark is stopped or killed, the same
+command continues it. Without a suite, it lists the suites.
 
 examples:
   nprobot bench
@@ -45,7 +45,8 @@ class Bench:
     """Options of the command."""
 
     suite: Annotated[str, tyro.conf.Positional] = ""
-    """A suite (smoke, core, full, actuators, robots, regression), or the path of a .toml file."""
+    """A suite (smoke, core, peers, long, off_policy, hidden, actuators, robots, regression, full),
+    or the path of a .toml file."""
     out: Path | None = None
     """Folder of the rows; made, or continued. Left out: runs/bench-SUITE."""
     env: tuple[str, ...] = ()

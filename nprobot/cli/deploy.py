@@ -96,7 +96,7 @@ class RunOptions:
     episodes: int | None = None
     """How many episodes. Left out: 1, and with --web until Ctrl-C."""
     seed: int = 0
-    """Where the starts of the episodes come from; as for `nprobot evaluate`."""
+    """Seed of the starts of the episodes, as for `nprobot evaluate`."""
     realtime: bool = False
     """One step each control period of the clock, with a watchdog. Left out: as fast as possible."""
     record: Path | None = None

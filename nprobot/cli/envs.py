@@ -165,7 +165,7 @@ def describe(spec: EnvSpec) -> EnvironmentSummary | None:
 
 
 def tuned_for(row: EnvironmentSummary) -> str:
-    """For what there are tuned settings, such as ``ppo: bp, danp; td3: np+feedback``."""
+    """The learners that have tuned settings, such as ``ppo: bp, danp; td3: np+feedback``."""
     rules: dict[str, list[str]] = {}
     for entry in row.tuned:
         rules.setdefault(entry["algo"], []).append(entry["rule"])

@@ -70,7 +70,7 @@ class Evaluate:
     """Noisy chip to run its network on, as for train, or ideal for none. Left out: the one that it
     was trained on."""
     seed: int = 0
-    """Where the starts of the episodes come from; the same ones for every policy."""
+    """Seed of the starts of the episodes, which are the same for every policy."""
     json: bool = False
     """Print one JSON object instead of a table."""
     record: Path | None = None

@@ -43,7 +43,7 @@ class ExportOptions:
     episodes: int = EPISODES
     """Deterministic episodes that the scores on the card come from; 0 for none."""
     seed: int = 0
-    """Where the starts of these episodes come from."""
+    """Seed of the starts of these episodes."""
     trust: bool = False
     """Import the module that the policy's environment is in, which runs it."""
     licence: str | None = None

@@ -79,7 +79,7 @@ class FitOutput:
     """Import the modules that demonstrations name for their environment, or that the rule of a
     resumed fit is in, which runs them."""
     device: str = "cpu"
-    """Where the network is: cpu, or cuda. Small networks are fastest on the CPU."""
+    """Device of the network: cpu or cuda. Small networks are fastest on the CPU."""
 
 
 @dataclass(frozen=True)

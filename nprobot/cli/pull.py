@@ -32,7 +32,7 @@ class PullOptions:
     """Options of the command."""
 
     repository: Annotated[str, tyro.conf.Positional]
-    """From where: OWNER/NAME on the Hub."""
+    """The repository on the Hub: OWNER/NAME."""
     out: Path | None = None
     """The folder to make. Left out: NAME."""
     revision: str | None = None

@@ -35,7 +35,7 @@ class PushOptions:
     folder: Annotated[Path, tyro.conf.Positional]
     """A policy folder, as `nprobot export` makes it."""
     repository: Annotated[str, tyro.conf.Positional]
-    """Where to: OWNER/NAME on the Hub. It is made if it is not there."""
+    """The repository on the Hub: OWNER/NAME. It is made if it does not exist."""
     private: bool = False
     """Hide the repository from others, if it is made now."""
     dry_run: bool = False

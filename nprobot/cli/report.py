@@ -32,7 +32,7 @@ class MakeReport:
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder that `nprobot bench SUITE --out` filled, or a file of rows."""
     out: Path | None = None
-    """Where to put page and figures. Left out: the folder report in it, or
+    """Folder for page and figures. Left out: the folder report in it, or
     beside the file."""
     markdown: Path | None = None
     """Also write findings and tables as Markdown, for your own page."""

@@ -54,7 +54,7 @@ class Robots:
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Options of that task, as name value pairs."""
     picture: Path | None = None
-    """Where the picture goes, as .png. Left out: NAME-check.png, here."""
+    """File for the picture, .png. Left out: NAME-check.png in this folder."""
     json: bool = False
     """Print JSON instead of tables."""
 

@@ -20,7 +20,7 @@ FAILED = 1
 MISUSED = 2
 """Something was asked for that does not exist or cannot be."""
 INTERRUPTED = 130
-"""By Ctrl-C; 128 + the number of the signal, as shells do. SIGTERM: `interruption.exit_code`."""
+"""Exit code after Ctrl-C: 128 + the signal, as in shells. SIGTERM: `interruption.exit_code`."""
 
 
 def duration(seconds: float) -> str:

@@ -78,7 +78,7 @@ class Output:
     trust: bool = False
     """Import the modules that a resumed run names, for its environment or rule, which runs them."""
     device: str | None = None
-    """Where the networks are: cpu, or cuda. Left out: cpu, and where they were in a run that is
+    """Device of the networks: cpu or cuda. Left out: cpu, and where they were in a run that is
     resumed. Small networks are fastest on the CPU."""
 
 
@@ -97,7 +97,7 @@ class Train:
     """With --from: standard deviation of the exploration at the start, as a share of half the range
     of the actions (ppo). Left out: what the policy says, or 0.1."""
     defaults: str = TUNED
-    """Where options that are left out come from: tuned, the settings that a search has found for
+    """Source of the options that you leave out: tuned, the settings that a search has found for
     environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
     everywhere; parallel, few and large updates of ppo from 1024 environments; or a file that
     `nprobot tune` has written."""

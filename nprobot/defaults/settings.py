@@ -56,7 +56,7 @@ class TunedScore(Options):
     Attributes:
         steps: environment steps of each run.
         episodes: deterministic episodes that each return is the mean of.
-        seeds: of the runs.
+        seeds: the seeds of the runs.
         tuned: return of each run with the settings.
         general: return of each run with the general defaults of the time.
         command: the command line of the first run.

@@ -232,7 +232,7 @@ class ChipPolicy(Policy):
         object.__setattr__(self, "_network", network)
 
     def predict(self, observation: npt.ArrayLike) -> Array:
-        """As of `Policy`; another answer each time, as the chip is noisy."""
+        """See `Policy.predict`; each call answers differently, because the chip is noisy."""
         lead, x = as_batch(observation, self.observation_shape)
         network: Any = object.__getattribute__(self, "_network")
         actions: Array = network.predict(np.asarray(x, np.float64))

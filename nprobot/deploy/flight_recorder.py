@@ -57,7 +57,7 @@ class RecordedStep:
 
     Attributes:
         observation: as it came in, float64; None if it was unusable.
-        age: of the observation, s.
+        age: the age of the observation, s.
         previous: the action before.
         commanded: what the policy wanted; None if it was not asked or failed.
         action: what the robot was told.
@@ -217,7 +217,7 @@ class FlightRecorder:
     Args:
         capacity: steps that are kept; fewer where observations are so large that a record would
             have more than `LARGEST` bytes.
-        observation_shape: of one observation.
+        observation_shape: the shape of one observation.
         rest: an action, for its shape and number type.
         about: the controller; JSON values.
         first: number of the first step that it will be given.

@@ -86,7 +86,7 @@ def export_run(
         out: the folder to make; by default ``policy`` in the run.
         onnx: also write `policy.onnx`, checked against numpy and torch to 1e-5.
         episodes: deterministic episodes that measure it; 0 for none.
-        seed: of those episodes.
+        seed: the seed of those episodes.
         licence: under which the policy may be used, such as "MIT".
         trust: whether the module that its environment is in may be imported.
         reference: what the card tells people to give to `nprobot deploy`.
@@ -145,7 +145,7 @@ def export(
         env_kwargs: its arguments; by default those of the model's own.
         onnx: also write `policy.onnx`, checked against numpy and torch to 1e-5.
         episodes: deterministic episodes that measure it; 0 for none, and none without an id.
-        seed: of those episodes.
+        seed: the seed of those episodes.
         licence: under which the policy may be used, such as "MIT".
 
     Raises:

@@ -403,7 +403,7 @@ def film_episode(
         env: as in `evaluate`; so are the others.
         env_kwargs: arguments of that environment.
         actuators: preset of noisy actuators.
-        seed: of the start.
+        seed: the seed of the start.
         size: as in `Film`; so are the others.
         rate: frames a second, at most.
         camera: name of a camera.

@@ -91,7 +91,7 @@ class SafeAction(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_f
         """The action, before the action limits.
 
         Args:
-            observation: of this step; None if it cannot be trusted.
+            observation: the observation of this step; None if it cannot be trusted.
             previous: the action before.
             rest: the action of a robot at rest.
         """
@@ -313,7 +313,7 @@ class Supervisor:
         """The safe action, inside the bounds.
 
         Args:
-            observation: of this step; None if it cannot be trusted.
+            observation: the observation of this step; None if it cannot be trusted.
             previous: the action before.
         """
         action = self.safety.safe_action(observation, previous, self.rest)

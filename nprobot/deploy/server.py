@@ -50,13 +50,13 @@ LOOPBACK = "127.0.0.1"
 PORT = 5757
 
 PROTOCOL = 2
-"""In version 1 any client could clear any fault."""
+"""Version of the messages. In version 1 any client could clear any fault."""
 LONGEST_ID = 100
 MOST_STOPS = 100
 """Emergency stops that are remembered one by one."""
 MOST_CLIENTS = 64
 MOST_SECONDS = 10.0
-"""That a client may take to greet, and to take an answer."""
+"""Seconds that a client may take to greet, and to read an answer."""
 PAUSE = 0.005
 """Seconds that a client waits for an answer if it has asked again before it had the last one."""
 
@@ -388,8 +388,10 @@ class MessageServer:
                 writer.write(answer_to(message, reply))
                 async with asyncio.timeout(MOST_SECONDS):
                     await writer.drain()
-        except (ProtocolError, asyncio.IncompleteReadError, OSError):
-            pass  # TimeoutError is an OSError: a client that does not take its answers
+        except (ProtocolError, asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+            # TimeoutError is an OSError: a client that does not take its answers. A task that is
+            # cancelled ends here, too: Python 3.11 prints a traceback of one that says so.
+            pass
         finally:
             self._clients.pop(name, None)
             writer.transport.abort()  # it might never take what it has not taken yet

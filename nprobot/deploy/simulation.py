@@ -40,7 +40,7 @@ class SimulatedRobot:
 
     Attributes:
         env: takes the actions; with noisy actuators if some were asked for.
-        id: of the environment.
+        id: the id of the environment.
         rate: how often it takes an action, Hz of simulated time; None if it does not say.
         actuators: preset of the actuators; None for ideal ones.
         kwargs: arguments of the environment.
@@ -85,7 +85,7 @@ def make_robot(
         rate: Hz; by default the policy's own.
         any_rate: allow another rate than the policy's, with a `DeployWarning`.
         actuators: a preset of `nprobot.envs.NoisyActuators` such as "servo".
-        render_mode: of gymnasium: "rgb_array" to film it, "human" to watch it.
+        render_mode: gymnasium's render mode: "rgb_array" to film it, "human" to watch it.
 
     Raises:
         DeployError: `rate` is not the policy's, or the simulator cannot run at it.

@@ -11,7 +11,7 @@ from asyncio import StreamReader, StreamWriter
 from dataclasses import dataclass
 
 MOST_FRAMES = 8
-"""Of a message, those that say where it comes from among them."""
+"""Frames that a message may have, with those that say where it comes from."""
 LARGEST_COMMAND = 2**12
 """Bytes."""
 
@@ -65,8 +65,8 @@ async def read_message(reader: StreamReader, writer: StreamWriter, largest: int)
     """The next message; heartbeats before it are answered.
 
     Args:
-        reader: of the connection.
-        writer: of the connection.
+        reader: the reader of the connection.
+        writer: the writer of the connection.
         largest: bytes that all its frames may have together.
 
     Raises:

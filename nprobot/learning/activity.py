@@ -66,7 +66,7 @@ class Activity:
         draws: K, how many noisy passes there will be, as far as known.
 
     Attributes:
-        outputs: of the clean pass.
+        outputs: the outputs of the clean pass.
         calls: the layers in the order in which they ran.
         batch: B, the number of samples.
         size: N, the number of nodes of one sample, over all perturbed layers.

@@ -48,7 +48,7 @@ class Alignment:
 
     @property
     def cosine(self) -> float:
-        """Of the whole gradient."""
+        """Cosine of the whole estimate and the whole gradient."""
         return self.total.cosine
 
     def __str__(self) -> str:

@@ -33,7 +33,7 @@ class Step(ABC):
     """``M = I − E`` of one step of R."""
 
     most_terms: ClassVar[int]
-    """Of ``M⁻¹ = I + E + E² + …``; more than these cost more than to solve the equations."""
+    """Terms of ``M⁻¹ = I + E + E² + …`` beyond which it is cheaper to solve the equations."""
 
     @abstractmethod
     def move(self, R: Tensor) -> None:
@@ -156,7 +156,7 @@ class FactoredStep(Step):
 
     @override
     def solve(self, matrix: Tensor) -> Tensor:
-        """By the Woodbury identity: B equations in the place of d."""
+        """``P M⁻¹`` by the Woodbury identity: B equations instead of d."""
         scale = 1 - self.s
         scaled, own = matrix / scale, self.Y / scale
         factor, _ = torch.linalg.cholesky_ex(_identity_minus(own @ self.Y.mT))
@@ -262,7 +262,7 @@ class LayerState:
     """What decorrelation has made of a layer.
 
     Attributes:
-        name: of the layer in its network.
+        name: the name of the layer in its network.
         condition: condition number of R, its largest singular value over its smallest: how
             unequal the preconditioning is. It costs a decomposition of R, some 20 d³.
         correlation: mean squared correlation of the decorrelated inputs; NaN if not known.

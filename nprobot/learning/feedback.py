@@ -345,8 +345,8 @@ class Passed:
     """What noisy passes did, beside the clean one.
 
     Args:
-        activity: of the clean pass.
-        noise: of every node in all passes, (K, B, N).
+        activity: the activity of the clean pass.
+        noise: the noise of every node in all passes, (K, B, N).
         sigma: its standard deviation.
 
     Attributes:
@@ -375,7 +375,7 @@ class Passed:
 
         Args:
             wiring: of the network.
-            outputs: of the pass, each tensor (K, B, ...).
+            outputs: the outputs of the pass, each tensor (K, B, ...).
             seen: what its calls saw.
             noisy: indices of the calls whose noise it had.
         """
@@ -410,7 +410,7 @@ class Feedback(ABC):
         wiring: of `Wiring`.
 
     Attributes:
-        wirings: of the networks met since the rule was made, copied or loaded.
+        wirings: the wirings of the networks met since the rule was made, copied or loaded.
 
     Raises:
         RuleError: a step size out of range, or an unknown wiring.
@@ -431,7 +431,7 @@ class Feedback(ABC):
 
         Args:
             network: its number.
-            activity: of a pass through it.
+            activity: the activity of a pass through it.
         """
         known = self.wirings.get(network)
         if known is None or known.signature != signature(activity):
@@ -466,7 +466,7 @@ class Feedback(ABC):
         """Continue from a saved state."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies: what was seen of networks stays behind, as of the rule."""
+        """What copies keep: all but what was seen of networks, as for the rule."""
         return vars(self) | {"wirings": {}}
 
 
@@ -554,7 +554,7 @@ class LayerwiseFeedback(Feedback):
 
         Args:
             network: its number.
-            activities: of passes since the last call.
+            activities: the activities of passes since the last call.
         """
         for index, fit in self._calls[network]:
             calls = [activity.calls[index] for activity in activities]
@@ -697,8 +697,8 @@ def error_and_change(
     autograd, from the outputs on: there is no layer and no weight in it.
 
     Args:
-        activity: of the clean pass.
-        outputs: of the noisy passes, (K, B, ...); may be none.
+        activity: the activity of the clean pass.
+        outputs: the outputs of the noisy passes, (K, B, ...); may be none.
         delta_loss: from outputs (K, B, ...) to the change of the loss, (K, B).
         step: how far an output is moved; the error is of the order of its square.
         forward: differences however many outputs there are, a few at a time.
@@ -744,16 +744,18 @@ def _error_by_autograd(outputs: Tree, delta_loss: Callable[[Tree], Tensor]) -> T
 
 def _error_by_parts(outputs: Tree, delta_loss: Callable[[Tree], Tensor], step: float) -> Tensor:
     """``dL/dy``, (B, outputs), by central differences, `MANY_OUTPUTS` at a time."""
-    ys, parts = tensors(outputs), []
+    ys = tensors(outputs)
     flat = torch.cat([y.flatten(1) for y in ys], dim=1)
-    for few in torch.arange(flat.shape[1], device=flat.device).split(MANY_OUTPUTS):
-        moves = flat.new_zeros(len(few), 1, flat.shape[1])
-        moves[torch.arange(len(few)), 0, few] = step
-        moved = torch.cat([flat + moves, flat - moves]).split(output_sizes(outputs), dim=2)
-        shaped = iter(m.reshape(-1, *y.shape) for m, y in zip(moved, ys, strict=True))
-        up, down = delta_loss(tree_map(lambda _, shaped=shaped: next(shaped), outputs)).chunk(2)
-        parts.append((up - down).mT / (2 * step))
-    return torch.cat(parts, dim=1).to(flat.dtype)
+    moves = step * torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device).unsqueeze(1)
+
+    def change(moved: Tensor) -> Tensor:
+        each = torch.split(moved, output_sizes(outputs), dim=2)
+        shaped = iter([m.reshape(-1, *y.shape) for m, y in zip(each, ys, strict=True)])
+        return delta_loss(tree_map(lambda _: next(shaped), outputs))
+
+    few = torch.split(moves, MANY_OUTPUTS)
+    errors = [(change(flat + some) - change(flat - some)).mT / (2 * step) for some in few]
+    return torch.cat(errors, dim=1).to(flat.dtype)
 
 
 @cache

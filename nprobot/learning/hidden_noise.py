@@ -89,7 +89,7 @@ class NoisyPasses:
         draw: noise for layers that are not on the chip; None for none.
 
     Attributes:
-        outputs: of all passes, each tensor of shape (M, B, ...).
+        outputs: the outputs of all passes, each tensor of shape (M, B, ...).
         pre_activations: as read from all layers, shape (M, B, N).
     """
 
@@ -157,7 +157,7 @@ class NoisyPasses:
         """Add the gradient that node errors make, each with the inputs of its own pass, to `.grad`.
 
         Args:
-            node_error: of the first K ≤ M passes, shape (K, B, N).
+            node_error: the node errors of the first K ≤ M passes, shape (K, B, N).
         """
         rows = node_error.shape[0] * self.batch
         for call in self.activity.calls:
@@ -202,7 +202,7 @@ class GuidedPasses(NoisyPasses):
         """What the loss says of the outputs of all passes.
 
         Args:
-            loss: of outputs.
+            loss: the loss, a function of the outputs.
             step: how far an output is moved.
             forward: no autograd in the loss either.
 
@@ -283,7 +283,7 @@ class HiddenFeedback:
 
     Args:
         network: number that the rule gives it.
-        passes: of the network.
+        passes: how often the network is run.
         feedback: layerwise, which knows the network.
     """
 
@@ -306,9 +306,9 @@ def residual_error(guess: Tensor, own: Tensor, losses: Tensor) -> Tensor:
     """Node perturbation's estimate of what a guess leaves: ``(δL − Σ g·ε) ε / E[ε²]``.
 
     Args:
-        guess: of the node errors in all passes, (M, B, N).
+        guess: the guess of the node errors in all passes, (M, B, N).
         own: noise ε, as inferred, (M − 1, B, N).
-        losses: of all passes, (M, B).
+        losses: the losses of all passes, (M, B).
     """
     left: Tensor = _less_others(losses) - torch.linalg.vecdot(own, guess[:-1])
     return left.unsqueeze(-1) * own / own.square().mean((0, 1)).clamp_min_(1e-24)

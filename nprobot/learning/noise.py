@@ -50,7 +50,7 @@ def orthogonal(
     Args:
         shape: (K, ..., N).
         like: gives device and type.
-        generator: of the random numbers.
+        generator: the generator of the random numbers.
         scale: the standard deviation.
     """
     draws, nodes = shape[0], shape[-1]
@@ -77,7 +77,7 @@ class PerturbationStream:
 
     Args:
         distribution: ``"gaussian"``, ``"rademacher"`` or ``"orthogonal"``; mean 0 and variance 1.
-        seed: of the stream; None draws one from the operating system.
+        seed: the seed of the stream; None draws one from the operating system.
         antithetic: whether every draw comes with its negative.
 
     Raises:

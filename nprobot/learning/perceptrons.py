@@ -135,7 +135,7 @@ class Chain:
 
     Attributes:
         hidden: layers with an activation function, in order.
-        activations: of these.
+        activations: the activations of these.
         heads: the layers above, side by side; their nodes are the outputs.
         single: whether the network returns a tensor, and no tuple.
     """
@@ -339,13 +339,13 @@ class Perceptrons:
         chains: their layers.
 
     Attributes:
-        parameters: of all networks, in the order of the layers.
+        parameters: the parameters of all networks, in the order of the layers.
         gradient: the estimate, flat, in that order.
         gradients: the same as tensors, one a parameter.
         shares: the part of `gradient` of every network.
 
     Raises:
-        NoShortForm: of the rule.
+        NoShortForm: the rule has none.
     """
 
     def __init__(
@@ -432,7 +432,7 @@ class Perceptrons:
         Args:
             inputs: of all networks, (B, ...), a tensor or a tuple of such, or an array (B, d).
             losses: one a network.
-            noise: of all nodes of each network, (K, B, N); drawn if left out.
+            noise: the noise of all nodes of each network, (K, B, N); drawn if left out.
 
         Returns:
             The clean losses of each network, (B,).

@@ -43,7 +43,7 @@ class LearningRule(ABC):
         sigma: standard deviation σ of the node noise.
         samples: K, noisy passes averaged in one step.
         noise: ``"gaussian"``, ``"rademacher"`` or ``"orthogonal"``.
-        seed: of the noise stream; None draws one.
+        seed: the seed of the noise stream; None draws one.
         antithetic: whether the draws come in pairs of opposite sign.
         decorrelation_lr: step size η_R of R.
         whitening: share κ of the update of R that also drives the variances to 1.
@@ -222,7 +222,7 @@ class LearningRule(ABC):
         self.source.load_state_dict(state["noise"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and SB3's `save`: everything but what was seen of networks."""
+        """What copies and SB3's `save` keep: everything but what was seen of networks."""
         weak = ("_network_index", "_layer_inputs", "_short_forms")
         return {name: value for name, value in vars(self).items() if name not in weak}
 
@@ -292,7 +292,7 @@ class PerturbationRule(LearningRule):
     frozen_nodes: ClassVar[bool] = False
     """Whether layers that are frozen are perturbed, too."""
     short_form: ClassVar[str] = ""
-    """By which of the steps in `perceptrons` this very class learns; none if empty."""
+    """The step in `perceptrons` by which this very class learns; empty for none."""
     use_short_form: bool = True
     """Set it to False to have perceptrons, too, take the general path."""
 
@@ -381,7 +381,7 @@ class PerturbationRule(LearningRule):
         """Estimate of dL/da for each node and sample, L being the mean loss of the batch.
 
         Args:
-            activity: of the clean pass, ready for noisy ones.
+            activity: the activity of the clean pass, ready for noisy ones.
             noise: ε of every node, shape (K, B, N); may be overwritten.
             delta_loss: from the outputs of a noisy pass to δL, shape (K, B).
 

@@ -117,7 +117,7 @@ class ActivityNodePerturbation(PerturbationRule):
         reference: what noisy passes are compared with then: ``"second-pass"`` or
             ``"running-mean"``.
         reference_rate: weight of the newest call in the running mean.
-        settings: of `LearningRule`.
+        settings: arguments of `LearningRule`.
     """
 
     short_form = "anp"
@@ -188,7 +188,7 @@ class FeedbackRule(PerturbationRule):
         feedback: ``"layerwise"`` or ``"direct"``; see `nprobot.learning.feedback`.
         feedback_lr: step size of the feedback matrices; None for the kind's own.
         wiring: ``"auto"`` or ``"forward"``; see `nprobot.learning.wiring`.
-        settings: of `LearningRule`.
+        settings: arguments of `LearningRule`.
     """
 
     frozen_nodes = True
@@ -258,7 +258,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
     Args:
         correction: strength of the correction, 0 to 1. Left out: 1 or 0, by the size of the
             network, as above; 0 where the noise is hidden.
-        settings: of `FeedbackRule`.
+        settings: arguments of `FeedbackRule`.
 
     Raises:
         RuleError: a setting is out of range.
@@ -314,7 +314,7 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         """Outputs of noisy passes, and what they did.
 
         Args:
-            activity: of the clean pass.
+            activity: the activity of the clean pass.
             noise: ε of every node, (K, B, N); set to 0 where the error of the node is known.
         """
         wiring = self.feedback.wiring(self._index(activity.network), activity)
@@ -520,7 +520,7 @@ def learning_rule(
         samples: K, noisy passes that share one clean pass; the error of the estimate falls with K.
             Left out: 1 with feedback, else 8.
         noise: one of `nprobot.catalogue.NOISES`. Left out: ``"rademacher"``, random signs.
-        seed: of the noise; the same seed gives the same noise.
+        seed: the seed of the noise; the same seed gives the same noise.
         antithetic: draw the K perturbations in pairs of opposite sign, which takes out even orders
             of the loss: for large σ. At small σ it halves the number of directions for nothing.
         decorrelation_lr: step size η_R of the decorrelation matrices; decorrelated rules only.

@@ -62,11 +62,11 @@ class Wiring:
     """How errors pass between the layer calls of one network.
 
     Args:
-        activity: of the network.
+        activity: the activity of the network.
         mode: ``"auto"``: forward where that is possible, else by autograd; or ``"forward"``.
 
     Attributes:
-        signature: of the calls, to see whether a network still has this wiring.
+        signature: the signature of the calls, to see whether a network still has this wiring.
         kind: ``"forward"`` or ``"autograd"``.
         reason: why not forward; empty if it is.
         edges: from each call.
@@ -127,7 +127,7 @@ class Wiring:
         """The slope of every unit at every edge that has one, shapes (rows, size).
 
         Args:
-            activity: of the pass that slopes are wanted for.
+            activity: the activity of the pass that slopes are wanted for.
             moved: change of the pre-activations of each call in another pass, (rows, units).
             inputs: change of the inputs of calls in it, (rows, ...).
             sources: calls from which edges are wanted.
@@ -164,7 +164,7 @@ class Wiring:
         """Errors of all nodes, shape (rows, N), from those of the outputs, (rows, outputs).
 
         Args:
-            activity: of the pass whose errors are wanted.
+            activity: the activity of the pass whose errors are wanted.
             error: dL/dy, all outputs of a row side by side.
             matrices: what stands in for the weights of each call that is fed by others, (d, n).
             slopes: of `slopes`.

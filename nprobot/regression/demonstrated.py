@@ -39,12 +39,12 @@ class ClonedControl:
     """What a clone controls, as a data set records it, JSON values.
 
     Attributes:
-        id: of the environment; None for a robot that nothing here simulates.
+        id: the id of the environment; None for a robot that nothing here simulates.
         kwargs: its arguments, with those that stack observations and chunk actions.
         rate: how often the clone acts, Hz; None if not known.
         actuators: preset that stood before the robot in the demonstrations; None for none.
-        observation_shape: of one observation.
-        action_shape: of one action, or chunk of actions.
+        observation_shape: the shape of one observation.
+        action_shape: the shape of one action, or chunk of actions.
         low: lowest actions, flat; None where actions are discrete or have no bounds.
         high: highest ones.
     """
@@ -175,7 +175,7 @@ def cloning_rows(
 
     Args:
         found: the demonstrations.
-        shape: of what the clone sees and gives.
+        shape: the shape of what the clone sees and gives.
         env: id of the environment; by default what the data say.
         env_kwargs: its arguments; by default what the data say, if they say the environment.
         trust: whether modules that the data name may be imported.

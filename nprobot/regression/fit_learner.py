@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from nprobot.envs.datasets import Split, nmse
 from nprobot.learning.rule import LearningRule, Loss
+from nprobot.policies.chip.crossbar import read_back
 from nprobot.policies.layers import BiasHead
 from nprobot.runs.state import restore_optimizer
 from nprobot.training.build import SCHEDULES
@@ -188,7 +189,7 @@ class Epoch:
         loss: mean loss of the rows, each before the step that it was part of.
         weight_norm: Euclidean norm of all weights and biases after the last step.
         decorrelation_loss: mean squared correlation of the layers' inputs; NaN if not known.
-        learning_rate: of the last step.
+        learning_rate: the learning rate of the last step.
     """
 
     loss: float
@@ -206,7 +207,7 @@ class FitLearner:
         objective: what is minimised.
         split: the training rows.
         config: with every default filled in.
-        seed: of the order of the rows.
+        seed: the seed of the order of the rows.
 
     Attributes:
         epochs: passes over the rows so far.
@@ -302,6 +303,7 @@ class FitLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning remembers between two epochs."""
+        read_back(self.network)
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),

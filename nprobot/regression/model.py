@@ -92,12 +92,12 @@ class FittedModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the network computes."""
+        """The type of numbers that the network computes with."""
         return next(self.network.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
         return next(self.network.parameters()).device
 
     def standardise(self, inputs: Tensor) -> Tensor:

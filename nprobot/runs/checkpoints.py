@@ -46,7 +46,7 @@ def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> P
     """Write ``step_<step>`` under another name, rename it, and let ``last`` point at it.
 
     Args:
-        folder: of the checkpoints.
+        folder: the folder of the checkpoints.
         step: number of the checkpoint.
         fill: writes the files into the folder that it is given.
 
@@ -94,7 +94,7 @@ def newest_whole(folder: Path, report: Callable[[str], None]) -> Path | None:
     """The newest checkpoint that is as it was written.
 
     Args:
-        folder: of the checkpoints.
+        folder: the folder of the checkpoints.
         report: told, in a line, of each newer one that is damaged.
 
     Returns:
@@ -186,7 +186,7 @@ def keep_up_to(folder: Path, checkpoint: Path | None) -> None:
     """Leave only what a run continues from: later checkpoints are set aside, unfinished ones go.
 
     Args:
-        folder: of the checkpoints.
+        folder: the folder of the checkpoints.
         checkpoint: from `newest_whole`; None to begin again.
 
     Raises:

@@ -13,7 +13,7 @@ _ended_by = signal.SIGINT
 
 
 def exit_code() -> int:
-    """Of a program whose work was ended by a signal: 128 + its number, as shells do."""
+    """Exit code of a program that a signal has ended: 128 + the signal's number, as in shells."""
     return 128 + _ended_by
 
 

@@ -44,7 +44,7 @@ class RunLog(Logger):
     ``time/iterations``, ``time/time_elapsed`` and ``time/fps`` count all of its sessions.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         elapsed: tells how long the run has taken, all sessions together, s.
         saved: from `state`: what is there beyond that is of work that was lost, and is dropped.
             None for a new run, or one that starts again.
@@ -146,7 +146,7 @@ class EventFile(KVWriter):
     they are, so that tensorboard shows them twice.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         place: from `place`; what comes after it is cut off. None for a new file instead of any that
             is there.
 

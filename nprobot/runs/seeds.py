@@ -12,11 +12,11 @@ class Seeds:
     """Seeds of the parts of a run, a fit or a benchmark; independent of each other.
 
     Attributes:
-        environments: of the first environment; the next ones count up from it.
-        rule: of the node noise.
+        environments: the seed of the first environment; the next ones count up from it.
+        rule: the seed of the node noise.
         torch: of torch, numpy and Python: initial weights, exploration, minibatches.
         evaluation: of the evaluations during training (the one at the end has its own).
-        actuators: of the hidden noise of the actuators.
+        actuators: the seed of the hidden noise of the actuators.
         order: of the rows of a fit.
         device: which chip the networks are on.
     """

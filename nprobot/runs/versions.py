@@ -30,7 +30,7 @@ def changed_since(session: Mapping[str, Any], **now: str) -> list[str]:
     """What a run does not find as its last session did, so that it cannot continue bit for bit.
 
     Args:
-        session: of a run, as in its `config.json`.
+        session: the session of a run, as in its `config.json`.
         **now: what else may have changed, such as the device.
     """
     before = {**dict(session.get("versions", {})), **session}

@@ -32,7 +32,7 @@ from .run_folder import RunFolder
 from .vector import check_normaliser, side_by_side
 
 BEST_FOLDER = "best"
-"""Of the policy with the best evaluation within a run, in the run's folder."""
+"""Name of the folder, in the run's own, of the policy with the best evaluation so far."""
 NEWS_INTERVAL = 64
 """Calls of the vectorised environment's `step` between two reports of progress."""
 
@@ -51,7 +51,7 @@ class RunCallback(BaseCallback):
     updates, when no rollout is half collected.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         reporter: receives the news.
         elapsed: seconds that earlier sessions of the run took.
         on_evaluation: told every evaluation within the run.

@@ -44,12 +44,12 @@ def save_checkpoint(
     """Begin new episodes, and write the checkpoint of a model, whole or not at all.
 
     Args:
-        folder: of the run's checkpoints.
+        folder: the folder of the run's checkpoints.
         model: between two updates.
         policy: makes the policy of that model, for deployment.
         run: tells what the run itself has to remember: numbers, strings, arrays, containers of
             these.
-        seeds: of the run.
+        seeds: the seeds of the run.
 
     Returns:
         The checkpoint; the one that is there if the model has not moved since.
@@ -81,7 +81,7 @@ def load_checkpoint(
     Args:
         path: the checkpoint.
         model: new, with the configuration of the run.
-        seeds: of the run.
+        seeds: the seeds of the run.
         report: told, in a line, if the run does not continue bit for bit.
 
     Returns:

@@ -132,7 +132,7 @@ def put_on_chip(policy: DeployablePolicy, chip: str, seed: int) -> Predict:
         chip: what is wrong with it, or its address, as in a run's configuration. An emulated one
             is the device that the policy was trained on, if it was trained on one; a chip at an
             address must hold the policy, and is not written.
-        seed: of its noise.
+        seed: the seed of its noise.
 
     Raises:
         ConfigError: the policy cannot be put on a chip, there is no such chip, or it holds another
@@ -170,7 +170,7 @@ def run_episodes(
     Args:
         predict: the policy; is given the observations of the episodes that still run.
         envs: one or more.
-        seeds: of the resets.
+        seeds: the seeds of the resets.
         observer: is told of every step.
 
     Returns:

@@ -251,7 +251,8 @@ def write_network(model: BaseAlgorithm, policy: Policy) -> None:
         for operation in linear_layers(policy.operations)
     ]
     if isinstance(model.action_space, spaces.MultiBinary):  # "on" less "off"
-        arrays[-1] = tuple(array[1::2] - array[::2] for array in arrays[-1])
+        weight, bias = arrays[-1]
+        arrays[-1] = (weight[1::2] - weight[::2], bias[1::2] - bias[::2])
     given = [tuple(weight.shape) for weight, _ in arrays]
     if given != [tuple(layer.weight.shape) for layer in layers]:
         raise ArchitectureError(f"the policy's layers are {given}; the model has others")

@@ -41,7 +41,7 @@ class EnvRecipe:
         env: id.
         kwargs: arguments of the constructor.
         actuators: preset of noisy actuators before each; None for none.
-        seed: of their noise.
+        seed: the seed of their noise.
         sensor: of what they did; None for none.
         envpool: whether envpool simulates them.
     """
@@ -70,9 +70,9 @@ class GroupDescription:
     """What the environments of a group have in common.
 
     Attributes:
-        observation_space: of each environment.
-        action_space: of each environment.
-        render_mode: of each environment.
+        observation_space: the observation space of each environment.
+        action_space: the action space of each environment.
+        render_mode: the render mode of each environment.
         control_rate: actions a second of simulated time, Hz, if known.
         rate_source: what says so.
         privileged: how many numbers at the end of an observation the actor may not see.
@@ -279,7 +279,7 @@ class BatchGroup:
     """The same for environments that a `VectorEnv` of ours steps at once: the same rows, faster.
 
     Args:
-        recipe: of environments that `one_by_one` does not object to.
+        recipe: the recipe of environments that `one_by_one` does not object to.
         indices: their numbers in the run.
         busy: is set to the number of the first of them while they are at work.
         threads: that simulate; None: see `nprobot.envs.simulations.thread_count`.

@@ -129,7 +129,7 @@ class AlgorithmOptions(Options):
     target_noise_clip: NotNegative | None = None
     """Bound of that noise (td3)."""
     noise_source: NoiseSource | None = None
-    """Where the noise comes from that nrl learns from: a noisy chip under the actor, which nobody
+    """Source of the noise that nrl learns from: a noisy chip under the actor, which nobody
     can read; the actuators, as their --sensor tells; or the learner, who knows it."""
     node_noise: NotNegative | None = None
     """Standard deviation of the chip's or the injected noise (nrl). A policy file has the weights
@@ -191,7 +191,7 @@ class RunConfig(Options):
     """Stop when an evaluation reaches this return. Left out together with --steps: the return at
     which the environment counts as solved."""
     seed: Seed = 0
-    """Where all randomness of the run comes from."""
+    """Seed of everything random in the run."""
     envs: Count | None = None
     """Environments that run side by side. Left out: 8, for sac and td3 1."""
     workers: Annotated[int, Meta(ge=0)] = 0

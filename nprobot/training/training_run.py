@@ -332,7 +332,7 @@ class Session:
     """What one process does for a run.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         model: new, or as in the checkpoint.
         reporter: receives the news.
         saved: what the run had to remember in the checkpoint; empty for a new run.
@@ -490,7 +490,7 @@ def introduction(folder: RunFolder, about: GroupDescription, update: int = 1) ->
     """What a run is about to do.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         about: its environments.
         update: steps between two updates; a run ends with one.
     """

@@ -130,7 +130,7 @@ class Worker:
     """A group in a separate process.
 
     Args:
-        number: of the worker, for messages.
+        number: the number of the worker, for messages.
         recipe: makes the environments.
         indices: their numbers.
         timeout: seconds after which an environment that does not return is given up.

@@ -68,7 +68,7 @@ class TrainingRuns:
 
         Args:
             settings: options to set, by name.
-            seed: of the run.
+            seed: the seed of the run.
             on_return: told every evaluation within the run.
 
         Raises:
@@ -96,7 +96,7 @@ def search(
 
     Args:
         config: what to search; of one rule.
-        folder: of the search; made if it is not there.
+        folder: the folder of the search; made if it is not there.
         runs: trains and measures.
         reporter: receives the news.
         command: the command line that asked for it, to be kept with what is found.

@@ -47,7 +47,7 @@ class TuneConfig(Options):
     evaluations: Annotated[int, Meta(ge=0)] = 2
     """Evaluations within a run, after which a trial that is behind the others is given up."""
     seed: Seed = 0
-    """Where the choice of settings comes from."""
+    """Seed of the choice of settings."""
 
     def check(self) -> None:
         """Fill in the rule, and refuse what does not exist or contradicts itself."""

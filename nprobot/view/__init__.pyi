@@ -1,7 +1,7 @@
 """Public names of the package; `__init__.py` imports each on first use."""
 
 from .controls import Control as Control
-from .controls import Group as Group
+from .controls import ControlGroup as ControlGroup
 from .controls import controls_of as controls_of
 from .controls import with_value as with_value
 from .live_loop import LiveLoop as LiveLoop

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from nprobot.errors import ConfigError, DeployError
 
-from .controls import Control, Group
+from .controls import Control, ControlGroup
 from .page_content import LOOPBACK, PORT, SAMPLES, Frame, PageContent, Plot, Wish
 from .stage import Stage
 
@@ -29,7 +29,7 @@ COLOURS = ("#1f6feb", "#d94801", "#2ea043", "#8250df", "#bf8700", "#cf222e", "#0
 PLOTS = 0.25
 """Seconds between two drawings of the plots, which are most of what is sent."""
 STEP = 0.001
-"""To which numbers can be typed."""
+"""Finest step of a number that is typed."""
 LONGEST = 4_000
 """Points that a plot of everything keeps; beyond, every second goes."""
 _LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
@@ -44,7 +44,7 @@ class BrowserPage:
         port: port to listen on, the next free one if it is taken; 0 for any.
 
     Attributes:
-        url: of the page.
+        url: the address of the page.
 
     Raises:
         DeployError: the address cannot be listened on.
@@ -59,6 +59,8 @@ class BrowserPage:
         self.url = f"http://{shown}:{self._server.get_port()}"
         gui = self._server.gui
         gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
+        # Beside the scene, not over it, so that a robot is never behind the controls.
+        gui.main_panel.dock_right()
         self._status = gui.add_html("")
         self._notice = gui.add_html("", visible=False)
         self._groups: dict[str, _ShownGroup] = {}
@@ -134,7 +136,7 @@ class BrowserPage:
             self._tabs[name] = self._tab_group.add_tab(name)
         return self._tabs[name]
 
-    def _show_group(self, group: Group) -> None:
+    def _show_group(self, group: ControlGroup) -> None:
         shown = self._groups.get(group.key)
         if shown is not None and shown.takes(group):
             return
@@ -149,7 +151,11 @@ class _ShownGroup:
     """A folder with controls on the page."""
 
     def __init__(
-        self, gui: viser.GuiApi, group: Group, wish: Callable[[Wish], None], order: float | None
+        self,
+        gui: viser.GuiApi,
+        group: ControlGroup,
+        wish: Callable[[Wish], None],
+        order: float | None,
     ) -> None:
         self._group, self._wish = group, wish
         self.folder = gui.add_folder(
@@ -161,7 +167,7 @@ class _ShownGroup:
             for control in group.controls:
                 self._handles[control.name] = self._show(gui, control)
 
-    def takes(self, group: Group) -> bool:
+    def takes(self, group: ControlGroup) -> bool:
         """Whether the controls are these; then they get the new values."""
         mine, new = self._group.controls, group.controls
         if [_shape(c) for c in mine] != [

@@ -29,7 +29,7 @@ class Control:
     """One control.
 
     Attributes:
-        name: of what it sets.
+        name: the name of the setting.
         kind: a box to tick, a slider, a number, one of several words, or a button.
         value: the present one; None where an optional number is off.
         low: least number.
@@ -85,7 +85,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Group:
+class ControlGroup:
     """Controls that stand together.
 
     Attributes:
@@ -120,8 +120,8 @@ def controls_of(
     Args:
         settings: an instance.
         words: choices of fields whose type does not name them.
-        ranges: of numbers whose type has no bounds.
-        starts: of numbers that can be off, what they are when they are switched on.
+        ranges: the ranges of numbers whose type has no bounds.
+        starts: values that numbers which can be off have when they are switched on.
         leave_out: fields without a control.
     """
     cls: Any = type(settings)

@@ -25,7 +25,7 @@ from nprobot.runs.log import column, read_table
 from nprobot.training.environments import silence_mujoco
 from nprobot.training.evaluation import trust
 
-from .controls import Control, Group
+from .controls import Control, ControlGroup
 from .live_loop import LiveLoop
 from .live_robot import LiveRobot
 from .page_content import LOOPBACK, PORT, Array, Plot, Wish
@@ -47,7 +47,7 @@ class LearningSetup:
     """What the page of a learner begins with.
 
     Attributes:
-        title: of the page.
+        title: the title of the page.
         policy: as it is at the beginning.
         env: id of the environment; None for the policy's own.
         env_kwargs: its arguments; None for the policy's own.
@@ -55,8 +55,8 @@ class LearningSetup:
         robots: how many are shown.
         adapts: whether visitors can break the learner's robots, and undo what it has learned;
             then the policy of the beginning is there as a ghost.
-        folder: of a run, whose table has the curve; None where the news bring it.
-        seed: of the episodes.
+        folder: the folder of a run, whose table has the curve; None where the news bring it.
+        seed: the seed of the episodes.
     """
 
     title: str
@@ -97,7 +97,7 @@ class LearningPage(PageProcess):
     """A learner's end of its page.
 
     Args:
-        setup: of the page.
+        setup: the setup of the page.
         host: address to listen on.
         port: port to listen on, the next free one if it is taken; 0 for any.
         found: told the address as soon as the page is there, or why there is none.
@@ -105,7 +105,7 @@ class LearningPage(PageProcess):
 
     Attributes:
         wanted: whether the page has asked for news.
-        url: of the page; empty while it is being made.
+        url: the address of the page; empty while it is being made.
 
     Raises:
         MissingPackageError: viser or mjviser is not installed.
@@ -180,7 +180,7 @@ class _Learner:
         self._facts: dict[str, str] = {}
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ControlGroup, ...]:
         """Learning on or off, and undo."""
         if not self._setup.adapts:
             return ()
@@ -188,7 +188,7 @@ class _Learner:
             Control("learn", "check", self._learns, help="whether the policy continues to learn"),
             Control("undo_learning", "button", help="back to the policy as it was"),
         )
-        return (Group("learning", "Learning", "Robot", controls),)
+        return (ControlGroup("learning", "Learning", "Robot", controls),)
 
     @property
     def plots(self) -> tuple[Plot, ...]:

@@ -23,7 +23,7 @@ from nprobot.training.run_config import RunConfig
 from .learning_page import LearningNews, LearningPage, LearningSetup
 
 SHARE = 0.01
-"""Of a run's CPU time; a page that wants more waits."""
+"""Share of a run's CPU time that the page may take; a page that wants more waits."""
 SHOWN = 4
 """Robots that show the policy of a run."""
 
@@ -32,11 +32,11 @@ class TrainingPage(BaseCallback):
     """Shows a training run on a page; draws no random number, so the run stays what it is.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         host: address to listen on.
         port: port to listen on.
         found: told the address as soon as the page is there, or why there is none.
-        share: of the run's CPU time that may go into telling the page.
+        share: the share of the run's CPU time that the page may take.
 
     Attributes:
         page: None before the run has begun.
@@ -100,8 +100,8 @@ class AdaptationPage:
 
     Args:
         policy: as it was.
-        page: of the adaptation.
-        conditions: of the robots at the beginning.
+        page: the page of the adaptation.
+        conditions: the robots' conditions at the beginning.
     """
 
     def __init__(self, policy: Policy, page: LearningPage, conditions: Conditions) -> None:

@@ -22,7 +22,7 @@ from nprobot.deploy.simulation import SHORTEST_WATCHDOG, WATCHDOG_PERIODS
 from nprobot.errors import NprobotError
 from nprobot.policies.files.policy import BoxAction
 
-from .controls import Control, Group, controls_of, with_value
+from .controls import Control, ControlGroup, controls_of, with_value
 from .live_robot import LiveRobot
 from .page_content import FRAMES, Array, Frame, Page, PageContent, Plot, Pull, Wish
 
@@ -45,7 +45,7 @@ class Companion(Protocol):
     """What a page shows and offers beside the robots, such as the learning of their policy."""
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ControlGroup, ...]:
         """Its controls."""
 
     @property
@@ -65,8 +65,8 @@ class LiveLoop:
     Args:
         robots: side by side, all under the same conditions; the first is the one that plots show.
         ghost: a robot with another policy, drawn pale in the same place as the first.
-        title: of the page.
-        episodes: of the first robot after which the loop ends; None for no end.
+        title: the title of the page.
+        episodes: how many episodes of the first robot end the loop; None for no end.
         motors: where visitors begin to move the motors themselves, in place of a policy.
         moved: is told where the motors shall be.
         companion: what there is beside the robots.
@@ -114,7 +114,7 @@ class LiveLoop:
         self._steps, self._told = 0, 0
         self._looked = -math.inf
         self._notice = ""
-        self._sent: tuple[Group, ...] = ()
+        self._sent: tuple[ControlGroup, ...] = ()
 
     @property
     def lateness(self) -> int:
@@ -270,7 +270,7 @@ class LiveLoop:
             "faults": ", ".join(conditions.fault) or "none",
         }
 
-    def _changed_groups(self) -> tuple[Group, ...]:
+    def _changed_groups(self) -> tuple[ControlGroup, ...]:
         # All controls are made anew; so not for every frame.
         if self._clock() < self._looked + GROUPS:
             return ()
@@ -284,7 +284,7 @@ class LiveLoop:
 
     # -- controls --------------------------------------------------------------------------------
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ControlGroup, ...]:
         """All controls with their present values."""
         own = () if self.companion is None else self.companion.groups
         groups = (*own, *self._robot_groups(), *self._hardware_groups(), *self._safety_groups())
@@ -294,7 +294,7 @@ class LiveLoop:
             offered = [group for group in offered if group.key in keys]
         return tuple(offered)
 
-    def _robot_groups(self) -> tuple[Group, ...]:
+    def _robot_groups(self) -> tuple[ControlGroup, ...]:
         robot = self.first
         run = (
             Control("pause", "check", self.paused),
@@ -329,14 +329,14 @@ class LiveLoop:
         if (last := np.size(robot.observation) - READINGS) > 0:
             shown.append(Control("observation_from", "slider", self._reading, 0, last, True))
         return (
-            Group("stop", "Stop", "Robot", stop),
-            Group("run", "Simulation", "Robot", run),
-            Group("command", "Command", "Robot", command),
-            Group("motors", "Motors", "Robot", motors),
-            Group("shown", "Shown in the plots", "Robot", tuple(shown), open=False),
+            ControlGroup("stop", "Stop", "Robot", stop),
+            ControlGroup("run", "Simulation", "Robot", run),
+            ControlGroup("command", "Command", "Robot", command),
+            ControlGroup("motors", "Motors", "Robot", motors),
+            ControlGroup("shown", "Shown in the plots", "Robot", tuple(shown), open=False),
         )
 
-    def _hardware_groups(self) -> tuple[Group, ...]:
+    def _hardware_groups(self) -> tuple[ControlGroup, ...]:
         robot, equipped = self.first, self.first.equipped
         conditions, motors = equipped.conditions, self._motors
         leave_out = ["fault", "noise_strength", *self._without]
@@ -379,19 +379,23 @@ class LiveLoop:
             Control("repair", "button", help="make all actuators whole"),
         )
         return (
-            Group("fault", "Break a motor", "Hardware", (*explained, *buttons) * continuous),
-            Group("conditions", "Conditions", "Hardware", controls),
-            Group("noise", "Noise of the actuators", "Hardware", noise),
+            ControlGroup("fault", "Break a motor", "Hardware", (*explained, *buttons) * continuous),
+            ControlGroup("conditions", "Conditions", "Hardware", controls),
+            ControlGroup("noise", "Noise of the actuators", "Hardware", noise),
         )
 
-    def _safety_groups(self) -> tuple[Group, ...]:
+    def _safety_groups(self) -> tuple[ControlGroup, ...]:
         controller, starts = self.first.controller, {}
         if isinstance(action := controller.policy.action, BoxAction):
             starts = {
                 "action_low": float(action.low.min()),
                 "action_high": float(action.high.max()),
             }
-        return (Group("safety", "Limits", "Safety", controls_of(controller.safety, starts=starts)),)
+        return (
+            ControlGroup(
+                "safety", "Limits", "Safety", controls_of(controller.safety, starts=starts)
+            ),
+        )
 
     def _obey(self, wish: Wish) -> None:
         """Do what a visitor wants, or say why not."""

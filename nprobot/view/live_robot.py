@@ -18,7 +18,7 @@ from nprobot.training.evaluation import DeployablePolicy, episode_seeds
 from .page_content import Pose, Pull
 
 STIFFNESS = 40.0
-"""Of the string that a body is pulled by, for each kg that it seems to weigh, 1/s²."""
+"""Stiffness of the string that a body is pulled by, for each kg that it seems to weigh, 1/s²."""
 SLACK = 6.0
 """Its damping, 1/s."""
 STARTS = 100_000
@@ -42,7 +42,7 @@ class LiveRobot(Steerable):
         episodes: that have ended.
         total: return of the present one so far.
         length: its steps.
-        reward: of the last step.
+        reward: the reward of the last step.
         time: simulated time since the robot was made, s.
         pull: what a visitor does to a body; None for nothing.
 
@@ -97,7 +97,7 @@ class LiveRobot(Steerable):
         """Take a control step; after the last of an episode the next one begins.
 
         Args:
-            age: of the observation, s.
+            age: the age of the observation, s.
         """
         self._pull_body()
         action = self.controller.step(self.observation, age=age)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .controls import Group
+from .controls import ControlGroup
 
 Array = npt.NDArray[np.float64]
 
@@ -56,7 +56,7 @@ class Frame:
     """What has become of the robots since the frame before.
 
     Attributes:
-        poses: of the robots, and last of the ghost if there is one.
+        poses: the poses of the robots, and last of the ghost if there is one.
         samples: new rows (n, 1 + lines) of the plots, by key; the first column is x.
         status: names and values for the top of the page.
         alarm: why the robot stands still; empty if all is well.
@@ -71,7 +71,7 @@ class Frame:
     alarm: str = ""
     notice: str = ""
     target: tuple[float, float, float] | None = None
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ControlGroup, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class PageContent:
     robots: int = 1
     spacing: float = 0.0
     ghost: bool = False
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ControlGroup, ...] = ()
     plots: tuple[Plot, ...] = ()
     hint: str = ""
 

@@ -66,7 +66,7 @@ class RemotePage(PageProcess):
         port: port to listen on, the next free one if it is taken; 0 for any.
 
     Attributes:
-        url: of the page.
+        url: the address of the page.
         pid: number of the process.
 
     Raises:

@@ -28,7 +28,7 @@ class SceneEnv(gymnasium.Env[npt.NDArray[np.float64], npt.NDArray[np.float32]]):
     It begins as the first keyframe of the model, or as the model is written.
 
     Args:
-        path: of an MJCF or URDF file.
+        path: the path of an MJCF or URDF file.
         rate: control steps a second, Hz, as near as whole physics steps allow.
 
     Raises:

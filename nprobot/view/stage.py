@@ -22,8 +22,8 @@ class Stage:
     """Draws the robots.
 
     Args:
-        server: of the page.
-        content: of the page, with a model.
+        server: the server of the page.
+        content: the content of the page, with a model.
         wish: is told what visitors do in the scene.
     """
 
@@ -103,7 +103,7 @@ class Stage:
         place = tuple(np.asarray(target) + self.offset)
         if self._target is None:
             self._target = self._server.scene.add_icosphere(
-                "/target", 0.03 * self.size, color=(46, 160, 67), opacity=0.6, position=place
+                "/target", 0.04 * self.size, color=(46, 160, 67), opacity=0.6, position=place
             )
             self._target.on_drag("left")(self._target_dragged)
         self._target.position = place

@@ -124,7 +124,7 @@ class Chip(Protocol):
         """Run a batch.
 
         Args:
-            inputs: of layer `first`, shape (rows, d).
+            inputs: the inputs of layer `first`, shape (rows, d).
             first: layer to begin with.
             last: layer to end with; None for the last of the chip. A chip that can run nothing but
                 the whole chain raises an error for other values.
@@ -164,7 +164,7 @@ def checked_activities(
     """What `Chip.forward` has answered, if it is what was asked for.
 
     Args:
-        answer: of the chip.
+        answer: the answer of the chip.
         layers: that ran.
         rows: of the batch.
 
@@ -218,14 +218,17 @@ def checked_change(change: Change, layers: Sequence[ArraySpec]) -> Change:
     if not 0 <= change.layer < len(layers):
         raise ChipError(f"the chip has no layer {change.layer}; it has {len(layers)}")
     spec = layers[change.layer]
+    right: list[tuple[int, ...]]
     if isinstance(change, WeightChange):
-        parts, right = (change.weights, change.bias), ((spec.outputs, spec.inputs), (spec.outputs,))
+        parts = change.weights, change.bias
+        right = [(spec.outputs, spec.inputs), (spec.outputs,)]
     else:
+        parts = change.errors, change.inputs
         rows = len(change.errors)
-        parts, right = (change.errors, change.inputs), ((rows, spec.outputs), (rows, spec.inputs))
+        right = [(rows, spec.outputs), (rows, spec.inputs)]
         if not np.isfinite(change.rate):
             raise ChipError(f"the rate of a change of layer {change.layer} is {change.rate}")
-    if (given := tuple(part.shape for part in parts)) != right:
+    if (given := [part.shape for part in parts]) != right:
         raise ChipError(f"a change of layer {change.layer} has shapes {given}; {right} is right")
     for part in parts:
         finite(part, f"number of a change of layer {change.layer}")

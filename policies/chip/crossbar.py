@@ -279,7 +279,7 @@ def put_on_chip(
         chip: what is wrong with an emulated one, see `nprobot.policies.chip.resolve`; or a device:
             a `Chip`, the address of one, or a preset that is written by pulses. Weights are
             programmed into a device that can be programmed when it first computes.
-        seed: of everything random; None draws one.
+        seed: the seed of everything random; None draws one.
         device_seed: which device it is, decides what is fixed for life; from `seed` if None.
         unreadable: names of layers whose pre-activations never leave the chip.
 
@@ -371,7 +371,7 @@ def _attach(
     whole = not any(isinstance(layer, DecorrelatedLinear) for layer in layers)
     attachment = Attachment(device, layers, whole)
     for index, (layer, spec) in enumerate(zip(layers, attachment.specs, strict=True)):
-        layer.__class__ = ON_CHIP[type(layer)]
+        layer.__class__ = ON_CHIP[type(layer)]  # type: ignore[assignment]
         _CROSSBARS.hide(layer, Place(attachment, index))
         if not spec.readable:
             layer.readable = False  # type: ignore[assignment]

@@ -57,7 +57,7 @@ class Cells:
 
     Args:
         device: their law.
-        shape: of the weights, (n, d).
+        shape: the shape of the weights, (n, d).
         fixed: what is fixed for the life of these devices is drawn from it.
         fresh: everything else.
 
@@ -143,7 +143,7 @@ class Cells:
         """Set pairs of devices that only grow back to the same difference, where one is full.
 
         Args:
-            from_share: of its range that a device must have reached.
+            from_share: the from share of its range that a device must have reached.
         """
         if not self.device.one_sided:
             return
@@ -240,7 +240,7 @@ def coincidences(
         inputs: (rows, d).
         gain: pulses for a product of 1.
         length: slots of a train.
-        generator: of the trains.
+        generator: the generator of the trains.
 
     Returns:
         Pulses up and down, (n, d), of all rows together.

@@ -38,7 +38,7 @@ FILLED = 0.6
 LEAST_SCALE = 2.0
 """Weights of a layer can grow to at least this over √d, times 1 / `FILLED`."""
 TRAIN_LENGTH = 31
-"""Slots of a pulse train."""
+"""Slots of a pulse train: no outer product of a row moves a weight by more steps than that."""
 _ACTIVATIONS = {
     "identity": lambda x: x,
     "tanh": torch.tanh,
@@ -130,7 +130,7 @@ class EmulatedChip:
         chip: what is wrong with it, as of `nprobot.policies.chip.resolve`; with a preset or model
             that says how it is written, or else it is written exactly.
         layers: its shape; empty for one that takes on that of the first network.
-        seed: of everything that changes; None draws one.
+        seed: the seed of everything that changes; None draws one.
         device_seed: which device it is: of what is fixed for life. From `seed` if None.
 
     Attributes:

@@ -39,7 +39,7 @@ def export_policy(
     """The deterministic policy of a model, with the observation normaliser of its environment.
 
     Args:
-        model: of `nprobot.PPO`, `NRL`, `SAC`, `TD3`, or of stable-baselines3's, with an MlpPolicy.
+        model: of nprobot (`PPO`, `NRL`, `SAC`, `TD3`) or stable-baselines3, with an MlpPolicy.
         task: the environment that the policy was trained on.
         provenance: how it was trained; JSON values.
 

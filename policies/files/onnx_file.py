@@ -52,7 +52,7 @@ FORMAT = "nprobot-policy-onnx"
 VERSION = 1
 ONNX_FILE = "policy.onnx"
 OPSET = 18
-"""Of the operators in the graph; the oldest that torch writes."""
+"""Version of the operators in the graph; the oldest that torch writes."""
 MEMORY = 2**30
 """Bytes beyond what the process has that onnxruntime may take to read a graph and try it."""
 TOLERANCE = 1e-5

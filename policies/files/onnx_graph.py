@@ -15,7 +15,7 @@ OPERATORS = frozenset(
         *("Reshape", "Sigmoid", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"),
     )
 )
-"""Of policies, in ONNX's own domain."""
+"""Operators of policies, in ONNX's own domain."""
 
 _GRAPH, _NODE, _OPERATOR, _DOMAIN = 7, 1, 4, 7
 _UNUSED = {20: "training", 25: "functions"}

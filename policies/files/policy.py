@@ -259,7 +259,7 @@ class Policy:
         observation_shape: shape of one observation.
         operations: the network, in order.
         action: how outputs become actions.
-        normaliser: of the observations; None if they go in as they are.
+        normaliser: the normaliser of the observations; None if they go in as they are.
         task: the environment it was trained on; None for a policy without one.
         provenance: how it was trained (algorithm, rule, steps, seed, versions); JSON values.
 
@@ -380,7 +380,7 @@ def as_batch(observation: npt.ArrayLike, shape: Shape) -> tuple[Shape, Array]:
 
     Args:
         observation: shape (…, *shape).
-        shape: of one observation.
+        shape: the shape of one observation.
 
     Returns:
         The leading axes, and the batch (B, *shape).

@@ -108,7 +108,7 @@ class ArraySurrogate:
     """Loss of the actor: ``−min(ρ A, clip(ρ, 1 ± c) A) − β H``; see `ClippedSurrogate`.
 
     Args:
-        distribution: of the actions.
+        distribution: the distribution of the actions.
         clip_range: c.
         entropy_coefficient: β.
 

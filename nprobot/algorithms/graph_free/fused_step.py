@@ -18,7 +18,7 @@ class FusedStep:
     Args:
         optimizer: with its settings as they are now.
         parameters: that learn.
-        gradients: of each, filled before every step.
+        gradients: the gradients of each, filled before every step.
     """
 
     def __init__(

@@ -187,7 +187,7 @@ def advantages(buffer: RolloutBuffer, last_values: Array, dones: Array) -> None:
 
     Args:
         buffer: full.
-        last_values: of the observations after the last step, (environments,).
+        last_values: the values of the observations after the last step, (environments,).
         dones: whether episodes ended with it.
     """
     goes_on = np.empty_like(buffer.episode_starts)

@@ -34,7 +34,7 @@ class Stacks:
         shares: the gradient of each network, flat.
 
     Raises:
-        NoShortForm: of the rule or a network.
+        NoShortForm: the rule or a network has none.
     """
 
     def __init__(self, rule: PerturbationRule, networks: Mapping[str, nn.Module]) -> None:

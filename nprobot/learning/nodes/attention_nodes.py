@@ -19,12 +19,12 @@ class ProjectionNodes(LinearNodes):
     """A linear map whose weight and bias are parts of parameters.
 
     Args:
-        name: of the map.
+        name: the name of the map.
         module: whose parameters they are.
         weight: the parameter.
         bias: the parameter, or None.
         rows: of the weight.
-        entries: of the bias.
+        entries: the entries of the bias.
     """
 
     def __init__(

@@ -90,11 +90,11 @@ class PatchNodes(NodeLayer):
         """The kernel for the adjoints of a convolution: for inputs, weight, bias as in `mask`.
 
         Args:
-            error: of the nodes.
+            error: the error of the nodes.
             x: inputs; of which only the shape counts where nothing is wanted of the weight.
             weight: in the module's layout.
             mask: which of the three are wanted.
-            padding: of every axis.
+            padding: the padding of every axis.
             more: output padding of every axis, of a transposed convolution.
         """
         module = self.module

@@ -67,7 +67,7 @@ class GainNodes(NodeLayer):
         return rows.reshape([shape[axis] for axis in axes]).permute(back)
 
     def _axes(self, x: Tensor) -> list[int]:
-        """Of inputs: those over which the gains differ, then the others."""
+        """Axes of the inputs: those over which the gains differ, then the others."""
         shape = self.spread(x)
         shape = (*(1,) * (x.dim() - len(shape)), *shape)
         own = [axis for axis, size in enumerate(shape) if size > 1]

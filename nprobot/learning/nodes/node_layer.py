@@ -39,7 +39,7 @@ class NodeLayer:
     that have nothing in common (groups of a convolution, gains) has an axis (G, ...) before both.
 
     Args:
-        name: of the module within the network.
+        name: the name of the module within the network.
         module: the layer.
     """
 
@@ -113,7 +113,7 @@ class NodeLayer:
         Args:
             error: shape (rows, *units).
             matrix: from rows of inputs to rows of nodes, shape ([G,] d, n).
-            shape: of the inputs, (rows, ...).
+            shape: the shape of the inputs, (rows, ...).
         """
         raise NotImplementedError
 

@@ -29,7 +29,7 @@ class GateNodes(NodeLayer):
     parts see x and h alone; the others have the 4 H of an LSTM or the H of a plain layer.
 
     Args:
-        name: of the layer.
+        name: the name of the layer.
         module: whose parameters they are.
         suffix: of their names.
     """
@@ -104,7 +104,7 @@ class GateNodes(NodeLayer):
         return x.narrow(-1, 0, first), x.narrow(-1, first, size)
 
     def _gates(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a GRU: the gates, and what makes the new state."""
+        """The gates of a GRU, and what makes the new state."""
         return a.narrow(-1, 0, 2 * self.size), a.narrow(-1, 2 * self.size, self.size)
 
     def _shares(self, error: Tensor, x: Tensor) -> list[tuple[Any, Any, Tensor, Tensor]]:

@@ -57,7 +57,7 @@ class MirrorFeedback(LayerwiseFeedback):
     Args:
         lr: λ of the mirror; None for `MIRROR_RATE`.
         wiring: of `Wiring`.
-        source: of the noise.
+        source: the source of the noise.
     """
 
     kind: ClassVar[str] = "mirror"
@@ -113,7 +113,7 @@ class RandomFeedback(DirectFeedback):
 
     Args:
         wiring: of `Wiring`.
-        seed: of the matrices.
+        seed: the seed of the matrices.
     """
 
     kind: ClassVar[str] = "random"
