@@ -48,6 +48,8 @@ class RobotVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         command: what is asked of each robot, `(num_envs, commands)`; write into it to steer them.
         threads: that simulate.
         dt: time between two actions, s.
+        steps: of each episode until now, `(num_envs,)`; write into it to let robots be late in one.
+        episode_steps: of an episode at the most.
         privileged_size: numbers at the end of an observation that an actor may not see.
 
     Raises:
@@ -99,6 +101,8 @@ class RobotVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         self._episodes = RobotEpisodes(built, self._simulation, skip, randomisers)
         self._check_terms()
         self.command: Array = self._episodes.memory.command
+        self.steps: NDArray[np.int64] = self._episodes.count
+        self.episode_steps = self._episodes.length
         self.privileged_size = self._episodes.privileged_size
         seen = self._episodes.size
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (seen,), np.float64)

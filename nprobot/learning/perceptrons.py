@@ -169,6 +169,8 @@ def find_chain(network: nn.Module) -> Chain:
         heads: list[nn.Module] = []
     elif (view := chain_of_view(network)) is not None:
         modules, heads, single = view
+    elif (own_chain := getattr(network, "chain", None)) and (view := own_chain()) is not None:
+        modules, heads, single = view  # of a view that knows what it is made of
     else:
         raise NoShortForm(f"{type(network).__name__} is no plain chain of layers")
     modules = list(_flat(modules))

@@ -61,6 +61,11 @@ class NetworkOptions(Options):
     """Units of the hidden layers."""
     activation: Activation | None = None
     """Nonlinearity of the hidden layers."""
+    log_std_init: float | None = None
+    """Log standard deviation of the actions at the start (ppo, sac). Left out: 0, with use_sde
+    -3 for sac."""
+    ortho_init: bool | None = None
+    """Orthogonal weights at the start (ppo). Left out: on."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,10 @@ class AlgorithmOptions(Options):
     that was missed, in environments with goals (sac, td3). Left out: 0; the paper has 0.8."""
     target_update_interval: Count | None = None
     """Steps of the optimiser between those of the target networks (sac)."""
+    use_sde: bool | None = None
+    """Exploration that depends on the state and lasts, gSDE (ppo, sac). Left out: off."""
+    sde_sample_freq: Annotated[int, Meta(ge=-1)] | None = None
+    """Steps for which it stays the same; -1 for a rollout (ppo, sac)."""
     policy_delay: Count | None = None
     """Steps of the critics for one of the actor (td3)."""
     target_policy_noise: NotNegative | None = None
@@ -235,6 +244,11 @@ class RunConfig(Options):
                 raise ConfigError("batch_size must be 2 or more for ppo, which scales advantages")
             if self.algorithm.n_steps == 1 and self.env_count == 1:
                 raise ConfigError("n_steps must be 2 or more with one environment (ppo)")
+        for name, where in (("log_std_init", ("ppo", "sac")), ("ortho_init", ("ppo",))):
+            if getattr(self.network, name) is not None and self.algo not in where:
+                raise ConfigError(
+                    f"{self.algo} has no option {name}; {' and '.join(where)} have it"
+                )
         own = self.about.options
         for name, value in self.algorithm.to_dict().items():
             if value is not None and name not in own:
