@@ -23,6 +23,8 @@ ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
 
 #: Environment id → entry point of many at once, as `gymnasium.make_vec` takes it.
 VECTOR_ENTRY_POINTS: dict[str, str] = {
+    "nprobot/ArmReach-v0": "nprobot.envs.arm_vector:ArmReachVectorEnv",
+    ARM_TRACK: "nprobot.envs.arm_vector:ArmTrackVectorEnv",
     ROBOT: "nprobot.envs.robots.robot_vector:RobotVectorEnv",
 }
 

@@ -69,6 +69,10 @@ class ArmEnv(MujocoEnv, utils.EzPickle):
         payload: mass held at the tool's tip, kg.
         friction_scale: factor on the joints' Coulomb and viscous friction.
         mujoco_arguments: `render_mode`, `width`, `height`, `camera_name`, … of `MujocoEnv`.
+
+    Attributes:
+        nominal: the model without payload and with its own friction.
+        site: number of the tool's tip among the model's sites.
     """
 
     def __new__(cls, **arguments: Any) -> Self:
@@ -100,10 +104,10 @@ class ArmEnv(MujocoEnv, utils.EzPickle):
             **mujoco_arguments,
         )
         self.home: Array = self.model.key_qpos[0].copy()
-        self._nominal = copy.copy(self.model)
-        self._gravity = Gravity(self._nominal)
-        self._site = self.model.site(END_EFFECTOR).id
-        self._tool = int(self.model.site_bodyid[self._site])
+        self.nominal = copy.copy(self.model)
+        self._gravity = Gravity(self.nominal)
+        self.site = self.model.site(END_EFFECTOR).id
+        self._tool = int(self.model.site_bodyid[self.site])
         self._default_robot = {
             "payload": float(payload),
             "friction_scale": float(friction_scale),
@@ -121,8 +125,8 @@ class ArmEnv(MujocoEnv, utils.EzPickle):
         model = self.model
         for field in _SHIFTED_FIELDS:
             if hasattr(model, field):
-                getattr(model, field)[:] = getattr(self._nominal, field)
-        offset = model.site_pos[self._site]
+                getattr(model, field)[:] = getattr(self.nominal, field)
+        offset = model.site_pos[self.site]
         shift(model, payload=payload, friction_scale=friction_scale, body=self._tool, offset=offset)
         if payload == 0:
             mujoco.mj_setConst(model, mujoco.MjData(model))
@@ -166,7 +170,7 @@ class ArmEnv(MujocoEnv, utils.EzPickle):
             Torques of the same shape, N·m.
         """
         if nominal not in self._inverse:
-            model = self._nominal if nominal else self.model
+            model = self.nominal if nominal else self.model
             self._inverse[nominal] = InverseDynamics(model, range(JOINTS), range(JOINTS))
         return self._inverse[nominal](position, velocity, acceleration)
 
@@ -174,7 +178,7 @@ class ArmEnv(MujocoEnv, utils.EzPickle):
         """Where the tool's tip is when the joints are at `position` (7,): `(3,)`, m."""
         self._scratch.qpos[:] = position
         mujoco.mj_kinematics(self.model, self._scratch)
-        return np.array(self._scratch.site_xpos[self._site])
+        return np.array(self._scratch.site_xpos[self.site])
 
     def collides(self, position: ArrayLike) -> bool:
         """Whether the arm at `position` (7,) touches the floor, its pedestal or itself."""
@@ -205,13 +209,21 @@ class ArmEnv(MujocoEnv, utils.EzPickle):
         return self.action_space
 
     def torque_from_action(self, action: ArrayLike) -> NDArray[np.float64]:
-        """The torques (7,) in N·m that an action asks for, within the limits.
+        """The torques in N·m that an action (7,) asks for, within the limits.
 
         Raises:
             ActuatorError: wrong shape, NaN or infinity.
         """
-        asked = np.asarray(action, dtype=np.float64)
-        if asked.shape != (JOINTS,) or not np.isfinite(asked).all():
+        return self.torques_from_actions(action, ())
+
+    def torques_from_actions(self, actions: ArrayLike, batch: tuple[int, ...]) -> Array:
+        """The torques in N·m that actions `(*batch, 7)` ask for, within the limits.
+
+        Raises:
+            ActuatorError: wrong shape, NaN or infinity.
+        """
+        asked = np.asarray(actions, dtype=np.float64)
+        if asked.shape != (*batch, JOINTS) or not np.isfinite(asked).all():
             raise ActuatorError(
                 f"An action is {JOINTS} finite numbers, one a joint; got shape {asked.shape}"
                 f"{'' if np.isfinite(asked).all() else ' with NaN or infinity'}."

@@ -148,23 +148,52 @@ class ArmReachEnv(ArmEnv):
         for _ in range(self.frame_skip):
             given += self._simulate_step(torque)
         self._end_step()
-        distance = self._distance()
+        observation, reward, info = self.outcome(
+            *(self.data.qpos, self.data.qvel, self.data.site_xpos[self.site], self.target),
+            *(torque, given / self.frame_skip),
+        )
+        told = {name: value if value.ndim else value.item() for name, value in info.items()}
+        return observation, float(reward), False, False, told
+
+    def outcome(
+        self, qpos: Array, qvel: Array, tip: Array, target: Array, torque: Array, given: Array
+    ) -> tuple[Array, Array, dict[str, NDArray[Any]]]:
+        """What a step has brought, for one arm or for many: leading axes are kept.
+
+        Args:
+            qpos: joint positions after it `(…, 7)`, rad.
+            qvel: velocities, same shape, rad/s.
+            tip: of the tool `(…, 3)`, m.
+            target: same shape, m.
+            torque: that was asked for `(…, 7)`, N·m.
+            given: by the motors, averaged over the step, same shape, N·m.
+
+        Returns:
+            Observations, rewards, and what is told.
+        """
+        distance = self._length(target - tip)
         reward_distance = 1.0 / (1.0 + distance / 0.2)
-        reward_control = -self.control_cost * float(np.mean((torque / TORQUE_LIMITS) ** 2))
-        info = {
+        reward_control = -self.control_cost * np.mean((torque / TORQUE_LIMITS) ** 2, -1)
+        info: dict[str, NDArray[Any]] = {
             "distance": distance,
-            "is_success": distance < self.tolerance,
+            "is_success": np.asarray(distance < self.tolerance),
             "reward_distance": reward_distance,
             "reward_control": reward_control,
-            "torque": given / self.frame_skip,
+            "torque": given,
         }
-        return self._observation(), reward_distance + reward_control, False, False, info
+        observation = np.concatenate([qpos, qvel, tip, target - tip], -1)
+        return observation, reward_distance + reward_control, info
+
+    @staticmethod
+    def _length(way: Array) -> Array:
+        """Of vectors `(…, 3)`."""
+        return np.asarray(np.sqrt(np.add.reduce(np.square(way), -1)))
 
     def _distance(self) -> float:
-        return float(np.linalg.norm(self.target - self.data.site_xpos[self._site]))
+        return float(self._length(self.target - self.data.site_xpos[self.site]))
 
     def _observation(self) -> Array:
-        tip = self.data.site_xpos[self._site]
+        tip = self.data.site_xpos[self.site]
         return np.concatenate([self.data.qpos, self.data.qvel, tip, self.target - tip])
 
     def _get_reset_info(self) -> dict[str, Any]:

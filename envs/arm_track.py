@@ -186,13 +186,15 @@ class ArmTrackEnv(ArmEnv):
     @property
     def reference(self) -> Trajectory:
         """The reference at 100 Hz: row k is where the arm should be k steps after the reset."""
-        fine = self._reference()
+        fine = self.fine
         every = slice(None, None, _SUBSTEPS)
         return Trajectory(
             fine.time[every], fine.position[every], fine.velocity[every], fine.acceleration[every]
         )
 
-    def _reference(self) -> Trajectory:
+    @property
+    def fine(self) -> Trajectory:
+        """The reference at the rate of the physics, for the PD controller between steps."""
         if self._fine is None:
             raise ConfigError("ArmTrack has no reference before reset(); call it first.")
         return self._fine
@@ -201,7 +203,7 @@ class ArmTrackEnv(ArmEnv):
     def target(self) -> NDArray[np.float64]:
         """Where the reference has the tool's tip now, (3,), m."""
         now = min(self._step, self.steps) * _SUBSTEPS
-        return self.end_effector_at(self._reference().position[now])
+        return self.end_effector_at(self.fine.position[now])
 
     def move_target(self, point: ArrayLike) -> None:
         """Lead the reference from where it is now to a point, where it then rests.
@@ -213,7 +215,7 @@ class ArmTrackEnv(ArmEnv):
         Raises:
             ConfigError: it is not three finite numbers.
         """
-        goal, fine = self._posture_at(self._tip_at(point)), self._reference()
+        goal, fine = self._posture_at(self._tip_at(point)), self.fine
         now = min(self._step, self.steps) * _SUBSTEPS
         start = [part[now] for part in (fine.position, fine.velocity, fine.acceleration)]
         way = np.abs(goal - start[0])
@@ -242,14 +244,14 @@ class ArmTrackEnv(ArmEnv):
     def _posture_at(self, point: Array) -> Array:
         """A posture (7,) with the tip at a point, or near it: damped least squares."""
         now = min(self._step, self.steps) * _SUBSTEPS
-        posture = np.array(self._reference().position[now])
+        posture = np.array(self.fine.position[now])
         jacobian = np.zeros((3, JOINTS))
         for _ in range(100):
             missing = point - self.end_effector_at(posture)
             if np.linalg.norm(missing) < 1e-3:
                 break
             mujoco.mj_comPos(self.model, self._scratch)
-            mujoco.mj_jacSite(self.model, self._scratch, jacobian, None, self._site)
+            mujoco.mj_jacSite(self.model, self._scratch, jacobian, None, self.site)
             damped = jacobian @ jacobian.T + 1e-3 * np.eye(3)
             posture += jacobian.T @ np.linalg.solve(damped, missing)
             posture = np.clip(posture, WORKING_LIMITS.low, WORKING_LIMITS.high)
@@ -261,25 +263,49 @@ class ArmTrackEnv(ArmEnv):
     ) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Apply the action's torques for 10 ms."""
         feedforward = self.torque_from_action(action)
-        fine = self._reference()
+        fine = self.fine
         feedback, given = np.zeros(JOINTS), np.zeros(JOINTS)
         first = min(self._step, self.steps - 1) * _SUBSTEPS
         for i in range(first, first + _SUBSTEPS):
-            correction = np.zeros(JOINTS)
-            if self.control == "feedforward":
-                correction = self.stiffness * (fine.position[i] - self.data.qpos)
-                correction += self.damping * (fine.velocity[i] - self.data.qvel)
+            correction = self.correction(
+                fine.position[i], fine.velocity[i], self.data.qpos, self.data.qvel
+            )
             feedback += correction / _SUBSTEPS
             given += self._simulate_step(feedforward + correction) / _SUBSTEPS
         self._step += 1
         self._show_reference()
         self._end_step()
+        reward, info = self.outcome(self._joint_error(), given, feedforward, feedback)
+        told = {name: value if value.ndim else value.item() for name, value in info.items()}
+        return self._observation(), float(reward), False, self._step >= self.steps, told
 
-        joint_error = self._joint_error()
-        error = float(np.sqrt(np.mean(joint_error**2)))
+    def correction(self, position: Array, velocity: Array, qpos: Array, qvel: Array) -> Array:
+        """Torque of the PD controller, N·m; all arrays `(…, 7)`.
+
+        Args:
+            position: of the reference, rad.
+            velocity: of the reference, rad/s.
+            qpos: of the joints, rad.
+            qvel: of the joints, rad/s.
+        """
+        if self.control == "torque":
+            return np.zeros_like(qpos)
+        return self.stiffness * (position - qpos) + self.damping * (velocity - qvel)
+
+    def outcome(
+        self, joint_error: Array, given: Array, feedforward: Array, feedback: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Rewards and what is told of a step, for one arm or for many: leading axes are kept.
+
+        Args:
+            joint_error: reference minus position after it `(…, 7)`, rad.
+            given: torque of the motors, averaged over the step, same shape, N·m.
+            feedforward: that was asked for.
+            feedback: of the PD controller, averaged.
+        """
+        error = np.sqrt(np.mean(joint_error**2, -1))
         reward_tracking = 1.0 / (1.0 + error / 0.1)
-        effort = float(np.mean((feedforward / TORQUE_LIMITS) ** 2))
-        reward_control = -self.control_cost * effort
+        reward_control = -self.control_cost * np.mean((feedforward / TORQUE_LIMITS) ** 2, -1)
         info = {
             "tracking_error": error,
             "joint_error": joint_error,
@@ -289,8 +315,7 @@ class ArmTrackEnv(ArmEnv):
             "reward_tracking": reward_tracking,
             "reward_control": reward_control,
         }
-        truncated = self._step >= self.steps
-        return self._observation(), reward_tracking + reward_control, False, truncated, info
+        return reward_tracking + reward_control, info
 
     def reference_torque(self) -> Array:
         """Exact torques (7,) of this robot for the reference one step ahead, N·m."""
@@ -307,10 +332,10 @@ class ArmTrackEnv(ArmEnv):
 
     def _joint_error(self) -> Array:
         now = min(self._step, self.steps) * _SUBSTEPS
-        return np.asarray(self._reference().position[now] - self.data.qpos)
+        return np.asarray(self.fine.position[now] - self.data.qpos)
 
     def _observation(self) -> Array:
-        fine = self._reference()
+        fine = self.fine
         ahead = [
             part[(min(self._step, self.steps) + k) * _SUBSTEPS]
             for k in range(1, self.lookahead + 1)
@@ -328,7 +353,7 @@ class ArmTrackEnv(ArmEnv):
     def _show_reference(self) -> None:
         if self.render_mode is not None:
             now = min(self._step, self.steps) * _SUBSTEPS
-            self.data.mocap_pos[0] = self.end_effector_at(self._reference().position[now])
+            self.data.mocap_pos[0] = self.end_effector_at(self.fine.position[now])
             mujoco.mj_kinematics(self.model, self.data)
 
 

@@ -25,6 +25,8 @@ from .learning.captured_step import CapturedStep as CapturedStep
 from .learning.noisy_network import NoisyNetwork as NoisyNetwork
 from .learning.rule import LearningRule as LearningRule
 from .learning.rules import learning_rule as learning_rule
+from .policies.chip.contract import Chip as Chip
 from .regression import fit as fit
+from .training.vector import make_vec as make_vec
 
 __version__: str

@@ -186,8 +186,10 @@ def rules() -> dict[str, Rule]:
     traits = {**_shipped_rules(), **_TRAITS}
     return {
         name: Rule(name, one, decorrelated)
+        for peer in (False, True)
         for decorrelated in (False, True)
-        for one in sorted(traits.values(), key=lambda one: one.peer)
+        for one in traits.values()
+        if one.peer == peer
         for name in (f"{'d' * decorrelated}{one.name}",)
     }
 
@@ -362,6 +364,8 @@ _OFF_POLICY_DEFAULTS: dict[str, Any] = {
     "hindsight": 0.0,
 }
 
+_SDE: Mapping[str, Any] = {"use_sde": False, "sde_sample_freq": -1}
+
 ALGORITHMS: Mapping[str, Algorithm] = {
     algorithm.name: algorithm
     for algorithm in (
@@ -372,7 +376,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             path="nprobot.algorithms.ppo:PPO",
             options=(
                 *(*ON_POLICY, "clip_range", "ent_coef", "vf_coef", "target_kl"),
-                "critic_warmup",
+                *("critic_warmup", *_SDE),
             ),
             defaults={
                 **_LEARNING,
@@ -389,6 +393,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
                 "max_grad_norm": 0.5,
                 "target_kl": None,
                 "critic_warmup": 0,
+                **_SDE,
             },
             # Large batches and no clipping: the norm of an estimate is mostly noise.
             unguided={**_NOISY, "batch_size": 256, "max_grad_norm": None},
@@ -427,12 +432,13 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             title="SAC",
             about="soft actor-critic (Haarnoja et al. 2018)",
             path="nprobot.algorithms.sac:SAC",
-            options=(*OFF_POLICY, "ent_coef", "ent_coef_start", "target_update_interval"),
+            options=(*OFF_POLICY, "ent_coef", "ent_coef_start", "target_update_interval", *_SDE),
             defaults={
                 **_OFF_POLICY_DEFAULTS,
                 "ent_coef": None,
                 "ent_coef_start": 1.0,
                 "target_update_interval": 1,
+                **_SDE,
             },
             unguided={**_NOISY, "hidden": (64, 64)},
             on_policy=False,
@@ -500,6 +506,20 @@ def learner_title(rule: str, samples: int | None = None) -> str:
     known = rules().get(rule)
     title = known.title if known else rule.upper()
     return f"{title}, K = {samples}" if samples and known and known.perturbs else title
+
+
+def environment_title(env: str, kwargs: Mapping[str, Any]) -> str:
+    """An environment in a few words; of a robot from a file, which, and what it does.
+
+    Args:
+        env: its id.
+        kwargs: arguments of its constructor.
+    """
+    if "model" not in kwargs:
+        return env
+    task = str(kwargs.get("task", ""))
+    words = [Path(str(kwargs["model"])).stem, task if "=" not in task else "a custom task"]
+    return f"{env} ({', '.join(filter(None, words))})"
 
 
 def actuator_presets() -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..errors import ArchitectureError
+from .chip.contract import Chip
 from .chip.crossbar import put_on_chip
 from .chip.nonidealities import ChipSpec
 from .layers import DecorrelatedLinear, decorrelate
@@ -67,7 +68,7 @@ class DirectPolicy(BasePolicy):
         activation_fn: str | Callable[[], nn.Module] = nn.Tanh,
         *,
         decorrelated: bool = True,
-        node_noise: ChipSpec | None = None,
+        node_noise: ChipSpec | Chip | None = None,
         noise_seed: int | None = None,
         device_seed: int | None = 0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,

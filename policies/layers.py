@@ -261,10 +261,12 @@ def fit_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
         state: the state of a network of the same layers, plain or decorrelated.
 
     Returns:
-        The state with R multiplied into the weights of plain layers, and with the identity as R of
-        decorrelated layers of which it has only the weight.
+        The state with R multiplied into the weights of plain layers; where it has no R at all, with
+        the identity as R of decorrelated layers. One that lacks some is left as it is, to be
+        refused where it is loaded.
     """
     fitted = dict(state)
+    plain = not any(name.rpartition(".")[2] == "R" for name in state)
     modules = dict(network.named_modules(remove_duplicate=False))  # a state dict has all names
     for name, R in state.items():
         layer, _, key = name.rpartition(".")
@@ -273,7 +275,7 @@ def fit_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
             fitted[f"{layer}.weight"] = times_R(weight, R)
             del fitted[name]
     for layer, module in modules.items():
-        if is_decorrelated_layer(module) and f"{layer}.weight" in fitted:
+        if plain and is_decorrelated_layer(module) and f"{layer}.weight" in fitted:
             fitted.setdefault(f"{layer}.R", _identities(module.R))
     return fitted
 

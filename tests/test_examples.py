@@ -8,7 +8,10 @@ import gymnasium
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "scripts" / "examples"
-SCRIPTS = ("sb3_in_one_word", "own_loop", "own_mjcf", "noisy_robot", "keep_learning")
+SCRIPTS = (
+    *("sb3_in_one_word", "own_loop", "own_mjcf", "noisy_robot", "keep_learning"),
+    *("cleanrl_style", "torchrl_loop"),
+)
 
 
 @pytest.fixture
@@ -41,6 +44,12 @@ def test_a_loaded_model_acts_as_the_saved_one(example, rule):
 def test_a_network_learns_in_a_loop_of_its_author(example, rule):
     before, after = example.main(rule, steps=150)
     assert after < before / 5
+
+
+@pytest.mark.parametrize("example", ["cleanrl_style"], indirect=True)
+def test_a_rule_learns_in_a_loop_of_cleanrl(example):
+    first, last = example.main(updates=6)
+    assert last > 2 * first
 
 
 @pytest.mark.parametrize("example", ["own_mjcf"], indirect=True)

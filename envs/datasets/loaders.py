@@ -494,7 +494,7 @@ def _missing(fields: Fields, names: Sequence[str], good: NDArray[np.bool_]) -> s
     return (
         f"{(~good).sum():,} of {len(good):,} rows of {fields.source} hold NaN or infinite values, "
         f"in {where or 'the column of trajectories'}; the first is row {int(np.argmin(good))}. "
-        "Repair them, or drop such rows (missing: drop)."
+        'Repair them, or drop such rows: missing="drop".'
     )
 
 

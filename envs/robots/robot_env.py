@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...errors import ConfigError, UnknownNameError
 from ..actuators.actuator_model import ActuatorModel
+from ..simulations import OneSimulation
 from .domain_randomisation import Randomiser, randomised_actuators
 from .inspection import inspect_robot
 from .model_loading import RobotFile, model_file
@@ -20,7 +21,6 @@ from .reference_tracking import ReferenceFollower
 from .robot_episodes import RobotEpisodes
 from .robot_state import Memory, RobotState
 from .robot_task import RobotTask, TaskLike, load_task, option_names
-from .simulations import OneSimulation
 from .task_model import task_model
 
 Array = NDArray[np.float64]

@@ -69,7 +69,7 @@ class Simulation(Protocol):
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepOutcome:
     """What a step has brought; every array has the leading axes of the batch.
 
     Attributes:
@@ -192,7 +192,7 @@ class RobotEpisodes:
         where = np.asarray(numbers) if self._batch else ()
         return self._observe(self.state(where), numbers, where, first=True)
 
-    def step(self, asked: Array, executed: Array | None = None) -> tuple[Array, Steps]:
+    def step(self, asked: Array, executed: Array | None = None) -> tuple[Array, StepOutcome]:
         """Simulate one control period.
 
         Args:
@@ -215,7 +215,7 @@ class RobotEpisodes:
         if self.follower is not None:
             self.follower.show(memory, self.count)
         if self._pushes:
-            for number in np.flatnonzero(self._due(task.randomise.push_every)):
+            for number in map(int, np.flatnonzero(self._due(task.randomise.push_every))):
                 velocity = simulation.qvel[self._place(number)]
                 generator = self._generators[number]["pushes"]
                 self._randomisers[number].push(velocity, self._base[1], generator)
@@ -246,15 +246,15 @@ class RobotEpisodes:
         if self.follower is not None:
             info = self.follower.information(memory, state)
         over = terminated | truncated
-        ends = {int(number): self._end(int(number), state) for number in np.flatnonzero(over)}
+        ends = {number: self._end(number, state) for number in map(int, np.flatnonzero(over))}
         if task.command.every is not None:
-            for number in np.flatnonzero(self._due(task.command.every) & ~over):
-                self._draw_command(int(number))
-                self._show_goal(int(number), simulation.mocap_pos[self._place(number)])
+            for number in map(int, np.flatnonzero(self._due(task.command.every) & ~over)):
+                self._draw_command(number)
+                self._show_goal(number, simulation.mocap_pos[self._place(number)])
         reward = np.maximum(reward, task.floor)
         everyone = range(self._robots)
         observations = self._observe(state, everyone, ... if self._batch else ())
-        return observations, Steps(reward, terminated, np.asarray(truncated), info, ends)
+        return observations, StepOutcome(reward, terminated, np.asarray(truncated), info, ends)
 
     def state(self, where: Any = None) -> RobotState:  # noqa: ANN401 - any index of numpy
         """The present moment, of all robots or of some."""

@@ -13,19 +13,19 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import ConfigError, UnknownNameError
+from ..simulations import ManySimulations
 from .domain_randomisation import Randomiser
 from .model_loading import RobotFile
 from .robot_env import task_for
 from .robot_episodes import RobotEpisodes
 from .robot_task import RobotTask, TaskLike
-from .simulations import ManySimulations
 from .task_model import task_model
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
-class RobotVectorEnv(VectorEnv[Array, Array, Array]):
+class RobotVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     """Many robots at one task; each does exactly what a `RobotEnv` with its seed does.
 
     Observations, rewards and ends of all robots are computed at once, and threads share the
@@ -48,6 +48,8 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         command: what is asked of each robot, `(num_envs, commands)`; write into it to steer them.
         threads: that simulate.
         dt: time between two actions, s.
+        steps: of each episode until now, `(num_envs,)`; write into it to let robots be late in one.
+        episode_steps: of an episode at the most.
         privileged_size: numbers at the end of an observation that an actor may not see.
 
     Raises:
@@ -99,6 +101,8 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         self._episodes = RobotEpisodes(built, self._simulation, skip, randomisers)
         self._check_terms()
         self.command: Array = self._episodes.memory.command
+        self.steps: NDArray[np.int64] = self._episodes.count
+        self.episode_steps = self._episodes.length
         self.privileged_size = self._episodes.privileged_size
         seen = self._episodes.size
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (seen,), np.float64)
@@ -131,7 +135,7 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
             return f"{users[0]} is a reward term of yours, which may know one robot only"
         return None
 
-    def reset(  # type: ignore[override]
+    def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -158,7 +162,9 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         command = (options or {}).get("command")
         return self._episodes.begin(everyone, self._draw(everyone), command), {}
 
-    def step(self, actions: ArrayLike) -> tuple[Array, Array, Flags, Flags, dict[str, Any]]:
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[Array, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Simulate one control period of all robots; see gymnasium's `AutoresetMode.SAME_STEP`."""
         episodes = self._episodes
         observations, made = episodes.step(episodes.checked(actions))
@@ -171,9 +177,9 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
             last = np.full(self.num_envs, None, dtype=object)
             for number in numbers:
                 last[number] = observations[number].copy()
-            told_last: dict[str, Any] = {}
-            for number, told in made.ends.items():
-                told_last = self._add_info(told_last, told, number)
+            told_last: Any = {}
+            for number, of_one in made.ends.items():
+                told_last = self._add_info(told_last, of_one, number)
             info |= {"final_obs": last, "_final_obs": over}
             info |= {"final_info": told_last, "_final_info": over}
             observations[numbers] = episodes.begin(numbers, self._draw(numbers))

@@ -41,6 +41,9 @@ class AdaptationConfig(Options):
     (their own noise, by a noisy sensor; needs --actuators), injected (by the learner)."""
     node_noise: Positive = 0.05
     """Standard deviation of the noise in the network, in half ranges of an action."""
+    chip: str | None = None
+    """Chip that the network runs on, instead of one with --node-noise: as for train, a preset,
+    models, or the address of a device, tcp://127.0.0.1:5858."""
     dead_nodes: Share = 0.0
     """Share of the nodes of that chip that die when the faults strike. Evaluations are on the chip
     then, not off it."""
@@ -77,8 +80,12 @@ class AdaptationConfig(Options):
                 f"rule {self.rule!r} decorrelates, which changes what a trained policy does; leave "
                 "the d away"
             )
-        if self.dead_nodes and self.noise_source != "network":
-            raise ConfigError("dead_nodes are nodes of a chip; choose noise_source network")
+        if (self.dead_nodes or self.chip) and self.noise_source != "network":
+            raise ConfigError(
+                "chip, and dead_nodes, which are nodes of one, need noise_source network"
+            )
+        if self.dead_nodes and self.chip:
+            raise ConfigError("dead_nodes are for the chip of node_noise; leave one of both away")
         presets = catalogue.actuator_presets()
         if self.actuators is not None and self.actuators not in presets:
             known = f"Known: {', '.join(presets)}."
@@ -89,7 +96,7 @@ class AdaptationConfig(Options):
                 "actuators, such as torque-motor"
             )
 
-    def chip(self, *, settled: bool) -> str | None:
+    def dying_chip(self, *, settled: bool) -> str | None:
         """The chip that nodes die on; None if none does.
 
         Args:

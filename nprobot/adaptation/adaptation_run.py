@@ -147,7 +147,7 @@ def adapt(
     models = [*actuators, *(fault.model(struck) for fault in faults)]
     settled = [*actuators, *(fault.model(0.0, settled=True) for fault in faults)]
 
-    chip = config.chip(settled=True)
+    chip = config.dying_chip(settled=True)
 
     def measure(measured: Policy, models: Sequence[Any], chip: str | None) -> Evaluation:
         return evaluate_on(measured, make_robot, models, evaluation_episodes, config.seed, chip)

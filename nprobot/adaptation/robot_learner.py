@@ -22,7 +22,7 @@ from nprobot.policies.chip.crossbar import off_chip_copy
 from nprobot.policies.direct_policy import DirectPolicy
 from nprobot.policies.files.policy import BoxAction, Operation, Policy
 from nprobot.policies.layers import fold
-from nprobot.training.environments import Env
+from nprobot.training.environments import CHUNK, Env
 from nprobot.training.from_policy import (
     hidden_activations,
     network_arguments,
@@ -69,7 +69,7 @@ def make_learner(
         env,
         config.learning_rate,
         noise_source=config.noise_source,
-        node_noise=config.chip(settled=False) or config.node_noise,
+        node_noise=config.chip or config.dying_chip(settled=False) or config.node_noise,
         device_seed=int(policy.provenance.get("device_seed", 0)),
         rule=config.rule,
         critic_epochs=1 if config.frozen else config.critic_epochs,
@@ -171,8 +171,8 @@ def check_trainable(policy: Any) -> Policy:  # noqa: ANN401 - whatever deploymen
     """The policy, if NRL can train it.
 
     Raises:
-        RuleError: it is an ONNX file, has discrete or unbounded actions, or another
-            network than linear layers with one kind of activation between them.
+        RuleError: it is an ONNX file, has discrete or unbounded actions or gives several at once,
+            or has another network than linear layers with one kind of activation between them.
     """
     if not isinstance(policy, Policy):
         raise RuleError(
@@ -191,6 +191,11 @@ def check_trainable(policy: Any) -> Policy:  # noqa: ANN401 - whatever deploymen
         )
     if not (policy.action.low < policy.action.high).all():
         raise RuleError("an action whose bounds are equal cannot be perturbed")
+    if policy.task is not None and policy.task.kwargs.get(CHUNK, 1) != 1:
+        raise RuleError(
+            "NRL credits an action with what follows it; this policy gives chunks of actions. "
+            "Clone it with --execute 1"
+        )
     try:
         hidden_activations(policy)
     except ArchitectureError as error:

@@ -148,7 +148,7 @@ def action_notes(actions: spaces.Space[Any], env: Any, name: str, *, scaled: boo
 
 def _home(env: Any, low: Any, high: Any) -> Any:  # noqa: ANN401 - an environment, arrays
     """Commands of a MuJoCo model's home keyframe, where actions are its commands; or None."""
-    model = getattr(getattr(env, "unwrapped", None), "model", None)
+    model: Any = getattr(getattr(env, "unwrapped", None), "model", None)
     ranges, keys = getattr(model, "actuator_ctrlrange", None), getattr(model, "key_ctrl", None)
     if ranges is None or keys is None or not len(keys):
         return None

@@ -26,6 +26,7 @@ from nprobot.errors import RuleError, did_you_mean
 from nprobot.learning.activity import Call, Tree
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import FeedbackNodePerturbation
+from nprobot.policies.chip.contract import Chip
 from nprobot.policies.chip.nonidealities import ChipSpec
 from nprobot.policies.direct_policy import DirectPolicy
 
@@ -114,7 +115,7 @@ class NRL(Resumable, OnPolicyAlgorithm):
         learning_rate: float | Schedule = 3e-3,
         *,
         noise_source: str = "network",
-        node_noise: ChipSpec | None = 0.1,
+        node_noise: ChipSpec | Chip | None = 0.1,
         references: int = 1,
         device_seed: int | None = 0,
         baseline: str = "critic",

@@ -32,6 +32,7 @@ from typing_extensions import override
 from nprobot.algorithms.nrl import NRL
 from nprobot.errors import NonFiniteError
 from nprobot.learning.perceptrons import Tally
+from nprobot.policies.chip.crossbar import on_chip
 from nprobot.policies.files.policy import Array
 from nprobot.training.evaluation import Predict
 
@@ -287,24 +288,34 @@ def learn(
 class Acting:
     """The policy as it is whenever it is called, on raw observations, without exploration.
 
-    A deep copy of it acts as the policy does now.
+    A deep copy of it acts as the policy does now. Of a policy on a chip, which nobody can copy, it
+    has the weights alone, and puts them back on the chip when it is first called.
 
     Args:
         policy: the policy of the model.
         env: its environments, whose statistics scale what it sees.
+        weights: to be put in first.
     """
 
-    def __init__(self, policy: BasePolicy, env: VecNormalize) -> None:
-        self.policy, self.env = policy, env
+    def __init__(
+        self, policy: BasePolicy, env: VecNormalize, weights: dict[str, Any] | None = None
+    ) -> None:
+        self.policy, self.env, self.weights = policy, env, weights
 
     def __call__(self, observations: Array) -> Array:
         """Actions (B, n) for observations (B, d)."""
+        if self.weights is not None:
+            self.policy.load_state_dict(self.weights)
+            self.weights = None
         normalised = self.env.normalize_obs(observations)
         return self.policy.predict(np.asarray(normalised), deterministic=True)[0]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Acting:
         env = copy.copy(self.env)  # a VecNormalize leaves its environments behind
-        env.obs_rms = copy.deepcopy(self.env.obs_rms, memo)
+        if env.norm_obs:
+            env.obs_rms = copy.deepcopy(self.env.obs_rms, memo)
+        if on_chip(self.policy):
+            return Acting(self.policy, env, copy.deepcopy(self.policy.state_dict(), memo))
         return Acting(copy.deepcopy(self.policy, memo), env)
 
 

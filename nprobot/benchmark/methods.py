@@ -145,6 +145,7 @@ class Method:
         run: trains and measures; returns what the run has spent.
         has_rule: whether it takes a learning rule.
         package: to be installed for it, beside nprobot's own dependencies.
+        extra: of nprobot that installs it.
         microseconds: rough CPU time of one environment step at K = 1, for estimates.
         noisy_microseconds: the same for each further noisy pass.
         gradient_free: whether it learns from returns alone.
@@ -158,6 +159,7 @@ class Method:
     run: Callable[[RunSpec, Recorder], Ledger]
     has_rule: bool = False
     package: str | None = None
+    extra: str = "bench"
     microseconds: float = 0.0
     noisy_microseconds: float = 0.0
     gradient_free: bool = False
@@ -167,7 +169,7 @@ class Method:
 
 
 SETTINGS = (
-    *("normalise", "sensor"),
+    *("normalise", "sensor", "chip"),
     *(name for name, group in OPTIONS.items() if group and name != "hidden"),
 )
 """Options of `nprobot train` that a suite may set for a learner; it has others besides."""

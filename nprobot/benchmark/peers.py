@@ -1,4 +1,4 @@
-"""What nprobot is compared with: unmodified SB3, ARS, CMA-ES, random actions; and all `METHODS`.
+"""What nprobot is compared with: unmodified SB3, random search, evolution; and all `METHODS`.
 
 A peer stands here alone: its options, what runs it, its entry in `PEERS`. Its packages are imported
 when it runs.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
@@ -38,10 +40,15 @@ SB3 = "sb3-"
 """Before the name of an algorithm of ours, for stable-baselines3's own."""
 
 
+POLICY_SETTINGS = ("log_std_init", "ortho_init")
+"""Arguments of stable-baselines3's policies that its zoo sets, and that our algorithms leave."""
+
+
 def sb3_config(spec: RunSpec) -> RunConfig:
     """The run by our algorithm under backprop, which is SB3's; nothing normalised by default."""
     algo = spec.algo.removeprefix(SB3)
-    settings: dict[str, Any] = {"normalise": "off", **spec.settings}
+    given = {name: value for name, value in spec.settings.items() if name not in POLICY_SETTINGS}
+    settings: dict[str, Any] = {"normalise": "off", **given}
     if algo == "td3":
         settings = {"exploration_noise": 0.0, **settings}  # SB3's default, not ours
     return training_config(spec.replace(algo=algo, rule="bp", settings=settings))
@@ -60,6 +67,10 @@ def run_sb3(spec: RunSpec, recorder: Recorder) -> Ledger:
     with closing(make_vector(config)) as env:
         cls = getattr(stable_baselines3, catalogue.ALGORITHMS[config.algo].title)
         arguments = constructor_arguments(config, env)
+        arguments.pop("critic_warmup", None)  # ours alone
+        arguments["policy_kwargs"] |= {
+            name: spec.settings[name] for name in POLICY_SETTINGS if name in spec.settings
+        }
         model: Any = cls("MlpPolicy", env, device="cpu", **arguments)
         env.gamma = model.gamma  # rewards are scaled by the spread of the return that is learned
         env.seed(Seeds.spawn(spec.seed).environments)  # SB3 has seeded them with its own seed
@@ -196,39 +207,144 @@ class CMAOptions(Options):
     normalise: Normalise = "observations"
 
 
+class PopulationSearch(Protocol):
+    """A search over the weights of a linear policy, generation by generation."""
+
+    per_candidate: int
+    """Multiply-adds of the search itself."""
+
+    def ask(self) -> Sequence[Array]:
+        """The candidates of a generation; none where the search is over."""
+
+    def tell(self, population: Sequence[Array], losses: Sequence[float]) -> Array:
+        """What came of them, less being better; returns the weights to act with."""
+
+
+class CMASearch:
+    """CMA-ES of pycma.
+
+    Args:
+        start: weights to begin with.
+        settings: of the run.
+        seed: of the search.
+    """
+
+    def __init__(self, start: Array, settings: CMAOptions, seed: int) -> None:
+        import cma
+
+        options = {"seed": seed, "verbose": -9}
+        if settings.population is not None:
+            options["popsize"] = settings.population
+        self._search = cma.CMAEvolutionStrategy(start, settings.sigma0, options)
+        # Sampling by the root of the covariance, and its update from the better half.
+        self.per_candidate = start.size**2 * 3 // 2
+
+    def ask(self) -> Sequence[Array]:
+        """See `PopulationSearch`."""
+        over = self._search.stop(ignore_list=("maxiter",))
+        return [] if over else list(self._search.ask())
+
+    def tell(self, population: Sequence[Array], losses: Sequence[float]) -> Array:
+        """See `PopulationSearch`."""
+        self._search.tell(population, losses)
+        favourite: Array = self._search.result.xfavorite
+        return favourite
+
+
+@dataclass(frozen=True)
+class OpenAIOptions(Options):
+    """Settings of OpenAI's evolution strategy."""
+
+    learning_rate: Positive = 0.05
+    """Step size of Adam."""
+    sigma: Positive = 0.1
+    """Standard deviation of the candidates' weights about the mean."""
+    population: Annotated[int, Meta(ge=2, multiple_of=2)] = 16
+    """Candidates of a generation, in pairs of opposite sign."""
+    normalise: Normalise = "observations"
+
+
+class OpenAISearch:
+    """Salimans et al. 2017 (arXiv 1703.03864) as evosax has it: mirrored samples, ranks, Adam.
+
+    Args:
+        start: weights to begin with.
+        settings: of the run.
+        seed: of the search.
+    """
+
+    def __init__(self, start: Array, settings: OpenAIOptions, seed: int) -> None:
+        import jax
+        import optax
+        from evosax.algorithms import Open_ES
+
+        self._keys = map(partial(jax.random.fold_in, jax.random.PRNGKey(seed)), count())
+        self._search = Open_ES(
+            population_size=settings.population,
+            solution=jax.numpy.zeros(start.size),
+            optimizer=optax.adam(settings.learning_rate),
+            std_schedule=optax.constant_schedule(settings.sigma),
+        )
+        self._params = self._search.default_params
+        self._state = self._search.init(
+            next(self._keys), jax.numpy.asarray(start, "float32"), self._params
+        )
+        self.per_candidate = 2 * start.size
+
+    def ask(self) -> Sequence[Array]:
+        """See `PopulationSearch`."""
+        self._asked, self._state = self._search.ask(next(self._keys), self._state, self._params)
+        return list(np.asarray(self._asked, np.float64))
+
+    def tell(self, population: Sequence[Array], losses: Sequence[float]) -> Array:
+        """See `PopulationSearch`."""
+        fitness = np.asarray(losses, np.float32)
+        key = next(self._keys)
+        self._state, _ = self._search.tell(key, self._asked, fitness, self._state, self._params)
+        return np.asarray(self._state.mean, np.float64)
+
+
 def run_cma(spec: RunSpec, recorder: Recorder) -> Ledger:
     """CMA-ES over the weights of a linear policy, an episode a candidate."""
-    import cma
+    settings = CMAOptions.from_dict(spec.settings)
+    return _search(spec, recorder, settings.normalise, lambda w, s: CMASearch(w, settings, s))
 
+
+def run_openai(spec: RunSpec, recorder: Recorder) -> Ledger:
+    """OpenAI's evolution strategy over the weights of a linear policy, an episode a candidate."""
+    settings = OpenAIOptions.from_dict(spec.settings)
+    return _search(spec, recorder, settings.normalise, lambda w, s: OpenAISearch(w, settings, s))
+
+
+def _search(
+    spec: RunSpec,
+    recorder: Recorder,
+    normalise: Normalise,
+    begin: Callable[[Array, int], PopulationSearch],
+) -> Ledger:
+    """Search the weights of a linear policy; a generation past the budget is not counted in."""
     from nprobot.training.vector import recipe
 
     from .ledger import Ledger
 
-    settings = CMAOptions.from_dict(spec.settings)
     seeds = Seeds.spawn(spec.seed)
     with closing(recipe(environment_config(spec)).make()) as env:
         assert isinstance(env.observation_space, spaces.Box)
         assert isinstance(env.action_space, spaces.Box)
-        normalise = settings.normalise in ("on", "observations")
-        policy = LinearPolicy(env.observation_space, env.action_space, normalise)
-        candidate = LinearPolicy(env.observation_space, env.action_space, normalise)
+        scaled = normalise in ("on", "observations")
+        policy = LinearPolicy(env.observation_space, env.action_space, scaled)
+        candidate = LinearPolicy(env.observation_space, env.action_space, scaled)
         candidate.statistics = policy.statistics  # frozen for a generation, then moved on together
-        options = {"seed": seeds.torch % 2**31 + 1, "verbose": -9}
-        if settings.population is not None:
-            options["popsize"] = settings.population
-        search = cma.CMAEvolutionStrategy(policy.parameters, settings.sigma0, options)
-        size = len(policy.parameters)
+        search = begin(policy.parameters, seeds.torch % 2**31 + 1)
         steps = searched = 0
 
         def ledger() -> Ledger:
             acting = steps * policy.inputs * policy.outputs
-            # Sampling by the root of the covariance, and its update from the better half.
-            return Ledger(steps, steps, 0, acting + searched * size * size * 3 // 2)
+            return Ledger(steps, steps, 0, acting + searched * search.per_candidate)
 
         recorder.start(ledger(), policy)
         env.reset(seed=seeds.environments)
-        while steps < spec.steps and not search.stop(ignore_list=("maxiter",)):
-            population = search.ask()
+        while steps < spec.steps and (population := search.ask()):
             losses, seen = [], []
             for parameters in population:
                 candidate.parameters = parameters
@@ -240,10 +356,9 @@ def run_cma(spec: RunSpec, recorder: Recorder) -> Ledger:
                     break
             if len(losses) < len(population):
                 break  # the budget does not cover this generation
-            search.tell(population, losses)
+            policy.parameters = search.tell(population, losses)
             searched += len(population)
             policy.statistics.update(np.array(seen))
-            policy.parameters = search.result.xfavorite
             recorder.pass_by(ledger, steps, policy)
         return recorder.finish(ledger(), policy)
 
@@ -313,6 +428,11 @@ PEERS: Mapping[str, Method] = {
         package="cma", microseconds=30.0,
         gradient_free=True, network="linear", colour="#e7a000", marker="*",
     ),
+    "openai-es": Method(
+        *("OpenAI's evolution strategy of evosax, linear policy", _options(OpenAIOptions)),
+        run_openai, package="evosax", extra="es", microseconds=40.0,
+        gradient_free=True, network="linear", colour="#a6761d", marker="P",
+    ),
     "random": Method(
         *("uniformly random actions", _options(NoOptions), run_random),
         network="–", colour="#9e9e9e", marker=".",
@@ -330,6 +450,7 @@ def check_installed(algo: str) -> None:
     """
     package = METHODS[algo].package
     if package is not None and importlib.util.find_spec(package) is None:
+        extra = METHODS[algo].extra
         raise MissingPackageError(
-            f"the algorithm {algo!r} needs `pip install 'nprobot[bench]'` ({package} is missing)"
+            f"the algorithm {algo!r} needs `pip install 'nprobot[{extra}]'` ({package} is missing)"
         )

@@ -34,7 +34,7 @@ rules with feedback were a setting, and actuators were called hardware."""
 DONE, FAILED, DIVERGED = "done", "failed", "diverged"
 """What may become of a run. Diverged: its numbers became NaN or infinite; that is a result."""
 
-PEERS = ("sb3-contrib", "cma")
+PEERS = ("sb3-contrib", "cma", "evosax")
 """Packages whose version matters to a row, beside those of every nprobot run."""
 
 NO_DENSITY = "Expected parameter"

@@ -17,8 +17,11 @@ from nprobot.options import Count, Options, Seed
 from .methods import FIT, IDEAL, RunSpec, renamed
 from .peers import METHODS
 
-SHIPPED = ("smoke", "core", "full", "actuators", "robots", "regression", "peers")
-"""Suites that come with nprobot, the smallest first."""
+SHIPPED = (
+    *("smoke", "core", "peers", "long", "off_policy", "hidden"),
+    *("actuators", "robots", "regression", "full"),
+)
+"""Suites that come with nprobot, the smallest first, the largest last."""
 OLD_NAMES = {"hardware": "actuators"}
 """Suites of earlier versions, and what they are called now."""
 
@@ -69,7 +72,7 @@ class SuiteLearner(Options):
         rule: learning rules.
         samples: numbers of noisy passes.
         name: left out: made of what differs.
-        settings: hyperparameters.
+        settings: hyperparameters; with `hidden`, its own hidden layers.
         where: others for some environments.
         source: where they come from.
         envs: environments side by side; None for the suite's.
@@ -273,6 +276,8 @@ def _runs(
     if learner.algo != "random" and regression != (learner.algo == "fit"):
         return  # a suite may hold both kinds
     seeds = learner.seeds or suite.seeds
+    settings = learner.settings | learner.where.get(task.env, {})
+    hidden = tuple(listed(settings.pop("hidden", suite.hidden)))
     for name, rule, samples in learner.variants():
         run = RunSpec(
             env=task.env,
@@ -281,11 +286,11 @@ def _runs(
             algo=learner.algo,
             rule=rule,
             samples=samples,
-            settings=learner.settings | learner.where.get(task.env, {}),
+            settings=settings,
             actuators=actuators,
             env_kwargs=task.kwargs,
             envs=learner.envs or task.envs or suite.envs,
-            hidden=suite.hidden,
+            hidden=hidden,
             episodes=suite.episodes,
             points=suite.points,
             point_episodes=suite.point_episodes,

@@ -45,7 +45,8 @@ class Bench:
     """Options of the command."""
 
     suite: Annotated[str, tyro.conf.Positional] = ""
-    """A suite (smoke, core, full, actuators, robots, regression), or the path of a .toml file."""
+    """A suite (smoke, core, peers, long, off_policy, hidden, actuators, robots, regression, full),
+    or the path of a .toml file."""
     out: Path | None = None
     """Folder of the rows; made, or continued. Left out: runs/bench-SUITE."""
     env: tuple[str, ...] = ()

@@ -18,9 +18,10 @@ from nprobot.deploy.server import LOOPBACK, MessageServer, is_loopback
 from nprobot.errors import ConfigError
 from nprobot.options import Positive, Seed
 from nprobot.runs.atomic_files import write_whole
+from nprobot.runs.interruption import exit_code
 
 from .arguments import parse
-from .deploy import exit_code, until_told_to_stop
+from .deploy import until_told_to_stop
 from .terminal import DONE, facts, say
 
 PORT = 5858
@@ -106,11 +107,12 @@ class StateFile:
 def _serve(options: ChipOptions) -> int:
     import torch
 
+    from nprobot.policies.chip.contract import ArraySpec
     from nprobot.policies.chip.emulated import EmulatedChip, load_state, parse_layers
     from nprobot.policies.chip.remote import ChipMessages
 
     torch.set_num_threads(1)
-    layers = ()
+    layers: Sequence[ArraySpec] = ()
     if options.layers is not None:
         layers = parse_layers(options.layers, options.activation, options.unreadable)
     elif options.unreadable:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from nprobot import catalogue
 from nprobot.catalogue import import_trusted, trust_flag
-from nprobot.defaults import PARALLEL, TUNED, choose, fill
+from nprobot.defaults import PARALLEL, TUNED, choose, fill, zoo_settings
 from nprobot.errors import ArchitectureError, ConfigError, DamagedFileError, NotFoundError
 from nprobot.options import Positive
 from nprobot.policies.files.policy import Policy
@@ -101,6 +101,9 @@ class Train:
     environment, algorithm and rule (`nprobot envs` lists them), if there are any; general, the same
     everywhere; parallel, few and large updates of ppo from 1024 environments; or a file that
     `nprobot tune` has written."""
+    zoo_settings: str | None = None
+    """Settings of stable-baselines3's zoo for options that are left out, instead of --defaults:
+    ppo, sac or td3 of an installed rl_zoo3, or the path of such a YAML file."""
     output: Output = field(default_factory=Output)
     page: PageOptions = field(default_factory=PageOptions)
 
@@ -126,7 +129,12 @@ def main(arguments: Sequence[str]) -> int:
     if output.resume is None:
         config = options.robot.apply(config)
         find_spec(config.env)
-        config, settings = with_defaults(config, options.defaults)
+        if options.zoo_settings is None:
+            config, settings = with_defaults(config, options.defaults)
+        elif options.defaults != TUNED:
+            raise ConfigError("--zoo-settings takes the place of --defaults; give one of them")
+        else:
+            config, settings = with_zoo_settings(config, options.zoo_settings)
         if output.out is not None:
             RunFolder.refuse_existing(output.out)
     elif output.out is not None:
@@ -135,6 +143,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("a resumed run keeps its robot and task; leave those options away")
     elif options.defaults != TUNED:
         raise ConfigError("a resumed run keeps its settings; leave --defaults away")
+    elif options.zoo_settings is not None:
+        raise ConfigError("a resumed run keeps its settings; leave --zoo-settings away")
     else:
         # Parsed again over the run's own configuration: options that were not given stay.
         stored = Train(run=RunFolder.open(output.resume, trust=output.trust).config)
@@ -269,6 +279,13 @@ def with_defaults(config: RunConfig, defaults: str) -> tuple[RunConfig, str]:
     shown = ", ".join(f"{name} {value}" for name, value in filled.items()) or "all given"
     kind = "Settings for many environments" if defaults == PARALLEL else "Tuned settings"
     return config, f"{kind}: {shown} (--defaults general does without)"
+
+
+def with_zoo_settings(config: RunConfig, name: str) -> tuple[RunConfig, str]:
+    """The same with the zoo's settings."""
+    config, filled, entry = zoo_settings(name, config)
+    shown = ", ".join(f"{option} {value}" for option, value in filled.items()) or "all given"
+    return config, f"Settings of the zoo for {entry}: {shown}"
 
 
 def show(console: Console, result: Result) -> None:

@@ -13,3 +13,4 @@ from .settings import known as known
 from .settings import load as load
 from .settings import parallel_settings as parallel_settings
 from .settings import save as save
+from .zoo_settings import zoo_settings as zoo_settings

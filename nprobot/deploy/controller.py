@@ -49,8 +49,9 @@ def load_policy(reference: str | Path, *, backend: str = "numpy") -> DeployableP
     if text.endswith(".zip"):
         raise ForeignFileError(
             f"{text} may be a stable-baselines3 model. Reading one can run code that is in it; if "
-            "you trust it, nprobot.policies.load_trusted_sb3_zip reads it in Python and "
-            "nprobot.policies.save writes a policy folder."
+            "you trust it, `nprobot train --from FILE --trust` continues from it; or "
+            "nprobot.policies.load_trusted_sb3_zip reads it in Python and nprobot.policies.save "
+            "writes a policy folder."
         )
     path = zoo.folder(text.removeprefix(ZOO)) if text.startswith(ZOO) else find_policy(Path(text))
     if path.suffix == ".onnx":

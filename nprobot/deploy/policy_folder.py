@@ -390,7 +390,7 @@ def _curve(home: Home | None, folder: Path) -> bool:
     if not home.curve.exists():
         title = f"{home.config.learner}, seed {home.config.seed}"
         if isinstance(home, FitFolder):
-            draw_errors(home.curve, home.read_progress(), title)
+            draw_errors(home.curve, home.read_progress(), title, loss=home.config.loss)
         else:
             from nprobot.runs.curve import draw_curve
 

@@ -388,8 +388,10 @@ class MessageServer:
                 writer.write(answer_to(message, reply))
                 async with asyncio.timeout(MOST_SECONDS):
                     await writer.drain()
-        except (ProtocolError, asyncio.IncompleteReadError, OSError):
-            pass  # TimeoutError is an OSError: a client that does not take its answers
+        except (ProtocolError, asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+            # TimeoutError is an OSError: a client that does not take its answers. A task that is
+            # cancelled ends here, too: Python 3.11 prints a traceback of one that says so.
+            pass
         finally:
             self._clients.pop(name, None)
             writer.transport.abort()  # it might never take what it has not taken yet

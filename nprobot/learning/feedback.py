@@ -54,6 +54,8 @@ LONGEST = 8
 BLUR = (0.005, 0.02)
 """What the correction may add to the variance of an estimate, relative to its square, as a guess is
 old: above the second, a fit answers twice as often; below the first, half as often."""
+UNCORRECTED = 100.0
+"""Without a correction, a fit answers as often as in a corrected network of so many nodes."""
 LEAST_ROWS = 16
 """Rows of a step that a fit takes at least, as the change of one may be next to nothing."""
 WIDE = 256
@@ -742,16 +744,18 @@ def _error_by_autograd(outputs: Tree, delta_loss: Callable[[Tree], Tensor]) -> T
 
 def _error_by_parts(outputs: Tree, delta_loss: Callable[[Tree], Tensor], step: float) -> Tensor:
     """``dL/dy``, (B, outputs), by central differences, `MANY_OUTPUTS` at a time."""
-    ys, parts = tensors(outputs), []
+    ys = tensors(outputs)
     flat = torch.cat([y.flatten(1) for y in ys], dim=1)
-    for few in torch.arange(flat.shape[1], device=flat.device).split(MANY_OUTPUTS):
-        moves = flat.new_zeros(len(few), 1, flat.shape[1])
-        moves[torch.arange(len(few)), 0, few] = step
-        moved = torch.cat([flat + moves, flat - moves]).split(output_sizes(outputs), dim=2)
-        shaped = iter(m.reshape(-1, *y.shape) for m, y in zip(moved, ys, strict=True))
-        up, down = delta_loss(tree_map(lambda _, shaped=shaped: next(shaped), outputs)).chunk(2)
-        parts.append((up - down).mT / (2 * step))
-    return torch.cat(parts, dim=1).to(flat.dtype)
+    moves = step * torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device).unsqueeze(1)
+
+    def change(moved: Tensor) -> Tensor:
+        each = torch.split(moved, output_sizes(outputs), dim=2)
+        shaped = iter([m.reshape(-1, *y.shape) for m, y in zip(each, ys, strict=True)])
+        return delta_loss(tree_map(lambda _: next(shaped), outputs))
+
+    few = torch.split(moves, MANY_OUTPUTS)
+    errors = [(change(flat + some) - change(flat - some)).mT / (2 * step) for some in few]
+    return torch.cat(errors, dim=1).to(flat.dtype)
 
 
 @cache

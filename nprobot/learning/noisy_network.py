@@ -10,6 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from nprobot.errors import NoiseInaccessibleError
+from nprobot.policies.chip.contract import Chip
 from nprobot.policies.chip.crossbar import off_chip_copy, put_on_chip
 from nprobot.policies.chip.nonidealities import ChipSpec
 
@@ -33,7 +34,8 @@ class NoisyNetwork(nn.Module):
         node_noise: what is wrong with the chip: a standard deviation, a model such as
             `GaussianNoise(0.06)` or `WeightMismatch(0.3)`, a preset (``"analog"``,
             ``"spintronic"``, ``"ideal"``), or a sequence of these, which apply in order; see
-            `nprobot.policies.chip`.
+            `nprobot.policies.chip`. Or a device (`nprobot.Chip`), the address of one, or a preset
+            with weights that are written by pulses.
         seed: the seed of everything random on the chip; None draws one, which nobody learns.
         device_seed: which device it is: decides what is fixed for life, such as mismatch. From
             `seed` if None.
@@ -52,7 +54,7 @@ class NoisyNetwork(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        node_noise: ChipSpec,
+        node_noise: ChipSpec | Chip,
         *,
         seed: int | SeedSequence | None = None,
         device_seed: int | None = None,

@@ -30,7 +30,7 @@ from nprobot.policies.layers import BiasHead, DecorrelatedLinear
 from nprobot.policies.sb3_networks import chain_of_view
 
 from .activity import Activity, Tree, tensors
-from .feedback import LayerwiseFeedback, LinearFit
+from .feedback import MANY_OUTPUTS, UNCORRECTED, LayerwiseFeedback, LinearFit
 from .wiring import Wiring
 
 if TYPE_CHECKING:
@@ -169,6 +169,8 @@ def find_chain(network: nn.Module) -> Chain:
         heads: list[nn.Module] = []
     elif (view := chain_of_view(network)) is not None:
         modules, heads, single = view
+    elif (own_chain := getattr(network, "chain", None)) and (view := own_chain()) is not None:
+        modules, heads, single = view  # of a view that knows what it is made of
     else:
         raise NoShortForm(f"{type(network).__name__} is no plain chain of layers")
     modules = list(_flat(modules))
@@ -201,6 +203,9 @@ def find_chain(network: nn.Module) -> Chain:
     own = {id(p) for module in (*hidden, *heads) for p in module.parameters()}
     if any(id(p) not in own for p in network.parameters()):
         raise NoShortForm("it has parameters beside its layers")
+    outputs = sum(m.out_features for m in heads if isinstance(m, nn.Linear))
+    if outputs > MANY_OUTPUTS:  # here a loss is moved in all of them at once
+        raise NoShortForm(f"it has {outputs} outputs")
     return Chain(tuple(hidden), tuple(activations), tuple(heads), single)
 
 
@@ -630,11 +635,11 @@ class Perceptrons:
         of = self.rule.strength  # type: ignore[attr-defined]
         strength = np.array([of(n, work.batch, work.draws) for n in self.units], self.dtype)
         found, residual = [], self._weights(work)
-        answers = []
+        answers = [self._heads_change(work, g) for g in range(len(self.heads))]
+        if not strength.any():  # no noise is multiplied by the guess, so it may know this step's
+            self._learn(work, fits, answers, strength)
         for g, (loss, heads) in enumerate(zip(losses, self.heads, strict=True)):
-            moved = self._heads_change(work, g)
-            answers.append(moved)
-            values, slopes = self._evaluate(loss, clean[g], moved, slopes=True)
+            values, slopes = self._evaluate(loss, clean[g], answers[g], slopes=True)
             self.rule.forward_passes += work.batch * (1 + work.draws)
             found.append(values[0])
             if self.sizes:
@@ -650,7 +655,8 @@ class Perceptrons:
                 slope *= 1 / work.batch
                 head.accumulate(slope, work.x[-1][g] if self.sizes else x)
         self._pull(work, fits)
-        self._learn(work, fits, answers, np.maximum(1, strength * self.units))
+        if strength.any():
+            self._learn(work, fits, answers, strength)
         for eps, guess in zip(work.noise, work.error, strict=True):
             residual -= np.vecdot(eps, guess[:, None])
         residual *= strength[:, None, None] / (self.rule.sigma**2 * work.draws * work.batch)
@@ -683,10 +689,11 @@ class Perceptrons:
         work: _Work,
         fits: list[dict[str, LinearFit]],
         answers: list[list[Array | None]],
-        amplified: Array,
+        strength: Array,
     ) -> None:
         """Show every fit what its layer did in the first draw, as `LayerwiseFeedback` does."""
         lr = self.rule.feedback.lr  # type: ignore[attr-defined]
+        amplified = [float(s) * n or UNCORRECTED for s, n in zip(strength, self.units, strict=True)]
         for g, (hidden, heads) in enumerate(zip(self.hidden, self.heads, strict=True)):
             own = [y[g, 0] for y in work.own[1:]] + [
                 None if y is None else y[0] for y in answers[g]

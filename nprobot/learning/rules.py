@@ -21,7 +21,13 @@ from nprobot import catalogue
 from nprobot.errors import NoiseInaccessibleError, RuleError
 
 from .activity import Activity, NoisyCall, Tree, first_tensor, share
-from .feedback import LayerwiseFeedback, Passed, error_and_change, make_feedback
+from .feedback import (
+    UNCORRECTED,
+    LayerwiseFeedback,
+    Passed,
+    error_and_change,
+    make_feedback,
+)
 from .hidden_noise import (
     GuidedPasses,
     HiddenFeedback,
@@ -280,12 +286,13 @@ class FeedbackNodePerturbation(FeedbackRule, NodePerturbation):
         error, change = error_and_change(
             activity, outputs, delta_loss, self.sigma, forward=self.feedback.forward_only
         )
-        guess = self.feedback.guess(network, error, passed)
         strength = self.strength(activity.size, activity.batch, len(noise))
-        passed.amplified = max(1.0, strength * activity.size)
+        passed.amplified = strength * activity.size or UNCORRECTED
+        if not strength:  # no noise is multiplied by the guess, so it may know this step's
+            self.feedback.learn(network, passed)
+            return self.feedback.guess(network, error, passed) / activity.batch
+        guess = self.feedback.guess(network, error, passed)
         self.feedback.learn(network, passed)
-        if not strength:
-            return guess / activity.batch
         residual = change - torch.linalg.vecdot(noise, guess)
         weight = residual * (strength / self.sigma**2)
         return average(weight, noise).add_(guess, alpha=1 / activity.batch)

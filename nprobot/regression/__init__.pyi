@@ -1,5 +1,8 @@
 """Public names of the package; `__init__.py` imports each on first use."""
 
+from .demonstrated import CloneShape as CloneShape
+from .demonstrated import cloning_rows as cloning_rows
+from .demonstrated import read_demonstrations as read_demonstrations
 from .fit_config import FitConfig as FitConfig
 from .fit_folder import FitFolder as FitFolder
 from .fit_learner import ClassificationScore as ClassificationScore

@@ -60,6 +60,9 @@ class FitConfig(Options):
     """Update R in every n-th step."""
     weight_decay: NotNegative = 0.0
     """Share of the weights, times the step size, that each step takes away."""
+    chip: str | None = None
+    """Chip that the network learns on, and is measured on: as for train, a preset (reram-om,
+    analog, …), models, or the address of a device. The last model is kept then, not the best."""
     max_row_norm: Positive | None = None
     """Longest weight vector of a node; a longer one is scaled back after the step."""
     patience: Count | None = None
@@ -72,8 +75,17 @@ class FitConfig(Options):
     def check(self) -> None:
         """Refuse a rule that does not exist."""
         known = catalogue.rules()
+        if self.chip is not None:
+            self._check_chip(self.chip)
         if ":" not in self.rule and self.rule not in known:
             raise UnknownNameError("learning rule", self.rule, known, f"Known: {', '.join(known)}.")
+
+    def _check_chip(self, chip: str) -> None:
+        from nprobot.policies.chip.crossbar import is_device  # torch takes a second to load
+
+        is_device(chip)  # resolves what is no address
+        if ":" not in self.rule and self.rule in catalogue.rules():
+            catalogue.rule_named(self.rule).check_on_chip()
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,12 @@ def write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_errors(
-    file: Path, rows: Sequence[EpochRow], title: str, bounds: Mapping[str, float] | None = None
+    file: Path,
+    rows: Sequence[EpochRow],
+    title: str,
+    bounds: Mapping[str, float] | None = None,
+    *,
+    loss: str = "mse",
 ) -> None:
     """Draw the errors of training and validation over the epochs.
 
@@ -83,6 +88,7 @@ def draw_errors(
         rows: a row an epoch: nMSE for regression, error rate for classification.
         title: above the figure.
         bounds: errors to compare with, by name, drawn as lines.
+        loss: what the fit minimised; a likelihood is no error and is not drawn.
     """
     # Here, because torch comes with them, and a folder is opened without.
     from matplotlib.ticker import MaxNLocator
@@ -95,9 +101,10 @@ def draw_errors(
     epochs = [row["epoch"] for row in rows]
     if regression:
         validation = [row["validation/nmse"] for row in rows]
-        training = [row["train/loss"] for row in rows]
-        label = "training rows, while learning"
-        axes.plot(epochs[1:], training[1:], color="#9ecae1", linewidth=1.5, label=label)
+        if loss == "mse":
+            training = [row["train/loss"] for row in rows]
+            label = "training rows, while learning"
+            axes.plot(epochs[1:], training[1:], color="#9ecae1", linewidth=1.5, label=label)
     else:
         validation = [1 - row["validation/accuracy"] for row in rows]
     axes.plot(epochs, validation, color="#08519c", linewidth=2, label="validation rows")

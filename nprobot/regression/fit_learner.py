@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from nprobot.envs.datasets import Split, nmse
 from nprobot.learning.rule import LearningRule, Loss
+from nprobot.policies.chip.crossbar import read_back
 from nprobot.policies.layers import BiasHead
 from nprobot.runs.state import restore_optimizer
 from nprobot.training.build import SCHEDULES
@@ -302,6 +303,7 @@ class FitLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning remembers between two epochs."""
+        read_back(self.network)
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),

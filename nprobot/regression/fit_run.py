@@ -21,6 +21,7 @@ from nprobot.envs import ARM_TRACK, ROBOT
 from nprobot.envs.datasets import Dataset, linear_regression, mean_predictor
 from nprobot.errors import (
     ArchitectureError,
+    ChipError,
     ConfigError,
     ForeignFileError,
     NonFiniteError,
@@ -30,6 +31,13 @@ from nprobot.errors import (
 from nprobot.learning.decorrelation import decorrelated_layers
 from nprobot.learning.rule import LearningRule
 from nprobot.learning.rules import learning_rule
+from nprobot.policies.chip.crossbar import (
+    off_chip_copy,
+    on_chip,
+    put_on_chip,
+    restore_chip,
+    save_chip,
+)
 from nprobot.policies.files import policy_file
 from nprobot.policies.networks import mlp
 from nprobot.runs.atomic_files import lock_run, quoted
@@ -179,7 +187,7 @@ def resume(
             raise NotFoundError(f"there is no checkpoint in {folder.checkpoints}")
         with as_damaged(checkpoint):
             network = load(checkpoint, network).network.to(device)
-        running = Fit(network, _rule(config), dataset, config, reporter, folder)
+        running = Fit(network, _rule(config), dataset, config, reporter, folder, new=False)
         running.restore(checkpoint)
         epochs, session = running.learner.epochs, folder.last_session()
         if epochs >= config.epochs and session.get("to_epoch") == epochs:
@@ -315,6 +323,7 @@ class Fit:
         config: with every default filled in.
         reporter: receives the news.
         folder: where to keep the fit; None to keep nothing.
+        new: whether it begins; one that continues goes to its chip when it is restored.
 
     Attributes:
         stop_requested: set it to end the fit after the epoch at hand.
@@ -332,6 +341,8 @@ class Fit:
         config: FitConfig,
         reporter: Reporter,
         folder: FitFolder | None = None,
+        *,
+        new: bool = True,
     ) -> None:
         if rule.decorrelated:
             decorrelated_layers(network)  # says what to do if there are none
@@ -348,8 +359,10 @@ class Fit:
         self._started = time.perf_counter()
         self._first_step = 0
         self._alarmed = False
+        if new:
+            self._put_on_chip()
         score = self.objective.score(self.model, data.validation)
-        self.best = Best(copy.deepcopy(self.model), 0, score)
+        self.best = Best(off_chip_copy(self.model), 0, score)
         nothing = Epoch(math.nan, self.learner.weight_norm(), math.nan, self.learner.learning_rate)
         self._record(nothing, score)
 
@@ -376,7 +389,8 @@ class Fit:
             self.rule.decorrelation_lr = rate  # the schedule has moved it
         if result.folder is not None:
             write_table(result.folder.scores, result.rows())
-            draw_errors(result.folder.curve, result.history, self.title, bounds(self.data))
+            lines, loss = bounds(self.data), self.config.loss
+            draw_errors(result.folder.curve, result.history, self.title, lines, loss=loss)
             result.folder.end_session(result.epochs, result.end)
         return result
 
@@ -403,6 +417,13 @@ class Fit:
         self.checkpoint()
         return end
 
+    def _put_on_chip(self) -> None:
+        if self.config.chip is not None:
+            seeds = Seeds.spawn(self.config.seed)
+            put_on_chip(
+                self.model.network, self.config.chip, seed=seeds.rule, device_seed=seeds.device
+            )
+
     def _epoch(self) -> None:
         try:
             epoch = self.learner.epoch(self._news)
@@ -413,10 +434,16 @@ class Fit:
                 f"in epoch {len(self.history)}: {error}.{self._kept()} A lower learning rate, "
                 "weight decay or a maximum row norm often helps."
             ) from error
+        except ChipError as error:
+            raise ChipError(
+                f"in epoch {len(self.history)}: {error}.{self._kept()} When the chip answers, "
+                "continue the fit with --resume"
+            ) from error
         score = self.objective.score(self.model, self.data.validation)
         # A score that is NaN (the network has overflowed between two losses) is never better.
-        if score.error < self.best.score.error:
-            self.best = Best(copy.deepcopy(self.model), self.learner.epochs, score)
+        # What a chip held in an earlier epoch it cannot be given back as it was.
+        if score.error < self.best.score.error or self.config.chip is not None:
+            self.best = Best(off_chip_copy(self.model), self.learner.epochs, score)
         self._record(epoch, score)
         growth = epoch.weight_norm / self.history[0]["weights/norm"]
         if growth > ALARMING_GROWTH and not self._alarmed:
@@ -520,6 +547,7 @@ class Fit:
             "learner": self.learner.state_dict(),
             "best_epoch": self.best.epoch,
             "best": self.best.model.state_dict(),
+            "chip": np.frombuffer(save_chip(self.model), np.uint8) if on_chip(self.model) else None,
             "seconds": self.seconds,
             "data": fingerprint(self.data),
         }
@@ -547,6 +575,9 @@ class Fit:
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.learner.load_state_dict(state["learner"])
         best = copy.deepcopy(self.model)
+        self._put_on_chip()
+        if on_chip(self.model):
+            restore_chip(self.model, state["chip"].tobytes())
         best.load_state_dict(state["best"])
         score = self.objective.score(best, self.data.validation)
         self.best = Best(best, int(state["best_epoch"]), score)
@@ -563,10 +594,12 @@ class Fit:
         self._first_step = self.learner.steps
 
     def _result(self, end: FitEnding) -> FitResult:
-        self.model.load_state_dict(self.best.model.state_dict())
+        if self.config.chip is None:
+            self.model.load_state_dict(self.best.model.state_dict())
+        scores = score_model(self.model, self.data)
         return FitResult(
-            model=self.model,
-            scores=score_model(self.model, self.data),
+            model=self.model if self.config.chip is None else self.best.model,
+            scores=scores,
             best_epoch=self.best.epoch,
             history=tuple(self.history),
             epochs=self.learner.epochs,

@@ -79,7 +79,7 @@ class RunLog(Logger):
         self._iterations_before = self.iterations = 0
         self.lost = ""
         if saved is not None:
-            if (missing := rows + len(self.table.kept) - len(self.table.rows)) > 0:
+            if (missing := rows + len(self.table.kept) - self.table.count) > 0:
                 self.lost = f"{missing} rows of progress.csv"
             elif self.events.file.name != saved["events"]["file"]:
                 self.lost = "the tensorboard file up to here"
@@ -94,7 +94,7 @@ class RunLog(Logger):
         self.table.sync()
         self.events.sync()
         return {
-            "rows": len(self.table.rows),
+            "rows": self.table.count,
             "events": self.events.place,
             "iterations": self.iterations,
             "pending": {
@@ -227,13 +227,13 @@ class ProgressTable(KVWriter):
     def __init__(self, file: Path, keep: int | None = None, at: float = -1) -> None:
         self.file = file
         found = read_table(file)
-        self.rows: list[LogRow] = found[:keep]
         #: Evaluations after the last checkpoint, of the policy that is in it.
         self.kept = [] if keep is None else _evaluations(found[keep:], at)
-        self.rows += self.kept
+        # How many there are; they are on the disk alone, as a run may last for days.
+        self.count = 0
         self.columns: list[str] = []
         if file.exists():
-            self._rewrite()
+            self._rewrite(found[:keep] + self.kept)
 
     @override
     def write(
@@ -244,19 +244,19 @@ class ProgressTable(KVWriter):
     ) -> None:
         values = filter_excluded_keys(key_values, key_excluded, "csv")
         row = {name: str(value) for name, value in values.items()}
-        self.rows.append(row)
         if row.keys() <= set(self.columns):
             with (
                 reporting_storage(self.file),
                 self.file.open("a", newline="", encoding="utf-8") as stream,
             ):
                 csv.DictWriter(stream, self.columns).writerow(row)
+            self.count += 1
         else:
-            self._rewrite()
+            self._rewrite([*read_table(self.file), row])
 
     def sync(self) -> None:
         """Make sure that the table is on the disk."""
-        if self.rows:
+        if self.count:
             with reporting_storage(self.file):
                 sync(self.file)
 
@@ -264,15 +264,16 @@ class ProgressTable(KVWriter):
     def close(self) -> None:
         """Nothing: the file is closed after each row."""
 
-    def _rewrite(self) -> None:
-        names = {name for row in self.rows for name in row}
+    def _rewrite(self, rows: list[LogRow]) -> None:
+        names = {name for row in rows for name in row}
         self.columns = sorted(names, key=lambda name: (name != STEPS, name))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns)
-        if self.rows:
+        if rows:
             writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(rows)
         write_whole(self.file, text.getvalue().encode())
+        self.count = len(rows)
 
 
 def read_table(file: Path) -> list[LogRow]:

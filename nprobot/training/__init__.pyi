@@ -3,6 +3,7 @@
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import run_episodes as run_episodes
+from .from_policy import Start as Start
 from .run_config import AlgorithmOptions as AlgorithmOptions
 from .run_config import LearningOptions as LearningOptions
 from .run_config import NetworkOptions as NetworkOptions

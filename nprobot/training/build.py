@@ -105,6 +105,9 @@ def constructor_arguments(config: RunConfig, env: VecNormalize) -> dict[str, Any
         "net_arch": list(options["hidden"]),
         "activation_fn": ACTIVATIONS[options["activation"]],
     }
+    for name in ("log_std_init", "ortho_init"):
+        if options[name] is not None:
+            policy[name] = options[name]
     if options["weight_decay"]:
         policy["optimizer_class"] = torch.optim.AdamW
         policy["optimizer_kwargs"] = {"weight_decay": options["weight_decay"]}

@@ -40,6 +40,8 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {
 """Packages that register environments when they are imported, and how the names of those begin."""
 WRAPPER, LIMIT = "wrapper", "max_episode_steps"
 FRAMES, CHUNK = "frame_stack", "action_chunk"
+AROUND = (WRAPPER, FRAMES, CHUNK)
+"""Those of them that put something around the environment."""
 """Arguments of an environment that are not its constructor's."""
 CAMERA = {"camera_id", "camera_name", "default_camera_config"}
 """Arguments by which a user says where to look from."""
@@ -98,10 +100,17 @@ def check_kwargs(env_id: str, kwargs: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"the policy gives {env_id} the {name} {value!r:.40}; 1 to {most:,} is allowed"
             )
-        if isinstance(value, str) and os.path.exists(value) and not os.path.isfile(value):
+        if isinstance(value, str) and _leads_astray(value):
             raise ConfigError(
                 f"the policy gives {env_id} the {name} {value!r:.200}, which is no file"
             )
+
+
+def _leads_astray(value: str) -> bool:
+    """Whether a word is the path of a pipe, a device, or a folder that no mere name means."""
+    if os.path.isdir(value):  # a robot of the package may share its name with a folder here
+        return os.path.dirname(value) != "" or os.path.splitext(value)[1] != ""
+    return os.path.exists(value) and not os.path.isfile(value)
 
 
 FILE_BOUNDS = {

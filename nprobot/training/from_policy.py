@@ -38,6 +38,9 @@ range of the actions. At 1 in the actions' units, where stable-baselines3 begins
 walk would fall."""
 WARMUP = 10
 """Rollouts from which the critic alone learns at first."""
+TARGET_KL = 0.03
+"""Divergence at which an update ends early. A narrow policy moves by more of its spread with each
+step of the weights: without a bound, half a nat and more in the first update of the actor."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,20 @@ class Start:
             task = {"env": policy.task.id, "env_kwargs": kwargs}
             task["actuators"] = actuators_of(policy, None)
         return config.replace(algo=algorithm, normalise=normalise, network=network, **task)
+
+    def gently(self, config: RunConfig, given: RunConfig) -> RunConfig:
+        """The options of a run, with those of PPO that keep what the policy knows.
+
+        Args:
+            config: with every default filled in.
+            given: as the user asked for it; what they chose stays.
+        """
+        if config.algo != "ppo":
+            return config
+        steps = WARMUP * (config.algorithm.n_steps or 0) * config.env_count
+        gentle = {"critic_warmup": steps, "target_kl": TARGET_KL}
+        chosen = given.algorithm.to_dict()
+        return config.with_options({n: v for n, v in gentle.items() if chosen[n] is None})
 
     def check(self, config: RunConfig) -> None:
         """Refuse a run that cannot start from the policy.
@@ -234,7 +251,8 @@ def write_network(model: BaseAlgorithm, policy: Policy) -> None:
         for operation in linear_layers(policy.operations)
     ]
     if isinstance(model.action_space, spaces.MultiBinary):  # "on" less "off"
-        arrays[-1] = tuple(array[1::2] - array[::2] for array in arrays[-1])
+        weight, bias = arrays[-1]
+        arrays[-1] = (weight[1::2] - weight[::2], bias[1::2] - bias[::2])
     given = [tuple(weight.shape) for weight, _ in arrays]
     if given != [tuple(layer.weight.shape) for layer in layers]:
         raise ArchitectureError(f"the policy's layers are {given}; the model has others")

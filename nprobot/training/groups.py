@@ -43,6 +43,7 @@ class EnvRecipe:
         actuators: preset of noisy actuators before each; None for none.
         seed: the seed of their noise.
         sensor: of what they did; None for none.
+        envpool: whether envpool simulates them.
     """
 
     env: str
@@ -50,6 +51,7 @@ class EnvRecipe:
     actuators: str | None = None
     seed: int = 0
     sensor: str | None = None
+    envpool: bool = False
 
     def make(self, index: int = 0) -> environments.Env:
         """Make environment number `index`; those with other numbers have other noise."""
@@ -86,7 +88,7 @@ class GroupDescription:
     together: str | None = None
 
 
-class Group(Protocol):
+class AnyGroup(Protocol):
     """Some of the environments of a run; see `EnvironmentGroup` for each method."""
 
     def describe(self) -> GroupDescription:
@@ -280,7 +282,7 @@ class BatchGroup:
         recipe: the recipe of environments that `one_by_one` does not object to.
         indices: their numbers in the run.
         busy: is set to the number of the first of them while they are at work.
-        threads: that simulate; None: see `nprobot.envs.robots.simulations.thread_count`.
+        threads: that simulate; None: see `nprobot.envs.simulations.thread_count`.
 
     Raises:
         EnvironmentUnavailableError: they cannot be made.
@@ -295,7 +297,7 @@ class BatchGroup:
         threads: int | None = None,
     ) -> None:
         self._indices, self._busy = list(indices), busy
-        self._vector = environments.make_vector_env(
+        self._vector: Any = environments.make_vector_env(
             recipe.env, len(self._indices), {**recipe.kwargs, "threads": threads}
         )
         self._spec = copy.deepcopy(environments.find_spec(recipe.env))
@@ -305,7 +307,7 @@ class BatchGroup:
 
     def describe(self) -> GroupDescription:
         """What they have in common."""
-        vector: Any = self._vector
+        vector = self._vector
         step = time_step(vector)
         return GroupDescription(
             vector.single_observation_space,
@@ -333,7 +335,7 @@ class BatchGroup:
         self._lengths += 1
         dones = terminated | truncated
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in self._indices]
-        for row in np.flatnonzero(dones):
+        for row in map(int, np.flatnonzero(dones)):
             infos[row] = {
                 **_told_of(told["final_info"], row),
                 "TimeLimit.truncated": bool(truncated[row] and not terminated[row]),
@@ -355,14 +357,12 @@ class BatchGroup:
 
     def save_progress(self) -> list[dict[str, float]]:
         """How far each environment's curricula have come; empty where there are none."""
-        vector: Any = self._vector
-        progress: list[dict[str, float]] = vector.save_progress()
+        progress: list[dict[str, float]] = self._vector.save_progress()
         return progress
 
     def restore_progress(self, progress: Sequence[dict[str, float]]) -> None:
         """Let curricula continue from there, in the episodes that begin next."""
-        vector: Any = self._vector
-        vector.restore_progress(progress)
+        self._vector.restore_progress(progress)
 
     def attribute(self, name: str) -> list[Any]:
         """An attribute that all environments share; "spec" is that of one of them."""
@@ -406,15 +406,21 @@ def _row_of(told: dict[str, Any], row: int) -> dict[str, float]:
 
 def make_group(
     recipe: EnvRecipe, indices: Sequence[int], busy: Watched, threads: int | None = None
-) -> Group:
+) -> AnyGroup:
     """Environments that are simulated at once where that gives the same rows, else one by one.
 
     Args:
         recipe: makes them.
         indices: their numbers in the run.
         busy: as for `EnvironmentGroup`.
-        threads: that simulate at once; None: see `nprobot.envs.robots.simulations.thread_count`.
+        threads: that simulate at once; None: see `nprobot.envs.simulations.thread_count`.
     """
+    if recipe.envpool:
+        from nprobot.envs.simulations import thread_count
+
+        from .pooled import EnvpoolGroup
+
+        return EnvpoolGroup(recipe, indices, busy, threads or thread_count())
     entry = environments.find_spec(recipe.env).vector_entry_point
     if entry not in VECTOR_ENTRY_POINTS.values() or len(indices) == 1:
         return EnvironmentGroup(recipe, indices, busy)
@@ -428,6 +434,8 @@ def _objection(recipe: EnvRecipe) -> str | None:
     """Why environments cannot be simulated at once; None if they can."""
     if recipe.actuators is not None:
         return "noisy actuators are before each"
+    if around := [n for n in environments.AROUND if recipe.kwargs.get(n, 1) not in (1, "")]:
+        return f"{', '.join(around)} is around each"
     spec = environments.find_spec(recipe.env)
     creator: Any = load_env_creator(str(spec.vector_entry_point))
     objection: str | None = creator.objection(**{**spec.kwargs, **recipe.kwargs})

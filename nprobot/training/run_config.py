@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -62,6 +61,11 @@ class NetworkOptions(Options):
     """Units of the hidden layers."""
     activation: Activation | None = None
     """Nonlinearity of the hidden layers."""
+    log_std_init: float | None = None
+    """Log standard deviation of the actions at the start (ppo, sac). Left out: 0, with use_sde
+    -3 for sac."""
+    ortho_init: bool | None = None
+    """Orthogonal weights at the start (ppo). Left out: on."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class AlgorithmOptions(Options):
     max_grad_norm: Positive | None = None
     """Bound of the gradient's norm (ppo, nrl)."""
     target_kl: Positive | None = None
-    """End an update early beyond this divergence from the old policy (ppo)."""
+    """End an update early beyond this divergence from the old policy (ppo). Left out: never, and
+    with --from 0.03."""
     critic_warmup: Annotated[int, Meta(ge=0)] | None = None
     """Steps at the start from which the critic alone learns (ppo). Left out: 0, and with --from ten
     rollouts."""
@@ -113,6 +118,10 @@ class AlgorithmOptions(Options):
     that was missed, in environments with goals (sac, td3). Left out: 0; the paper has 0.8."""
     target_update_interval: Count | None = None
     """Steps of the optimiser between those of the target networks (sac)."""
+    use_sde: bool | None = None
+    """Exploration that depends on the state and lasts, gSDE (ppo, sac). Left out: off."""
+    sde_sample_freq: Annotated[int, Meta(ge=-1)] | None = None
+    """Steps for which it stays the same; -1 for a rollout (ppo, sac)."""
     policy_delay: Count | None = None
     """Steps of the critics for one of the actor (td3)."""
     target_policy_noise: NotNegative | None = None
@@ -188,6 +197,9 @@ class RunConfig(Options):
     workers: Annotated[int, Meta(ge=0)] = 0
     """Processes to spread the environments over; 0 runs them all in this one. The results are the
     same; it pays for environments that take a millisecond or more a step."""
+    envpool: bool = False
+    """Simulate gymnasium's robots by envpool, faster and at once; its random numbers are its own.
+    Needs pip install 'nprobot[envpool]'."""
     env_timeout: Positive = 300.0
     """Seconds after which an environment that does not return is given up."""
     normalise: Normalise | None = None
@@ -218,6 +230,10 @@ class RunConfig(Options):
             raise ConfigError("sensor reads noisy actuators, and there are none; give actuators")
         if self.chip is not None:
             self._check_chip(self.chip)
+        if self.envpool and (self.actuators is not None or "wrapper" in self.env_kwargs):
+            raise ConfigError(
+                "envpool's robots have neither noisy actuators nor wrappers; leave envpool away"
+            )
         if self.workers > self.env_count:
             raise ConfigError(
                 f"workers must be from 0 to {self.env_count}, the number of environments, got "
@@ -228,6 +244,11 @@ class RunConfig(Options):
                 raise ConfigError("batch_size must be 2 or more for ppo, which scales advantages")
             if self.algorithm.n_steps == 1 and self.env_count == 1:
                 raise ConfigError("n_steps must be 2 or more with one environment (ppo)")
+        for name, where in (("log_std_init", ("ppo", "sac")), ("ortho_init", ("ppo",))):
+            if getattr(self.network, name) is not None and self.algo not in where:
+                raise ConfigError(
+                    f"{self.algo} has no option {name}; {' and '.join(where)} have it"
+                )
         own = self.about.options
         for name, value in self.algorithm.to_dict().items():
             if value is not None and name not in own:
@@ -285,11 +306,7 @@ class RunConfig(Options):
     @property
     def environment(self) -> str:
         """The environment in a few words; of a robot from a file, which, and what it does."""
-        if "model" not in self.env_kwargs:
-            return self.env
-        task = str(self.env_kwargs.get("task", ""))
-        task = task if "=" not in task else "a custom task"
-        return f"{self.env} ({Path(str(self.env_kwargs['model'])).stem}, {task})"
+        return catalogue.environment_title(self.env, self.env_kwargs)
 
     @property
     def learner(self) -> str:

@@ -42,7 +42,7 @@ from .build import SCHEDULES, Model, build_model
 from .callback import BEST_FOLDER, OnEvaluation, RunCallback, StopTraining
 from .checkpoint import load_checkpoint
 from .evaluation import LONGEST_EPISODE, Evaluation, evaluate
-from .from_policy import WARMUP, Start
+from .from_policy import Start
 from .groups import GroupDescription
 from .run_config import RunConfig
 from .run_folder import Ending, RunFolder
@@ -89,9 +89,7 @@ def train(
     config = config.resolved(environments.find_spec(config.env).reward_threshold)
     if start is not None:
         start.check(config)
-        if config.algo == "ppo" and given.algorithm.critic_warmup is None:
-            steps = WARMUP * (config.algorithm.n_steps or 0) * config.env_count
-            config = config.with_options({"critic_warmup": steps})
+        config = start.gently(config, given)
     with _closing(make_vector(config)) as vector:
         model = _built(config, vector, device)
         if start is not None:

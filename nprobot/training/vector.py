@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 )
 from typing_extensions import override
 
-from nprobot.errors import NonFiniteError
+from nprobot.errors import ConfigError, NonFiniteError
 from nprobot.runs.seeds import Seeds
 
 from .groups import EnvRecipe, GroupDescription
@@ -26,6 +26,42 @@ from .run_config import RunConfig
 from .workers import GroupRunner, InProcess, Worker
 
 Array = NDArray[Any]
+
+
+def make_vec(
+    env_id: str,
+    count: int,
+    *,
+    workers: int = 0,
+    envpool: bool = False,
+    env_timeout: float = 300.0,
+    **kwargs: Any,
+) -> SideBySide:
+    """Environments side by side, as stable-baselines3 takes them.
+
+    Robots and arms of this package are simulated at once, by threads that share one model, where
+    that gives the same rows; what is told of an episode is as `Monitor` has it.
+
+    Args:
+        env_id: gymnasium id.
+        count: how many.
+        workers: processes to spread them over; 0 for none but this one.
+        envpool: simulate gymnasium's robots by envpool.
+        env_timeout: seconds after which an environment that does not return is given up.
+        **kwargs: arguments of the environment.
+
+    Raises:
+        UnknownNameError: there is no such environment.
+        EnvironmentUnavailableError: it cannot be made.
+        ConfigError: a number is not allowed.
+    """
+    if count < 1 or not 0 <= workers <= count:
+        raise ConfigError(
+            "make_vec needs a count of 1 or more, and from 0 to count workers; got "
+            f"{count} and {workers}"
+        )
+    recipe = EnvRecipe(env_id, kwargs, envpool=envpool)
+    return SideBySide(recipe, count, workers, env_timeout)
 
 
 def make_vector(config: RunConfig) -> VecNormalize:
@@ -45,7 +81,10 @@ def make_vector(config: RunConfig) -> VecNormalize:
 def recipe(config: RunConfig) -> EnvRecipe:
     """How the environments of a run are made."""
     seed = Seeds.spawn(config.seed).actuators
-    return EnvRecipe(config.env, dict(config.env_kwargs), config.actuators, seed, config.sensor)
+    return EnvRecipe(
+        *(config.env, dict(config.env_kwargs), config.actuators, seed, config.sensor),
+        envpool=config.envpool,
+    )
 
 
 def side_by_side(vector: VecEnv) -> SideBySide:

@@ -23,7 +23,7 @@ from nprobot.errors import (
 )
 
 from .environments import USERS_ERRORS, failure, silence_mujoco
-from .groups import EnvRecipe, Group, Watched, make_group
+from .groups import AnyGroup, EnvRecipe, Watched, make_group
 
 TICK = 1.0
 """Seconds between two looks at an environment that has not answered yet."""
@@ -233,7 +233,7 @@ def _serve(connection: Connection, recipe: EnvRecipe, indices: list[int], busy: 
     """The life of a worker: it ends when the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     silence_mujoco()
-    group: Group | None = None
+    group: AnyGroup | None = None
     while True:
         try:
             command, arguments = connection.recv()

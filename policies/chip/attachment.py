@@ -94,14 +94,16 @@ class Attachment:
         """Program the network's weights, if it has not been settled what the device holds."""
         if self._believed is None:
             if can(self.chip, "write"):
-                self.chip.write([_arrays(layer) for layer in self._modules()])
-            self.read_back()
+                optional(self.chip, "write")([_arrays(layer) for layer in self._modules()])
+            self._read()
 
     def read_back(self) -> None:
         """Have the parameters say what the device holds."""
-        if self._believed is not None:
+        if self._believed is None:
+            self.settle()
+        else:
             self._send()
-        self._believe(checked_weights(self.chip.read(), self.chip.layers))
+            self._read()
 
     def save(self) -> dict[str, Any]:
         """Which device it is, and, of an emulated one in this process, all about it."""
@@ -115,7 +117,7 @@ class Attachment:
         if saved["state"] and hasattr(self.chip, "restore"):
             self.chip.restore(bytes.fromhex(saved["state"]))
         if self.chip.identity == saved["identity"]:
-            self.read_back()
+            self._read()
         else:
             self.settle()
 
@@ -137,6 +139,9 @@ class Attachment:
                 "its weights, or evaluate it off the chip (--chip ideal)"
             )
         self._believe(found)
+
+    def _read(self) -> None:
+        self._believe(checked_weights(self.chip.read(), self.chip.layers))
 
     def _believe(self, weights: Sequence[Pair]) -> None:
         with torch.no_grad():

@@ -218,14 +218,17 @@ def checked_change(change: Change, layers: Sequence[ArraySpec]) -> Change:
     if not 0 <= change.layer < len(layers):
         raise ChipError(f"the chip has no layer {change.layer}; it has {len(layers)}")
     spec = layers[change.layer]
+    right: list[tuple[int, ...]]
     if isinstance(change, WeightChange):
-        parts, right = (change.weights, change.bias), ((spec.outputs, spec.inputs), (spec.outputs,))
+        parts = change.weights, change.bias
+        right = [(spec.outputs, spec.inputs), (spec.outputs,)]
     else:
+        parts = change.errors, change.inputs
         rows = len(change.errors)
-        parts, right = (change.errors, change.inputs), ((rows, spec.outputs), (rows, spec.inputs))
+        right = [(rows, spec.outputs), (rows, spec.inputs)]
         if not np.isfinite(change.rate):
             raise ChipError(f"the rate of a change of layer {change.layer} is {change.rate}")
-    if (given := tuple(part.shape for part in parts)) != right:
+    if (given := [part.shape for part in parts]) != right:
         raise ChipError(f"a change of layer {change.layer} has shapes {given}; {right} is right")
     for part in parts:
         finite(part, f"number of a change of layer {change.layer}")

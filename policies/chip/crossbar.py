@@ -371,7 +371,7 @@ def _attach(
     whole = not any(isinstance(layer, DecorrelatedLinear) for layer in layers)
     attachment = Attachment(device, layers, whole)
     for index, (layer, spec) in enumerate(zip(layers, attachment.specs, strict=True)):
-        layer.__class__ = ON_CHIP[type(layer)]
+        layer.__class__ = ON_CHIP[type(layer)]  # type: ignore[assignment]
         _CROSSBARS.hide(layer, Place(attachment, index))
         if not spec.readable:
             layer.readable = False  # type: ignore[assignment]

@@ -38,7 +38,7 @@ FILLED = 0.6
 LEAST_SCALE = 2.0
 """Weights of a layer can grow to at least this over √d, times 1 / `FILLED`."""
 TRAIN_LENGTH = 31
-"""Slots of a pulse train."""
+"""Slots of a pulse train: no outer product of a row moves a weight by more steps than that."""
 _ACTIVATIONS = {
     "identity": lambda x: x,
     "tanh": torch.tanh,

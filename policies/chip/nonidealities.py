@@ -337,10 +337,10 @@ class Converter(ChipModel):
 
 @dataclass(frozen=True)
 class InputConverter(ChipModel):
-    """The converter that feeds an input to a row: it knows only so many levels."""
+    """The converter that feeds an input to a row: its levels are few."""
 
     formula: ClassVar[str] = (
-        "x rounded to the nearest of `levels` values from −m to m, m = max|x| of the row"
+        "x rounded to the nearest of `levels` values from −m to m, m the largest of the row in size"
     )
 
     levels: Annotated[int, Meta(ge=2), about("number of values", "1")] = 127
@@ -488,10 +488,10 @@ perturbation by artcogsys/MTJ-Node-Perturbation.
 
 Those with a `PulsedDevice` are written by pulses. Smallest step, spread from device to device and
 from pulse to pulse, slopes and bounds are those of aihwkit's presets, fitted to: *reram* Gong et
-al., Nature Comms 2018 (there an exponential step; here soft bounds); *reram-om* and *reram-hfo2*
-Gong, Rasch et al., IEDM 2022, the array of optimised material and that of HfO₂, symmetry points
-taken out, *-failed* with the 13.5 % and 9.8 % of failed devices that were measured; *pcm*
-Nandakumar et al., Front. Neurosci. 2020 (pairs of devices that only grow; here soft bounds) with
+al., Nature Communications 2018 (there an exponential step; here soft bounds); *reram-om* and
+*reram-hfo2* Gong, Rasch et al., IEDM 2022, the array of optimised material and that of HfO₂,
+symmetry points taken out, *-failed* with the 13.5 % and 9.8 % of failed devices that were measured;
+*pcm* Nandakumar et al., Front. Neurosci. 2020 (pairs that only grow; here soft bounds) with
 programming noise and drift of Nandakumar et al., ICECS 2019; *ecram* Tang et al., IEDM 2018;
 *ecram-mo* Kim et al., IEDM 2019; *capacitor* Li et al., VLSI 2018. *exact* has devices without
 fault and the same converters (127 levels in, 511 out to ±12, output noise .06). Energies, and the

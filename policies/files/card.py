@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from ...catalogue import learner_title, rules
+from ...catalogue import environment_title, learner_title, rules
 from .policy import BoxAction, Policy, recorded_rule
 
 CARD_FILE = "README.md"
@@ -30,7 +30,9 @@ def card(policy: Policy, *, reference: str = "FOLDER", curve: bool = True) -> st
     made = policy.provenance
     task = policy.task
     model = task is None and _fitted(made)
-    env = task.id if task else made.get("task", "an unnamed task")
+    env = made.get("task", "an unnamed task")
+    if task:
+        env = environment_title(task.id, task.kwargs)
     lines = [
         *_front_matter(policy),
         f"# {env} by {learner_title(recorded_rule(made) or UNKNOWN)}",
@@ -227,6 +229,8 @@ def _facts(policy: Policy) -> dict[str, str]:
     }
     if task and task.kwargs:
         facts["environment"] += f" with `{json.dumps(dict(task.kwargs))}`"
+    if behind := made.get("actuators"):
+        facts["environment"] += f", behind the noisy actuators `{behind}`"
     return facts
 
 

@@ -16,10 +16,12 @@ from nprobot.learning.nodes import KINDS, add_gradient
 
 
 def test_the_rules_of_the_package():
-    plain = {name for name, rule in catalogue.rules().items() if not rule.feedback}
+    own = {name: rule for name, rule in catalogue.rules().items() if not rule.traits.peer}
+    plain = {name for name, rule in own.items() if not rule.feedback}
     assert plain == {"np", "inp", "anp", "bp", "dnp", "dinp", "danp", "dbp"}
-    guided = {name for name, rule in catalogue.rules().items() if rule.feedback}
+    guided = {name for name, rule in own.items() if rule.feedback}
     assert guided == {"np+feedback", "inp+feedback", "dnp+feedback", "dinp+feedback"}
+    assert list(catalogue.rules())[: len(own)] == [*own], "peers come last"
 
 
 def test_traits_read_from_the_source_are_those_of_the_classes():

@@ -61,7 +61,7 @@ class WeightPerturbation(LearningRule):
 
         def loss_at(step: float, direction: Tensor) -> Tensor:
             """Mean loss of the batch, the weights moved along a direction."""
-            for p, start, own in zip(weights, kept, direction.split(sizes), strict=True):
+            for p, start, own in zip(weights, kept, torch.split(direction, sizes), strict=True):
                 torch.add(start, own.view_as(p), alpha=step, out=p)
             # With an axis of draws, as losses take note of what they are told of clean passes.
             outputs = tree_map(lambda y: y.unsqueeze(0), network(inputs))
@@ -75,7 +75,7 @@ class WeightPerturbation(LearningRule):
             for p, start in zip(weights, kept, strict=True):
                 p.copy_(start)
         estimate = slopes @ directions / self.samples
-        for p, own in zip(weights, estimate.split(sizes), strict=True):
+        for p, own in zip(weights, torch.split(estimate, sizes), strict=True):
             own = own.view_as(p)
             p.grad = own.clone() if p.grad is None else p.grad.add_(own)
         self.forward_passes += batch * (1 + 2 * self.samples)
@@ -109,11 +109,11 @@ class ForwardGradient(PerturbationRule):
                 p.requires_grad_(False)
             # Where gradients are on, nothing computes in numpy; none is recorded, as none needs it.
             with torch.enable_grad():
-                _, change = torch.func.jvp(  # type: ignore[no-untyped-call]
+                change = torch.func.jvp(
                     lambda shift: delta_loss(activity.perturbed(shift)),
                     (torch.zeros_like(noise),),
                     (noise,),
-                )
+                )[1]
         finally:
             for p in weights:
                 p.requires_grad_(True)

@@ -41,6 +41,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("train", "--env", "InvertedPendulum-v5", "--envs", "2", "--workers", "2"),
         *("--steps", "640", *SMALL, "128", "--n-steps", "64"),
     ),
+    "ppo, robots at once": (
+        *("train", "--env", "nprobot/Quadruped-v0", "--envs", "4", "--steps", "640"),
+        *(*SMALL, "128", "--n-steps", "32", "--env-kwargs", "duration", "0.6"),
+        *("command.every", "0.2", "command.grow", "True"),
+    ),
     "nrl": (
         *("train", "--algo", "nrl", "--env", "Reacher-v5", "--actuators", "torque-motor"),
         *("--sensor", "current-sense", "--envs", "2", "--steps", "640", *SMALL, "64"),

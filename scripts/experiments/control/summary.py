@@ -5,8 +5,8 @@
 
 The first makes the rows of control, which are kept in results/benchmark/control.jsonl.
 
-Inverse dynamics and the noisy chip come from the rows of `inverse_dynamics.py` and
-`hidden_noise.py`. A task of control whose runs are not all there is left out.
+Inverse dynamics, the transformer and the noisy chip come from the rows of `inverse_dynamics.py`,
+`language.py` and `hidden_noise.py`. A task of control whose runs are not all there is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def write() -> None:
     """Replace the tables in README.md and in the notebook of the runs."""
     rows = read_benchmark(path) if (path := RESULTS / "benchmark/control.jsonl").exists() else []
     results = Results.of(rows)
-    table = markdown(HEADING, [*control_lines(results), inverse_dynamics_line(), chip_line()])
+    table = markdown(HEADING, [*control_lines(results), *fitted_lines()])
     put_section("results", table, ROOT / "README.md")
     put_section("answer", answer(results), DOCS / "control.md")
     put_section("control", control_table(results), DOCS / "control.md")
@@ -52,6 +52,22 @@ def control_lines(results: Results) -> Iterator[Sequence[str]]:
             measure = f"return, {task.steps // 1000}k steps"
             both = (number(list(results.returns(task, name))) for name in ("BP", OURS))
             yield str(task), measure, str(len(results.seeds(task, "BP"))), *both, "–"
+
+
+def fitted_lines() -> Iterator[Sequence[str]]:
+    """What is no control."""
+    yield inverse_dynamics_line()
+    yield language_line()
+    yield chip_line()
+
+
+def language_line() -> Sequence[str]:
+    """A small GPT, each learner at its better rate."""
+    rows = [row for row in read(RESULTS / "language/rows.csv") if int(row["seed"]) < 100]
+    cells = [column(select(rows, rule=rule), "nats") for rule in ("bp", "np+feedback")]
+    seeds = "/".join(dict.fromkeys(str(len(cell)) for cell in cells))
+    both = (spread(cell, 3) for cell in cells)
+    return "letters of a text, a small transformer", "nats a letter", seeds, *both, "–"
 
 
 def inverse_dynamics_line() -> Sequence[str]:

@@ -1,6 +1,6 @@
 """How many environment steps a CPU second brings, what learning takes of it, and the memory.
 
-Ours (`nprobot.PPO`, NP + feedback, on the environments that `nprobot train` makes) beside
+Ours (`nprobot.PPO`, NP + feedback, on `nprobot.make_vec`, with and without envpool) beside
 stable-baselines3's PPO on a `DummyVecEnv` and on a `SubprocVecEnv`, at the same settings: those of
 `--defaults parallel`, networks of 64-64. Every measurement is a process of its own; the ways take
 turns. CPU time is that of all threads and processes, memory what they hold without counting shared
@@ -28,8 +28,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import nprobot
 from nprobot.defaults import parallel_settings
-from nprobot.training.groups import EnvRecipe
-from nprobot.training.vector import SideBySide
 
 from ..pages import ROOT, markdown, put_section
 from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
@@ -37,15 +35,18 @@ from ..rows import RESULTS, Only, Row, Rows, column, command, keep, read, select
 ROWS = RESULTS / "throughput" / "rows.csv"
 PAGE = ROOT / "docs" / "how-to" / "many-environments.md"
 ENVS = ("nprobot/Quadruped-v0", "HalfCheetah-v5")
-COUNTS = (8, 64, 512, 2048)
-WAYS = {"nprobot": "nprobot", "dummy": "SB3, DummyVecEnv", "subproc": "SB3, SubprocVecEnv"}
+COUNTS = (8, 64, 512, 1024, 2048)
+WAYS = {
+    **{"nprobot": "nprobot", "envpool": "nprobot, envpool"},
+    **{"dummy": "SB3, DummyVecEnv", "subproc": "SB3, SubprocVecEnv"},
+}
 MOST_PROCESSES = 64
 """A process each for more environments needs more memory than most machines have."""
 ENOUGH = 8192
 """Steps of an iteration that need no warming up."""
 
 
-def run(*only: Only, rounds: int = 2) -> None:
+def run(only: Only = (), rounds: int = 2) -> None:
     """Measure what has no row yet.
 
     Args:
@@ -58,9 +59,10 @@ def run(*only: Only, rounds: int = 2) -> None:
         for count in COUNTS
         for env in ENVS
         for way in WAYS
-        if way != "subproc" or count <= MOST_PROCESSES
+        if (way != "subproc" or count <= MOST_PROCESSES)
+        and (way != "envpool" or env == "HalfCheetah-v5")
     ]
-    keep(ROWS, jobs, in_process_of_its_own, only=[word for words in only for word in words])
+    keep(ROWS, jobs, in_process_of_its_own, only=only)
 
 
 def in_process_of_its_own(**job: object) -> Row:
@@ -86,7 +88,7 @@ def measure(env: str, envs: int, way: str) -> None:
     """
     vector = environments(env, envs, way)
     settings: dict[str, Any] = {**parallel_settings(envs), "seed": 0, "device": "cpu"}
-    if way == "nprobot":
+    if way in ("nprobot", "envpool"):
         model: Any = nprobot.PPO("MlpPolicy", vector, rule="np+feedback", **settings)
     else:
         model = stable_baselines3.PPO("MlpPolicy", vector, **settings)
@@ -121,8 +123,8 @@ def measure(env: str, envs: int, way: str) -> None:
 
 def environments(env: str, count: int, way: str) -> VecEnv:
     """The environments of a way."""
-    if way == "nprobot":
-        return SideBySide(EnvRecipe(env), count, 0, 300.0)
+    if way in ("nprobot", "envpool"):
+        return nprobot.make_vec(env, count, envpool=way == "envpool")
     kind = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}[way]
     return make_vec_env(env, count, seed=0, vec_env_cls=kind)
 

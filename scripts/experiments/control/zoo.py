@@ -42,6 +42,9 @@ LICENCE = "MIT"
 DANP = "--rule danp --samples 8 --decorrelation-lr 0.001"
 FEEDBACK = "--rule np+feedback --defaults general"
 FALLING = "--learning-rate 0.001 --lr-schedule linear"
+LARGE_BATCHES = (
+    "--envs 16 --n-steps 256 --batch-size 256 --lr-schedule linear --learning-rate 0.0005"
+)
 COMMANDS = {
     "InvertedPendulum": f"train --env InvertedPendulum-v5 --steps 60000 {DANP} "
     "--sigma 0.01 --lr-schedule linear --normalise on",
@@ -54,9 +57,9 @@ COMMANDS = {
     "ArmReach": f"train --env nprobot/ArmReach-v0 --steps 600000 {FEEDBACK} "
     "--learning-rate 0.0003 --lr-schedule constant",
     "Quadruped": "train --robot quadruped --task velocity --randomise --actuators servo "
-    "--steps 2000000 --seed 0 --evaluate-every 200000",
-    "Quadrotor": "train --robot quadrotor --task hover --steps 500000 "
-    f"{FEEDBACK} --evaluate-every 100000",
+    f"--steps 1000000 --evaluate-every 200000 {LARGE_BATCHES}",
+    "Quadrotor": f"train --robot quadrotor --task hover --steps 400000 {FEEDBACK} "
+    f"{LARGE_BATCHES} --evaluate-every 100000",
     "ArmTrack": "fit --task arm-inverse-dynamics --epochs 6 --rule danp --samples 16 "
     "--sigma 0.001 --decorrelation-lr 0.001",
 }

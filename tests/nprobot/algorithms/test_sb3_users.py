@@ -387,6 +387,15 @@ def test_policies_saved_by_themselves_are_the_same(algorithm, rule, tmp_path):
         )
 
 
+def test_parameters_that_lack_an_r_are_refused():
+    """Only where there is none at all do they come from a plain policy."""
+    some = model(rule="danp")
+    parameters = some.get_parameters()
+    del parameters["policy"]["value_net.R"]
+    with pytest.raises(RuntimeError, match=r"value_net\.R"):
+        some.set_parameters(parameters)
+
+
 def test_a_file_is_loaded_with_the_policy_arguments_that_it_was_made_with(tmp_path):
     kwargs = {"net_arch": [16, 16]}
     model(policy_kwargs=kwargs).save(tmp_path / "model")

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
+import numpy as np
 import pytest
 
+import nprobot
 from nprobot.benchmark import Processes, RunSpec, bench, execute, load, plan, read, running
+from nprobot.benchmark.execution import Recorder
+from nprobot.benchmark.ledger import Acting, Ledger
+from nprobot.benchmark.peers import check_installed
 from nprobot.benchmark.rows import ROWS, open_rows, parse_rows
 from nprobot.benchmark.running import Event, estimate
 from nprobot.cli import main
-from nprobot.errors import ConfigError, UnknownNameError
+from nprobot.errors import ConfigError, MissingPackageError, UnknownNameError
 from nprobot.policies.files.policy_file import load as load_policy
 from nprobot.training import evaluate
+from nprobot.training.run_config import RunConfig
+from nprobot.training.vector import make_vector
 
 
 class Recorded:
@@ -81,7 +90,7 @@ def test_the_same_run_gives_the_same_result(tiny):
         ("sac", {"learning_starts": 20, "batch_size": 16, "ent_coef_start": 0.01}),
         ("td3", {"learning_starts": 20, "batch_size": 16, "exploration_noise": 0.1}),
         ("nrl", {}),
-        ("sb3-ppo", {"n_steps": 32, "batch_size": 32}),
+        ("sb3-ppo", {"n_steps": 32, "batch_size": 32, "log_std_init": -2, "ortho_init": False}),
         ("sb3-sac", {"learning_starts": 20, "batch_size": 16}),
         ("sb3-td3", {"learning_starts": 20, "batch_size": 16}),
     ],
@@ -99,6 +108,75 @@ def test_every_other_algorithm_runs_and_is_billed(algo, settings):
     assert row["multiply_adds"] > 44 * (4 * 8 + 8 * 8 + 8)  # more than acting alone
     assert row["forward_passes"] > 64
     assert (row["backward_passes"] == 0) == ruled
+
+
+def test_openais_evolution_strategy_learns():
+    pytest.importorskip("evosax")
+    spec = RunSpec(
+        env="InvertedPendulum-v5", steps=4000, learner="OpenAI-ES", algo="openai-es",
+        envs=1, episodes=5, points=2, point_episodes=2,
+    )  # fmt: skip
+    rows = [execute(spec), execute(spec)]
+    assert rows[0]["status"] == "done", rows[0].get("traceback")
+    assert rows[0]["return_mean"] > 3 * rows[0]["curve"]["return_mean"][0]
+    assert rows[0]["returns"] == rows[1]["returns"]
+
+
+def test_a_peer_whose_package_is_missing_names_the_extra():
+    with (
+        mock.patch("importlib.util.find_spec", return_value=None),
+        pytest.raises(MissingPackageError, match=r"nprobot\[es\]"),
+    ):
+        check_installed("openai-es")
+
+
+class Fading:
+    """A policy that holds the pole for the first few calls of `Recorder`, and never again."""
+
+    def __init__(self):
+        self.good = True
+
+    def __call__(self, observations):
+        gains = np.array([0.5, 5.0, 0.8, 1.0]) if self.good else np.zeros(4)
+        return observations @ gains[:, None]
+
+
+def test_the_best_policy_is_kept_and_measured_as_the_last_is():
+    spec = RunSpec(
+        env="InvertedPendulum-v5", steps=200, learner="x", algo="random",
+        episodes=3, points=2, point_episodes=2,
+    )  # fmt: skip
+    recorder, policy = Recorder(spec, lambda steps: None), Fading()
+    recorder.start(Ledger(0, 0, 0, 0), policy)
+    recorder.pass_by(lambda: Ledger(100, 0, 0, 0), 100, policy)
+    policy.good = False
+    recorder.finish(Ledger(200, 0, 0, 0), policy)
+    recorder.close()
+    assert recorder.best() == {"best_return_mean": 1000.0, "best_step": 0}
+    assert np.mean(recorder.returns) < 100
+
+
+def test_a_frozen_policy_acts_on_as_it_was():
+    env = make_vector(RunConfig(env="InvertedPendulum-v5", seed=1))
+    model = nprobot.PPO("MlpPolicy", env, n_steps=32, batch_size=64, seed=0)
+    acting = Acting(model.policy, env)
+    frozen = copy.deepcopy(acting)
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    before = acting(x)
+    model.learn(512)
+    assert np.array_equal(frozen(x), before)
+    assert not np.array_equal(acting(x), before)
+
+
+def test_a_run_on_a_chip_is_told_in_the_settings():
+    spec = RunSpec(
+        env="InvertedPendulum-v5", steps=128, learner="x", algo="ppo", rule="np+feedback",
+        settings={"chip": "0.06", "n_steps": 32, "batch_size": 32}, envs=2, hidden=(8,),
+        episodes=1, points=1, point_episodes=1,
+    )  # fmt: skip
+    row = execute(spec)
+    assert row["status"] == "done", row.get("traceback")
+    assert row["best_step"] in (0, 128)
 
 
 def test_a_run_is_what_nprobot_train_makes_of_the_same_options(tmp_path):

@@ -68,10 +68,11 @@ def test_what_earlier_versions_wrote_is_understood():
 
 
 def test_settings_of_one_environment_override():
-    extra = '[learners.where."Reacher-v5"]\nlearning_rate = 0.5\n'
+    extra = '[learners.where."Reacher-v5"]\nlearning_rate = 0.5\nhidden = [7]\n'
     text = TASK + LEARNER + "settings = { learning_rate = 0.1, gamma = 0.9 }\n" + extra
     (run,) = parse(text, "t").runs
     assert run.settings == {"learning_rate": 0.5, "gamma": 0.9}
+    assert run.hidden == (7,)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_settings_of_one_environment_override():
         (TASK + LEARNER.replace('rule = "bp"\n', ""), "'ppo' needs a rule"),
         (TASK + LEARNER + "settings = { lr = 1.0 }", r"learners\[1\]: unknown setting 'lr'"),
         (TASK + LEARNER + 'settings = { gamma = "x" }', r"learners\[1\]: gamma must be a number"),
+        (TASK + LEARNER + 'settings = { hidden = "x" }', "hidden"),
         (TASK + LEARNER + 'settings = { normalise = "x" }', "unknown normalise 'x'"),
         ('hardware = "servos"\n' + TASK + LEARNER, "did you mean servo"),
         (TASK + LEARNER + LEARNER, "two are called 'BP'"),

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import nprobot
 from nprobot.errors import ArchitectureError, UnknownNameError
 from nprobot.policies.files.from_sb3 import export_policy
+from nprobot.training.from_policy import write_network
 
 PENDULUM = "InvertedPendulum-v5"
 
@@ -92,3 +93,22 @@ def test_what_cannot_be_is_refused(tmp_path):
         nprobot.from_policy(folder, scaled)
     with pytest.raises(ArchitectureError, match="layers are"):
         nprobot.from_policy(folder, policy_kwargs={"net_arch": [4]})
+
+
+class Bits(gymnasium.Env):
+    """Three switches, and what they do does not matter."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (4,))
+    action_space = gymnasium.spaces.MultiBinary(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+
+def test_choices_of_two_become_bits_again():
+    one, other = (nprobot.PPO("MlpPolicy", Bits(), seed=seed, device="cpu") for seed in (0, 1))
+    write_network(other, export_policy(one))
+    before, after = one.policy.action_net, other.policy.action_net
+    np.testing.assert_array_equal(after.weight.detach(), before.weight.detach())
+    assert (actions(other, OBSERVATIONS) == actions(one, OBSERVATIONS)).all()

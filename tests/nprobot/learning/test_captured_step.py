@@ -10,7 +10,11 @@ from nprobot.errors import RuleError
 from nprobot.learning.captured_step import CapturedStep
 from nprobot.policies import mlp
 
-PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
+PLAIN_RULES = [
+    name
+    for name, rule in nprobot.catalogue.rules().items()
+    if not rule.feedback and not rule.traits.peer
+]
 
 CASES = [(name, {}) for name in PLAIN_RULES] + [
     ("dnp", {"feedback": True}),

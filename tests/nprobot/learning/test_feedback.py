@@ -486,3 +486,46 @@ def test_a_sample_is_not_guessed_from_its_own_noise(name):
     mean = gradients(net) / draws
     assert cosine_similarity(mean, truth, dim=0) > 0.975
     assert mean @ truth / truth.square().sum() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("numpy_alone", [False, True], ids=["torch", "numpy"])
+@pytest.mark.parametrize("way", ["auto", "forward"])
+def test_the_error_of_many_outputs(way, numpy_alone):
+    """More than are moved in all at once: by autograd in the loss alone, or a few at a time."""
+    torch.manual_seed(0)
+    many = 2 * feedback.MANY_OUTPUTS + 7
+    net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, many)).double()
+    x, target = torch.randn(4, 5).double(), torch.randn(4, many).double()
+
+    def loss(y):
+        if numpy_alone:  # where autograd cannot follow
+            return torch.from_numpy(((y.detach().numpy() - target.numpy()) ** 2).sum(-1))
+        return (y - target).square().sum(-1)
+
+    rule = nprobot.learning_rule("np+feedback", wiring=way, seed=0, sigma=1e-4)
+    calls = mock.Mock(wraps=torch.autograd.grad)
+    with mock.patch.object(torch.autograd, "grad", calls):
+        train_feedback(rule, net, x, loss, 6)
+        rule.backward(net, x, loss)
+    assert bool(calls.called) == (way == "auto" and not numpy_alone)
+    estimate = gradients(net)
+    truth = backprop_gradients(net, x, lambda y: (y - target).square().sum(-1))
+    assert cosine_similarity(estimate, truth, dim=0) > 0.999
+
+
+def test_large_networks_take_the_guess_alone():
+    """The correction's variance grows with the nodes; a hundred steps have to average it out."""
+    torch.manual_seed(0)
+    net, x, loss = setting(batch=2, sizes=(6, 400, 3))
+    found = {}
+    for name, correction in (("left out", None), ("without", 0.0), ("with", 1.0)):
+        rule = nprobot.learning_rule("np+feedback", correction=correction, seed=0)
+        train_feedback(rule, net, x, loss, 10)
+        rule.backward(net, x, loss)
+        found[name] = gradients(net)
+        net.zero_grad()
+    assert torch.equal(found["left out"], found["without"])
+    assert not torch.equal(found["left out"], found["with"])
+    small = nprobot.learning_rule("np+feedback")
+    assert small.strength(units=150, batch=64, draws=1) == 1.0
+    assert small.strength(units=209_000, batch=16, draws=1) == 0.0

@@ -115,6 +115,14 @@ def test_arguments_from_a_file(kwargs, message, tmp_path, monkeypatch, capsys):
         assert message in said and "Traceback" not in said and len(said.splitlines()) == 1
 
 
+def test_a_robot_may_share_its_name_with_a_folder_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("quadrotor")
+    environments.check_kwargs("nprobot/Robot-v0", {"model": "quadrotor"})
+    with pytest.raises(ConfigError, match="no file"):
+        environments.check_kwargs("nprobot/Robot-v0", {"model": f"{tmp_path}/quadrotor"})
+
+
 def test_arguments_that_the_environment_has_not(tmp_path):
     with pytest.raises(UnknownNameError, match=r"'gg'; did you mean g\?"):
         environments.check_kwargs("Pendulum-v1", {"gg": 1})

@@ -140,7 +140,7 @@ def test_direct_feedback_alignment_is_its_equation():
     assert not matrices[0][:, 2:].any()  # no layer moves the log standard deviation
     assert rule.forward_passes == 16
     again = estimate(rule, network, x, loss)
-    torch.testing.assert_close(again, found)
+    torch.testing.assert_close(again, found, rtol=1e-3, atol=1e-5)
     other = nprobot.learning_rule("dfa", sigma=1e-5, seed=1)
     assert cosine(estimate(other, network, x, loss)[:40], found[:40]) < 0.9
 

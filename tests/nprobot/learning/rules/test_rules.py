@@ -14,7 +14,11 @@ from nprobot.policies import mlp
 
 from ..rule_networks import gradients, plain_loss, squared_error
 
-PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
+PLAIN_RULES = [
+    name
+    for name, rule in nprobot.catalogue.rules().items()
+    if not rule.feedback and not rule.traits.peer
+]
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 PERTURBATION_RULES = [name for name in PLAIN_RULES if "bp" not in name]

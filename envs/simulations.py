@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -81,6 +81,7 @@ class ManySimulations:
 
     Attributes:
         threads: that do.
+        places: their data.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class ManySimulations:
         ]
         self._pool = ThreadPoolExecutor(shares - 1, "simulation") if shares > 1 else None
         self._places = [_Place(model) for _ in self._shares]
+        self.places = [place.data for place in self._places]
         self._state = np.zeros((count, mujoco.mj_stateSize(model, _EVERYTHING)))
         self._rows = list(self._state)
         parts = _parts(model)
@@ -115,12 +117,35 @@ class ManySimulations:
     def step(self, ctrl: Array, steps: int) -> None:
         """Simulate some physics steps under commands `(robots, nu)`."""
         self.ctrl[...] = ctrl
+        self._in_threads(lambda share: self._simulate(share, steps))
+
+    def each(self, work: Callable[[mujoco.MjModel, mujoco.MjData, int], None]) -> None:
+        """Do something with each robot in the threads; data are a thread's, and hold its state.
+
+        Args:
+            work: takes the model, data with the robot's state put in, and its number.
+        """
+
+        def those(share: int) -> None:
+            data = self._places[share].data
+            for number in self._shares[share]:
+                mujoco.mj_setState(self._models[number], data, self._rows[number], _EVERYTHING)
+                work(self._models[number], data, number)
+
+        self._in_threads(those)
+
+    def keep(self, number: int, data: mujoco.MjData) -> None:
+        """Take a robot's state from other data of its model."""
+        mujoco.mj_getState(self._models[number], data, self._rows[number], _EVERYTHING)
+
+    def _in_threads(self, work: Callable[[int], None]) -> None:
+        """Call a function for each share, the first in this thread."""
         if self._pool is None:
-            self._simulate(0, steps)
+            work(0)
             return
-        others = [self._pool.submit(self._simulate, i, steps) for i in range(1, len(self._shares))]
+        others = [self._pool.submit(work, share) for share in range(1, len(self._shares))]
         try:
-            self._simulate(0, steps)
+            work(0)
         finally:
             for other in others:
                 other.result()
