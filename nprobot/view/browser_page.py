@@ -22,7 +22,7 @@ from typing_extensions import override
 from nprobot.errors import ConfigError, DeployError
 
 from .controls import Control, ControlGroup
-from .page_content import LOOPBACK, PORT, SAMPLES, Frame, PageContent, Plot, Wish
+from .page_content import LOOPBACK, PORT, SAMPLES, Array, Frame, PageContent, Plot, Wish
 from .stage import Stage
 
 COLOURS = ("#1f6feb", "#d94801", "#2ea043", "#8250df", "#bf8700", "#cf222e", "#0598bc", "#6e7781")
@@ -297,7 +297,19 @@ class _ShownPlot:
         self._news = False
 
     def _columns(self) -> tuple[Any, ...]:
-        return tuple(np.ascontiguousarray(column) for column in self._rows.T)
+        return tuple(_filled(column) for column in self._rows.T)
+
+
+def _filled(values: Array) -> Array:
+    """The values with the last one before in the place of each NaN.
+
+    A single NaN leaves a plot of viser without any line.
+    """
+    known = np.isfinite(values)
+    if not known.any():
+        return np.zeros(len(values))
+    last = np.maximum.accumulate(np.where(known, np.arange(len(values)), np.argmax(known)))
+    return np.ascontiguousarray(values[last])
 
 
 def _table(rows: Mapping[str, str], alarm: str) -> str:

@@ -36,10 +36,10 @@ LOOK = 0.05
 ASK, ASK_UNWATCHED = 1.0, 10.0
 """Seconds between two questions of the page, while somebody looks and otherwise."""
 CURVES = {
-    "return": "rollout/ep_rew_mean",
-    "evaluation": "eval/mean_reward",
+    "learning": ("return while it learns", "rollout/ep_rew_mean"),
+    "evaluation": ("return of evaluations", "eval/mean_reward"),
 }
-"""Lines of the plot of a run, and the columns of its table."""
+"""Plots of a run: their keys, their titles, and the columns of its table."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class _Learner:
         self._connection, self._setup = connection, setup
         self._next, self._asked, self._learns = 0.0, False, True
         self._told = setup.conditions
-        self._points = 0
+        self._points = dict.fromkeys(CURVES, 0)
         self.ended = False
         self._facts: dict[str, str] = {}
 
@@ -193,8 +193,10 @@ class _Learner:
     @property
     def plots(self) -> tuple[Plot, ...]:
         """Return over steps."""
-        lines = ("return",) if self._setup.folder is None else tuple(CURVES)
-        return (Plot("learning", "return while it learns", lines, x="steps", rolling=False),)
+        keys = ["learning"] if self._setup.folder is None else list(CURVES)
+        return tuple(
+            Plot(key, CURVES[key][0], ("return",), x="steps", rolling=False) for key in keys
+        )
 
     def wished(self, wish: Wish, loop: LiveLoop) -> bool:
         """Pass on what concerns learning."""
@@ -213,14 +215,14 @@ class _Learner:
         if self._setup.adapts and conditions != self._told:
             self._told = conditions
             self._tell(Order("conditions", conditions))
-        points = []
+        points: dict[str, list[Array]] = {key: [] for key in CURVES}
         try:
             while not self.ended and self._connection.poll():
                 news: LearningNews = self._connection.recv()
                 self._asked = False
                 for robot in loop.robots:
                     robot.change_policy(news.policy)
-                points += [news.returns] if len(news.returns) else []
+                points["learning"].append(news.returns)
                 self._facts = dict(news.facts)
         except (EOFError, OSError):
             self.ended = True
@@ -229,22 +231,21 @@ class _Learner:
             self._asked = True
             self._next = now + (ASK if watched else ASK_UNWATCHED)
             self._tell(None)
-            points += self._rows()
-        rows = np.concatenate(points) if points else np.empty((0, 0))
-        return ({"learning": rows} if len(rows) else {}), self._facts
+            for key, rows in self._rows().items():
+                points[key].append(rows)
+        found = {key: np.concatenate(rows) for key, rows in points.items() if rows}
+        return {key: rows for key, rows in found.items() if len(rows)}, self._facts
 
-    def _rows(self) -> list[Array]:
-        """New rows of the table of a run."""
+    def _rows(self) -> dict[str, Array]:
+        """New points of the curves of a run."""
         if self._setup.folder is None or not (self._setup.folder / "progress.csv").exists():
-            return []
-        table = read_table(self._setup.folder / "progress.csv")
-        known: dict[float, list[float]] = {}
-        for place, name in enumerate(CURVES.values()):
-            for step, value in zip(*column(table, name), strict=True):
-                known.setdefault(step, [step, *[np.nan] * len(CURVES)])[1 + place] = value
-        rows = [known[step] for step in sorted(known)][self._points :]
-        self._points += len(rows)
-        return [np.array(rows)] if rows else []
+            return {}
+        table, new = read_table(self._setup.folder / "progress.csv"), {}
+        for key, (_, name) in CURVES.items():
+            points = np.array(list(zip(*column(table, name), strict=True)), np.float64)
+            new[key] = points.reshape(-1, 2)[self._points[key] :]
+            self._points[key] += len(new[key])
+        return new
 
     def _tell(self, message: Order | None) -> None:
         with contextlib.suppress(OSError):

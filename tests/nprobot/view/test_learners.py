@@ -152,7 +152,8 @@ def test_the_curve_of_a_run_is_read_from_its_folder(tmp_path, still_page):
     loop.content()
     ours.send(LearningNews(dial_policy(), facts={"trained": "20 steps"}))
     news, facts = learner.news(loop, watched=True)
-    np.testing.assert_array_equal(news["learning"], [[10, -3, np.nan], [20, -2, -1.5]])
+    np.testing.assert_array_equal(news["learning"], [[10, -3], [20, -2]])
+    np.testing.assert_array_equal(news["evaluation"], [[20, -1.5]])
     assert facts == {"trained": "20 steps"}
     assert learner.news(loop, watched=True)[0] == {}
     assert {group.key for group in loop.groups()} == {"run", "shown"}

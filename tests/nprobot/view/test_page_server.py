@@ -7,6 +7,7 @@ import signal
 import threading
 
 import msgspec
+import numpy as np
 import pytest
 import viser
 from page_robots import cart
@@ -98,6 +99,15 @@ def test_values_beyond_a_slider_are_cut_off_whatever_a_browser_sends(page):
             break
         deadline.wait(0.01)
     assert [wish.value for wish in found] == [1.0]
+
+
+def test_a_value_that_is_missing_leaves_the_lines_of_a_plot(page):
+    """A browser draws no line at all if one of the numbers that it gets is NaN."""
+    plot = page._plots["actions"]
+    plot.extend(np.array([[0.1, np.nan, 1.0], [0.2, 2.0, np.nan], [0.3, np.nan, 3.0]]))
+    sent = np.array(plot._columns())
+    np.testing.assert_array_equal(sent[:, -3:], [[0.1, 0.2, 0.3], [2, 2, 2], [1, 1, 3]])
+    assert np.isfinite(sent).all()
 
 
 def test_an_address_of_another_machine_is_refused():
