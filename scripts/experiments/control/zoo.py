@@ -42,9 +42,6 @@ LICENCE = "MIT"
 DANP = "--rule danp --samples 8 --decorrelation-lr 0.001"
 FEEDBACK = "--rule np+feedback --defaults general"
 FALLING = "--learning-rate 0.001 --lr-schedule linear"
-LARGE_BATCHES = (
-    "--envs 16 --n-steps 256 --batch-size 256 --lr-schedule linear --learning-rate 0.0005"
-)
 COMMANDS = {
     "InvertedPendulum": f"train --env InvertedPendulum-v5 --steps 60000 {DANP} "
     "--sigma 0.01 --lr-schedule linear --normalise on",
@@ -57,9 +54,11 @@ COMMANDS = {
     "ArmReach": f"train --env nprobot/ArmReach-v0 --steps 600000 {FEEDBACK} "
     "--learning-rate 0.0003 --lr-schedule constant",
     "Quadruped": "train --robot quadruped --task velocity --randomise --actuators servo "
-    f"--steps 1000000 --evaluate-every 200000 {LARGE_BATCHES}",
+    "--steps 1000000 --evaluate-every 200000 --envs 16 --n-steps 256 --batch-size 256 "
+    "--lr-schedule linear --learning-rate 0.0005",
     "Quadrotor": f"train --robot quadrotor --task hover --steps 400000 {FEEDBACK} "
-    f"{LARGE_BATCHES} --evaluate-every 100000",
+    "--lr-schedule linear --envs 16 --n-steps 256 --batch-size 256 --learning-rate 0.0005 "
+    "--evaluate-every 100000",
     "ArmTrack": "fit --task arm-inverse-dynamics --epochs 6 --rule danp --samples 16 "
     "--sigma 0.001 --decorrelation-lr 0.001",
 }

@@ -12,7 +12,11 @@ import torch
 import nprobot
 from nprobot.learning.rules import Backpropagation
 
-PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
+PLAIN_RULES = [
+    name
+    for name, rule in nprobot.catalogue.rules().items()
+    if not rule.feedback and not rule.traits.peer
+]
 
 ALL_RULES = [name for name in PLAIN_RULES if "bp" not in name]
 

@@ -22,7 +22,11 @@ from nprobot.errors import RuleError
 from nprobot.policies import is_decorrelated
 from nprobot.policies.distributions import action_distribution
 
-PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
+PLAIN_RULES = [
+    name
+    for name, rule in nprobot.catalogue.rules().items()
+    if not rule.feedback and not rule.traits.peer
+]
 
 SMALL = {"n_steps": 64, "batch_size": 64, "n_epochs": 2, "device": "cpu"}
 

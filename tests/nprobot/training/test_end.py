@@ -18,7 +18,7 @@ from nprobot.training.evaluation import Evaluation
 from nprobot.training.run_config import LearningOptions
 from nprobot.training.run_folder import RunFolder
 from nprobot.training.training_run import resume, train
-from nprobot.training.workers import GroupDescription
+from nprobot.training.groups import GroupDescription
 
 from .helpers import CONFIG, Listener
 

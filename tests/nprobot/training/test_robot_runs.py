@@ -71,7 +71,7 @@ def test_a_robot_is_trained_and_deployed_by_one_command_each(tmp_path, monkeypat
     run, policy = tmp_path / "run", tmp_path / "policy"
     options = ["--robot", "hopper", "--task", "mine.toml", "--term", "my_terms:lean=-0.5"]
     out = run_main(capsys, "train", *options, "--randomise", *SHORT, "--out", run)
-    assert "nprobot/Robot-v0 (hopper, a task of its own)" in out
+    assert "nprobot/Robot-v0 (hopper, a custom task)" in out
     task = load_task(run / "task.toml")
     assert (task.duration, task.randomise.on) == (0.5, True)
     assert task.reward == {"alive": 1.0, "my_terms:lean": -0.5}

@@ -11,7 +11,11 @@ import torch
 import nprobot
 from nprobot.policies import mlp
 
-PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
+PLAIN_RULES = [
+    name
+    for name, rule in nprobot.catalogue.rules().items()
+    if not rule.feedback and not rule.traits.peer
+]
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [

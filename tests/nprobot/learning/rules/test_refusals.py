@@ -12,7 +12,11 @@ from nprobot.policies import mlp
 
 from ..rule_networks import plain_loss
 
-PLAIN_RULES = [name for name, rule in nprobot.catalogue.rules().items() if not rule.feedback]
+PLAIN_RULES = [
+    name
+    for name, rule in nprobot.catalogue.rules().items()
+    if not rule.feedback and not rule.traits.peer
+]
 
 
 def step(name="anp", net=None, x=None, loss=plain_loss, **kwargs):
