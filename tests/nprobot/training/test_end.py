@@ -15,10 +15,10 @@ from nprobot.runs.folder import find_policy
 from nprobot.runs.log import column, read_table
 from nprobot.training import callback, training_run
 from nprobot.training.evaluation import Evaluation
+from nprobot.training.groups import GroupDescription
 from nprobot.training.run_config import LearningOptions
 from nprobot.training.run_folder import RunFolder
 from nprobot.training.training_run import resume, train
-from nprobot.training.groups import GroupDescription
 
 from .helpers import CONFIG, Listener
 
