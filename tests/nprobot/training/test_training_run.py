@@ -81,7 +81,7 @@ class TestFolder:
         unset = {name for name, value in used.items() if value is None}
         assert unset <= {
             *("stop_at", "evaluate_every", "target_kl", "max_grad_norm", "actuators"),
-            *("sensor", "chip", "alignment_every"),
+            *("sensor", "chip", "alignment_every", "log_std_init", "ortho_init"),
         }
         packages = {"python", "nprobot", "torch", "mujoco", "gymnasium", "numpy"}
         assert packages < set(written["sessions"][0]["versions"])

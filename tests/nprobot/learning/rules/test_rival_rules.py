@@ -107,8 +107,6 @@ def test_learned_matrices_come_to_point_along_the_gradient(name):
     network, x, loss = problem()
     truth = backprop_gradients(network, x, loss)
     rule = nprobot.learning_rule(name, seed=0)
-    first = estimate(rule, network, x, loss)
-    assert not first[:40].any()  # nothing has been learned: hidden layers hear nothing
     for _ in range(200):
         last = estimate(rule, network, x, loss)
     assert cosine(last[:40], truth[:40]) > 0.97
