@@ -110,8 +110,8 @@ def test_every_other_algorithm_runs_and_is_billed(algo, settings):
     assert (row["backward_passes"] == 0) == ruled
 
 
+@pytest.mark.slow  # needs the extra [es], which brings JAX
 def test_openais_evolution_strategy_learns():
-    pytest.importorskip("evosax")
     spec = RunSpec(
         env="InvertedPendulum-v5", steps=4000, learner="OpenAI-ES", algo="openai-es",
         envs=1, episodes=5, points=2, point_episodes=2,
