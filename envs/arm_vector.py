@@ -18,7 +18,7 @@ from .arm import TORQUE_LIMITS, ArmEnv
 from .arm_reach import ArmReachEnv
 from .arm_track import ArmTrackEnv
 from .dynamics import Gravity
-from .simulations import ManySimulations
+from .simulations import ManySimulations, ended_information, seed_each
 from .trajectories import Trajectory
 
 Array = NDArray[np.float64]
@@ -103,18 +103,12 @@ class ArmVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
 
         Args:
             seed: one an arm, or that of the first, the others' being the numbers after it; None:
-                the generators go on.
+                the generators continue.
             options: none are known here.
         """
         if options:
             raise ConfigError(f"many arms have no options of reset; got {', '.join(options)}")
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is not None:
-            if len(seeds) != self.num_envs:
-                raise ConfigError(f"{len(seeds)} seeds were given for {self.num_envs} arms")
-            for number, own in enumerate(seeds):
-                if own is not None:
-                    self._randoms[number] = seeding.np_random(own)[0]
+        seed_each(self._randoms, seed, "arms")
         for number in range(self.num_envs):
             self._begin(number)
         return self._observations.copy(), {}
@@ -132,14 +126,10 @@ class ArmVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         for name, value in told.items():
             info |= {name: value, f"_{name}": np.ones(self.num_envs, bool)}
         if truncated.any():
-            last = np.full(self.num_envs, None, dtype=object)
-            for number in np.flatnonzero(truncated):
-                last[number] = self._observations[number].copy()
             told_last = {
                 name: value.copy() if name[0] != "_" else truncated for name, value in info.items()
             }
-            info |= {"final_obs": last, "_final_obs": truncated}
-            info |= {"final_info": told_last, "_final_info": truncated}
+            info |= ended_information(self._observations, truncated, told_last)
             for number in np.flatnonzero(truncated):
                 self._begin(int(number))
         terminated = np.zeros(self.num_envs, bool)

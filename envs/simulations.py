@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import mujoco
 import numpy as np
+from gymnasium.utils import seeding
 from numpy.typing import NDArray
+
+from ..errors import ConfigError
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -32,6 +36,49 @@ def thread_count() -> int:
     if told.isdecimal() and int(told) > 0:
         return int(told)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seed_each(
+    generators: list[np.random.Generator | None],
+    seed: int | Sequence[int | None] | None,
+    robots: str,
+) -> None:
+    """Seed the generators of many robots, in place.
+
+    Args:
+        generators: one a robot.
+        seed: one a robot, or that of the first, the others' being the numbers after it; a
+            generator whose seed is None continues.
+        robots: what they are, for the message.
+
+    Raises:
+        ConfigError: there are more or fewer seeds than robots.
+    """
+    count = len(generators)
+    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else seed
+    if seeds is None:
+        return
+    if len(seeds) != count:
+        raise ConfigError(f"{len(seeds)} seeds were given for {count} {robots}")
+    for number, own in enumerate(seeds):
+        if own is not None:
+            generators[number] = seeding.np_random(own)[0]
+
+
+def ended_information(
+    observations: NDArray[Any], over: Flags, told: dict[str, Any]
+) -> dict[str, Any]:
+    """What gymnasium's `AutoresetMode.SAME_STEP` adds to a step in which episodes have ended.
+
+    Args:
+        observations: the last ones, of all robots, (E, ...).
+        over: whose episode has ended, (E,).
+        told: information of those episodes.
+    """
+    last = np.full(len(over), None, dtype=object)
+    for number in np.flatnonzero(over):
+        last[number] = observations[number].copy()
+    return {"final_obs": last, "_final_obs": over, "final_info": told, "_final_info": over}
 
 
 class OneSimulation:

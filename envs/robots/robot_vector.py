@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import ConfigError, UnknownNameError
-from ..simulations import ManySimulations
+from ..simulations import ManySimulations, ended_information, seed_each
 from .domain_randomisation import Randomiser
 from .model_loading import RobotFile
 from .robot_env import task_for
@@ -145,19 +145,13 @@ class RobotVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
 
         Args:
             seed: one a robot, or that of the first, the others' being the numbers after it; None:
-                the generators go on.
+                the generators continue.
             options: may hold `command`, a number for each command, the same for all robots.
         """
         for name in options or {}:
             if name != "command":
                 raise UnknownNameError("option of reset", name, ["command"])
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is not None:
-            if len(seeds) != self.num_envs:
-                raise ConfigError(f"{len(seeds)} seeds were given for {self.num_envs} robots")
-            for number, own in enumerate(seeds):
-                if own is not None:
-                    self._randoms[number] = seeding.np_random(own)[0]
+        seed_each(self._randoms, seed, "robots")
         everyone = range(self.num_envs)
         command = (options or {}).get("command")
         return self._episodes.begin(everyone, self._draw(everyone), command), {}
@@ -174,14 +168,10 @@ class RobotVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         if made.ends:
             over = made.terminated | made.truncated
             numbers = list(made.ends)
-            last = np.full(self.num_envs, None, dtype=object)
-            for number in numbers:
-                last[number] = observations[number].copy()
             told_last: Any = {}
             for number, of_one in made.ends.items():
                 told_last = self._add_info(told_last, of_one, number)
-            info |= {"final_obs": last, "_final_obs": over}
-            info |= {"final_info": told_last, "_final_info": over}
+            info |= ended_information(observations, over, told_last)
             observations[numbers] = episodes.begin(numbers, self._draw(numbers))
         return observations, made.reward, made.terminated, made.truncated, info
 

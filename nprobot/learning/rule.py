@@ -268,6 +268,15 @@ class LearningRule(ABC):
         self._decorrelate_calls[index] = calls + 1
         return calls
 
+    def plain_outputs(self, network: nn.Module, inputs: Tree) -> Tree:
+        """Outputs of a pass without noise; what `decorrelate` asks for is noted."""
+        if not self.decorrelated:
+            outputs: Tree = network(inputs)
+            return outputs
+        activity = Activity(network, inputs)
+        self.remember_inputs(activity.layer_inputs())
+        return activity.outputs
+
     def remember_inputs(self, layers: Iterable[tuple[nn.Module, Tensor]]) -> None:
         """Note what layers were fed, for `decorrelate`; `backward` does so by itself."""
         seen: dict[nn.Module, Tensor] = {}

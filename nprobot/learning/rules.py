@@ -468,13 +468,7 @@ class Backpropagation(LearningRule):
         if perturbations is not None:
             raise RuleError("backpropagation takes no perturbations")
         batch = first_tensor(inputs).shape[0]
-        if self.decorrelated:
-            activity = Activity(network, inputs)
-            outputs = activity.outputs
-            self.remember_inputs(activity.layer_inputs())
-        else:
-            outputs = network(inputs)
-        losses = per_sample(loss, outputs, (batch,))
+        losses = per_sample(loss, self.plain_outputs(network, inputs), (batch,))
         losses.mean().backward()  # type: ignore[no-untyped-call]
         self.forward_passes += batch
         self.backward_passes += batch

@@ -46,13 +46,7 @@ class WeightPerturbation(LearningRule):
         if perturbations is not None:
             raise RuleError("spsa perturbs weights, and takes no perturbations of nodes")
         batch = first_tensor(inputs).shape[0]
-        if self.decorrelated:
-            activity = Activity(network, inputs)
-            outputs = activity.outputs
-            self.remember_inputs(activity.layer_inputs())
-        else:
-            outputs = network(inputs)
-        clean_loss = per_sample(loss, outputs, (batch,))
+        clean_loss = per_sample(loss, self.plain_outputs(network, inputs), (batch,))
         weights = [p for p in network.parameters() if p.requires_grad]
         kept = [p.clone() for p in weights]
         sizes = [p.numel() for p in weights]
