@@ -5,6 +5,7 @@ falls by a cosine. Each learner takes the best of the same rates on a seed of it
 nats a letter on the last tenth of the text.
 
     NPROBOT_DATA=FOLDER python -m scripts.experiments.learning.language runs    # results/language/
+    NPROBOT_DATA=FOLDER python -m scripts.experiments.learning.language correction
     python -m scripts.experiments.learning.language report   # docs/experiments/language.md
 
 FOLDER holds `tinyshakespeare.txt`, which is not ours to give.
@@ -30,6 +31,7 @@ from ..pages import DOCS, each, markdown, put_section
 from ..rows import RESULTS, ROOT, Only, Row, column, command, keep, read, select
 
 ROWS = RESULTS / "language" / "rows.csv"
+CORRECTION = RESULTS / "language" / "correction.csv"
 DATA = Path(os.environ.get("NPROBOT_DATA", ROOT.parent / "shared" / "data"))
 LETTERS, WIDTH, BATCH, STEPS = 64, 128, 16, 1000
 LEARNERS = (("bp", 0), ("np+feedback", 1), ("dnp+feedback", 1), ("anp", 16), ("danp", 16))
@@ -137,6 +139,35 @@ def to_backprop(net: nn.Module, x: Tensor, target: Tensor) -> float:
     return F.cosine_similarity(own, torch.cat([g.flatten() for g in true]), 0).item()
 
 
+def cosines(correction: float, sigma: float, seed: int) -> Row:
+    """Of the gradient to backprop's in steps 3, 50 and 100, all parameters together.
+
+    The rate is 1e-3 throughout.
+    """
+    train, _, letters = text()
+    torch.manual_seed(seed)
+    net = GPT(letters)
+    rule = nprobot.learning_rule("np+feedback", correction=correction, sigma=sigma, seed=seed)
+    optimiser = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(seed)
+    found: Row = {}
+    for step in range(1, 101):
+        x, target = batch(train, generator)
+        optimiser.zero_grad()
+        rule.backward(net, x, lambda y, target=target: nats(y, target))
+        if step in (3, 50, 100):
+            found[f"step_{step}"] = f"{to_backprop(net, x, target):.3f}"
+        optimiser.step()
+    return found
+
+
+def correction(only: Only = ()) -> None:
+    """What the correction does to the gradient, beside the guess alone."""
+    settings = ((0.0, 1e-3), (0.01, 1e-3), (1.0, 1e-3), (1.0, 1e-4))
+    jobs = [{"correction": c, "sigma": s, "seed": k} for c, s in settings for k in SEEDS]
+    keep(CORRECTION, jobs, cosines, only=only)
+
+
 def best_rate(rule: str, samples: int) -> float:
     """The rate that did best on the seed of the search."""
     found = select(read(ROWS), rule=rule, samples=samples, seed=SEARCH_SEED)
@@ -177,7 +208,14 @@ def report() -> None:
     heading = ("learner", "nats a letter (seeds 0, 1, 2)", "above BP", "last cosine, least")
     heading += ("CPU time of a step, times BP's", "rate")
     put_section("letters", markdown(heading, lines), DOCS / "language.md")
+    rows, lines = read(CORRECTION), []
+    for strength, sigma in dict.fromkeys((row["correction"], row["sigma"]) for row in rows):
+        own = select(rows, correction=strength, sigma=sigma)
+        steps = (each(column(own, f"step_{step}"), 2) for step in (3, 50, 100))
+        lines.append([strength, sigma, *steps])
+    heading = ("strength of the correction", "σ", "step 3", "step 50", "step 100")
+    put_section("correction", markdown(heading, lines), DOCS / "language.md")
 
 
 if __name__ == "__main__":
-    command(__doc__, runs, report)
+    command(__doc__, runs, correction, report)
