@@ -134,7 +134,6 @@ class LiveLoop:
             title=self._title,
             model=model,
             robots=len(self.robots),
-            spacing=0.0 if model is None else 1.5 * float(model.stat.extent),
             ghost=self.ghost is not None,
             groups=self._sent,
             plots=self._plots(),

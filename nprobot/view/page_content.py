@@ -108,7 +108,6 @@ class PageContent:
         title: over the controls.
         model: of the robots, an `mujoco.MjModel`; None if there is nothing to draw.
         robots: how many are shown, side by side.
-        spacing: between them, m.
         ghost: whether the last pose of a frame is a ghost's.
         groups: controls.
         plots: beside the scene.
@@ -118,7 +117,6 @@ class PageContent:
     title: str
     model: Any = None
     robots: int = 1
-    spacing: float = 0.0
     ghost: bool = False
     groups: tuple[ControlGroup, ...] = ()
     plots: tuple[Plot, ...] = ()

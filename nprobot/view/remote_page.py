@@ -22,6 +22,8 @@ OUTSTANDING = 2
 """Frames that the page may be behind; with more, a loop that sends would fill the pipe."""
 START = 120.0
 """Seconds that the page has to load its libraries."""
+LEAVE = 0.5
+"""Seconds that the process has to send the visitors away; it holds nothing that could be lost."""
 TICK = 0.02
 """Seconds between two looks for wishes while no frame comes."""
 
@@ -37,7 +39,7 @@ class PageProcess:
 
     def _wait(self) -> None:
         """Wait for the process, not for long."""
-        self._process.join(5.0)
+        self._process.join(LEAVE)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()

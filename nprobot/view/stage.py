@@ -16,6 +16,8 @@ from .page_content import Array, PageContent, Pose, Pull, Wish
 
 TARGET = "target"
 GHOST_OPACITY = 0.3
+SPACING = 2.0
+"""Between robots side by side, in how far one of them reaches."""
 
 
 class Stage:
@@ -36,16 +38,17 @@ class Stage:
         server.scene.configure_default_lights(cast_shadow=False)
         self.scene = ViserMujocoScene(server, model, num_envs=content.robots)
         self._datas = [mujoco.MjData(model) for _ in range(content.robots)]
+        self.size = moving_size(model)
+        spacing = SPACING * self.size
         columns = int(np.ceil(np.sqrt(content.robots)))
         places = np.arange(content.robots)
         self._offsets = np.zeros((content.robots, 1, 3))
-        self._offsets[:, 0, 0] = places % columns * content.spacing
-        self._offsets[:, 0, 1] = places // columns * content.spacing
+        self._offsets[:, 0, 0] = places % columns * spacing
+        self._offsets[:, 0, 1] = places // columns * spacing
         self._ghost: ViserMujocoScene | None = None
         if content.ghost:
             self._ghost_data = mujoco.MjData(model)
             self._ghost = ViserMujocoScene(_Behind(server), _pale(model), num_envs=1)  # type: ignore[arg-type]
-        self.size = moving_size(model)
         self._target: viser.IcosphereHandle | None = None
         self._dragged: int | None = None
         self._string: viser.LineSegmentsHandle | None = None

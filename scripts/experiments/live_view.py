@@ -174,7 +174,8 @@ def training(steps: int = 40_000, pairs: int = 4) -> None:
     _trained(2_048, seed=0, shown=True)  # so that no run that counts loads a library
     with open(FOLDER / "training.csv", "w", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("pair", "page", "steps", "seconds", "cpu_seconds", "return", "messages"))
+        heading = ("pair", "page", "steps", "seconds", "cpu_seconds", "told", "return", "messages")
+        writer.writerow(heading)
         for pair in range(pairs):
             for shown in (False, True) if pair % 2 else (True, False):
                 row = [pair, int(shown), steps, *_trained(steps, seed=pair, shown=shown)]
@@ -182,8 +183,8 @@ def training(steps: int = 40_000, pairs: int = 4) -> None:
                 file.flush()
 
 
-def _trained(steps: int, *, seed: int, shown: bool) -> tuple[float, float, float, float]:
-    """Wall-clock and CPU seconds of a training run, its return, and what a visitor was sent."""
+def _trained(steps: int, *, seed: int, shown: bool) -> tuple[float, ...]:
+    """Wall-clock and CPU seconds of a run, those for telling the page, return, and messages."""
     from nprobot.training import RunConfig, train
     from nprobot.view.live_learners import TrainingPage
 
@@ -194,14 +195,29 @@ def _trained(steps: int, *, seed: int, shown: bool) -> tuple[float, float, float
         def found(url: str, error: str) -> None:
             counts.append(stack.enter_context(visitors(url, 1)))
 
+        told = [0.0]
+
+        def timed(work: Any) -> Any:  # noqa: ANN401 - a method
+            def run() -> Any:  # noqa: ANN401
+                before = time.process_time()
+                result = work()
+                told[0] += time.process_time() - before
+                return result
+
+            return run
+
         callbacks = [TrainingPage(config, "127.0.0.1", 0, found)] if shown else []
+        for page in callbacks:
+            for name in ("_on_training_start", "_on_rollout_start", "_on_step"):
+                setattr(page, name, timed(getattr(page, name)))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         start, spent = time.perf_counter(), time.process_time()
         result = train(config, Path(folder) / "run", callbacks=callbacks)
         spent = time.process_time() - spent
         seconds = time.perf_counter() - start
         received = counts[0][0] if counts else 0.0
-    return seconds, spent, result.evaluation.mean if result.evaluation else np.nan, received
+    mean = result.evaluation.mean if result.evaluation else np.nan
+    return seconds, spent, told[0], mean, received
 
 
 PAGES = {
@@ -309,14 +325,17 @@ def report() -> None:
     }
     if len(seconds) == 2:
         count = min(map(len, seconds.values()))
+        told = np.array(column([row for row in pairs if row["page"] == "1"], "told"))
+        share = told.sum() / seconds["1"].sum()
         more = 100 * (seconds["1"][:count] / seconds["0"][:count] - 1)
         text += [
             "",
             f"Training (Reacher-v5, {pairs[0]['steps']} steps, {count} pairs of runs, seeds 0 to "
             f"{count - 1}, in turn with and without a page that somebody looks at): "
             f"{seconds['1'].mean():.2f} s of CPU time with, {seconds['0'].mean():.2f} s without, "
-            f"{more.mean():+.1f} % ({', '.join(f'{one:+.1f}' for one in more)}). The page's own "
-            "process comes on top, at a lower priority.",
+            f"{more.mean():+.1f} % ({', '.join(f'{one:+.1f}' for one in more)}). What the run "
+            f"itself does for the page is {100 * share:.1f} % of its CPU time; the page's process "
+            "comes on top, at a lower priority, on two cores that other programs used, too.",
         ]
     put_section("live view", text, ROOT / "docs" / "live-view.md")
 
